@@ -1,0 +1,250 @@
+"""Typed records of the JSONL files that the stages hand to each other.
+
+    prompts.jsonl      one `Prompt` per line
+    candidates.jsonl   one `CandidateSet` per line: the answers sampled for a prompt
+    annotations.jsonl  one `Annotation` per line: the prompt, its candidates and their scores
+    {sft,rejection,steerlm}.jsonl  one `TrainingExample` per line
+    preference.jsonl   one `PreferenceExample` per line
+
+Image paths in a record are relative to the folder of the file they stand in, or absolute. Reading is strict: an unknown
+key, a wrong type or a broken JSON line raises `RecordError` with file, line and remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nemo_mm_align.errors import RecordError, UserError
+
+IMAGE_PLACEHOLDER = "<image>"
+
+
+class Record(BaseModel):
+    """Base of every line: unknown keys are refused, free-form extras belong in `metadata`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Turn(Record):
+    """One message. `<image>` in the content marks where the next image of the record stands."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+def _check_turns(turns: tuple[Turn, ...], images: tuple[str, ...], last: str) -> None:
+    roles = [turn.role for turn in turns]
+    body = roles[1:] if roles[:1] == ["system"] else roles
+    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(body))]
+    if body != expected or not body or body[-1] != last:
+        raise ValueError(f"turns must alternate user, assistant, ... (after an optional system turn) and end with {last}; got {roles}")
+    if any(IMAGE_PLACEHOLDER in turn.content for turn in turns if turn.role != "user"):
+        raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
+    placeholders = sum(turn.content.count(IMAGE_PLACEHOLDER) for turn in turns)
+    if placeholders != len(images):
+        raise ValueError(f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images; write one per image")
+
+
+class Prompt(Record):
+    """A question, possibly after earlier turns; the last turn is the user's."""
+
+    id: str
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+    metadata: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Prompt:
+        _check_turns(self.turns, self.images, last="user")
+        return self
+
+
+class Candidate(Record):
+    """One sampled answer. `finish_reason` is ``stop`` or ``length`` (cut at the token limit)."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] = "stop"
+    num_tokens: int | None = None
+
+
+class CandidateSet(Record):
+    """The answers sampled for one prompt, with the settings that made them."""
+
+    prompt_id: str
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    sampling: dict[str, Any] = {}
+
+
+class RatedCandidate(Record):
+    """A candidate with its scores, one per attribute of the schema, and the judge's reasoning where it gave any."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] = "stop"
+    ratings: dict[str, float]
+    reasoning: str = ""
+
+
+class Annotation(Record):
+    """What a judge said of one prompt's candidates, with the prompt itself, so that builders need no other file."""
+
+    prompt: Prompt
+    candidates: tuple[RatedCandidate, ...] = Field(min_length=1)
+    reference_answer: str | None = None
+    judge: str
+    schema_name: str
+    schema_fingerprint: str
+    request_key: str = ""
+
+
+class TrainingExample(Record):
+    """A conversation to imitate; loss on assistant turns. With `attributes`, the last user turn carries them (SteerLM)."""
+
+    id: str
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+    attributes: dict[str, float] | None = None
+    metadata: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingExample:
+        _check_turns(self.turns, self.images, last="assistant")
+        return self
+
+
+class PreferenceExample(Record):
+    """A prompt with a better and a worse answer. Reference log-probs are sums over answer tokens, in nats."""
+
+    id: str
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+    attributes: dict[str, float] | None = None
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    reference_chosen_log_prob: float | None = None
+    reference_rejected_log_prob: float | None = None
+    metadata: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PreferenceExample:
+        _check_turns(self.turns, self.images, last="user")
+        if self.chosen == self.rejected:
+            raise ValueError("chosen and rejected are the same text; drop the pair")
+        return self
+
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+def _describe(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        parts.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
+    return "; ".join(parts)
+
+
+def parse_line(kind: type[RecordType], text: str, path: str | Path, line: int) -> RecordType:
+    """Parse one JSONL line into `kind`, or raise `RecordError`."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        remedy = f"each line must be a JSON object of a {kind.__name__} record ({', '.join(kind.model_fields)})."
+        raise RecordError(path, line, _describe(error), remedy) from None
+
+
+def read_records(path: str | Path, kind: type[RecordType]) -> Iterator[RecordType]:
+    """Yield the records of a JSONL file; blank lines are skipped.
+
+    Raises:
+        UserError: the file is missing or holds no record.
+        RecordError: a line is not a valid record.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
+    count = 0
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, start=1):
+            if text.strip():
+                count += 1
+                yield parse_line(kind, text, path, number)
+    if count == 0:
+        raise UserError(f"{path}: the file is empty; it must hold one {kind.__name__} record per line.")
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> int:
+    """Write records to a new file beside `path` and rename it into place; return how many were written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for record in records:
+                file.write(record.model_dump_json(exclude_defaults=True) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+class RecordAppender:
+    """Append records to a JSONL file, each line flushed to disk; a torn last line of a killed run is removed on opening."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab+")
+        self._drop_torn_line()
+
+    def _drop_torn_line(self) -> None:
+        self._file.seek(0, os.SEEK_END)
+        size = self._file.tell()
+        position = size
+        while position > 0:
+            start = max(0, position - 65536)
+            self._file.seek(start)
+            newline = self._file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < size:
+            self._file.truncate(position)
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, record: Record | dict[str, Any]) -> None:
+        """Write one line and flush it to disk."""
+        text = record.model_dump_json(exclude_defaults=True) if isinstance(record, Record) else json.dumps(record)
+        self._file.write(text.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> RecordAppender:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def resolve_image(path: str, record_file: str | Path, image_root: str | Path | None = None) -> Path:
+    """Return where an image of a record lies: under `image_root` if given, else beside the record's file."""
+    candidate = Path(path)
+    if candidate.is_absolute():
+        return candidate
+    return (Path(image_root) if image_root else Path(record_file).parent) / candidate
