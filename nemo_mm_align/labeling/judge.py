@@ -1,0 +1,108 @@
+"""What a judge is: it scores all candidates of one prompt at once, or says in which way it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.records import Prompt
+
+FailureKind = Literal[
+    "rate_limit",
+    "server",
+    "timeout",
+    "safety",
+    "recitation",
+    "truncated",
+    "unparsable",
+    "out_of_range",
+    "bad_request",
+    "auth",
+]
+FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
+
+SERVICE_KINDS: frozenset[str] = frozenset({"rate_limit", "server", "timeout", "auth"})
+"""Failures of the service, not of the sample: they say nothing about the next attempt at the same request."""
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """One question to a judge.
+
+    Args:
+        prompt: the conversation; its last turn is the question that the candidates answer.
+        candidates: answer texts in the order in which the judge shall see them (the caller has shuffled them already).
+        image_paths: where the prompt's images lie, in order of their placeholders.
+        schema: the attributes to score.
+        want_reference: whether the judge shall also write its own answer to the question.
+    """
+
+    prompt: Prompt
+    candidates: tuple[str, ...]
+    image_paths: tuple[Path, ...]
+    schema: AttributeSchema
+    want_reference: bool = False
+
+
+@dataclass(frozen=True)
+class JudgeReply:
+    """A complete, valid judgement.
+
+    Args:
+        ratings: per candidate, in the order of `JudgeRequest.candidates`, a value for every attribute of the schema.
+        reasoning: per candidate, in the same order; "" where the judge gave none.
+        reference_answer: the judge's own answer, if it was wanted and given.
+        raw: the reply as it came, for the ledger.
+        usage: token counts such as ``{"input_tokens": 700, "output_tokens": 180}``.
+    """
+
+    ratings: tuple[Mapping[str, float], ...]
+    reasoning: tuple[str, ...]
+    reference_answer: str | None = None
+    raw: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict)
+
+
+class JudgeFailure(Exception):
+    """One attempt that gave no judgement.
+
+    Args:
+        kind: the class of the failure.
+        message: what happened, in one line, free of secrets.
+        raw: the reply as it came, if there was one.
+        retry_after: seconds that the service asked to wait.
+        usage: token counts: a reply that cannot be used is paid all the same.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        raw: str = "",
+        retry_after: float | None = None,
+        usage: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind, self.message, self.raw, self.retry_after = kind, message, raw, retry_after
+        self.usage: Mapping[str, int] = usage or {}
+
+
+class Judge(Protocol):
+    """Scores candidates. `judge` is called from several threads at once and makes a single attempt: retries are the runner's."""
+
+    @property
+    def name(self) -> str:
+        """Identifier recorded with each annotation, for example ``gemini-2.5-flash``."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything beside the request that can change a reply (model, decoding, rubric text, rules), as JSON values.
+
+        It enters the content key: a judge with other settings is asked anew. It holds no secret.
+        """
+
+    def judge(self, request: JudgeRequest) -> JudgeReply:
+        """Return a judgement of all candidates, or raise `JudgeFailure`."""
