@@ -1,0 +1,63 @@
+"""megatron-core's GPTModel with losses computed where they count and padded vocabulary columns shut out.
+
+Shapes: B rows, S sequence, H hidden, V vocabulary columns of this rank, P labelled positions of the micro batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import GPTModel
+from torch import Tensor
+
+IGNORE_INDEX = -100
+
+
+class LanguageModel(GPTModel):
+    """A decoder stage.
+
+    Args:
+        real_vocab_size: tokens that exist; the columns beyond it, there for tensor parallelism, get minus infinity.
+    """
+
+    def __init__(self, *args: Any, real_vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.real_vocab_size = real_vocab_size
+
+    def _postprocess(self, hidden_states: Tensor, labels: Tensor | None = None, **unused: Any) -> Tensor:
+        """Return hidden states [S, B, H] on inner stages, else logits [B, S, V] or per-token losses [B, S] in nats."""
+        if not self.post_process:
+            return hidden_states
+        hidden_SBH = self._whole_sequence(hidden_states)
+        if labels is None:
+            logits: Tensor = self._logits(hidden_SBH).transpose(0, 1).contiguous()
+            return logits
+        labels_SB = labels.transpose(0, 1)
+        labelled = labels_SB != IGNORE_INDEX
+        hidden_PBH = hidden_SBH[labelled].unsqueeze(1)  # only these positions need the output layer
+        losses_P = tensor_parallel.vocab_parallel_cross_entropy(
+            self._logits(hidden_PBH), labels_SB[labelled].unsqueeze(1)
+        ).squeeze(1)
+        losses_SB = losses_P.new_zeros(labels_SB.shape).masked_scatter(labelled, losses_P)
+        return losses_SB.transpose(0, 1).contiguous()
+
+    def _whole_sequence(self, hidden_SBH: Tensor) -> Tensor:
+        if not self.config.sequence_parallel:
+            return hidden_SBH
+        return tensor_parallel.gather_from_sequence_parallel_region(hidden_SBH, tensor_parallel_output_grad=False)
+
+    def _logits(self, hidden_SBH: Tensor) -> Tensor:
+        """Logits of this rank's columns, [S, B, V]."""
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        weight = self.output_layer.weight if weight is None else weight
+        group = parallel_state.get_tensor_model_parallel_group()
+        hidden_SBH = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_SBH, group=group)
+        logits_SBV = torch.nn.functional.linear(hidden_SBH, weight)
+        columns = logits_SBV.shape[-1]
+        real = self.real_vocab_size - group.rank() * columns
+        if real < columns:
+            padded = torch.arange(columns, device=logits_SBV.device) >= real
+            logits_SBV = logits_SBV.masked_fill(padded, float("-inf"))
+        return logits_SBV

@@ -1,0 +1,250 @@
+"""LLaVA on megatron-core: CLIP tower, projector and decoder as one pipeline-parallel module.
+
+The first stage owns tower, projector and embedding; later stages are plain decoder stages. Input ids carry one image
+token per image embedding, so that ids, labels and positions line up everywhere and only the first stage sees images.
+
+Shapes: B rows, S sequence, H hidden, N images, T tokens per image, C channels, V vocabulary columns of this rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.vision.clip_vit_model import CLIPViTModel
+from megatron.core.models.vision.multimodal_projector import MultimodalProjector
+from megatron.core.transformer.enums import ModelType
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor, nn
+
+from nemo_mm_align.model import layer_specs
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.language import LanguageModel
+from nemo_mm_align.model.lora import initialize_adapters
+from nemo_mm_align.model.transformer_configs import language_config, projector_config, vision_config
+
+
+class Llava(MegatronModule):
+    """One pipeline stage of a LLaVA; all of it where there is one stage.
+
+    Args:
+        config: sizes.
+        parallel: layout; process groups must be up (`parallel.runtime.initialize`).
+        engine: precision, kernels, recomputation.
+        lora: adapters on the language model, or ``None``.
+        pre_process, post_process: whether this is the first and the last stage.
+    """
+
+    def __init__(
+        self,
+        config: LlavaConfig,
+        parallel: ParallelConfig,
+        engine: EngineConfig,
+        lora: LoRAConfig | None,
+        pre_process: bool,
+        post_process: bool,
+    ) -> None:
+        language = language_config(config, parallel, engine)
+        super().__init__(config=language)
+        self.model_config, self.parallel, self.engine, self.lora = config, parallel, engine, lora
+        self.pre_process, self.post_process = pre_process, post_process
+        self.model_type = ModelType.encoder_or_decoder
+        kernel = layer_specs.kernels(engine.transformer_impl)
+        self.transformer_impl = kernel.name
+        if pre_process:
+            self.vision_tower = _vision_tower(config, parallel, engine, kernel)
+            self.projector = MultimodalProjector(
+                config=projector_config(config, parallel, engine),
+                submodules=layer_specs.projector(kernel),
+                projector_type="mlp",
+                input_size=config.vision.hidden_size,
+            )
+        stage = parallel_state.get_pipeline_model_parallel_rank()
+        layer = layer_specs.decoder_layer(kernel, language, lora)
+        self.language_model = LanguageModel(
+            config=language,
+            transformer_layer_spec=layer_specs.block(layer, config.layers_per_stage(parallel)[stage], kernel),
+            vocab_size=config.padded_vocab_size(parallel.tensor_model_parallel_size),
+            real_vocab_size=config.language.vocab_size,
+            max_sequence_length=config.language.max_position_embeddings,
+            pre_process=pre_process,
+            post_process=post_process,
+            parallel_output=True,
+            share_embeddings_and_output_weights=config.language.tie_word_embeddings,
+            position_embedding_type="mrope",
+            rotary_base=config.language.rotary_base,
+            scatter_embedding_sequence_parallel=False,
+        )
+
+    @property
+    def share_embeddings_and_output_weights(self) -> bool:
+        """Whether first and last stage hold one matrix whose gradients must be summed."""
+        if not self.model_config.language.tie_word_embeddings:
+            return False
+        weight = self.language_model.shared_embedding_or_output_weight()
+        return weight is None or weight.requires_grad
+
+    def shared_embedding_or_output_weight(self) -> Tensor | None:
+        """The tied matrix, as megatron-core's gradient reduction asks for it."""
+        weight: Tensor | None = self.language_model.shared_embedding_or_output_weight()
+        return weight
+
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Take the previous stage's hidden states, [S, B, H]; called by the pipeline schedule."""
+        self.language_model.set_input_tensor(input_tensor)
+
+    def forward(
+        self,
+        input_ids_BS: Tensor,
+        position_ids_BS: Tensor,
+        attention_mask: Tensor | None,
+        images_NCHW: Tensor | None = None,
+        labels_BS: Tensor | None = None,
+    ) -> Tensor:
+        """Run this stage.
+
+        Args:
+            input_ids_BS: token ids, image token once per image embedding.
+            position_ids_BS: rotary position of every token.
+            attention_mask: boolean [B, 1, S, S] or [B, 1, S, keys], True = may attend; ``None`` = plain causal.
+            images_NCHW: normalised pixels in the order of the image tokens; only the first stage reads them.
+            labels_BS: next token at every position, -100 without loss; only the last stage reads them.
+
+        Returns:
+            Hidden states [S, B, H] on inner stages; on the last one per-token losses [B, S] (nats, 0 without label), or
+            without labels the logits [B, S, V].
+
+        Raises:
+            ValueError: image tokens and image embeddings differ in number.
+        """
+        hidden_SBH = self._embed(input_ids_BS, images_NCHW) if self.pre_process else None
+        output: Tensor = self.language_model(
+            input_ids=input_ids_BS,
+            position_ids=position_ids_BS.unsqueeze(0).expand(3, -1, -1),
+            attention_mask=attention_mask,
+            decoder_input=hidden_SBH,
+            labels=labels_BS,
+        )
+        return output
+
+    def encode_images(self, images_NCHW: Tensor) -> Tensor:
+        """Return image embeddings [N, T, H]: tower features without the class token, projected."""
+        tower = self.vision_tower
+        frozen = not any(parameter.requires_grad for parameter in tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            features_NTC = tower(images_NCHW.to(tower.conv1.weight.dtype))[:, tower.class_token_len :]
+        embeddings: Tensor = self.projector(features_NTC.contiguous())
+        return embeddings
+
+    def _embed(self, input_ids_BS: Tensor, images_NCHW: Tensor | None) -> Tensor:
+        is_image_BS = input_ids_BS == self.model_config.image_token_id
+        text_ids_BS = input_ids_BS.masked_fill(is_image_BS, 0)
+        hidden_SBH = self.language_model.embedding(input_ids=text_ids_BS, position_ids=None)
+        if images_NCHW is not None and images_NCHW.shape[0] > 0:
+            hidden_SBH = self._merge(hidden_SBH, is_image_BS, self.encode_images(images_NCHW))
+        else:
+            self._check_counts(is_image_BS, 0)
+            hidden_SBH = hidden_SBH + self._idle_projector(hidden_SBH)
+        if torch.is_grad_enabled() and not hidden_SBH.requires_grad:
+            hidden_SBH.requires_grad_()  # a recomputed first layer of frozen inputs would otherwise lose its gradient
+        if self.parallel.sequence_parallel:
+            hidden_SBH = tensor_parallel.scatter_to_sequence_parallel_region(hidden_SBH)
+        return hidden_SBH
+
+    def _merge(self, hidden_SBH: Tensor, is_image_BS: Tensor, embeddings_NTH: Tensor) -> Tensor:
+        rows = embeddings_NTH.flatten(0, 1).to(hidden_SBH.dtype)
+        self._check_counts(is_image_BS, rows.shape[0])
+        hidden_BSH = hidden_SBH.transpose(0, 1)
+        return hidden_BSH.masked_scatter(is_image_BS.unsqueeze(-1), rows).transpose(0, 1).contiguous()
+
+    def _check_counts(self, is_image_BS: Tensor, embeddings: int) -> None:
+        tokens = int(is_image_BS.sum())
+        if tokens != embeddings:
+            raise ValueError(f"{tokens} image tokens in the batch, but {embeddings} image embeddings")
+
+    def _idle_projector(self, hidden_SBH: Tensor) -> Tensor | float:
+        """Zero that depends on the projector: a text-only micro batch must still give it a (zero) gradient."""
+        if not (torch.is_grad_enabled() and any(p.requires_grad for p in self.projector.parameters())):
+            return 0.0
+        blank = hidden_SBH.new_zeros(1, 1, self.model_config.vision.hidden_size)
+        return 0.0 * self.projector(blank).sum()
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
+        """Every tensor of this stage with its place in the whole model, for torch_dist checkpoints."""
+        if metadata is None:
+            metadata = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+        sharded: dict = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        return sharded
+
+
+class _ClipTower(CLIPViTModel):
+    """megatron-core's tower with its position ids kept where the weights are."""
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        self.position_ids = self.position_ids.to(x.device)
+        output: Tensor = super().forward(x, attention_mask)
+        return output
+
+
+def _vision_tower(
+    config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, kernel: layer_specs.Kernels
+) -> CLIPViTModel:
+    vision = config.vision
+    return _ClipTower(
+        vision_config(config, parallel, engine),
+        layer_specs.block(layer_specs.vision_layer(kernel), vision.computed_layers, kernel),
+        ln_pre_impl=kernel.norm,
+        ln_post_impl=kernel.norm,
+        patch_dim=vision.patch_size,
+        img_h=vision.image_size,
+        img_w=vision.image_size,
+    )
+
+
+def set_trainable(model: Llava, language: bool, projector: bool, vision: bool, adapters: bool) -> None:
+    """Freeze and unfreeze by part; adapters count apart from the language model's own weights."""
+    for name, parameter in model.named_parameters():
+        if ".adapters." in name:
+            parameter.requires_grad_(adapters)
+        elif name.startswith("vision_tower."):
+            parameter.requires_grad_(vision)
+        elif name.startswith("projector."):
+            parameter.requires_grad_(projector)
+        else:
+            parameter.requires_grad_(language)
+
+
+def build_llava(
+    config: LlavaConfig,
+    parallel: ParallelConfig | None = None,
+    engine: EngineConfig | None = None,
+    lora: LoRAConfig | None = None,
+) -> Llava:
+    """Check the configuration, build this rank's stage and move it to its device.
+
+    With `lora`, adapters and projector are trainable, the rest is frozen; without, language model and projector are.
+
+    Raises:
+        UserError: sizes and layout do not fit, or the asked kernels or precision are not available here.
+    """
+    parallel, engine = parallel or ParallelConfig(), engine or EngineConfig()
+    config.check(parallel)
+    model = Llava(
+        config,
+        parallel,
+        engine,
+        lora,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+    )
+    model.to(device=torch.cuda.current_device(), dtype=model.config.params_dtype)
+    if lora is not None:
+        initialize_adapters(model, engine.seed)
+    set_trainable(model, language=lora is None, projector=True, vision=False, adapters=True)
+    return model
+
+
+def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """Parameters held by this rank."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)

@@ -1,0 +1,1 @@
+"""Devices, process groups, checkpoints and the training host."""

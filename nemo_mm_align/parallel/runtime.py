@@ -1,0 +1,138 @@
+"""Process groups, device and seeds: the part of a run that every entry point shares.
+
+One code path: NCCL and CUDA where there is a GPU, gloo and the CPU where there is none; under ``torchrun``, under one
+Slurm task per rank, or as a single process.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from datetime import timedelta
+
+import numpy
+import torch
+from megatron.core import parallel_state, tensor_parallel
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.parallel import cpu
+
+
+def world_size() -> int:
+    """Ranks of this run, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+
+
+def rank() -> int:
+    """This process among all ranks."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def local_rank() -> int:
+    """This process among the ranks of its node."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+def device() -> torch.device:
+    """The device that this rank computes on."""
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30) -> None:
+    """Set up process groups, the device and the seeds; idempotent for the same layout.
+
+    Args:
+        parallel: layout; world size must be a multiple of tensor x pipeline.
+        seed: start of all generators; tensor-parallel ranks differ only inside megatron-core's RNG tracker.
+        timeout_minutes: how long a collective may wait before the run ends with an error.
+
+    Raises:
+        UserError: the world size does not fit the layout, or other groups are already up.
+    """
+    cpu.install()
+    parallel.data_parallel_size(world_size())
+    if not torch.distributed.is_initialized():
+        _initialize_process_group(timeout_minutes)
+    sizes = (parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
+    if parallel_state.model_parallel_is_initialized():
+        current = (
+            parallel_state.get_tensor_model_parallel_world_size(),
+            parallel_state.get_pipeline_model_parallel_world_size(),
+        )
+        if current != sizes:
+            raise UserError(f"process groups of layout {current} are up, {sizes} was asked for; call shutdown() first.")
+    else:
+        parallel_state.initialize_model_parallel(*sizes)
+    seed_everything(seed)
+
+
+def _initialize_process_group(timeout_minutes: float) -> None:
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if world_size() == 1:
+        os.environ.setdefault("MASTER_PORT", "0")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(
+        backend, rank=rank(), world_size=world_size(), timeout=timedelta(minutes=timeout_minutes)
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy, torch and megatron-core's tensor-parallel generators from one number."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    torch.manual_seed(seed)
+
+
+def shutdown() -> None:
+    """Tear the process groups down; a second call does nothing."""
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def is_first_stage() -> bool:
+    """Whether this rank holds vision tower, projector and embedding."""
+    return bool(parallel_state.is_pipeline_first_stage())
+
+
+def is_last_stage() -> bool:
+    """Whether this rank holds the output layer."""
+    return bool(parallel_state.is_pipeline_last_stage())
+
+
+def data_parallel_rank() -> int:
+    """Which replica of the model this rank belongs to."""
+    return int(parallel_state.get_data_parallel_rank())
+
+
+def data_parallel_size() -> int:
+    """How many replicas of the model run."""
+    return int(parallel_state.get_data_parallel_world_size())
+
+
+def broadcast_from_last_stage(tensor: torch.Tensor) -> torch.Tensor:
+    """Give every pipeline stage the last stage's values, in place.
+
+    Args:
+        tensor: any shape, the same shape and dtype on every stage.
+    """
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        source = parallel_state.get_pipeline_model_parallel_last_rank()
+        torch.distributed.broadcast(tensor, source, group=parallel_state.get_pipeline_model_parallel_group())
+    return tensor
+
+
+def layout() -> dict[str, int]:
+    """The layout as the process groups themselves report it."""
+    return {
+        "world_size": torch.distributed.get_world_size(),
+        "tensor_model_parallel_size": int(parallel_state.get_tensor_model_parallel_world_size()),
+        "pipeline_model_parallel_size": int(parallel_state.get_pipeline_model_parallel_world_size()),
+        "data_parallel_size": data_parallel_size(),
+    }
