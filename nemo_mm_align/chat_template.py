@@ -1,0 +1,139 @@
+"""Chat templates: how a conversation becomes one string, for training, generation and the exported Jinja template.
+
+    system_prefix SYSTEM system_suffix
+    user_prefix QUESTION user_suffix  assistant_prefix | answer_prefix ANSWER stop | separator
+    user_prefix QUESTION user_suffix  assistant_prefix | ...
+
+The bars enclose an answer's span, the part that is trained on. A generation prompt ends with `assistant_prefix`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nemo_mm_align.attributes import STEERING_LINE, AttributeSchema
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, Turn
+
+IMAGE_PART = IMAGE_PLACEHOLDER + "\n"
+"""What an image part of a content list renders as, as in LLaVA's own chat template."""
+
+
+class ChatTemplate(BaseModel):
+    """The pieces of text around the turns of a conversation (layout in the module's docstring).
+
+    Args:
+        name: as in ``conf/template/``; it travels with the checkpoint.
+        system: system text where the conversation has no system turn; empty for none.
+        stop: text of the special token that ends an answer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    system: str = ""
+    system_prefix: str = ""
+    system_suffix: str = ""
+    user_prefix: str
+    user_suffix: str
+    assistant_prefix: str
+    answer_prefix: str = ""
+    stop: str
+    separator: str = ""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ChatTemplate:
+        """Build a template from a mapping (a YAML file's or a checkpoint's); raise `UserError` naming bad fields."""
+        try:
+            return cls.model_validate(dict(config))
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise UserError(f"chat template: {faults}. Fields: {', '.join(cls.model_fields)}.") from None
+
+    def render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
+        """Return the conversation as text, ``<image>`` placeholders in it and no bos token.
+
+        Args:
+            turns: user and assistant in turns, after an optional system turn that replaces the template's.
+            add_generation_prompt: end with `assistant_prefix`, ready for an answer.
+        """
+        return self.render_spans(turns, add_generation_prompt)[0]
+
+    def render_spans(
+        self, turns: Sequence[Turn], add_generation_prompt: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """Like `render`, with each answer's character span: from behind `assistant_prefix` to behind `stop`."""
+        system, body = self._split_system(turns)
+        text = self.system_prefix + system + self.system_suffix if system else ""
+        spans = []
+        for turn in body:
+            if turn.role == "user":
+                text += self.user_prefix + turn.content + self.user_suffix
+                continue
+            text += self.assistant_prefix
+            start = len(text)
+            text += self.answer_prefix + turn.content.strip() + self.stop
+            spans.append((start, len(text)))
+            text += self.separator
+        return text + (self.assistant_prefix if add_generation_prompt else ""), spans
+
+    def _split_system(self, turns: Sequence[Turn]) -> tuple[str, Sequence[Turn]]:
+        if turns and turns[0].role == "system":
+            return turns[0].content, turns[1:]
+        return self.system, turns
+
+    def jinja(self, schema: AttributeSchema | None = None) -> str:
+        """Return a Hugging Face chat template whose text equals `render`'s.
+
+        Content is a string or a list of ``{"type": "image"}`` and ``{"type": "text", "text": ...}`` parts. The variable
+        ``attributes`` (a mapping, missing names take their defaults) appends the steering line to the last user turn.
+        """
+        pieces = {name: json.dumps(getattr(self, name), ensure_ascii=False) for name in type(self).model_fields}
+        pieces |= {"image": json.dumps(IMAGE_PART), "steering": _steering_jinja(schema)}
+        return re.sub(r"@(\w+)@", lambda match: pieces[match[1]], _JINJA.replace("\n", ""))
+
+
+_JINJA = """
+{%- macro text_of(content) -%}
+{%- if content is string -%}{{- content -}}
+{%- else -%}{%- for part in content -%}
+{%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- else -%}{{- @image@ -}}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{%- endmacro -%}
+{%- set place = namespace(last_user=-1) -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}{%- set place.last_user = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- if messages[0]['role'] == 'system' -%}{%- set system = text_of(messages[0]['content']) -%}
+{%- else -%}{%- set system = @system@ -%}{%- endif -%}
+{%- if system -%}{{- @system_prefix@ + system + @system_suffix@ -}}{%- endif -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}
+{{- @user_prefix@ + text_of(message['content']) -}}
+{%- if loop.index0 == place.last_user and attributes is defined and attributes is not none -%}@steering@{%- endif -%}
+{{- @user_suffix@ -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- @assistant_prefix@ + @answer_prefix@ + (text_of(message['content']) | trim) + @stop@ + @separator@ -}}
+{%- elif not loop.first or message['role'] != 'system' -%}
+{{- raise_exception('roles are user and assistant, after an optional system message; got ' + message['role']) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- @assistant_prefix@ -}}{%- endif -%}
+"""
+
+
+def _steering_jinja(schema: AttributeSchema | None) -> str:
+    if schema is None:
+        return "{{- raise_exception('this model was trained without attributes') -}}"
+    values = []
+    for attribute in schema.attributes:
+        value = f"(attributes['{attribute.name}'] if '{attribute.name}' in attributes else {attribute.default:g})"
+        values.append(f"{json.dumps(attribute.label + ':')} + '%g' | format({value} | float)")
+    before, after = STEERING_LINE.split("{attributes}")
+    string = " + ',' + ".join(f"({value})" for value in values)
+    return "{{- " + f"{json.dumps(chr(10) + before)} + {string} + {json.dumps(after)}" + " -}}"

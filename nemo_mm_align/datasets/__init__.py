@@ -1,0 +1,1 @@
+"""Training data: sources, builders of the four training sets, length plan, collation."""
