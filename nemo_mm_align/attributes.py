@@ -62,7 +62,9 @@ class Attribute(BaseModel):
     def check(self, value: Any) -> float:
         """Return `value` as a number of this attribute, or raise `UserError` naming the allowed range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{self.name}={value!r} is not a number; give one from {self.minimum:g} to {self.maximum:g}.")
+            raise UserError(
+                f"{self.name}={value!r} is not a number; give one from {self.minimum:g} to {self.maximum:g}."
+            )
         if not self.minimum <= value <= self.maximum:
             raise UserError(f"{self.name}={value:g} is outside {self.minimum:g} to {self.maximum:g}.")
         if self.integer and value != int(value):
@@ -115,14 +117,18 @@ class AttributeSchema(BaseModel):
             self[name]
         missing = [name for name in self.names if name not in values]
         if missing:
-            raise UserError(f"no value for {', '.join(missing)}; schema {self.name!r} needs all of {', '.join(self.names)}.")
+            raise UserError(
+                f"no value for {', '.join(missing)}; schema {self.name!r} needs all of {', '.join(self.names)}."
+            )
         return {name: self[name].check(values[name]) for name in self.names}
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Fill the attributes that `values` leaves out with their defaults, then `check`."""
         for name in values:
             self[name]
-        return self.check({attribute.name: values.get(attribute.name, attribute.default) for attribute in self.attributes})
+        return self.check(
+            {attribute.name: values.get(attribute.name, attribute.default) for attribute in self.attributes}
+        )
 
     def steering_string(self, values: Mapping[str, Any]) -> str:
         """Return ``Helpfulness:4,Correctness:4,...`` (no spaces, schema order), as in the paper's training data."""

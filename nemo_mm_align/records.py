@@ -43,12 +43,15 @@ def _check_turns(turns: tuple[Turn, ...], images: tuple[str, ...], last: str) ->
     body = roles[1:] if roles[:1] == ["system"] else roles
     expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(body))]
     if body != expected or not body or body[-1] != last:
-        raise ValueError(f"turns must alternate user, assistant, ... (after an optional system turn) and end with {last}; got {roles}")
+        order = "alternate user, assistant, ... (after an optional system turn)"
+        raise ValueError(f"turns must {order} and end with {last}; got {roles}")
     if any(IMAGE_PLACEHOLDER in turn.content for turn in turns if turn.role != "user"):
         raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
     placeholders = sum(turn.content.count(IMAGE_PLACEHOLDER) for turn in turns)
     if placeholders != len(images):
-        raise ValueError(f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images; write one per image")
+        raise ValueError(
+            f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images; write one per image"
+        )
 
 
 class Prompt(Record):
@@ -103,7 +106,7 @@ class Annotation(Record):
 
 
 class TrainingExample(Record):
-    """A conversation to imitate; loss on assistant turns. With `attributes`, the last user turn carries them (SteerLM)."""
+    """A conversation to imitate; loss on assistant turns. The last user turn carries `attributes`, if any (SteerLM)."""
 
     id: str
     images: tuple[str, ...] = ()
@@ -151,7 +154,7 @@ def _describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def parse_line(kind: type[RecordType], text: str, path: str | Path, line: int) -> RecordType:
+def parse_line(kind: type[RecordType], text: str | bytes, path: str | Path, line: int) -> RecordType:
     """Parse one JSONL line into `kind`, or raise `RecordError`."""
     try:
         return kind.model_validate_json(text)
@@ -171,7 +174,7 @@ def read_records(path: str | Path, kind: type[RecordType]) -> Iterator[RecordTyp
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
     count = 0
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:  # bytes: text that is not UTF-8 is then an error with a line number too
         for number, text in enumerate(file, start=1):
             if text.strip():
                 count += 1
@@ -200,7 +203,7 @@ def write_records(path: str | Path, records: Iterable[Record]) -> int:
 
 
 class RecordAppender:
-    """Append records to a JSONL file, each line flushed to disk; a torn last line of a killed run is removed on opening."""
+    """Append records to a JSONL file, each line flushed to disk; opening removes the torn last line of a killed run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

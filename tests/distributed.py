@@ -1,0 +1,89 @@
+"""Run a script or module in several processes, the way a user does, and show every rank's output on failure."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class DistributedError(AssertionError):
+    """The run failed; the message holds each rank's output."""
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def run_distributed(
+    target: str | Path, nproc: int, *arguments: object, timeout: float = 300, environment: dict[str, str] | None = None
+) -> str:
+    """Run `target` under torchrun on this machine and return the output of all ranks, stdout and stderr, rank by rank.
+
+    Args:
+        target: a file (``tests/parallel/worker.py``) or a module in dotted form (``tests.parallel.worker``).
+        nproc: number of processes.
+        arguments: handed to every process as text.
+        timeout: seconds; afterwards all processes are killed.
+        environment: variables to add to this process's.
+
+    Raises:
+        DistributedError: a rank failed, or the time ran out.
+    """
+    is_file = str(target).endswith(".py")
+    with tempfile.TemporaryDirectory(prefix="ranks-") as logs:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(nproc)]
+        command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "--log-dir", logs]
+        command += ["--redirects", "3"] + ([] if is_file else ["--module"]) + [str(target), *map(str, arguments)]
+        path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        variables = {**os.environ, "PYTHONPATH": path, **(environment or {})}
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=variables,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            launcher, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise DistributedError(f"no end after {timeout:g} s: {' '.join(command)}\n{_outputs(logs)}") from None
+        finally:
+            _kill_group(process)
+        if process.returncode != 0:
+            summary = f"exit code {process.returncode}: {' '.join(command)}"
+            raise DistributedError(f"{summary}\n{_outputs(logs)}\n--- launcher\n{launcher[-3000:]}")
+        return _outputs(logs)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """End what is left of our own processes; torchrun starts each rank in a session of its own, so ask it first."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=35)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _outputs(logs: str) -> str:
+    parts = []
+    for path in sorted(Path(logs).rglob("std*.log"), key=lambda path: (int(path.parent.name), path.name)):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if text.strip():
+            parts.append(f"--- rank {path.parent.name} {path.stem}\n" + re.sub(r"[^\n]*\r(?!\n)", "", text))
+    return "\n".join(parts)

@@ -1,0 +1,13 @@
+"""Run by test_cli.py under torchrun: every rank meets the same bad input."""
+
+from nemo_mm_align.cli import user_errors
+from nemo_mm_align.errors import UserError
+
+
+@user_errors
+def main() -> None:
+    raise UserError("answers.jsonl:3: no such prompt.")
+
+
+if __name__ == "__main__":
+    main()
