@@ -43,7 +43,10 @@ class EncodedSequence:
 
 
 def with_attributes(turns: Sequence[Turn], schema: AttributeSchema, values: Mapping[str, Any]) -> list[Turn]:
-    """Append a newline and the steering line of `values` (complete, see `AttributeSchema.complete`) to the last user turn.
+    """Append a newline and the steering line of `values` to the last user turn.
+
+    Args:
+        values: one for each attribute of the schema; `AttributeSchema.complete` fills in defaults.
 
     Raises:
         UserError: values that the schema does not allow, or no user turn.

@@ -246,8 +246,19 @@ class RecordAppender:
 
 
 def resolve_image(path: str, record_file: str | Path, image_root: str | Path | None = None) -> Path:
-    """Return where an image of a record lies: under `image_root` if given, else beside the record's file."""
-    candidate = Path(path)
-    if candidate.is_absolute():
-        return candidate
-    return (Path(image_root) if image_root else Path(record_file).parent) / candidate
+    """Return where an image of a record lies: under `image_root` if given, else beside the record's file.
+
+    Raises:
+        UserError: the path leaves that folder, by ``..`` or by being absolute although there is an `image_root`.
+    """
+    root = Path(image_root) if image_root else Path(record_file).parent
+    if os.path.isabs(path):
+        if image_root:
+            raise UserError(
+                f"image path {path} is absolute, but image_root is {root}; write it relative to that folder."
+            )
+        return Path(path)
+    normal = os.path.normpath(path)
+    if not path or "\0" in path or normal == "." or normal.split(os.sep)[0] == os.pardir:
+        raise UserError(f"image path {path!r} does not name a file inside {root}; write a path inside that folder.")
+    return root / normal

@@ -133,4 +133,12 @@ def test_each_appended_line_is_on_disk_at_once(tmp_path):
 def test_image_paths_are_relative_to_the_records_file(tmp_path):
     assert resolve_image("a/cat.png", tmp_path / "prompts.jsonl") == tmp_path / "a" / "cat.png"
     assert resolve_image("cat.png", tmp_path / "prompts.jsonl", "/images").as_posix() == "/images/cat.png"
-    assert resolve_image("/cat.png", tmp_path / "prompts.jsonl", "/images").as_posix() == "/cat.png"
+    assert resolve_image("/cat.png", tmp_path / "prompts.jsonl").as_posix() == "/cat.png"
+
+
+@pytest.mark.parametrize(
+    ("path", "root"), [("../cat.png", None), ("a/../../cat.png", "/images"), ("/cat.png", "/images")]
+)
+def test_image_paths_stay_inside_their_folder(tmp_path, path, root):
+    with pytest.raises(UserError, match="image path"):
+        resolve_image(path, tmp_path / "prompts.jsonl", root)
