@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Prompt
 
 FailureKind = Literal[
@@ -26,6 +27,9 @@ FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 SERVICE_KINDS: frozenset[str] = frozenset({"rate_limit", "server", "timeout", "auth"})
 """Failures of the service, not of the sample: they say nothing about the next attempt at the same request."""
+
+PERMANENT_KINDS: frozenset[str] = frozenset({"safety", "bad_request"})
+"""Failures that the same request would meet again."""
 
 
 @dataclass(frozen=True)
@@ -104,5 +108,23 @@ class Judge(Protocol):
         It enters the content key: a judge with other settings is asked anew. It holds no secret.
         """
 
+    @property
+    def reads_metadata(self) -> bool:
+        """Whether the prompt's metadata decides the judgement too (an oracle's truth); it then enters the content key."""
+
     def judge(self, request: JudgeRequest) -> JudgeReply:
         """Return a judgement of all candidates, or raise `JudgeFailure`."""
+
+
+def check_reply(reply: JudgeReply, request: JudgeRequest) -> JudgeReply:
+    """Return the reply if it is complete and in range; raise `JudgeFailure` otherwise, whichever judge it came from."""
+    count = len(request.candidates)
+    if len(reply.ratings) != count or len(reply.reasoning) != count:
+        problem = f"{len(reply.ratings)} ratings and {len(reply.reasoning)} reasonings for {count} candidates"
+        raise JudgeFailure("unparsable", problem, reply.raw, usage=reply.usage)
+    try:
+        for ratings in reply.ratings:
+            request.schema.check(ratings)
+    except UserError as error:
+        raise JudgeFailure("out_of_range", str(error), reply.raw, usage=reply.usage) from None
+    return reply

@@ -1,0 +1,128 @@
+"""Reads prompts and candidates together and checks all that can be known before the first call is paid."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TypeVar
+
+from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.images import load_image, read_image_bytes
+from nemo_mm_align.labeling.requests import Job, LabelContext, content_key
+from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
+
+SHOWN_FAULTS = 10
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+class LabelInputs:
+    """The prompts to label with their candidates, streamed: memory holds offsets and keys, no texts.
+
+    Args:
+        prompts, candidates: the JSONL files. Order and number of lines may differ, ids must match.
+        image_root: folder of the images; without one they lie relative to the prompts file.
+    """
+
+    def __init__(self, prompts: Path, candidates: Path, image_root: Path | None = None) -> None:
+        self.prompts, self.candidates, self.image_root = prompts, candidates, image_root
+        self.keys: list[str] = []
+        self._faults: list[str] = []
+        self._image_hashes: dict[Path, str | None] = {}
+        self._candidate_lines = self._index_candidates()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def check(self, context: LabelContext) -> None:
+        """Read everything once, fill `keys` (one per prompt, in file order), and report what is wrong.
+
+        Raises:
+            UserError: naming file and line of the faults: a prompt without candidates, candidates of an unknown prompt, an
+                id that stands twice, an image that is missing or does not open.
+        """
+        fingerprint, seen = context.fingerprint, set[str]()
+        with self.candidates.open("rb") as candidates_file:
+            for _, line, prompt in numbered_records(self.prompts, Prompt):
+                if prompt.id in seen:
+                    self._fault(self.prompts, line, f"prompt id {prompt.id!r} stands twice.")
+                elif prompt.id not in self._candidate_lines:
+                    self._fault(self.prompts, line, f"prompt {prompt.id!r} has no candidates in {self.candidates}.")
+                else:
+                    candidates = self._read_candidates(candidates_file, prompt.id)
+                    hashes = [self._image_hash(path, line) for path in self._image_paths(prompt)]
+                    known = [value for value in hashes if value is not None]
+                    self.keys.append(content_key(fingerprint, prompt, known, candidates, context.judge.reads_metadata))
+                seen.add(prompt.id)
+        for prompt_id, (_, line) in self._candidate_lines.items():
+            if prompt_id not in seen:
+                self._fault(self.candidates, line, f"candidates of prompt {prompt_id!r}, which {self.prompts} lacks.")
+        self._raise_faults()
+
+    def jobs(self) -> Iterator[Job]:
+        """Yield the jobs in the order of the prompts file; `check` must have been called."""
+        with self.candidates.open("rb") as candidates_file:
+            for key, (_, _, prompt) in zip(self.keys, numbered_records(self.prompts, Prompt), strict=True):
+                candidates = self._read_candidates(candidates_file, prompt.id)
+                yield Job(prompt, candidates, self._image_paths(prompt), key)
+
+    def _index_candidates(self) -> dict[str, tuple[int, int]]:
+        lines: dict[str, tuple[int, int]] = {}
+        for offset, line, candidates in numbered_records(self.candidates, CandidateSet):
+            if candidates.prompt_id in lines:
+                first = lines[candidates.prompt_id][1]
+                problem = f"prompt {candidates.prompt_id!r} has candidates in line {first} already."
+                self._fault(self.candidates, line, f"{problem} Put all of them into one line.")
+            else:
+                lines[candidates.prompt_id] = (offset, line)
+        return lines
+
+    def _read_candidates(self, file: IO[bytes], prompt_id: str) -> CandidateSet:
+        offset, line = self._candidate_lines[prompt_id]
+        file.seek(offset)
+        return parse_line(CandidateSet, file.readline(), self.candidates, line)
+
+    def _image_paths(self, prompt: Prompt) -> tuple[Path, ...]:
+        return tuple(resolve_image(image, self.prompts, self.image_root) for image in prompt.images)
+
+    def _image_hash(self, path: Path, line: int) -> str | None:
+        """Return the hash of an image's bytes, or note a fault; each file is read and decoded once."""
+        if path not in self._image_hashes:
+            try:
+                data, _ = read_image_bytes(path)
+                load_image(path)
+                self._image_hashes[path] = hashlib.sha256(data).hexdigest()
+            except UserError as error:
+                self._image_hashes[path] = None
+                self._fault(self.prompts, line, str(error))
+        return self._image_hashes[path]
+
+    def _fault(self, path: Path, line: int, problem: str) -> None:
+        self._faults.append(str(RecordError(path, line, problem)))
+
+    def _raise_faults(self) -> None:
+        if not self._faults:
+            return
+        shown = "\n  ".join(self._faults[:SHOWN_FAULTS])
+        more = len(self._faults) - SHOWN_FAULTS
+        rest = f"\n  and {more} more" if more > 0 else ""
+        raise UserError(
+            f"{len(self._faults)} faults in the input; nothing was asked of the judge:\n  {shown}{rest}\n"
+            "Correct or remove these lines, then start again."
+        )
+
+
+def numbered_records(path: Path, kind: type[RecordType]) -> Iterator[tuple[int, int, RecordType]]:
+    """Yield (byte offset, line number, record) of a JSONL file; errors as `read_records` raises them."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
+    offset, count = 0, 0
+    with path.open("rb") as file:
+        for line, text in enumerate(file, start=1):
+            if text.strip():
+                count += 1
+                yield offset, line, parse_line(kind, text, path, line)
+            offset += len(text)
+    if count == 0:
+        raise UserError(f"{path}: the file is empty; it must hold one {kind.__name__} record per line.")

@@ -1,0 +1,100 @@
+"""The unit of work: a prompt with its candidates, its content key, and the order in which a judge sees the candidates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.labeling.judge import Judge, JudgeRequest
+from nemo_mm_align.records import CandidateSet, Prompt
+
+KEY_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LabelContext:
+    """What all requests of a run share: who judges, on which attributes, and whether it also answers itself."""
+
+    judge: Judge
+    schema: AttributeSchema
+    want_reference: bool
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Judge, its settings and the whole attribute schema, as recorded in the ledger."""
+        return {
+            "key_version": KEY_VERSION,
+            "judge": self.judge.name,
+            "settings": dict(self.judge.settings),
+            "want_reference": self.want_reference,
+            "attribute_schema": self.schema.model_dump(mode="json"),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of `configuration`: part of every content key, so that answers to another rubric never mix."""
+        return digest(self.configuration)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt to label. `key` is the hash of everything that the judgement depends on."""
+
+    prompt: Prompt
+    candidates: CandidateSet
+    image_paths: tuple[Path, ...]
+    key: str
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Indices of the candidates in the order shown: random against position bias, fixed by the key."""
+        indices = list(range(len(self.candidates.candidates)))
+        random.Random(self.key).shuffle(indices)
+        return tuple(indices)
+
+    def request(self, context: LabelContext) -> JudgeRequest:
+        """Return the question for the judge, candidates in `order`."""
+        texts = tuple(self.candidates.candidates[index].text for index in self.order)
+        return JudgeRequest(self.prompt, texts, self.image_paths, context.schema, context.want_reference)
+
+
+def digest(value: Any) -> str:
+    """Return a hash of a JSON value (32 hex digits)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def content_key(
+    fingerprint: str, prompt: Prompt, image_hashes: Sequence[str], candidates: CandidateSet, with_metadata: bool
+) -> str:
+    """Return the key of a request: hash of configuration, turns, image bytes and candidate texts.
+
+    The prompt's id and the images' paths are no part of it: the same question under another name is not asked again.
+
+    Args:
+        fingerprint: of the `LabelContext`.
+        image_hashes: of the bytes of each image.
+        with_metadata: whether the judge reads the prompt's metadata, which then decide its answer too.
+    """
+    material = {
+        "context": fingerprint,
+        "turns": [[turn.role, turn.content] for turn in prompt.turns],
+        "images": list(image_hashes),
+        "candidates": [candidate.text for candidate in candidates.candidates],
+    }
+    if with_metadata:
+        material["metadata"] = prompt.metadata
+    return digest(material)
+
+
+def in_file_order(shown: Sequence[Any], order: Sequence[int]) -> list[Any]:
+    """Return what a judge said of the candidates as shown, in the order of the candidates file."""
+    result = [None] * len(order)
+    for position, index in enumerate(order):
+        result[index] = shown[position]
+    return result

@@ -1,0 +1,198 @@
+"""Asks a judge about many prompts at once: bounded concurrency, retries, a clean stop, every attempt in the ledger."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.judge import PERMANENT_KINDS, SERVICE_KINDS, JudgeFailure, JudgeReply, JudgeRequest, check_reply
+from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
+from nemo_mm_align.labeling.pacing import Backoff, Breaker, Gate
+from nemo_mm_align.labeling.progress import ProgressDisplay, Tally
+from nemo_mm_align.labeling.requests import Job, LabelContext, in_file_order
+from nemo_mm_align.labeling.signals import stop_on_signal
+
+log = logging.getLogger(__name__)
+
+DISPLAY_INTERVAL_S = 0.25
+
+
+class RunnerSettings(BaseModel):
+    """How a run goes about its calls.
+
+    Args:
+        concurrency: calls in flight at once.
+        max_attempts: calls for one prompt before it is given up. Failures of the sample itself (unparsable, out of range,
+            truncated, recitation) count over all runs; those of the service (rate limit, server, timeout) per run.
+        backoff_s, max_backoff_s: first and longest wait between attempts at one prompt; it doubles in between.
+        max_retry_after_s: a longer wait than this, asked for by the service, gives the prompt up for this run.
+        stop_after_failures: calls that fail in a row, over all workers, before the run stops. Several times `concurrency`.
+        retry_set_aside: ask again for prompts that earlier runs have set aside.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    concurrency: int = Field(default=8, ge=1)
+    max_attempts: int = Field(default=5, ge=1)
+    backoff_s: float = Field(default=1.0, ge=0)
+    max_backoff_s: float = Field(default=60.0, ge=0)
+    max_retry_after_s: float = Field(default=600.0, ge=0)
+    stop_after_failures: int = Field(default=50, ge=1)
+    retry_set_aside: bool = False
+
+    def is_set_aside(self, ledger: Ledger, key: str) -> bool:
+        """Whether a request has failed by its own fault often enough to be left alone."""
+        failures = ledger.failures(key)
+        exhausted = failures.permanent or failures.own >= self.max_attempts
+        return exhausted and not self.retry_set_aside
+
+
+class LabelRunner:
+    """One run over a number of jobs.
+
+    Args:
+        context: judge and schema.
+        ledger: open ledger.
+        settings: see `RunnerSettings`.
+    """
+
+    def __init__(self, context: LabelContext, ledger: Ledger, settings: RunnerSettings) -> None:
+        self.context, self.ledger, self.settings = context, ledger, settings
+        self.tally = Tally()
+        self.stopped_by_signal: int | None = None
+        self.error: BaseException | None = None
+        self._fingerprint = context.fingerprint
+        self._backoff = Backoff(settings.backoff_s, settings.max_backoff_s)
+        self._gate, self._breaker = Gate(), Breaker(settings.stop_after_failures)
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._jobs: Iterator[Job] = iter(())
+        self._asked: set[str] = set()
+
+    def run(self, jobs: Iterable[Job], total: int) -> Tally:
+        """Label the jobs that the ledger does not know yet.
+
+        A first Ctrl-C or SIGTERM lets the calls in flight end and sets `stopped_by_signal`; a second one ends the process
+        at once. `error` is set where the run stopped by itself: too many failures in a row, a refused key, a full disk.
+        All finished attempts are in the ledger in every case.
+        """
+        self.tally.total = total
+        self.ledger.add_configuration(self._fingerprint, self.context.configuration)
+        self._jobs = iter(jobs)
+        workers = [
+            threading.Thread(target=self._work, name=f"judge-{index}", daemon=True)
+            for index in range(self.settings.concurrency)
+        ]
+        with stop_on_signal(self._stop) as caught, ProgressDisplay(self.tally) as display:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(DISPLAY_INTERVAL_S)
+                    display.update()
+        self.stopped_by_signal = caught.number
+        return self.tally
+
+    def _work(self) -> None:
+        """Label one job after the other until there are none or the run stops."""
+        try:
+            while not self._stop.is_set() and (job := self._next_job()) is not None:
+                self._label(job)
+        except BaseException as error:  # handed to the main thread: a worker that dies alone would be missed
+            with self._lock:
+                self.error = self.error or error
+            self._stop.set()
+
+    def _next_job(self) -> Job | None:
+        """Return the next job that needs a call; others are counted and passed over."""
+        with self._lock:
+            for job in self._jobs:
+                if self.ledger.succeeded(job.key) or job.key in self._asked:
+                    self.tally.reused += 1
+                elif self.settings.is_set_aside(self.ledger, job.key):
+                    self.tally.set_aside += 1
+                else:
+                    self._asked.add(job.key)
+                    return job
+        return None
+
+    def _label(self, job: Job) -> None:
+        """Make attempts at one job until it is labelled, given up, or the run stops."""
+        request = job.request(self.context)
+        own = 0 if self.settings.retry_set_aside else self.ledger.failures(job.key).own
+        service = 0
+        while self._gate.wait(self._stop):
+            failure = self._attempt(job, request)
+            if failure is None:
+                return
+            own += failure.kind not in SERVICE_KINDS
+            service += failure.kind in SERVICE_KINDS
+            if failure.kind in PERMANENT_KINDS or max(own, service) >= self.settings.max_attempts:
+                break
+            delay = self._backoff.delay(failure, own + service)
+            if (failure.retry_after or 0.0) > self.settings.max_retry_after_s:
+                break
+            if failure.kind == "rate_limit":
+                self._gate.hold(failure.retry_after or 0.0)
+            if self._stop.wait(delay):
+                return
+        else:
+            return
+        with self._lock:
+            self.tally.given_up += 1
+
+    def _attempt(self, job: Job, request: JudgeRequest) -> JudgeFailure | None:
+        """Make one call and record it; return its failure, if it failed."""
+        started = time.monotonic()
+        try:
+            reply = check_reply(self.context.judge.judge(request), request)
+        except JudgeFailure as failure:
+            self._record_failure(job, failure, started)
+            return failure
+        self._record_success(job, reply, started)
+        return None
+
+    def _record_success(self, job: Job, reply: JudgeReply, started: float) -> None:
+        ratings, reasoning = in_file_order(reply.ratings, job.order), in_file_order(reply.reasoning, job.order)
+        reference, raw, usage = reply.reference_answer, reply.raw, dict(reply.usage)
+        self._record(
+            job, started, status="ok", ratings=ratings, reasoning=reasoning, reference_answer=reference, raw=raw, usage=usage
+        )
+        with self._lock:
+            self.tally.calls += 1
+            self.tally.labelled += 1
+            self.tally.usage.update(reply.usage)
+            self._breaker.succeeded()
+
+    def _record_failure(self, job: Job, failure: JudgeFailure, started: float) -> None:
+        log.debug("prompt %s: %s", job.prompt.id, failure)
+        what = {"kind": failure.kind, "message": failure.message, "retry_after": failure.retry_after}
+        self._record(job, started, status="failed", raw=failure.raw, usage=dict(failure.usage), **what)
+        with self._lock:
+            self.tally.calls += 1
+            self.tally.failures[failure.kind] += 1
+            self.tally.usage.update(failure.usage)
+            tripped = self._breaker.failed()
+        if failure.kind == "auth":
+            self._halt(f"the judge refused the credentials: {failure.message}. Check the API key and its permissions.")
+        elif tripped:
+            self._halt(
+                f"{self.settings.stop_after_failures} calls failed in a row, the last with {failure}. Nothing done so far "
+                "is lost: mend the cause and start the same command again (runner.stop_after_failures sets the number)."
+            )
+
+    def _record(self, job: Job, started: float, **outcome: Any) -> None:
+        """Write an attempt to the ledger before anything else is done with it."""
+        common = {"key": job.key, "prompt_id": job.prompt.id, "configuration": self._fingerprint, "order": job.order}
+        seconds = round(time.monotonic() - started, 3)
+        self.ledger.add(Attempt(**common, **outcome, seconds=seconds, time=now()))
+
+    def _halt(self, reason: str) -> None:
+        with self._lock:
+            self.error = self.error or UserError(reason)
+        self._stop.set()
