@@ -3,7 +3,8 @@
 The first stage owns tower, projector and embedding; later stages are plain decoder stages. Input ids carry one image
 token per image embedding, so that ids, labels and positions line up everywhere and only the first stage sees images.
 
-Shapes: B rows, S sequence, H hidden, N images, T tokens per image, C channels, V vocabulary columns of this rank.
+Shapes: B rows, S sequence, H hidden, N distinct images, K image occurrences, T tokens per image, C channels,
+V vocabulary columns of this rank.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class Llava(MegatronModule):
         attention_mask: Tensor | None,
         images_NCHW: Tensor | None = None,
         labels_BS: Tensor | None = None,
+        image_index_K: Tensor | None = None,
     ) -> Tensor:
         """Run this stage.
 
@@ -108,8 +110,10 @@ class Llava(MegatronModule):
             input_ids_BS: token ids, image token once per image embedding.
             position_ids_BS: rotary position of every token.
             attention_mask: boolean [B, 1, S, S] or [B, 1, S, keys], True = may attend; ``None`` = plain causal.
-            images_NCHW: normalised pixels in the order of the image tokens; only the first stage reads them.
+            images_NCHW: normalised pixels; only the first stage reads them.
             labels_BS: next token at every position, -100 without loss; only the last stage reads them.
+            image_index_K: for each image occurrence, row by row, its place in `images_NCHW`; ``None`` = in order. An image
+                that occurs in several rows is encoded once.
 
         Returns:
             Hidden states [S, B, H] on inner stages; on the last one per-token losses [B, S] (nats, 0 without label), or
@@ -118,7 +122,7 @@ class Llava(MegatronModule):
         Raises:
             ValueError: image tokens and image embeddings differ in number.
         """
-        hidden_SBH = self._embed(input_ids_BS, images_NCHW) if self.pre_process else None
+        hidden_SBH = self._embed(input_ids_BS, images_NCHW, image_index_K) if self.pre_process else None
         output: Tensor = self.language_model(
             input_ids=input_ids_BS,
             position_ids=position_ids_BS.unsqueeze(0).expand(3, -1, -1),
@@ -137,12 +141,15 @@ class Llava(MegatronModule):
         embeddings: Tensor = self.projector(features_NTC.contiguous())
         return embeddings
 
-    def _embed(self, input_ids_BS: Tensor, images_NCHW: Tensor | None) -> Tensor:
+    def _embed(self, input_ids_BS: Tensor, images_NCHW: Tensor | None, image_index_K: Tensor | None) -> Tensor:
         is_image_BS = input_ids_BS == self.model_config.image_token_id
         text_ids_BS = input_ids_BS.masked_fill(is_image_BS, 0)
         hidden_SBH = self.language_model.embedding(input_ids=text_ids_BS, position_ids=None)
         if images_NCHW is not None and images_NCHW.shape[0] > 0:
-            hidden_SBH = self._merge(hidden_SBH, is_image_BS, self.encode_images(images_NCHW))
+            embeddings_NTH = self.encode_images(images_NCHW)
+            if image_index_K is not None:
+                embeddings_NTH = embeddings_NTH[image_index_K]
+            hidden_SBH = self._merge(hidden_SBH, is_image_BS, embeddings_NTH)
         else:
             self._check_counts(is_image_BS, 0)
             hidden_SBH = hidden_SBH + self._idle_projector(hidden_SBH)

@@ -83,8 +83,12 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy, torch and megatron-core's tensor-parallel generators from one number."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    seed_generators(seed)
+
+
+def seed_generators(seed: int) -> None:
+    """Set torch's generators and the tensor-parallel RNG tracker to states that depend on `seed` alone."""
+    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
     torch.manual_seed(seed)
 
 

@@ -1,0 +1,74 @@
+"""Which samples make up which training step: a pure function of seed and step, so that a resumed run needs no state."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy
+
+from nemo_mm_align.errors import UserError
+
+
+class GlobalBatchSampler:
+    """Cut an endless row of seeded permutations of the data into global batches.
+
+    Every epoch shows every sample once. The last batch of an epoch is filled from the next one, so that all batches have
+    the same size and nothing is dropped.
+
+    Args:
+        num_samples: size of the training set.
+        global_batch_size: samples per optimizer step over all ranks.
+        micro_batch_size: samples per forward pass of one rank.
+        data_parallel_size: replicas of the model.
+        seed: of the permutations.
+        shuffle: false keeps the file's order.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        data_parallel_size: int,
+        seed: int,
+        shuffle: bool = True,
+    ) -> None:
+        per_pass = micro_batch_size * data_parallel_size
+        if num_samples < 1:
+            raise UserError("data.train holds no sample to train on.")
+        if global_batch_size < 1 or micro_batch_size < 1 or global_batch_size % per_pass:
+            raise UserError(
+                f"model.global_batch_size={global_batch_size} is not a multiple of model.micro_batch_size="
+                f"{micro_batch_size} x data-parallel size {data_parallel_size} = {per_pass}. Change one of the two sizes."
+            )
+        self.num_samples, self.global_batch_size = num_samples, global_batch_size
+        self.micro_batch_size, self.data_parallel_size = micro_batch_size, data_parallel_size
+        self.seed, self.shuffle = seed, shuffle
+        self._permutation = functools.lru_cache(maxsize=4)(self._make_permutation)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Forward passes per optimizer step on one rank."""
+        return self.global_batch_size // (self.micro_batch_size * self.data_parallel_size)
+
+    def num_steps(self, epochs: float) -> int:
+        """Optimizer steps after which every sample was seen `epochs` times."""
+        return max(1, math.ceil(self.num_samples * epochs / self.global_batch_size - 1e-9))
+
+    def _make_permutation(self, epoch: int) -> numpy.ndarray:
+        if not self.shuffle:
+            return numpy.arange(self.num_samples)
+        return numpy.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+
+    def global_batch(self, step: int) -> list[int]:
+        """Indices of the samples of a step, in order."""
+        start = step * self.global_batch_size
+        positions = range(start, start + self.global_batch_size)
+        return [int(self._permutation(p // self.num_samples)[p % self.num_samples]) for p in positions]
+
+    def micro_batches(self, step: int, data_parallel_rank: int) -> list[list[int]]:
+        """This rank's share of a step, one list of indices per forward pass."""
+        indices = self.global_batch(step)[data_parallel_rank :: self.data_parallel_size]
+        size = self.micro_batch_size
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
