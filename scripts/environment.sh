@@ -20,7 +20,7 @@ _environment() {
 
     python=$(_find_python) || return
     version=$("$python" -c 'import platform; print(platform.python_version(), platform.machine())')
-    wanted=$(cd "$root" && { echo "$version $dev $root"; cat requirements*.txt constraints.txt pyproject.toml; } \
+    wanted=$(cd "$root" && { echo "$version $root"; cat requirements.txt "$requirements" constraints.txt; } \
         | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
     stamp=$VENV/nemo_mm_align.stamp
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nemo_mm_align.records import Prompt, Record
 
@@ -30,6 +30,7 @@ class JudgedAnswer(Record):
         num_words: length of the answer in words.
         num_tokens: length in tokens, if the generator told it.
         text_ok: for ``text``: whether the rule holds. None for ``image``.
+        asked: the attribute values the answer was asked for, if it was steered; the metrics set it, not the judge.
     """
 
     prompt_id: str
@@ -44,6 +45,17 @@ class JudgedAnswer(Record):
     num_words: int = Field(default=0, ge=0)
     num_tokens: int | None = None
     text_ok: bool | None = None
+    asked: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> JudgedAnswer:
+        if self.absent != (self.claims_presence is not None):
+            raise ValueError("claims_presence must be given exactly for questions about absent objects")
+        if (self.kind == "text") != (self.text_ok is not None):
+            raise ValueError("text_ok must be given exactly for text instructions")
+        if (self.kind == "image") != bool(self.ratings):
+            raise ValueError("ratings must be given exactly for questions about images")
+        return self
 
 
 class AnswerJudge(Protocol):

@@ -1,0 +1,181 @@
+"""The report's plots as SVG data URIs: no display, no file, no global matplotlib state."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.evaluation.intervals import Interval
+from nemo_mm_align.evaluation.results import MethodResult, SteeringResult
+
+COLOURS = {"base": "#8a8f98", "sft": "#0072b2", "rejection": "#e69f00", "steerlm": "#009e73", "dpo": "#cc3d5c"}
+"""Okabe and Ito's palette, which readers with any colour vision can tell apart; grey for what all start from."""
+SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")
+INK = "#3c4148"
+
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#b8bcc2",
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e8eb",
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "svg.hashsalt": "nemo_mm_align",  # the same figures give the same file
+}
+
+Labels = Mapping[str, str]
+
+
+def colour_of(name: str, names: Sequence[str]) -> str:
+    """Colour of a method, the same in every plot."""
+    spare = [other for other in names if other not in COLOURS]
+    return COLOURS.get(name) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _errors(value: float, interval: Interval | None) -> tuple[list[float], list[float]]:
+    """Lengths below and above; Wilson's interval may leave a share of 0 or 1 by a rounding error outside."""
+    if interval is None:
+        return [0.0], [0.0]
+    return [max(0.0, value - interval.low)], [max(0.0, interval.high - value)]
+
+
+def _bars(axes: Axes, methods: Mapping[str, MethodResult], metrics: Mapping[str, str], labels: Labels) -> None:
+    """Grouped bars: one group per metric (name -> label below the axis), one bar per method."""
+    width = 0.8 / len(methods)
+    for index, (name, result) in enumerate(methods.items()):
+        for position, metric in enumerate(metrics):
+            if metric not in result.per_seed:
+                continue
+            value = sum(result.per_seed[metric]) / len(result.per_seed[metric])
+            x = position + (index - (len(methods) - 1) / 2) * width
+            axes.bar(x, value, width * 0.92, color=colour_of(name, list(methods)))
+            if interval := result.intervals.get(metric):
+                axes.errorbar(x, value, _errors(value, interval), color=INK, linewidth=1, capsize=2)
+    axes.set_xticks(range(len(metrics)), list(metrics.values()))
+    axes.grid(axis="x", visible=False)
+    for name in methods:
+        axes.bar([0], [0], color=colour_of(name, list(methods)), label=labels[name])
+    axes.legend(ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
+
+
+def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema, labels: Labels) -> str:
+    """Mean judged value of every attribute, per method."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.4))
+        axes = figure.subplots()
+        _bars(axes, methods, {f"judged.{name}": name for name in schema.names}, labels)
+        low = min(attribute.minimum for attribute in schema.attributes)
+        axes.set_ylim(low, max(attribute.maximum for attribute in schema.attributes))
+        axes.set_ylabel("judged, mean")
+        return _data_uri(figure)
+
+
+def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str], labels: Labels) -> str:
+    """Shares between 0 and 1, per method."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.2))
+        axes = figure.subplots()
+        _bars(axes, methods, metrics, labels)
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("share of answers")
+        return _data_uri(figure)
+
+
+def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
+    """Mean length of answers in words, per method."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 0.5 + 0.42 * len(methods)))
+        axes = figure.subplots()
+        for name, result in methods.items():
+            value = result.length_words or 0.0
+            colour = colour_of(name, list(methods))
+            axes.barh(labels[name], value, 0.7, color=colour)
+            if interval := result.intervals.get("length_words"):
+                low, high = _errors(value, interval)
+                axes.errorbar(value, labels[name], xerr=(low, high), color=INK, linewidth=1, capsize=2)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("words per answer")
+        return _data_uri(figure)
+
+
+def plot_steering(steering: Mapping[str, SteeringResult], schema: AttributeSchema) -> str:
+    """Asked against judged, one panel per attribute, with the diagonal of perfect obedience."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * max(2, len(steering)), 2.9), layout="constrained")
+        panels = figure.subplots(1, len(steering), squeeze=False)[0]
+        for axes, (name, result) in zip(panels, steering.items(), strict=True):
+            _steering_panel(axes, result, schema[name])
+        panels[0].set_ylabel("judged, mean")
+        return _data_uri(figure)
+
+
+def _steering_panel(axes: Axes, result: SteeringResult, attribute: Attribute) -> None:
+    ends = (attribute.minimum, attribute.maximum)
+    axes.plot(ends, ends, color="#b8bcc2", linestyle="--", linewidth=1)
+    errors = [_errors(point.judged, point.interval) for point in result.curve]
+    axes.errorbar(
+        [point.asked for point in result.curve],
+        [point.judged for point in result.curve],
+        ([low[0] for low, _ in errors], [high[0] for _, high in errors]),
+        color=COLOURS["steerlm"],
+        marker="o",
+        markersize=4,
+        capsize=2,
+    )
+    margin = 0.05 * (ends[1] - ends[0])
+    axes.set(xlim=(ends[0] - margin, ends[1] + margin), ylim=(ends[0] - margin, ends[1] + margin))
+    axes.set(title=attribute.name, xlabel="asked", aspect="equal")
+
+
+def plot_losses(methods: Mapping[str, MethodResult], labels: Labels) -> str | None:
+    """Training loss against optimizer step, one panel per method: losses of different methods are not comparable."""
+    trained = {name: result.training for name, result in methods.items() if result.training and result.training.losses}
+    if not trained:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * max(2, len(trained)), 2.4), layout="constrained")
+        panels = figure.subplots(1, len(trained), squeeze=False)[0]
+        for axes, (name, facts) in zip(panels, trained.items(), strict=True):
+            steps, losses = zip(*facts.losses, strict=True)
+            axes.plot(steps, losses, color=colour_of(name, list(methods)), linewidth=1)
+            axes.set(title=labels[name], xlabel="optimizer step")
+        panels[0].set_ylabel("training loss")
+        return _data_uri(figure)
+
+
+def plot_text_ability(values: Mapping[str, tuple[float, Interval | None]]) -> str:
+    """Share of text instructions followed, in the order of training (label -> value and interval)."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 0.5 + 0.42 * len(values)))
+        axes = figure.subplots()
+        for label, (value, interval) in values.items():
+            axes.barh(label, value, 0.7, color="#7f9db9")
+            if interval:
+                low, high = _errors(value, interval)
+                axes.errorbar(value, label, xerr=(low, high), color=INK, linewidth=1, capsize=2)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("share of text instructions followed")
+        return _data_uri(figure)

@@ -1,0 +1,191 @@
+"""results.json: every number of an evaluation, with what made it. Plain numbers stand where a reader looks for them;
+their intervals and the values per seed stand beside them under the same name.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.evaluation.intervals import Interval
+
+METHODS = ("base", "sft", "rejection", "steerlm", "dpo")
+"""The methods of a complete run; others may stand beside them, and a run of a subset is a valid result."""
+
+VERSIONED = ("torch", "megatron-core", "nemo_toolkit", "transformers", "lightning", "numpy", "nemo_mm_align")
+
+
+class Section(BaseModel):
+    """Base of every part: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TrainingFacts(Section):
+    """What one method's training consisted of.
+
+    Args:
+        examples: number of training examples (pairs, for DPO).
+        epochs: passes over them (a fraction where training stops inside one).
+        optimizer_steps: number of weight updates.
+        seconds: duration of the training loop.
+        losses: (optimizer step, loss) pairs for the curve.
+        settings: learning rate, batch size and whatever else the recipe wants to show.
+    """
+
+    examples: int | None = None
+    epochs: float | None = None
+    optimizer_steps: int | None = None
+    seconds: float | None = None
+    losses: list[tuple[int, float]] = []
+    settings: dict[str, Any] = {}
+
+
+class MethodResult(Section):
+    """One method on the held-out prompts: means over prompts, then over seeds. None: nothing to measure it on.
+
+    Args:
+        correctness: share of image answers whose judged correctness is the highest.
+        hallucination: share of the questions about absent objects that are answered as if the object were there.
+        yes_no_accuracy: share of yes/no questions answered rightly.
+        text_score: share of text instructions followed.
+        length_words: mean length of image answers in words.
+        judged: mean of each judged attribute over image answers.
+        score: mean of the schema's total over image answers.
+        correctness_by_source: correctness per source of prompts.
+        intervals: 95 % intervals of these numbers, by name; attributes as ``judged.verbosity``.
+        per_seed: the same numbers for each seed, in the order of `Results.seeds`.
+        minus_base: paired differences to the base (per seed, or per prompt of a single run), by name.
+        minus_base_intervals: their intervals.
+        counts: how many answers of one seed each number rests on.
+        asked: the attribute values it was asked for, if the method was steered.
+        training: how it was trained, for the first seed (the base: its last stage).
+    """
+
+    correctness: float | None = None
+    hallucination: float | None = None
+    yes_no_accuracy: float | None = None
+    text_score: float | None = None
+    length_words: float | None = None
+    judged: dict[str, float] = {}
+    score: float | None = None
+    correctness_by_source: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
+    per_seed: dict[str, list[float]] = {}
+    minus_base: dict[str, float] = {}
+    minus_base_intervals: dict[str, Interval] = {}
+    counts: dict[str, int] = {}
+    asked: dict[str, float] | None = None
+    training: TrainingFacts | None = None
+
+
+class CurvePoint(Section):
+    """Mean judged value of the answers that were asked for one value."""
+
+    asked: float
+    judged: float
+    count: int
+    interval: Interval | None = None
+
+
+class SteeringResult(Section):
+    """Asked against judged for one attribute, the others being asked at their defaults.
+
+    Spearman's rank correlation over single answers, mean over seeds; 0 where all judged values agree (the request
+    changes nothing), None for a seed that was asked for fewer than two values.
+    """
+
+    spearman: float | None
+    spearman_per_seed: list[float | None]
+    interval: Interval | None = None
+    curve: list[CurvePoint]
+
+
+class TextAbility(Section):
+    """Share of text instructions followed around visual tuning (after each method: `MethodResult.text_score`)."""
+
+    before_visual_tuning: float | None = None
+    after_visual_tuning: float | None = None
+    intervals: dict[str, Interval] = {}
+    per_seed: dict[str, list[float]] = {}
+
+
+class Layout(Section):
+    """How a stage was spread over processes, as its ranks reported it."""
+
+    world_size: int
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    sequence_parallel: bool = False
+
+
+class Results(Section):
+    """Everything that is reported. `layouts` and `settings` are by stage; `created` is an ISO date and time."""
+
+    format: int = 1
+    created: str
+    seeds: list[int]
+    schema_name: str
+    methods: dict[str, MethodResult]
+    steering: dict[str, SteeringResult] = {}
+    text_ability: TextAbility = TextAbility()
+    layouts: dict[str, Layout] = {}
+    versions: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    notes: list[str] = []
+
+    @property
+    def missing_methods(self) -> list[str]:
+        """Methods of a complete run that this one left out."""
+        return [name for name in METHODS if name not in self.methods]
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a number; packages that are not installed are left out."""
+    versions = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file beside `path` and rename it into place, so that no reader sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_results(path: str | Path, results: Results) -> None:
+    """Write results.json in one go."""
+    write_text(path, results.model_dump_json(indent=2) + "\n")
+
+
+def read_results(path: str | Path) -> Results:
+    """Read results.json; raise `UserError` if it is missing or not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Run an evaluation first; it writes results.json.")
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "file"
+        raise UserError(f"{path}: not a result of this version ({where}: {fault['msg']}). Evaluate again.") from None

@@ -1,0 +1,50 @@
+"""Judged answers with known numbers, for the tests of the metrics and of the report."""
+
+import numpy as np
+
+from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.metrics import SeedAnswers
+
+
+def ratings(correctness=4, verbosity=2, **others) -> dict[str, float]:
+    return {
+        "helpfulness": 3,
+        "coherence": 4,
+        "complexity": 1,
+        **others,
+        "correctness": correctness,
+        "verbosity": verbosity,
+    }
+
+
+def image_answer(number: int, **settings) -> JudgedAnswer:
+    rated = {name: settings.pop(name) for name in ("correctness", "verbosity") if name in settings}
+    defaults = {"source": "easy_vqa", "num_words": 5, "answer": f"answer {number}"}
+    return JudgedAnswer(
+        prompt_id=f"image-{number:03d}", kind="image", ratings=ratings(**rated), **{**defaults, **settings}
+    )
+
+
+def text_answer(number: int, ok: bool) -> JudgedAnswer:
+    return JudgedAnswer(prompt_id=f"text-{number:03d}", kind="text", text_ok=ok, num_words=3)
+
+
+def method_answers(share_correct: float, seed: int, prompts: int = 40) -> list[JudgedAnswer]:
+    """Answers of which about `share_correct` are right, drawn with the seed: every fourth about something absent."""
+    generator = np.random.default_rng(seed)
+    answers = []
+    for number in range(prompts):
+        correct = bool(generator.random() < share_correct)
+        settings = {"correctness": 4 if correct else 0, "verbosity": number % 3, "num_words": 3 + number % 5}
+        if number % 2 == 0:
+            settings["yes_no_correct"] = correct
+        if number % 4 == 0:
+            settings |= {"absent": True, "claims_presence": not correct}
+        answers.append(image_answer(number, source=("easy_vqa", "charts")[number % 2], **settings))
+    return answers + [text_answer(number, bool(generator.random() < share_correct)) for number in range(prompts // 2)]
+
+
+def seed_answers(seed: int = 0, **shares: float) -> SeedAnswers:
+    """One run with a method per share."""
+    methods = {name: method_answers(share, seed * 10 + index) for index, (name, share) in enumerate(shares.items())}
+    return SeedAnswers(seed=seed, methods=methods)

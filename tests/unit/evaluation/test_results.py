@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.evaluation.metrics import method_results
+from nemo_mm_align.evaluation.results import (
+    METHODS,
+    Layout,
+    Results,
+    installed_versions,
+    read_results,
+    write_results,
+)
+from tests.unit.evaluation.judged import seed_answers
+
+
+@pytest.fixture
+def results(helpsteer):
+    return Results(
+        created="2026-01-01T00:00:00",
+        seeds=[0],
+        schema_name=helpsteer.name,
+        methods=method_results([seed_answers(base=0.5, dpo=0.8)], helpsteer),
+        layouts={"dpo": Layout(world_size=2, tensor=2)},
+        versions=installed_versions(),
+    )
+
+
+def test_what_is_written_is_read(tmp_path, results):
+    write_results(tmp_path / "out" / "results.json", results)
+    assert read_results(tmp_path / "out" / "results.json") == results
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+
+
+def test_plain_numbers_stand_where_they_are_looked_for(tmp_path, results):
+    write_results(tmp_path / "results.json", results)
+    dpo = json.loads((tmp_path / "results.json").read_text())["methods"]["dpo"]
+    assert 0.5 < dpo["correctness"] <= 1 and isinstance(dpo["judged"]["verbosity"], float)
+    for name in ("hallucination", "yes_no_accuracy", "text_score", "length_words", "score"):
+        assert isinstance(dpo[name], float), name
+
+
+def test_missing_methods_are_known(results):
+    assert results.missing_methods == ["sft", "rejection", "steerlm"]
+    assert set(METHODS) == {"base", "sft", "rejection", "steerlm", "dpo"}
+
+
+def test_versions_name_the_engine():
+    assert {"python", "torch", "megatron-core", "nemo_toolkit"} <= set(installed_versions())
+
+
+def test_unreadable_results_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"results\.json: no such file"):
+        read_results(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text('{"format": 1}')
+    with pytest.raises(UserError, match=r"not a result of this version \(created: Field required\)"):
+        read_results(tmp_path / "results.json")

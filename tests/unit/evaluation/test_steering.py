@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.evaluation.metrics import SeedAnswers
+from nemo_mm_align.evaluation.steering import steering_results
+from tests.unit.evaluation.judged import image_answer
+
+DEFAULTS = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 2}
+
+
+def steered(number, judged, **asked):
+    return image_answer(number, verbosity=judged, asked={**DEFAULTS, **asked})
+
+
+def sweep(seed, obedience, prompts=30):
+    """Answers to verbosity 0-4: judged as asked with probability `obedience`, at random otherwise."""
+    generator = np.random.default_rng(seed)
+    return [
+        steered(number, asked if generator.random() < obedience else int(generator.integers(5)), verbosity=asked)
+        for asked in range(5)
+        for number in range(prompts)
+    ]
+
+
+def results(*answers_per_seed, schema):
+    seeds = [SeedAnswers(seed=index, methods={}, steering=answers) for index, answers in enumerate(answers_per_seed)]
+    return steering_results(seeds, schema)
+
+
+def test_curve_and_correlation(helpsteer):
+    answers = sweep(0, 0.5)
+    result = results(answers, schema=helpsteer)["verbosity"]
+    asked = np.repeat(np.arange(5), 30)
+    judged = np.array([answer.ratings["verbosity"] for answer in answers])
+    assert result.spearman == pytest.approx(stats.spearmanr(asked, judged).statistic)
+    assert 0.3 < result.spearman < 0.7
+    assert [point.asked for point in result.curve] == [0, 1, 2, 3, 4]
+    assert [point.judged for point in result.curve] == pytest.approx(judged.reshape(5, 30).mean(axis=1))
+    assert {point.count for point in result.curve} == {30}
+    assert {point.interval.over for point in result.curve} == {"prompts"}
+
+
+def test_perfect_reversed_and_deaf(helpsteer):
+    def spearman(judged_of):
+        answers = [steered(number, judged_of(number), verbosity=number) for number in range(5)]
+        return results(answers, schema=helpsteer)["verbosity"].spearman
+
+    assert spearman(lambda asked: asked) == pytest.approx(1)
+    assert spearman(lambda asked: 4 - asked) == pytest.approx(-1)
+    assert spearman(lambda asked: 2) == 0
+
+
+def test_several_seeds(helpsteer):
+    result = results(sweep(0, 0.2), sweep(1, 0.5), sweep(2, 0.8), schema=helpsteer)["verbosity"]
+    assert result.spearman == pytest.approx(np.mean(result.spearman_per_seed))
+    assert sorted(result.spearman_per_seed) == result.spearman_per_seed
+    assert result.interval.over == "seeds" and result.interval.low < result.spearman < result.interval.high
+    assert result.curve[0].count == 90 and result.curve[0].interval.over == "seeds"
+
+
+def test_only_swept_attributes_appear_and_defaults_count_for_all(helpsteer):
+    answers = [steered(0, 2), steered(0, 0, verbosity=0), steered(0, 2, complexity=4)]
+    found = results(answers, schema=helpsteer)
+    assert list(found) == ["complexity", "verbosity"]
+    assert [(point.asked, point.count) for point in found["verbosity"].curve] == [(0, 1), (2, 1)]
+    assert [(point.asked, point.count) for point in found["complexity"].curve] == [(2, 1), (4, 1)]
+
+
+def test_unclear_requests_are_refused(helpsteer):
+    with pytest.raises(UserError, match="departs from the defaults in complexity, verbosity"):
+        results([steered(0, 2, verbosity=0, complexity=0)], schema=helpsteer)
+    with pytest.raises(UserError, match="does not say what was asked"):
+        results([image_answer(0)], schema=helpsteer)
+    assert results([], schema=helpsteer) == {}
