@@ -25,6 +25,13 @@ class LanguageModel(GPTModel):
     def __init__(self, *args: Any, real_vocab_size: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
+        self._last_position_only = False
+
+    def forward(self, *args: Any, last_position_only: bool = False, **kwargs: Any) -> Tensor:
+        """As megatron-core's; with `last_position_only`, logits of the last position alone, [B, 1, V]."""
+        self._last_position_only = last_position_only
+        output: Tensor = super().forward(*args, **kwargs)
+        return output
 
     def _postprocess(self, hidden_states: Tensor, labels: Tensor | None = None, **unused: Any) -> Tensor:
         """Return hidden states [S, B, H] on inner stages, else logits [B, S, V] or per-token losses [B, S] in nats."""
@@ -32,6 +39,8 @@ class LanguageModel(GPTModel):
             return hidden_states
         hidden_SBH = self._whole_sequence(hidden_states)
         if labels is None:
+            if self._last_position_only:
+                hidden_SBH = hidden_SBH[-1:]
             logits: Tensor = self._logits(hidden_SBH).transpose(0, 1).contiguous()
             return logits
         labels_SB = labels.transpose(0, 1)

@@ -15,6 +15,12 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.vision.clip_vit_model import CLIPViTModel
 from megatron.core.models.vision.multimodal_projector import MultimodalProjector
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
@@ -35,6 +41,7 @@ class Llava(MegatronModule):
         engine: precision, kernels, recomputation.
         lora: adapters on the language model, or ``None``.
         pre_process, post_process: whether this is the first and the last stage.
+        initialize: draw random weights; false where they are loaded next.
     """
 
     def __init__(
@@ -45,8 +52,9 @@ class Llava(MegatronModule):
         lora: LoRAConfig | None,
         pre_process: bool,
         post_process: bool,
+        initialize: bool = True,
     ) -> None:
-        language = language_config(config, parallel, engine)
+        language = language_config(config, parallel, engine, initialize)
         super().__init__(config=language)
         self.model_config, self.parallel, self.engine, self.lora = config, parallel, engine, lora
         self.pre_process, self.post_process = pre_process, post_process
@@ -54,9 +62,9 @@ class Llava(MegatronModule):
         kernel = layer_specs.kernels(engine.transformer_impl)
         self.transformer_impl = kernel.name
         if pre_process:
-            self.vision_tower = _vision_tower(config, parallel, engine, kernel)
+            self.vision_tower = _vision_tower(config, parallel, engine, kernel, initialize)
             self.projector = MultimodalProjector(
-                config=projector_config(config, parallel, engine),
+                config=projector_config(config, parallel, engine, initialize),
                 submodules=layer_specs.projector(kernel),
                 projector_type="mlp",
                 input_size=config.vision.hidden_size,
@@ -77,6 +85,7 @@ class Llava(MegatronModule):
             rotary_base=config.language.rotary_base,
             scatter_embedding_sequence_parallel=False,
         )
+        _mark_split_weights(self)
 
     @property
     def share_embeddings_and_output_weights(self) -> bool:
@@ -103,6 +112,7 @@ class Llava(MegatronModule):
         images_NCHW: Tensor | None = None,
         labels_BS: Tensor | None = None,
         image_index_K: Tensor | None = None,
+        last_position_only: bool = False,
     ) -> Tensor:
         """Run this stage.
 
@@ -112,8 +122,9 @@ class Llava(MegatronModule):
             attention_mask: boolean [B, 1, S, S] or [B, 1, S, keys], True = may attend; ``None`` = plain causal.
             images_NCHW: normalised pixels; only the first stage reads them.
             labels_BS: next token at every position, -100 without loss; only the last stage reads them.
-            image_index_K: for each image occurrence, row by row, its place in `images_NCHW`; ``None`` = in order. An image
-                that occurs in several rows is encoded once.
+            image_index_K: for each image occurrence, row by row, its place in `images_NCHW`; ``None`` = in order. An
+                image that occurs in several rows is encoded once.
+            last_position_only: logits of the last position alone, [B, 1, V]: all that decoding needs.
 
         Returns:
             Hidden states [S, B, H] on inner stages; on the last one per-token losses [B, S] (nats, 0 without label), or
@@ -129,6 +140,7 @@ class Llava(MegatronModule):
             attention_mask=attention_mask,
             decoder_input=hidden_SBH,
             labels=labels_BS,
+            last_position_only=last_position_only,
         )
         return output
 
@@ -195,11 +207,11 @@ class _ClipTower(CLIPViTModel):
 
 
 def _vision_tower(
-    config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, kernel: layer_specs.Kernels
+    config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, kernel: layer_specs.Kernels, initialize: bool
 ) -> CLIPViTModel:
     vision = config.vision
     return _ClipTower(
-        vision_config(config, parallel, engine),
+        vision_config(config, parallel, engine, initialize),
         layer_specs.block(layer_specs.vision_layer(kernel), vision.computed_layers, kernel),
         ln_pre_impl=kernel.norm,
         ln_post_impl=kernel.norm,
@@ -207,6 +219,18 @@ def _vision_tower(
         img_h=vision.image_size,
         img_w=vision.image_size,
     )
+
+
+def _mark_split_weights(model: nn.Module) -> None:
+    """Mark weights that are spread over TP: the gradient norm asks, megatron-core says so only while drawing them."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or hasattr(weight, "tensor_model_parallel"):
+            continue
+        if isinstance(module, ColumnParallelLinear | VocabParallelEmbedding):
+            set_tensor_model_parallel_attributes(weight, True, 0, 1)
+        elif isinstance(module, RowParallelLinear):
+            set_tensor_model_parallel_attributes(weight, True, 1, 1)
 
 
 def set_trainable(model: Llava, language: bool, projector: bool, vision: bool, adapters: bool) -> None:
@@ -227,10 +251,12 @@ def build_llava(
     parallel: ParallelConfig | None = None,
     engine: EngineConfig | None = None,
     lora: LoRAConfig | None = None,
+    initialize: bool = True,
 ) -> Llava:
     """Check the configuration, build this rank's stage and move it to its device.
 
     With `lora`, adapters and projector are trainable, the rest is frozen; without, language model and projector are.
+    `initialize=False` leaves all but adapters and norms undefined, for weights that are loaded next.
 
     Raises:
         UserError: sizes and layout do not fit, or the asked kernels or precision are not available here.
@@ -244,6 +270,7 @@ def build_llava(
         lora,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
+        initialize=initialize,
     )
     model.to(device=torch.cuda.current_device(), dtype=model.config.params_dtype)
     if lora is not None:

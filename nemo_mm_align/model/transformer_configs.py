@@ -38,13 +38,14 @@ def check_precision(engine: EngineConfig) -> None:
         )
 
 
-def _shared(engine: EngineConfig) -> dict[str, Any]:
+def _shared(engine: EngineConfig, initialize: bool) -> dict[str, Any]:
     check_precision(engine)
     dtype = torch.float32 if engine.precision == "fp32" else torch.bfloat16
     return {
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype == torch.bfloat16,
+        "perform_initialization": initialize,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "bias_dropout_fusion": False,
@@ -56,10 +57,12 @@ def _shared(engine: EngineConfig) -> dict[str, Any]:
     }
 
 
-def language_config(config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig) -> TransformerConfig:
+def language_config(
+    config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, initialize: bool = True
+) -> TransformerConfig:
     """The decoder: Llama-type layers, split over tensor- and pipeline-parallel ranks."""
     language = config.language
-    options = _shared(engine)
+    options = _shared(engine, initialize)
     if engine.precision.startswith("fp8"):
         options |= {"fp8": "hybrid", "fp8_recipe": engine.precision.removeprefix("fp8_")}
     if engine.recompute == "full":
@@ -90,7 +93,9 @@ def language_config(config: LlavaConfig, parallel: ParallelConfig, engine: Engin
     )
 
 
-def vision_config(config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig) -> TransformerConfig:
+def vision_config(
+    config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, initialize: bool = True
+) -> TransformerConfig:
     """The tower: CLIP layers up to the feature layer, whole on the first stage, never FP8 or sequence parallel."""
     vision = config.vision
     return TransformerConfig(
@@ -104,11 +109,13 @@ def vision_config(config: LlavaConfig, parallel: ParallelConfig, engine: EngineC
         add_qkv_bias=True,
         activation_func=quick_gelu,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-        **_shared(engine),
+        **_shared(engine, initialize),
     )
 
 
-def projector_config(config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig) -> TransformerConfig:
+def projector_config(
+    config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, initialize: bool = True
+) -> TransformerConfig:
     """The projector: two linear layers with GELU between."""
     language = config.language
     return TransformerConfig(
@@ -119,5 +126,5 @@ def projector_config(config: LlavaConfig, parallel: ParallelConfig, engine: Engi
         add_bias_linear=True,
         activation_func=F.gelu,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-        **_shared(engine),
+        **_shared(engine, initialize),
     )

@@ -1,0 +1,105 @@
+"""LLaVA weights from and to Hugging Face folders, in any layout, one tensor at a time.
+
+Import maps the files and copies each rank's part of each tensor into its parameters: no second copy of the weights is
+ever in memory. Export is in `huggingface_export`.
+"""
+
+from __future__ import annotations
+
+import logging
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.model.huggingface_config import llava_config_from_hf
+from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
+from nemo_mm_align.model.huggingface_reader import WeightFiles
+from nemo_mm_align.model.llava import Llava
+
+__all__ = ["copy_into", "llava_config_from_hf", "load_huggingface", "tensor_parallel_place"]
+
+# What shapes a tensor or changes what is computed from it; a longer or shorter context does neither.
+_DECISIVE = (
+    *(f"language.{name}" for name in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "groups")),
+    *(
+        f"language.{name}"
+        for name in ("kv_channels", "vocab_size", "rotary_base", "rms_norm_eps", "tie_word_embeddings")
+    ),
+    "vision",
+    "image_token_id",
+)
+
+_log = logging.getLogger(__name__)
+
+
+def load_huggingface(model: Llava, folder: str | Path) -> None:
+    """Fill this rank's stage from a Hugging Face LLaVA folder; adapters keep their values.
+
+    Build the model with ``build_llava(..., initialize=False)`` to spare the time of drawing weights that are replaced.
+
+    Args:
+        model: built from ``llava_config_from_hf(folder)``, in any layout and dtype.
+        folder: config.json and safetensors, in the key style of transformers 4 or 5.
+
+    Raises:
+        UserError: another model's config.json; a missing or truncated file; a missing tensor or one of another shape.
+            All of it is found before the first tensor is copied.
+    """
+    _check_same_model(model.model_config, llava_config_from_hf(folder), Path(folder))
+    files = WeightFiles.of_folder(folder)
+    pieces = weight_pieces(model.model_config, model.parallel)
+    files.check(pieces)
+    if model.model_config.language.tie_word_embeddings and OUTPUT in files:
+        _check_tied(files)
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    copy_into(model, [piece for piece in pieces if piece.stage == stage], files)
+    _log.info("loaded %s", folder)
+
+
+def copy_into(model: Llava, pieces: list[Piece], files: WeightFiles) -> None:
+    """Copy this rank's part of each tensor into the model, cast to the parameter's dtype; padding becomes zero."""
+    parameters = dict(model.named_parameters())
+    rank, size = tensor_parallel_place()
+    with torch.no_grad():
+        for piece in pieces:
+            target = piece.of(parameters[piece.parameter], rank, size)
+            target.copy_(_read(files, piece, rank, size).reshape(target.shape))
+            if piece.name in (EMBEDDING, OUTPUT):
+                parameters[piece.parameter][target.shape[0] :].zero_()
+
+
+def tensor_parallel_place() -> tuple[int, int]:
+    """This rank's place in its tensor-parallel group, and the group's size."""
+    return (
+        int(parallel_state.get_tensor_model_parallel_rank()),
+        int(parallel_state.get_tensor_model_parallel_world_size()),
+    )
+
+
+def _read(files: WeightFiles, piece: Piece, rank: int, size: int) -> Tensor:
+    if piece.split is None or size == 1:
+        return files.read(piece.name)
+    return files.read_part(piece.name, piece.split, *piece.bounds(rank, size))
+
+
+def _check_same_model(model: LlavaConfig, folder: LlavaConfig, path: Path) -> None:
+    for field in _DECISIVE:
+        ours, theirs = attrgetter(field)(model), attrgetter(field)(folder)
+        if ours != theirs:
+            raise UserError(
+                f"{path / 'config.json'}: model.{field} is {theirs} there, the model was built with {ours}. Take the "
+                "model's configuration from the folder, or give the folder of this model."
+            )
+
+
+def _check_tied(files: WeightFiles) -> None:
+    if not torch.equal(files.read(OUTPUT), files.read(EMBEDDING)):
+        raise UserError(
+            f"{files.path(OUTPUT)}: config.json says tie_word_embeddings=true, but {files.key(OUTPUT)} differs from "
+            f"{files.key(EMBEDDING)}. Correct text_config.tie_word_embeddings in config.json."
+        )

@@ -1,0 +1,135 @@
+"""Reading safetensors shards tensor by tensor, straight from the mapped files, after checks that spare a long wait."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.huggingface_config import read_json
+from nemo_mm_align.model.huggingface_names import Piece, canonical_name
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_REMEDY = "Copy or download the folder again."
+
+
+class WeightFiles:
+    """The tensors of a Hugging Face folder, addressed by transformers' present module names.
+
+    All headers are read at once, so that missing, truncated or foreign files show before any tensor is copied.
+
+    Args:
+        paths: safetensors files.
+        expected: for each key of the folder's index the file that must hold it.
+
+    Raises:
+        UserError: a file is missing, truncated or not safetensors; the message names it.
+    """
+
+    def __init__(self, paths: Iterable[Path], expected: dict[str, str] | None = None) -> None:
+        self._files: dict[str, tuple[Any, str, Path]] = {}
+        for path in paths:
+            handle = _open(path)
+            for key in handle.keys():  # noqa: SIM118 - not a dict
+                self._files[canonical_name(key)] = (handle, key, path)
+        for key, file in (expected or {}).items():
+            found = self._files.get(canonical_name(key))
+            if found is None or found[2].name != file:
+                raise UserError(f"{file}: holds no tensor {key}, which {INDEX} places there. {_REMEDY}")
+
+    @classmethod
+    def of_folder(cls, folder: str | Path) -> WeightFiles:
+        """Open ``model.safetensors`` or the shards that ``model.safetensors.index.json`` names."""
+        folder = Path(folder)
+        if (folder / INDEX).exists():
+            expected = read_json(folder / INDEX, "its index").get("weight_map")
+            if not isinstance(expected, dict) or not expected:
+                raise UserError(f"{folder / INDEX}: has no weight_map. {_REMEDY}")
+            return cls([folder / name for name in sorted(set(expected.values()))], expected)
+        if not (folder / SINGLE).exists() and any(folder.glob("pytorch_model*.bin")):
+            raise UserError(
+                f"{folder}: only pytorch_model*.bin, which can run code when opened; save the model with "
+                "safe_serialization=True."
+            )
+        return cls([folder / SINGLE])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def key(self, name: str) -> str:
+        """The tensor's key in its file."""
+        return self._files[name][1]
+
+    def path(self, name: str) -> Path:
+        """The file that holds the tensor."""
+        return self._files[name][2]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        handle, key, _ = self._files[name]
+        return tuple(handle.get_slice(key).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Number format in safetensors' words, for example ``BF16``."""
+        handle, key, _ = self._files[name]
+        return str(handle.get_slice(key).get_dtype())
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor, mapped from the file."""
+        handle, key, path = self._files[name]
+        try:
+            tensor: Tensor = handle.get_tensor(key)
+        except SafetensorError as error:
+            raise UserError(f"{path}: tensor {key} cannot be read ({error}). {_REMEDY}") from None
+        return tensor
+
+    def read_part(self, name: str, split: int, start: int, stop: int) -> Tensor:
+        """Indices `start` to `stop` - 1 along dimension `split`; only they are read."""
+        handle, key, path = self._files[name]
+        try:
+            part: Tensor = handle.get_slice(key)[(slice(None),) * split + (slice(start, stop),)]
+        except SafetensorError as error:
+            raise UserError(f"{path}: tensor {key} cannot be read ({error}). {_REMEDY}") from None
+        return part
+
+    def check(self, pieces: Iterable[Piece]) -> None:
+        """Raise `UserError` naming file and tensor where one is missing or has another shape."""
+        for piece in pieces:
+            if piece.name not in self:
+                files = sorted({path.name for _, _, path in self._files.values()})
+                raise UserError(
+                    f"tensor {piece.name} is in none of {', '.join(files[:4])}{' ...' if len(files) > 4 else ''}; "
+                    f"config.json asks for it. Is the folder complete, and config.json the one of these weights?"
+                )
+            if self.shape(piece.name) != piece.shape:
+                raise UserError(
+                    f"{self.path(piece.name)}: tensor {self.key(piece.name)} has shape {list(self.shape(piece.name))}, "
+                    f"config.json asks for {list(piece.shape)}. Use the config.json that belongs to these weights."
+                )
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, so the folder is incomplete. {_REMEDY}") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: {_fault(path, error)} {_REMEDY}") from None
+
+
+def _fault(path: Path, error: Exception) -> str:
+    size = path.stat().st_size if path.is_file() else 0
+    if size >= 8:
+        with path.open("rb") as file:
+            (header,) = struct.unpack("<Q", file.read(8))
+        if size < 8 + header or "incomplete" in str(error).lower() or "covered" in str(error).lower():
+            return f"truncated or not a safetensors file ({size:,} bytes; {error})."
+    return f"not a safetensors file ({error})."
