@@ -1,0 +1,177 @@
+"""A record of any format on its way to an example: the checks that all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.attributes import STEERING_LINE, AttributeSchema
+from nemo_mm_align.datasets.faults import Problem
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, TrainingExample, Turn
+
+Example = TrainingExample | PreferenceExample
+
+ATTRIBUTE_HEAD = STEERING_LINE.split("{attributes}")[0].rstrip("\n")
+"""The sentence that begins an attribute turn."""
+
+
+@dataclass
+class Draft:
+    """What a format's parser found. Roles are ``system``, ``user`` and ``assistant`` already.
+
+    Args:
+        id: of the record.
+        images: paths as written; a `Path` is one that needs no resolving.
+        turns: [role, content] pairs; of a preference, up to the question.
+        answers: chosen and rejected of a preference; None for a conversation to imitate.
+        attributes: of the last answer.
+        extras: other fields of the example (scores, reference log-probs, metadata).
+        problems: found so far.
+    """
+
+    id: str
+    images: list[str | Path]
+    turns: list[list[str]]
+    answers: tuple[str, str] | None = None
+    attributes: dict[str, Any] | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def fault(self, kind: str, problem: str, remedy: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(kind, problem, remedy))
+
+    def last_user_turn(self) -> list[str] | None:
+        """Return the turn that an attribute line belongs to."""
+        return next((turn for turn in reversed(self.turns) if turn[0] == "user"), None)
+
+
+def check(draft: Draft, schema: AttributeSchema | None, ignore_labels: Sequence[str] = ()) -> None:
+    """Add all problems that are visible in the text; an attribute line in the last user turn becomes `attributes`."""
+    _check_order(draft)
+    _check_text(draft)
+    _check_placeholders(draft)
+    _check_attribute_lines(draft)
+    _take_attribute_line(draft, schema, ignore_labels)
+    _check_attributes(draft, schema)
+
+
+def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
+    """Resolve the image paths and build the example; None where the draft has problems.
+
+    Args:
+        draft: checked already.
+        resolve: from a path as written to where the image lies; raises `UserError`.
+    """
+    images = []
+    for image in draft.images:
+        try:
+            images.append(str(image if isinstance(image, Path) else resolve(image)))
+        except UserError as error:
+            draft.fault("image_path", str(error), "correct the path or set image_root.")
+    if draft.problems:
+        return None
+    turns = tuple(Turn.model_validate({"role": role, "content": content}) for role, content in draft.turns)
+    common = {"id": draft.id, "images": tuple(images), "turns": turns, "attributes": draft.attributes, **draft.extras}
+    if draft.answers is None:
+        return TrainingExample(**common)
+    chosen, rejected = draft.answers
+    return PreferenceExample(chosen=chosen, rejected=rejected, **common)
+
+
+def _check_order(draft: Draft) -> None:
+    roles = [role for role, _ in draft.turns]
+    body = roles[1:] if roles[:1] == ["system"] else roles
+    last = "user" if draft.answers is not None else "assistant"
+    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(body))]
+    if body != expected or not body or body[-1] != last:
+        problem = f"the turns are {', '.join(roles) or 'none'}."
+        draft.fault("turn_order", problem, f"user and assistant in turns, ending with {last}.")
+
+
+def _check_text(draft: Draft) -> None:
+    answers = [content for role, content in draft.turns if role == "assistant"] + list(draft.answers or ())
+    if any(not text.strip() for text in answers):
+        draft.fault("empty_answer", "an answer is empty.", "fill it in or remove the record.")
+    if any(not content.strip() for role, content in draft.turns if role == "user"):
+        draft.fault("empty_question", "a user turn is empty.", "fill it in or remove the record.")
+    if draft.answers and draft.answers[0].strip() == draft.answers[1].strip():
+        draft.fault("same_answers", "chosen and rejected are the same text.", "remove the pair.")
+
+
+def _check_placeholders(draft: Draft) -> None:
+    count = sum(content.count(IMAGE_PLACEHOLDER) for role, content in draft.turns if role == "user")
+    if count != len(draft.images):
+        problem = f"{count} {IMAGE_PLACEHOLDER} placeholders for {len(draft.images)} images."
+        draft.fault("image_count", problem, f"write {IMAGE_PLACEHOLDER} once per image.")
+    other = [content for role, content in draft.turns if role != "user"] + list(draft.answers or ())
+    if any(IMAGE_PLACEHOLDER in text for text in other):
+        problem = f"{IMAGE_PLACEHOLDER} stands outside a user turn."
+        draft.fault("image_outside_question", problem, "move it into the question or remove it.")
+
+
+def _check_attribute_lines(draft: Draft) -> None:
+    last = draft.last_user_turn()
+    for number, turn in enumerate(draft.turns, start=1):
+        lines = turn[1].count(ATTRIBUTE_HEAD)
+        if lines > 1:
+            problem = f"turn {number} carries the attribute line {lines} times."
+            draft.fault("attribute_line_repeated", problem, "keep the one that describes the answer.")
+        if lines and turn is last and draft.attributes is not None:
+            problem = f"turn {number} carries an attribute line, and the record has attributes as well."
+            draft.fault("attributes_twice", problem, "remove the line from the text.")
+
+
+def _take_attribute_line(draft: Draft, schema: AttributeSchema | None, ignore_labels: Sequence[str]) -> None:
+    """Turn a single attribute line in the last user turn into `attributes`, so that its values are checked."""
+    turn = draft.last_user_turn()
+    if schema is None or turn is None or draft.attributes is not None or turn[1].count(ATTRIBUTE_HEAD) != 1:
+        return
+    question, _, labels = turn[1].partition(ATTRIBUTE_HEAD)
+    draft.attributes = parse_labels(draft, labels.strip(), schema, ignore_labels)
+    turn[1] = question.removesuffix("\n")
+
+
+def parse_labels(
+    draft: Draft, text: str, schema: AttributeSchema, ignore_labels: Sequence[str] = ()
+) -> dict[str, float] | None:
+    """Parse ``helpfulness:4,Verbosity:2`` into values by attribute name, noting what the schema does not know.
+
+    Labels in `ignore_labels` are left out. Returns None where nothing could be parsed.
+    """
+    names = {name.lower(): name for name in schema.names}
+    values: dict[str, float] = {}
+    unknown = []
+    for label, number in _split_labels(draft, text):
+        name = names.get(label.lower())
+        if name is not None:
+            if name in values:
+                draft.fault("label_twice", f"label {label} is given twice.", "keep one.")
+            values[name] = number
+        elif label.lower() not in {ignored.lower() for ignored in ignore_labels}:
+            unknown.append(label)
+    if unknown:
+        problem = f"labels {', '.join(unknown)} are not in the attribute schema {schema.name!r}."
+        draft.fault("unknown_label", problem, f"use a schema that has them, or ignore_labels=[{','.join(unknown)}].")
+    return values or None
+
+
+def _split_labels(draft: Draft, text: str) -> Iterator[tuple[str, float]]:
+    for item in text.split(","):
+        label, _, value = item.strip().rpartition(":")
+        try:
+            yield label.strip(), float(value)
+        except ValueError:
+            draft.fault("label_syntax", f"{item.strip()!r} is not a label.", "write name:value,name:value,...")
+
+
+def _check_attributes(draft: Draft, schema: AttributeSchema | None) -> None:
+    if draft.attributes is None or schema is None:
+        return
+    try:
+        draft.attributes = schema.check(draft.attributes)
+    except UserError as error:
+        draft.fault("attribute_value", str(error), f"give every attribute of schema {schema.name!r} an allowed value.")

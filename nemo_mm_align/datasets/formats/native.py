@@ -1,0 +1,67 @@
+"""This project's own records (`records.py`) and conversations in the shape of Hugging Face's chat messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_mm_align.datasets.draft import Draft
+from nemo_mm_align.datasets.faults import MalformedRecord, Problem
+from nemo_mm_align.datasets.formats.common import (
+    Context,
+    extra_fields,
+    image_list,
+    malformed,
+    number_field,
+    text_field,
+    turn_list,
+)
+from nemo_mm_align.records import PreferenceExample, TrainingExample
+
+NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
+MESSAGE_KEYS = ("id", "image", "images", "messages", "prompt", "chosen", "rejected")
+
+
+def parse_record(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
+    """A `TrainingExample` or, where there is a ``chosen``, a `PreferenceExample`; unknown keys are faults."""
+    is_pair = "chosen" in record or "rejected" in record
+    known = PreferenceExample.model_fields if is_pair else TrainingExample.model_fields
+    turns = turn_list(record, "turns", "role", "content")
+    draft = Draft(record_id, image_list(record), turns, extras={"metadata": _mapping(record, "metadata") or {}})
+    if is_pair:
+        draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
+        draft.extras |= {key: number_field(record, key) for key in NUMBERS}
+    draft.attributes = _mapping(record, "attributes")
+    for key in set(record) - set(known):
+        draft.fault("unknown_key", f"unknown key {key!r}.", "extras belong in metadata.")
+    return draft
+
+
+def _mapping(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    value = record.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise malformed(key, value, "an object")
+    return None if value is None else dict(value)
+
+
+def parse_messages(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
+    """``{messages}`` or ``{prompt, chosen, rejected}`` of ``{role, content}`` messages, with ``image`` or ``images``.
+
+    Content is a string or a list of image and text parts. Without a prompt, chosen and rejected are whole conversations
+    that differ in the last message.
+    """
+    images, extras = image_list(record), {"metadata": extra_fields(record, MESSAGE_KEYS)}
+    if "messages" in record:
+        return Draft(record_id, images, turn_list(record, "messages", "role", "content"), extras=extras)
+    chosen, rejected = (_messages(record, key, "assistant") for key in ("chosen", "rejected"))
+    prompt = _messages(record, "prompt", "user") if record.get("prompt") else chosen[:-1]
+    for key, messages in (("chosen", chosen), ("rejected", rejected)):
+        if messages[:-1] not in ([], prompt) or messages[-1][0] != "assistant":
+            problem = f"{key} is not the prompt with one answer."
+            raise MalformedRecord(Problem("field", problem, "chosen and rejected must answer the same prompt."))
+    return Draft(record_id, images, prompt, (chosen[-1][1].strip(), rejected[-1][1].strip()), extras=extras)
+
+
+def _messages(record: Mapping[str, Any], key: str, role: str) -> list[list[str]]:
+    value = record.get(key)
+    return [[role, value]] if isinstance(value, str) else turn_list(record, key, "role", "content")

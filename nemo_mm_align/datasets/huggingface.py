@@ -1,0 +1,115 @@
+"""Rows of a Hugging Face dataset, by name or folder; images stored inside it become files of a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nemo_mm_align.errors import UserError
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?|[\w-]+")
+DATA_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+
+
+def default_cache() -> Path:
+    """Return the folder that images go to where none is set."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "nemo_mm_align" / "images"
+
+
+def read_rows(source: str, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a dataset's rows without their empty fields.
+
+    Args:
+        source: a folder written by ``save_to_disk``, a folder of data files, a data file, or a hub name (``owner/name``
+            or ``owner/name:configuration``).
+        split: which split of it.
+        cache: folder for embedded images; their fields become `Path`s of files there, named by content, bytes kept.
+
+    Raises:
+        UserError: no such dataset or split.
+    """
+    dataset = _with_undecoded_images(_load(source, split))
+    for row in dataset:
+        yield {key: _materialise(value, cache or default_cache()) for key, value in row.items() if value is not None}
+
+
+def _load(source: str, split: str) -> Any:
+    import datasets
+
+    path = Path(source)
+    try:
+        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _choose_split(datasets.load_from_disk(str(path)), source, split)
+        if path.suffix in DATA_SUFFIXES and path.is_file():
+            return datasets.load_dataset(DATA_SUFFIXES[path.suffix], data_files=str(path), split="train")
+        if path.is_dir():
+            return datasets.load_dataset(str(path), split=split)
+        return _load_from_hub(source, split)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source}: cannot be opened as a dataset ({reason}). Check the name and the split.") from error
+
+
+def _load_from_hub(source: str, split: str) -> Any:
+    import datasets
+
+    if not HUB_NAME.fullmatch(source):
+        raise UserError(f"{source}: no such file or folder, and not a dataset's name (owner/name).")
+    name, _, configuration = source.partition(":")
+    return datasets.load_dataset(name, configuration or None, split=split)
+
+
+def _choose_split(dataset: Any, source: str, split: str) -> Any:
+    if not isinstance(dataset, dict):
+        return dataset
+    if split not in dataset:
+        raise UserError(f"{source}: no split {split!r}; there are {', '.join(dataset)}.")
+    return dataset[split]
+
+
+def _with_undecoded_images(dataset: Any) -> Any:
+    """Ask for images as stored bytes, so that they are neither decoded nor encoded again."""
+    import datasets
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            dataset = dataset.cast_column(name, datasets.List(datasets.Image(decode=False)))
+    return dataset
+
+
+def _materialise(value: Any, cache: Path) -> Any:
+    """Replace stored images by paths and drop empty fields of structs (Arrow fills absent keys with None)."""
+    if isinstance(value, dict):
+        if set(value) == {"bytes", "path"}:
+            return Path(value["path"]) if value["bytes"] is None else _write_image(value["bytes"], cache)
+        return {key: _materialise(item, cache) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_materialise(item, cache) for item in value]
+    return value
+
+
+def _write_image(data: bytes, cache: Path) -> Path:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            suffix = (image.format or "image").lower()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        suffix = "broken"  # reported with its path where the image is opened
+    path = cache / f"{hashlib.sha256(data).hexdigest()[:32]}.{suffix}"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    return path

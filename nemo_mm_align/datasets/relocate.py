@@ -1,0 +1,31 @@
+"""Image paths of records that move to a file in another folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from nemo_mm_align.records import PreferenceExample, Prompt, TrainingExample, resolve_image
+
+WithImages = TypeVar("WithImages", Prompt, TrainingExample, PreferenceExample)
+
+
+def relocate_images(records: Iterable[WithImages], source: str | Path, target: str | Path) -> Iterator[WithImages]:
+    """Yield the records of file `source` with image paths that hold in file `target`.
+
+    Paths are relative where the image lies below the folder of `target`, and absolute elsewhere, since a relative path
+    may not leave its file's folder.
+    """
+    folder = Path(os.path.abspath(target)).parent
+    for record in records:
+        images = tuple(_relocate(path, source, folder) for path in record.images)
+        yield record if images == record.images else record.model_copy(update={"images": images})
+
+
+def _relocate(path: str, source: str | Path, folder: Path) -> str:
+    if os.path.isabs(path):
+        return path
+    place = resolve_image(path, os.path.abspath(source))
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)

@@ -1,0 +1,21 @@
+"""Build a training set from annotations.
+
+build.py method=preference annotations=annotations.jsonl out=preference.jsonl
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from nemo_mm_align.cli import user_errors
+from nemo_mm_align.datasets.builders import build_from_config
+
+
+@hydra.main(version_base=None, config_path="../conf", config_name="build")
+@user_errors
+def main(config: DictConfig) -> None:
+    """Read `annotations`, apply the rule of `method`, write `out` and ``<out>.summary.json``."""
+    build_from_config(config)
+
+
+if __name__ == "__main__":
+    main()
