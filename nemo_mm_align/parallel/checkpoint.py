@@ -1,0 +1,318 @@
+"""Checkpoints: weights, optimizer and metadata in one folder that opens at any tensor- and pipeline-parallel size.
+
+    step_00000120/
+      metadata.json   model sizes, adapters, template, attribute schema, recipe, base model and its fingerprint
+      tokenizer/      Hugging Face tokenizer and image-processor files
+      state/          megatron-core's torch_dist format: model, optimizer, trainer state
+
+A folder appears under its name only when it is complete. LoRA checkpoints hold the trained tensors alone and name the base
+they belong to. `state/` goes through pickle in places: open only checkpoints of your own; foreign weights enter as
+safetensors through `model.huggingface`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.optimizer import MegatronOptimizer
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.parallel import runtime
+
+logger = logging.getLogger(__name__)
+
+METADATA_FILE, STATE_FOLDER, TOKENIZER_FOLDER = "metadata.json", "state", "tokenizer"
+_STEP_FOLDER = re.compile(r"^step_(\d{8})$")
+_PARTIAL = ".partial"
+_HEADROOM = 1.1
+
+
+class CheckpointMetadata(BaseModel):
+    """What a checkpoint says of itself: enough to rebuild model, prompts and steering without the training config."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = 1
+    step: int
+    model: dict[str, Any]
+    lora: dict[str, Any] | None
+    template: dict[str, Any]
+    attribute_schema: dict[str, Any] | None
+    image_processor: dict[str, Any]
+    recipe: dict[str, Any]
+    base_path: str
+    base_fingerprint: str
+    precision: str
+    layout: dict[str, int] = {}
+    versions: dict[str, str] = {}
+
+
+def is_checkpoint(folder: str | Path) -> bool:
+    """Whether `folder` is a complete checkpoint of this system."""
+    return (Path(folder) / METADATA_FILE).is_file()
+
+
+def read_metadata(folder: str | Path) -> CheckpointMetadata:
+    """Read a checkpoint's metadata; raise `UserError` if there is none or it cannot be understood."""
+    path = Path(folder) / METADATA_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: not a complete checkpoint ({METADATA_FILE} is missing). Give a step_... folder, or its run's "
+            "checkpoints folder."
+        )
+    try:
+        return CheckpointMetadata.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise UserError(f"{path}: cannot be read ({error.error_count()} faults): {error.errors()[0]['msg']}") from None
+
+
+def step_folder(run: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step lies within a run's checkpoints folder."""
+    return Path(run) / f"step_{step:08d}"
+
+
+def checkpoints_of(run: str | Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    if not Path(run).is_dir():
+        return []
+    return sorted(path for path in Path(run).iterdir() if _STEP_FOLDER.match(path.name) and is_checkpoint(path))
+
+
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """Return `folder` itself if it is a checkpoint, else the newest one in it or in its ``checkpoints``."""
+    folder = Path(folder)
+    if is_checkpoint(folder):
+        return folder
+    found = checkpoints_of(folder) or checkpoints_of(folder / "checkpoints")
+    return found[-1] if found else None
+
+
+def _sharded_model(model: Llava, trained_only: bool) -> dict[str, Any]:
+    sharded = model.sharded_state_dict()
+    keep_extra = model.transformer_impl == "transformer_engine" and not trained_only
+    if not keep_extra:
+        sharded = {name: value for name, value in sharded.items() if not name.endswith("_extra_state")}
+    if trained_only:
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        sharded = {name: value for name, value in sharded.items() if name in trained}
+    return sharded
+
+
+def _sharded_state(
+    model: Llava, optimizer: MegatronOptimizer | None, trained_only: bool, is_loading: bool
+) -> dict[str, Any]:
+    state: dict[str, Any] = {"model": _sharded_model(model, trained_only)}
+    if optimizer is not None:
+        metadata = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
+        state["optimizer"] = optimizer.sharded_state_dict(
+            _sharded_model(model, trained_only), is_loading=is_loading, metadata=metadata
+        )
+    return state
+
+
+def _bytes_to_write(state: Any) -> int:
+    """Bytes that all ranks together will write."""
+
+    def own(value: Any) -> int:
+        if isinstance(value, dict):
+            return sum(own(item) for item in value.values())
+        if isinstance(value, list):
+            return sum(own(item) for item in value)
+        if isinstance(value, ShardedTensor) and value.data is not None:
+            first = value.replica_id in (0, (0, 0, 0))
+            return value.data.numel() * value.data.element_size() if first else 0
+        data = getattr(value, "data", None)  # a factory: what it will build has the same size
+        return data.numel() * data.element_size() if isinstance(data, torch.Tensor) else 0
+
+    total = torch.tensor(float(own(state)), dtype=torch.float64, device=runtime.device())
+    torch.distributed.all_reduce(total)
+    return int(total)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Raise `UserError` on every rank if rank 0 sees too little space."""
+    box: list[str | None] = [None]
+    if runtime.rank() == 0:
+        free = shutil.disk_usage(folder).free
+        if free < needed * _HEADROOM:
+            box[0] = (
+                f"{folder}: a checkpoint needs about {needed / 1e9:.3f} GB, but only {free / 1e9:.3f} GB are free. Free some "
+                "space, set checkpoint.keep lower, or choose another exp_manager.exp_dir. Checkpoints already written are "
+                "untouched."
+            )
+    torch.distributed.broadcast_object_list(box, src=0)
+    if box[0]:
+        raise UserError(box[0])
+
+
+def save(
+    run: str | Path,
+    model: Llava,
+    metadata: CheckpointMetadata,
+    optimizer: MegatronOptimizer | None = None,
+    trainer_state: dict[str, Any] | None = None,
+    tokenizer_source: str | Path | None = None,
+) -> Path:
+    """Write a checkpoint of this step; all ranks call it.
+
+    Args:
+        run: the run's checkpoints folder, the same for all ranks.
+        tokenizer_source: folder whose tokenizer and processor files travel along.
+
+    Returns:
+        The complete checkpoint's folder.
+
+    Raises:
+        UserError: not enough disk space, or the file system refused; earlier checkpoints are untouched.
+    """
+    final = step_folder(run, metadata.step)
+    partial = final.with_name(final.name + _PARTIAL)
+    _on_first_rank(lambda: _prepare(partial))
+    state = _sharded_state(model, optimizer, trained_only=metadata.lora is not None, is_loading=False)
+    state["trainer"] = trainer_state or {}
+    try:
+        _check_space(partial, _bytes_to_write(state))
+        dist_checkpointing.save(state, str(partial / STATE_FOLDER))
+    except UserError:
+        _on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
+        raise
+    except Exception as error:
+        if runtime.rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        if _is_disk_full(error):
+            raise UserError(
+                f"{partial}: the disk is full. Free some space or choose another exp_manager.exp_dir; checkpoints already "
+                "written are untouched."
+            ) from error
+        raise
+    _on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source))
+    return final
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _prepare(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / STATE_FOLDER).mkdir(parents=True)
+
+
+def _finish(partial: Path, final: Path, metadata: CheckpointMetadata, tokenizer_source: str | Path | None) -> None:
+    if tokenizer_source is not None:
+        copy_tokenizer(tokenizer_source, partial / TOKENIZER_FOLDER)
+    path = partial / METADATA_FILE
+    path.write_text(json.dumps(metadata.model_dump(mode="json"), indent=1) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(partial, final)
+
+
+def copy_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Copy tokenizer, processor and generation files of a model folder, leaving its weights."""
+    source, target = Path(source), Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.is_file() and path.suffix in (".json", ".model", ".txt", ".jinja") and "safetensors" not in path.name:
+            shutil.copyfile(path, target / path.name)
+
+
+def _on_first_rank(action: Any) -> None:
+    """Run `action` on rank 0 and raise its error on every rank."""
+    box: list[str | None] = [None]
+    if runtime.rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            box[0] = f"{error.filename or ''}: {error.strerror or error}. Checkpoints already written are untouched."
+    torch.distributed.broadcast_object_list(box, src=0)
+    if box[0]:
+        raise UserError(box[0])
+
+
+def keep_newest(run: str | Path, count: int) -> None:
+    """Remove all but the newest `count` complete checkpoints, and the remains of interrupted saves; rank 0 acts."""
+    if runtime.rank() == 0:
+        for path in checkpoints_of(run)[:-count]:
+            shutil.rmtree(path)
+        for path in Path(run).glob(f"step_*{_PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
+    torch.distributed.barrier()
+
+
+def check_same_model(metadata: CheckpointMetadata, config: LlavaConfig, folder: str | Path) -> None:
+    """Raise `UserError` naming the sizes in which a checkpoint's model differs from the one to be loaded."""
+    if metadata.model == json.loads(json.dumps(config.to_dict())):
+        return
+    ours, theirs = _flat(json.loads(json.dumps(config.to_dict()))), _flat(metadata.model)
+    differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key) and key != "name")
+    if differing:
+        listed = ", ".join(f"{key} {theirs.get(key)} (here {ours.get(key)})" for key in differing[:6])
+        raise UserError(f"{folder}: checkpoint of another model: {listed}. Choose the model it was trained from.")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def load(
+    folder: str | Path, model: Llava, optimizer: MegatronOptimizer | None = None
+) -> tuple[CheckpointMetadata, dict[str, Any]]:
+    """Load weights, and with `optimizer` its state, into a built model at whatever layout it has; all ranks call it.
+
+    For a LoRA checkpoint the model must have the same adapters and its base already loaded.
+
+    Returns:
+        Metadata and the trainer state that was saved.
+
+    Raises:
+        UserError: no complete checkpoint, another model, or adapters of another shape.
+    """
+    metadata = read_metadata(folder)
+    check_same_model(metadata, model.model_config, folder)
+    _check_adapters(metadata, model, folder)
+    trained_only = metadata.lora is not None
+    state = _sharded_state(model, optimizer, trained_only, is_loading=True)
+    loaded = dist_checkpointing.load(state, str(Path(folder) / STATE_FOLDER))
+    result = model.load_state_dict(loaded["model"], strict=False)
+    expected = set(_sharded_model(model, trained_only))
+    missing = [name for name in result.missing_keys if name in expected]
+    if missing or result.unexpected_keys:
+        raise UserError(f"{folder}: does not fit the model: missing {missing[:3]}, unknown {result.unexpected_keys[:3]}.")
+    if optimizer is not None:
+        optimizer.load_state_dict(loaded["optimizer"])
+        optimizer.reload_model_params()
+    return metadata, loaded.get("trainer", {})
+
+
+def _check_adapters(metadata: CheckpointMetadata, model: Llava, folder: str | Path) -> None:
+    here = None if model.lora is None else json.loads(json.dumps({**vars(model.lora)}))
+    stored = metadata.lora
+    relevant = ("rank", "alpha", "targets")
+    if (here is None) != (stored is None) or (here and stored and any(here[key] != stored[key] for key in relevant)):
+        raise UserError(
+            f"{folder}: its adapters are {stored and {key: stored[key] for key in relevant}}, the model has "
+            f"{here and {key: here[key] for key in relevant}}. Set model.lora to what the checkpoint was trained with."
+        )
