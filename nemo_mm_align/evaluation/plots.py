@@ -81,7 +81,7 @@ def _bars(axes: Axes, methods: Mapping[str, MethodResult], metrics: Mapping[str,
 def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema, labels: Labels) -> str:
     """Mean judged value of every attribute, per method."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.4))
+        figure = Figure(figsize=(10.5, 3.4))
         axes = figure.subplots()
         _bars(axes, methods, {f"judged.{name}": name for name in schema.names}, labels)
         low = min(attribute.minimum for attribute in schema.attributes)
@@ -93,7 +93,7 @@ def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema
 def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str], labels: Labels) -> str:
     """Shares between 0 and 1, per method."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.2))
+        figure = Figure(figsize=(10.5, 3.2))
         axes = figure.subplots()
         _bars(axes, methods, metrics, labels)
         axes.set_ylim(0, 1)

@@ -1,0 +1,122 @@
+"""report.html: one self-contained page with everything that `results.json` holds and a few sample answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.evaluation import page, plots, tables, wording
+from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.intervals import Interval
+from nemo_mm_align.evaluation.results import Results, write_text
+from nemo_mm_align.evaluation.tables import ReportSample
+from nemo_mm_align.records import Prompt
+
+TITLE = "Aligning a vision-language model with attribute annotations"
+SHARES = {
+    "correctness": "correct",
+    "yes_no_accuracy": "yes/no accuracy",
+    "hallucination": "hallucination\n(lower is better)",
+    "text_score": "text instructions",
+}
+
+
+def choose_samples(prompts: Sequence[Prompt], answers: Sequence[JudgedAnswer], count: int, seed: int) -> list[Prompt]:
+    """Draw image prompts at random, evenly over the sources that `answers` name: nobody picks the good ones."""
+    generator = np.random.default_rng(seed)
+    sources = {answer.prompt_id: answer.source for answer in answers if answer.kind == "image"}
+    by_source: dict[str, list[Prompt]] = {}
+    for index in generator.permutation(len(prompts)):
+        prompt = prompts[int(index)]
+        if prompt.id in sources:
+            by_source.setdefault(sources[prompt.id], []).append(prompt)
+    chosen: list[Prompt] = []
+    while len(chosen) < count and any(by_source.values()):
+        chosen += [group.pop() for group in by_source.values() if group][: count - len(chosen)]
+    return chosen
+
+
+def write_report(
+    path: str | Path,
+    results: Results,
+    schema: AttributeSchema,
+    samples: Sequence[ReportSample] = (),
+    title: str = TITLE,
+) -> None:
+    """Write the page in one go.
+
+    Raises:
+        UserError: the image of a sample is missing or broken.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(page.TEMPLATE)
+    write_text(path, template.render(**_context(results, schema, samples, title)))
+
+
+def _context(results: Results, schema: AttributeSchema, samples: Sequence[ReportSample], title: str) -> dict[str, Any]:
+    methods = results.methods
+    has_base = "base" in methods and len(methods) > 1
+    return {
+        "title": title,
+        "style": page.STYLE,
+        "headline": wording.headline(results, schema),
+        "basis": wording.basis(results),
+        "missing": wording.listing([wording.label_of(name) for name in results.missing_methods] or [""]),
+        "notes": results.notes,
+        "columns": [
+            f"Score (of {schema.perfect_total:g})",
+            *(["Score − base"] if has_base else []),
+            *tables.COLUMNS.values(),
+        ],
+        "rows": [tables.method_row(name, result, results, schema, has_base) for name, result in methods.items()],
+        "score_means": f"Score: {' + '.join(schema.score)}, as judged. Correct: answers judged entirely correct.",
+        "interval_basis": wording.interval_basis(results),
+        "cautions": wording.cautions(methods),
+        "attribute_names": schema.names,
+        "taste": tables.taste(schema),
+        **_plots(results, schema),
+        "steering_values": [f"{value:g}" for value in tables.asked_values(results.steering)],
+        "steering_rows": list(tables.steering_rows(results.steering)),
+        "samples": [tables.sample_card(sample, list(methods), schema) for sample in samples],
+        "sample_note": f"{len(samples)} held-out prompts, drawn at random with the seed of the run.",
+        "training_rows": [tables.training_row(name, result) for name, result in methods.items() if result.training],
+        "layout_rows": [
+            (stage, layout.world_size, layout.tensor, layout.pipeline, layout.data)
+            for stage, layout in results.layouts.items()
+        ],
+        "fact_lists": tables.fact_lists(results),
+    }
+
+
+def _plots(results: Results, schema: AttributeSchema) -> dict[str, str | None]:
+    methods = results.methods
+    labels = {name: wording.label_of(name) for name in methods}
+    judged = {name: result for name, result in methods.items() if result.judged}
+    shares = {name: label for name, label in SHARES.items() if any(name in one.per_seed for one in methods.values())}
+    text = _text_bars(results)
+    return {
+        "shares_plot": plots.plot_shares(methods, shares, labels) if shares else None,
+        "attributes_plot": plots.plot_attributes(judged, schema, labels) if judged else None,
+        "lengths_plot": plots.plot_lengths(judged, labels) if judged else None,
+        "steering_plot": plots.plot_steering(results.steering, schema) if results.steering else None,
+        "losses_plot": plots.plot_losses(methods, labels),
+        "text_plot": plots.plot_text_ability(text) if text else None,
+    }
+
+
+def _text_bars(results: Results) -> dict[str, tuple[float, Interval | None]]:
+    ability = results.text_ability
+    bars = {}
+    if ability.before_visual_tuning is not None:
+        value, interval = ability.before_visual_tuning, ability.intervals.get("before_visual_tuning")
+        bars["before visual tuning"] = (value, interval)
+    for name, result in results.methods.items():
+        if result.text_score is not None:
+            label = "after it (base)" if name == "base" and bars else wording.label_of(name)
+            bars[label] = (result.text_score, result.intervals.get("text_score"))
+    return bars
