@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
 from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.images import load_image, read_image_bytes
-from nemo_mm_align.labeling.requests import Job, LabelContext, content_key
+from nemo_mm_align.images import read_image_bytes
+from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
 
 SHOWN_FAULTS = 10
@@ -29,18 +30,21 @@ class LabelInputs:
         self.prompts, self.candidates, self.image_root = prompts, candidates, image_root
         self.keys: list[str] = []
         self._faults: list[str] = []
-        self._image_hashes: dict[Path, str | None] = {}
+        self._image_hashes: dict[Path, str] = {}
+        self._verified: set[Path] = set()
         self._candidate_lines = self._index_candidates()
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def check(self, context: LabelContext) -> None:
+    def check(self, context: LabelContext, is_labelled: Callable[[str], bool]) -> None:
         """Read everything once, fill `keys` (one per prompt, in file order), and report what is wrong.
 
+        Images are decoded only for keys that are not `is_labelled`, so that going on after a stop starts quickly.
+
         Raises:
-            UserError: naming file and line of the faults: a prompt without candidates, candidates of an unknown prompt, an
-                id that stands twice, an image that is missing or does not open.
+            UserError: naming file and line of the faults: a prompt without candidates, candidates of an unknown prompt,
+                an id that stands twice, an image that is missing or does not open.
         """
         fingerprint, seen = context.fingerprint, set[str]()
         with self.candidates.open("rb") as candidates_file:
@@ -51,9 +55,12 @@ class LabelInputs:
                     self._fault(self.prompts, line, f"prompt {prompt.id!r} has no candidates in {self.candidates}.")
                 else:
                     candidates = self._read_candidates(candidates_file, prompt.id)
-                    hashes = [self._image_hash(path, line) for path in self._image_paths(prompt)]
-                    known = [value for value in hashes if value is not None]
-                    self.keys.append(content_key(fingerprint, prompt, known, candidates, context.judge.reads_metadata))
+                    with self._faults_at(self.prompts, line):
+                        hashes = [self._image_hash(path) for path in self._image_paths(prompt)]
+                        key = content_key(fingerprint, prompt, hashes, candidates, context.judge.reads_metadata)
+                        self.keys.append(key)
+                        if not is_labelled(key):
+                            self._verify_images(prompt)
                 seen.add(prompt.id)
         for prompt_id, (_, line) in self._candidate_lines.items():
             if prompt_id not in seen:
@@ -86,17 +93,28 @@ class LabelInputs:
     def _image_paths(self, prompt: Prompt) -> tuple[Path, ...]:
         return tuple(resolve_image(image, self.prompts, self.image_root) for image in prompt.images)
 
-    def _image_hash(self, path: Path, line: int) -> str | None:
-        """Return the hash of an image's bytes, or note a fault; each file is read and decoded once."""
+    def _image_hash(self, path: Path) -> str:
         if path not in self._image_hashes:
             try:
-                data, _ = read_image_bytes(path)
-                load_image(path)
-                self._image_hashes[path] = hashlib.sha256(data).hexdigest()
-            except UserError as error:
-                self._image_hashes[path] = None
-                self._fault(self.prompts, line, str(error))
+                data = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"image {path}: {error.strerror}. Correct the path, or set image_root.") from None
+            self._image_hashes[path] = hashlib.sha256(data).hexdigest()
         return self._image_hashes[path]
+
+    def _verify_images(self, prompt: Prompt) -> None:
+        for path in self._image_paths(prompt):
+            if path not in self._verified:
+                read_image_bytes(path)
+                self._verified.add(path)
+
+    @contextmanager
+    def _faults_at(self, path: Path, line: int) -> Iterator[None]:
+        """Note a `UserError` of the block as a fault of this line."""
+        try:
+            yield
+        except UserError as error:
+            self._fault(path, line, str(error))
 
     def _fault(self, path: Path, line: int, problem: str) -> None:
         self._faults.append(str(RecordError(path, line, problem)))

@@ -95,7 +95,10 @@ class JudgeFailure(Exception):
 
 
 class Judge(Protocol):
-    """Scores candidates. `judge` is called from several threads at once and makes a single attempt: retries are the runner's."""
+    """Scores candidates.
+
+    `judge` is called from several threads at once and makes a single attempt: retries are the runner's.
+    """
 
     @property
     def name(self) -> str:
@@ -110,7 +113,7 @@ class Judge(Protocol):
 
     @property
     def reads_metadata(self) -> bool:
-        """Whether the prompt's metadata decides the judgement too (an oracle's truth); it then enters the content key."""
+        """Whether the prompt's metadata decides the judgement (an oracle's truth); it then enters the content key."""
 
     def judge(self, request: JudgeRequest) -> JudgeReply:
         """Return a judgement of all candidates, or raise `JudgeFailure`."""

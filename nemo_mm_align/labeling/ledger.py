@@ -1,7 +1,7 @@
 """The memory of labelling: an append-only JSONL file with one line per attempt, which survives a kill at any moment.
 
-A line is either a configuration (who judges, on what; once per change) or an attempt. A key that has a successful attempt
-is never asked again; failures are kept as failures, with the raw reply, and are never results.
+A line is either a configuration (who judges, on what; once per change) or an attempt. A key that has a successful
+attempt is never asked again; failures are kept as failures, with the raw reply, and are never results.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Ledger:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self.path}: another run is writing this ledger. Wait for it, or give this run a ledger=... of its own."
+                f"{self.path}: another run is writing this ledger. Wait for it, or give this run its own ledger=..."
             ) from None
 
     def _scan(self) -> tuple[_Index, int]:
@@ -233,7 +233,9 @@ class Ledger:
             return Attempt.model_validate_json(line)
         except ValidationError as error:
             remedy = "the file was changed by something else; restore it from a copy or delete that line."
-            raise UserError(f"{self.path}: byte {offset}: not an attempt ({error.error_count()} faults); {remedy}") from None
+            raise UserError(
+                f"{self.path}: byte {offset}: not an attempt ({error.error_count()} faults); {remedy}"
+            ) from None
 
 
 def now() -> str:

@@ -14,8 +14,8 @@ from nemo_mm_align.labeling.judge import JudgeFailure
 class Backoff:
     """Exponential back-off with jitter, in seconds.
 
-    The wait after failure n (1, 2, ...) is drawn from the upper half of ``min(maximum, initial * 2**(n - 1))``, and is at
-    least what the service asked for.
+    The wait after failure n (1, 2, ...) is drawn from the upper half of ``min(maximum, initial * 2**(n - 1))``, and is
+    at least what the service asked for.
     """
 
     initial: float

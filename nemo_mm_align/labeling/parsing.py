@@ -30,8 +30,8 @@ def parse_reply(text: str, schema: AttributeSchema, count: int, want_reference: 
     Code fences, text around the JSON object, the case of keys, and numbers written as strings are accepted.
 
     Raises:
-        JudgeFailure: ``unparsable`` where there is no single such object, or a candidate, score or wanted reference answer
-            is missing, doubled or not a number; ``out_of_range`` where a number is not one of its attribute.
+        JudgeFailure: ``unparsable`` where there is no single such object, or a candidate, score or wanted reference
+            answer is missing, doubled or not a number; ``out_of_range`` where a number is not one of its attribute.
     """
     try:
         return _read(_find_object(text), schema, count, want_reference)
@@ -124,7 +124,8 @@ def _score(scores: dict[str, Any], attribute: Attribute) -> float:
 
 
 def _text(value: Any) -> str:
-    return value.strip() if isinstance(value, str) else ""
+    # A lone surrogate escape is valid JSON and no valid text: no file could hold it.
+    return value.strip().encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _reference(reply: dict[str, Any]) -> str:

@@ -11,11 +11,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import PERMANENT_KINDS, SERVICE_KINDS, JudgeFailure, JudgeReply, JudgeRequest, check_reply
+from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
+from nemo_mm_align.labeling.judge import (
+    PERMANENT_KINDS,
+    SERVICE_KINDS,
+    JudgeFailure,
+    JudgeReply,
+    JudgeRequest,
+    check_reply,
+)
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.pacing import Backoff, Breaker, Gate
 from nemo_mm_align.labeling.progress import ProgressDisplay, Tally
-from nemo_mm_align.labeling.requests import Job, LabelContext, in_file_order
 from nemo_mm_align.labeling.signals import stop_on_signal
 
 log = logging.getLogger(__name__)
@@ -28,11 +35,13 @@ class RunnerSettings(BaseModel):
 
     Args:
         concurrency: calls in flight at once.
-        max_attempts: calls for one prompt before it is given up. Failures of the sample itself (unparsable, out of range,
-            truncated, recitation) count over all runs; those of the service (rate limit, server, timeout) per run.
+        max_attempts: calls for one prompt before it is given up. Failures of the sample itself (unparsable, out of
+            range, truncated, recitation) count over all runs, those of the service (rate limit, server, timeout)
+            per run.
         backoff_s, max_backoff_s: first and longest wait between attempts at one prompt; it doubles in between.
         max_retry_after_s: a longer wait than this, asked for by the service, gives the prompt up for this run.
-        stop_after_failures: calls that fail in a row, over all workers, before the run stops. Several times `concurrency`.
+        stop_after_failures: calls that fail in a row, over all workers, before the run stops. Several times the
+            concurrency.
         retry_set_aside: ask again for prompts that earlier runs have set aside.
     """
 
@@ -77,9 +86,9 @@ class LabelRunner:
     def run(self, jobs: Iterable[Job], total: int) -> Tally:
         """Label the jobs that the ledger does not know yet.
 
-        A first Ctrl-C or SIGTERM lets the calls in flight end and sets `stopped_by_signal`; a second one ends the process
-        at once. `error` is set where the run stopped by itself: too many failures in a row, a refused key, a full disk.
-        All finished attempts are in the ledger in every case.
+        A first Ctrl-C or SIGTERM lets the calls in flight end and sets `stopped_by_signal`; a second one ends the
+        process at once. `error` is set where the run stopped by itself: too many failures in a row, a refused key, a
+        full disk. All finished attempts are in the ledger in every case.
         """
         self.tally.total = total
         self.ledger.add_configuration(self._fingerprint, self.context.configuration)
@@ -161,7 +170,14 @@ class LabelRunner:
         ratings, reasoning = in_file_order(reply.ratings, job.order), in_file_order(reply.reasoning, job.order)
         reference, raw, usage = reply.reference_answer, reply.raw, dict(reply.usage)
         self._record(
-            job, started, status="ok", ratings=ratings, reasoning=reasoning, reference_answer=reference, raw=raw, usage=usage
+            job,
+            started,
+            status="ok",
+            ratings=ratings,
+            reasoning=reasoning,
+            reference_answer=reference,
+            raw=raw,
+            usage=usage,
         )
         with self._lock:
             self.tally.calls += 1
@@ -182,13 +198,18 @@ class LabelRunner:
             self._halt(f"the judge refused the credentials: {failure.message}. Check the API key and its permissions.")
         elif tripped:
             self._halt(
-                f"{self.settings.stop_after_failures} calls failed in a row, the last with {failure}. Nothing done so far "
-                "is lost: mend the cause and start the same command again (runner.stop_after_failures sets the number)."
+                f"{self.settings.stop_after_failures} calls failed in a row, the last with {failure}. Nothing done "
+                "so far is lost: mend the cause and start the same command again (see runner.stop_after_failures)."
             )
 
     def _record(self, job: Job, started: float, **outcome: Any) -> None:
         """Write an attempt to the ledger before anything else is done with it."""
-        common = {"key": job.key, "prompt_id": job.prompt.id, "configuration": self._fingerprint, "order": job.order}
+        common: dict[str, Any] = {
+            "key": job.key,
+            "prompt_id": job.prompt.id,
+            "configuration": self._fingerprint,
+            "order": job.order,
+        }
         seconds = round(time.monotonic() - started, 3)
         self.ledger.add(Attempt(**common, **outcome, seconds=seconds, time=now()))
 

@@ -22,7 +22,7 @@ class Caught:
 
 @contextmanager
 def stop_on_signal(stop: threading.Event) -> Iterator[Caught]:
-    """Set `stop` on the first SIGINT or SIGTERM. Outside the main thread, where Python allows no handlers, do nothing."""
+    """Set `stop` on the first SIGINT or SIGTERM; nothing outside the main thread, where Python allows no handlers."""
     caught = Caught()
     if threading.current_thread() is not threading.main_thread():
         yield caught

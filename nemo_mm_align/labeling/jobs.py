@@ -1,4 +1,4 @@
-"""The unit of work: a prompt with its candidates, its content key, and the order in which a judge sees the candidates."""
+"""The unit of work: a prompt with its candidates, its content key, and the order in which a judge sees them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def content_key(
         image_hashes: of the bytes of each image.
         with_metadata: whether the judge reads the prompt's metadata, which then decide its answer too.
     """
-    material = {
+    material: dict[str, Any] = {
         "context": fingerprint,
         "turns": [[turn.role, turn.content] for turn in prompt.turns],
         "images": list(image_hashes),

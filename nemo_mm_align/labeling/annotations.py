@@ -1,0 +1,85 @@
+"""Ledger -> annotations.jsonl (in prompt order) and the list of prompts that have no judgement."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_mm_align.labeling.inputs import LabelInputs
+from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.ledger import Attempt, Ledger
+from nemo_mm_align.records import Annotation, Candidate, Prompt, RatedCandidate, resolve_image, write_records
+
+
+def write_annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelContext) -> int:
+    """Write one `Annotation` per judged prompt, atomically, and return how many there are.
+
+    Without any the file is left as it is (or absent): an empty one would be no valid input of the next stage.
+    """
+    if not any(ledger.succeeded(key) for key in inputs.keys):
+        return 0
+    return write_records(out, _annotations(out, inputs, ledger, context))
+
+
+def write_unlabelled(path: Path, inputs: LabelInputs, ledger: Ledger) -> int:
+    """Write one JSON line per prompt without a judgement (id, key, attempts, last failure); return how many there are.
+
+    With none, a list that an earlier run left is removed.
+    """
+    count = 0
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for job in inputs.jobs():
+            if not ledger.succeeded(job.key):
+                file.write(json.dumps(_describe_failure(job, ledger)) + "\n")
+                count += 1
+    if count:
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
+        path.unlink(missing_ok=True)
+    return count
+
+
+def rebase_images(prompt: Prompt, inputs: LabelInputs, out: Path) -> Prompt:
+    """Return the prompt with image paths that hold in a file at `out`.
+
+    Paths under an image root stay as they are: the next stage is given the same root. Others become relative to the
+    folder of `out` where they lie inside it, and absolute where they do not.
+    """
+    if inputs.image_root is not None or not prompt.images:
+        return prompt
+    folder = out.parent.absolute()
+    paths = [Path(os.path.abspath(resolve_image(image, inputs.prompts))) for image in prompt.images]
+    images = tuple(str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths)
+    return prompt.model_copy(update={"images": images})
+
+
+def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelContext) -> Iterator[Annotation]:
+    for job, attempt in zip(inputs.jobs(), ledger.results(inputs.keys), strict=True):
+        if attempt is not None:
+            yield Annotation(
+                prompt=rebase_images(job.prompt, inputs, out),
+                candidates=tuple(_rated(job, attempt)),
+                reference_answer=attempt.reference_answer,
+                judge=context.judge.name,
+                schema_name=context.schema.name,
+                schema_fingerprint=context.schema.fingerprint,
+                request_key=job.key,
+            )
+
+
+def _rated(job: Job, attempt: Attempt) -> Iterator[RatedCandidate]:
+    candidates: tuple[Candidate, ...] = job.candidates.candidates
+    for candidate, ratings, reasoning in zip(candidates, attempt.ratings, attempt.reasoning, strict=True):
+        yield RatedCandidate(
+            text=candidate.text, finish_reason=candidate.finish_reason, ratings=ratings, reasoning=reasoning
+        )
+
+
+def _describe_failure(job: Job, ledger: Ledger) -> dict[str, object]:
+    failures = ledger.failures(job.key)
+    last = {"kind": failures.kind, "message": failures.message} if failures.total else {"kind": "not asked yet"}
+    return {"prompt_id": job.prompt.id, "request_key": job.key, "failed_attempts": failures.total, **last}

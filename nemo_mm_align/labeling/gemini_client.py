@@ -1,0 +1,30 @@
+"""The google-generativeai package, and clients made with it."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+from pydantic import SecretStr
+
+with warnings.catch_warnings():
+    # It says at every start that its successor is google-genai; this is the client that the judge is made for.
+    warnings.simplefilter("ignore", FutureWarning)
+    import google.generativeai as genai
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.generativeai import protos
+    from google.generativeai.client import get_default_generative_client
+
+__all__ = ["GoogleAPICallError", "make_client", "protos"]
+
+# genai.configure sets module-wide state: two judges, or two threads, must not make clients at the same time.
+_configure_lock = threading.Lock()
+
+
+def make_client(key: SecretStr, api_endpoint: str | None) -> Any:
+    """Return a new REST client with a connection of its own, for one thread."""
+    options = {"api_endpoint": api_endpoint} if api_endpoint else None
+    with _configure_lock:
+        genai.configure(api_key=key.get_secret_value(), transport="rest", client_options=options)
+        return get_default_generative_client()

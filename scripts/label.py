@@ -1,0 +1,23 @@
+"""Score the candidates of each prompt with a judge: prompts + candidates -> annotations.
+
+python scripts/label.py judge=gemini prompts=prompts.jsonl candidates=candidates.jsonl out=annotations.jsonl
+"""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_mm_align.cli import user_errors
+from nemo_mm_align.labeling.stage import label_from_config
+
+
+@hydra.main(version_base=None, config_path="../conf", config_name="label")
+@user_errors
+def main(config: DictConfig) -> None:
+    """Run the stage; its settings are explained in conf/label.yaml."""
+    label_from_config(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
