@@ -1,0 +1,103 @@
+"""One rank's part in decoding: hidden states travel forward, logits are gathered, the next ids come back to everyone.
+
+Per step and batch: one send and receive between neighbouring pipeline stages, one gather of logits over the
+tensor-parallel ranks of the last stage, one broadcast of ids. One rank chooses, so that all agree by construction.
+
+Shapes: B rows, S new positions, T all positions so far, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from nemo_mm_align.model.attention import KeyValueCache
+from nemo_mm_align.model.llava import Llava
+
+
+class DecodingStage:
+    """A pipeline stage with its cache.
+
+    Args:
+        model: this rank's stage, built without sequence parallelism.
+        max_length: positions that the cache must hold.
+
+    Raises:
+        ValueError: the model was built with sequence parallelism, which one new position cannot be split by.
+    """
+
+    def __init__(self, model: Llava, max_length: int) -> None:
+        if model.parallel.sequence_parallel:
+            raise ValueError("decoding needs a model built with sequence_parallel=False")
+        self.model = model
+        self.cache = KeyValueCache(model, max_length)
+        self._tensor_group = parallel_state.get_tensor_model_parallel_group()
+        self._pipeline_group = parallel_state.get_pipeline_model_parallel_group()
+        self._model_group = parallel_state.get_model_parallel_group()
+        ranks = torch.distributed.get_process_group_ranks(self._model_group)
+        # Ranks are numbered tensor-parallel first: the last stage's first one chooses the tokens.
+        self._chooser = sorted(ranks)[len(ranks) - self._tensor_group.size()]
+
+    def forward(
+        self,
+        ids_BS: Tensor,
+        position_ids_BS: Tensor,
+        mask: Tensor | None,
+        images_NCHW: Tensor | None = None,
+        image_index_K: Tensor | None = None,
+    ) -> Tensor | None:
+        """Compute new positions; return this rank's part of the last one's logits [B, V / TP] on the last stage."""
+        if not self.model.pre_process:
+            self.model.set_input_tensor(self._receive(ids_BS))
+        with self.cache.attached():
+            output = self.model(
+                ids_BS,
+                position_ids_BS,
+                mask,
+                images_NCHW,
+                image_index_K=image_index_K,
+                last_position_only=True,
+            )
+        self.cache.advance(ids_BS.shape[1])
+        if self.model.post_process:
+            return output[:, -1]
+        next_stage = parallel_state.get_pipeline_model_parallel_next_rank()
+        torch.distributed.send(output.contiguous(), next_stage, group=self._pipeline_group)
+        return None
+
+    def _receive(self, ids_BS: Tensor) -> Tensor:
+        rows, length = ids_BS.shape
+        config = self.model.config
+        hidden_SBH = torch.empty(length, rows, config.hidden_size, dtype=config.params_dtype, device=ids_BS.device)
+        previous = parallel_state.get_pipeline_model_parallel_prev_rank()
+        torch.distributed.recv(hidden_SBH, previous, group=self._pipeline_group)
+        return hidden_SBH
+
+    def choose(self, logits_BV: Tensor | None, rows: int, choice: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the next ids, int64 [B], the same on every rank of this replica.
+
+        Args:
+            logits_BV: what `forward` returned.
+            rows: B, which inner stages cannot read off.
+            choice: maps logits of the whole vocabulary [B, V] to ids [B]; runs on one rank only.
+        """
+        whole_BV = None if logits_BV is None else self._gather(logits_BV)
+        if whole_BV is None:
+            ids_B = torch.empty(rows, dtype=torch.int64, device=next(self.model.parameters()).device)
+        else:
+            ids_B = choice(whole_BV)
+        if self._model_group.size() > 1:
+            torch.distributed.broadcast(ids_B, self._chooser, group=self._model_group)
+        return ids_B
+
+    def _gather(self, logits_BV: Tensor) -> Tensor | None:
+        size = self._tensor_group.size()
+        if size == 1:
+            return logits_BV
+        logits_BV = logits_BV.contiguous()
+        parts = [torch.empty_like(logits_BV) for _ in range(size)] if torch.distributed.get_rank() == self._chooser else None
+        torch.distributed.gather(logits_BV, parts, self._chooser, group=self._tensor_group)
+        return None if parts is None else torch.cat(parts, dim=-1)
