@@ -1,9 +1,14 @@
-"""One tokenised example, between the length plan and the collation."""
+"""Tokenised examples, between the length plan and the collation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nemo_mm_align.prompts import EncodedSequence
 
@@ -24,14 +29,45 @@ class Sample:
     sequences: list[EncodedSequence] = field(default_factory=list)
     reference_log_probs: list[float] | None = None
 
-    @property
-    def prefix_length(self) -> int:
-        """Tokens before the first answer token; equal in all sequences of a preference."""
-        return min(sequence.prompt_length for sequence in self.sequences)
 
-    def row_lengths(self, shared_prefix: bool) -> list[int]:
-        """Lengths of the rows that this sample takes: one per sequence, or one packed row (prefix once)."""
-        lengths = [len(sequence) for sequence in self.sequences]
-        if not shared_prefix or len(lengths) == 1:
-            return lengths
-        return [self.prefix_length + sum(length - self.prefix_length for length in lengths)]
+Packed = tuple[NDArray[np.int32], NDArray[np.bool_]]
+
+
+class SampleStore(Sequence[Sample]):
+    """A sequence of samples that keeps token ids in arrays: 5 bytes per token where lists of numbers take 24 or more.
+
+    A slice gives a list. What is changed in a sample that was taken out does not change the store.
+    """
+
+    def __init__(self, samples: Sequence[Sample] = ()) -> None:
+        self._samples: list[tuple[str, list[Path], list[Packed], list[float] | None]] = []
+        for sample in samples:
+            self.append(sample)
+
+    def append(self, sample: Sample) -> None:
+        """Add a sample at the end."""
+        packed = [(np.array(item.ids, np.int32), np.array(item.loss_mask, np.bool_)) for item in sample.sequences]
+        self._samples.append((sample.id, sample.image_paths, packed, sample.reference_log_probs))
+
+    def set_reference_log_probs(self, index: int, values: Sequence[float]) -> None:
+        """Attach reference log-probs, one per sequence, to the sample at `index`."""
+        sample_id, paths, packed, _ = self._samples[index]
+        if len(values) != len(packed):
+            raise ValueError(f"sample {sample_id}: {len(values)} reference log-probs for {len(packed)} sequences")
+        self._samples[index] = (sample_id, paths, packed, list(values))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        sample_id, paths, packed, reference = self._samples[index]
+        sequences = [EncodedSequence(ids.tolist(), mask.tolist()) for ids, mask in packed]
+        return Sample(sample_id, list(paths), sequences, None if reference is None else list(reference))
