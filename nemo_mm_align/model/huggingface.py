@@ -7,6 +7,7 @@ ever in memory. Export is in `huggingface_export`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from torch import Tensor
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
+from nemo_mm_align.model.huggingface_gather import tensor_parallel_place
 from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
 from nemo_mm_align.model.huggingface_reader import WeightFiles
 from nemo_mm_align.model.llava import Llava
 
-__all__ = ["copy_into", "llava_config_from_hf", "load_huggingface", "tensor_parallel_place"]
+__all__ = ["check_same_model", "copy_into", "llava_config_from_hf", "load_huggingface", "stage_pieces"]
 
 # What shapes a tensor or changes what is computed from it; a longer or shorter context does neither.
 _DECISIVE = (
@@ -50,15 +52,20 @@ def load_huggingface(model: Llava, folder: str | Path) -> None:
         UserError: another model's config.json; a missing or truncated file; a missing tensor or one of another shape.
             All of it is found before the first tensor is copied.
     """
-    _check_same_model(model.model_config, llava_config_from_hf(folder), Path(folder))
+    check_same_model(model.model_config, llava_config_from_hf(folder), str(Path(folder) / "config.json"))
     files = WeightFiles.of_folder(folder)
     pieces = weight_pieces(model.model_config, model.parallel)
     files.check(pieces)
     if model.model_config.language.tie_word_embeddings and OUTPUT in files:
         _check_tied(files)
-    stage = parallel_state.get_pipeline_model_parallel_rank()
-    copy_into(model, [piece for piece in pieces if piece.stage == stage], files)
+    copy_into(model, stage_pieces(pieces), files)
     _log.info("loaded %s", folder)
+
+
+def stage_pieces(pieces: Iterable[Piece]) -> list[Piece]:
+    """Those that this rank's pipeline stage holds."""
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    return [piece for piece in pieces if piece.stage == stage]
 
 
 def copy_into(model: Llava, pieces: list[Piece], files: WeightFiles) -> None:
@@ -73,26 +80,19 @@ def copy_into(model: Llava, pieces: list[Piece], files: WeightFiles) -> None:
                 parameters[piece.parameter][target.shape[0] :].zero_()
 
 
-def tensor_parallel_place() -> tuple[int, int]:
-    """This rank's place in its tensor-parallel group, and the group's size."""
-    return (
-        int(parallel_state.get_tensor_model_parallel_rank()),
-        int(parallel_state.get_tensor_model_parallel_world_size()),
-    )
-
-
 def _read(files: WeightFiles, piece: Piece, rank: int, size: int) -> Tensor:
     if piece.split is None or size == 1:
         return files.read(piece.name)
     return files.read_part(piece.name, piece.split, *piece.bounds(rank, size))
 
 
-def _check_same_model(model: LlavaConfig, folder: LlavaConfig, path: Path) -> None:
+def check_same_model(model: LlavaConfig, folder: LlavaConfig, where: str) -> None:
+    """Raise `UserError` naming the first size or constant in which a folder's configuration differs from a model's."""
     for field in _DECISIVE:
         ours, theirs = attrgetter(field)(model), attrgetter(field)(folder)
         if ours != theirs:
             raise UserError(
-                f"{path / 'config.json'}: model.{field} is {theirs} there, the model was built with {ours}. Take the "
+                f"{where}: model.{field} is {theirs} there, the model was built with {ours}. Take the "
                 "model's configuration from the folder, or give the folder of this model."
             )
 

@@ -125,14 +125,17 @@ def _language(values: Mapping[str, Any], where: str) -> LanguageConfig:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise UserError(f"{where}: text_config.rope_scaling of type {kind!r} is not supported; only plain rotary is.")
+    heads, hidden, width = int(values["num_attention_heads"]), int(values["hidden_size"]), values["head_dim"]
     return LanguageConfig(
         num_layers=int(values["num_hidden_layers"]),
-        hidden_size=int(values["hidden_size"]),
+        hidden_size=hidden,
         ffn_hidden_size=int(values["intermediate_size"]),
-        num_attention_heads=int(values["num_attention_heads"]),
+        num_attention_heads=heads,
         vocab_size=int(values["vocab_size"]),
-        num_query_groups=values["num_key_value_heads"],
-        head_dim=values["head_dim"],
+        num_query_groups=int(values["num_key_value_heads"] or heads),
+        head_dim=None
+        if width is None or width * heads == hidden
+        else int(width),  # one form for what follows by itself
         max_position_embeddings=int(values["max_position_embeddings"]),
         rotary_base=float(rope.get("rope_theta", values["rope_theta"])),
         rms_norm_eps=float(values["rms_norm_eps"]),

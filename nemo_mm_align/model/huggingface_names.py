@@ -17,6 +17,7 @@ from nemo_mm_align.model.config import LlavaConfig, LoRAConfig, ParallelConfig
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
+PROJECTOR = "model.multi_modal_projector"
 _TOWER = "model.vision_tower.vision_model"
 _OLD_PREFIXES = (
     ("language_model.model.", "model.language_model."),
@@ -134,6 +135,13 @@ def weight_pieces(config: LlavaConfig, parallel: ParallelConfig) -> list[Piece]:
     return pieces
 
 
+def uncomputed_vision_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
+    """Tensors of a LLaVA that nobody computes: CLIP layers above the feature layer, the final layer norm."""
+    layers = range(config.vision.computed_layers, config.vision.num_layers)
+    shapes = {piece.name: piece.shape for layer in layers for piece in _vision_layer_pieces(config, layer)}
+    return shapes | {f"{_TOWER}.post_layernorm.{kind}": (config.vision.hidden_size,) for kind in ("weight", "bias")}
+
+
 def adapter_pieces(config: LlavaConfig, parallel: ParallelConfig, lora: LoRAConfig) -> list[Piece]:
     """Every LoRA matrix under PEFT's name without its outer prefix: ``<module>.lora_A.weight`` and ``...lora_B...``."""
     pieces = []
@@ -150,9 +158,14 @@ def adapter_pieces(config: LlavaConfig, parallel: ParallelConfig, lora: LoRAConf
     return pieces
 
 
+def module_of(target: str) -> str:
+    """Name within a decoder layer of the module that an adapter changes: q -> ``self_attn.q_proj``."""
+    return _LINEAR[target][0]
+
+
 def adapter_module_pattern(lora: LoRAConfig) -> str:
     """Regular expression of the modules that carry adapters, for PEFT's ``target_modules``."""
-    modules = "|".join(re.escape(_LINEAR[target][0]) for target in lora.targets)
+    modules = "|".join(re.escape(module_of(target)) for target in lora.targets)
     return rf".*language_model\.layers\.\d+\.({modules})"
 
 
@@ -198,7 +211,7 @@ def _decoder_layer_pieces(config: LlavaConfig, layer: int, stage: int, ours: str
 
 
 def _projector_pieces(config: LlavaConfig) -> Iterator[Piece]:
-    theirs, ours = "model.multi_modal_projector", "projector.encoder"
+    theirs, ours = PROJECTOR, "projector.encoder"
     hidden, features = config.language.hidden_size, config.vision.hidden_size
     yield Piece(f"{theirs}.linear_1.weight", (hidden, features), 0, f"{ours}.linear_fc1.weight", 0)
     yield Piece(f"{theirs}.linear_1.bias", (hidden,), 0, f"{ours}.linear_fc1.bias", 0)

@@ -26,17 +26,19 @@ class WeightFiles:
     Args:
         paths: safetensors files.
         expected: for each key of the folder's index the file that must hold it.
+        strip: prefix to take off the keys.
 
     Raises:
         UserError: a file is missing, truncated or not safetensors; the message names it.
     """
 
-    def __init__(self, paths: Iterable[Path], expected: dict[str, str] | None = None) -> None:
+    def __init__(self, paths: Iterable[Path], expected: dict[str, str] | None = None, strip: str = "") -> None:
         self._files: dict[str, tuple[Any, str, Path]] = {}
+        self._folder = Path()
         for path in paths:
-            handle = _open(path)
+            handle, self._folder = _open(path), path.parent
             for key in handle.keys():  # noqa: SIM118 - not a dict
-                self._files[canonical_name(key)] = (handle, key, path)
+                self._files[canonical_name(key.removeprefix(strip))] = (handle, key, path)
         for key, file in (expected or {}).items():
             found = self._files.get(canonical_name(key))
             if found is None or found[2].name != file:
@@ -103,16 +105,22 @@ class WeightFiles:
     def check(self, pieces: Iterable[Piece]) -> None:
         """Raise `UserError` naming file and tensor where one is missing or has another shape."""
         for piece in pieces:
-            if piece.name not in self:
-                files = sorted({path.name for _, _, path in self._files.values()})
-                raise UserError(
-                    f"tensor {piece.name} is in none of {', '.join(files[:4])}{' ...' if len(files) > 4 else ''}; "
-                    f"config.json asks for it. Is the folder complete, and config.json the one of these weights?"
-                )
+            self.check_names([piece.name])
             if self.shape(piece.name) != piece.shape:
                 raise UserError(
                     f"{self.path(piece.name)}: tensor {self.key(piece.name)} has shape {list(self.shape(piece.name))}, "
-                    f"config.json asks for {list(piece.shape)}. Use the config.json that belongs to these weights."
+                    f"the configuration asks for {list(piece.shape)}. Use the one that belongs to these weights."
+                )
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise `UserError` naming the first tensor that no file holds."""
+        for name in names:
+            if name not in self:
+                names_of_files = sorted({path.name for _, _, path in self._files.values()})
+                files = ", ".join(names_of_files[:4]) + (" ..." if len(names_of_files) > 4 else "")
+                raise UserError(
+                    f"{self._folder}: tensor {name} is in none of {files}, "
+                    "but the configuration asks for it. Is the folder complete, and config.json that of these weights?"
                 )
 
 

@@ -1,0 +1,197 @@
+"""A model as a Hugging Face folder that transformers and vLLM open: weights streamed to rank 0, adapters merged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.huggingface import check_same_model
+from nemo_mm_align.model.huggingface_config import config_from_values, read_json
+from nemo_mm_align.model.huggingface_gather import merged_rows, rows_of, stream_to_first_rank
+from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
+from nemo_mm_align.model.huggingface_origin import Origin, write_json
+from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, dtype_name, new_folder
+from nemo_mm_align.model.llava import Llava
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Files of an export that come from the training run and not from the folder of origin.
+
+    Args:
+        chat_template: Jinja text (`ChatTemplate.jinja`); replaces any template of the origin.
+        image_processor: content of preprocessor_config.json (`ImageProcessor.to_hf`).
+        generation: entries to set in generation_config.json, for example ``eos_token_id``.
+    """
+
+    chat_template: str | None = None
+    image_processor: dict[str, Any] | None = None
+    generation: dict[str, Any] | None = None
+
+    def write(self, folder: Path, origin: Origin) -> None:
+        """Copy the origin's files and put these in their place; write the processor's sizes."""
+        for path in origin.files:
+            shutil.copyfile(path, folder / path.name)
+        if self.chat_template is not None:
+            self._write_template(folder)
+        if self.image_processor is not None:
+            write_json(folder / "preprocessor_config.json", self.image_processor)
+        if self.generation is not None:
+            _update_json(folder / "generation_config.json", self.generation)
+        if (folder / "preprocessor_config.json").exists():
+            _update_json(folder / "processor_config.json", _processor(origin))
+
+    def _write_template(self, folder: Path) -> None:
+        (folder / "chat_template.json").unlink(missing_ok=True)
+        (folder / "chat_template.jinja").write_text(self.chat_template or "", encoding="utf-8")
+        path = folder / "tokenizer_config.json"
+        if path.exists():
+            values = read_json(path, "a tokenizer")
+            values.pop("chat_template", None)
+            write_json(path, values)
+
+
+def export_huggingface(
+    model: Llava,
+    folder: str | Path,
+    origin: Origin | None = None,
+    dtype: str | None = None,
+    companions: Companions | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write a Hugging Face folder; adapters are merged (in fp32, then cast). All ranks call it, rank 0 writes.
+
+    Args:
+        model: in any layout.
+        folder: to be made; it appears under its name only when it is complete.
+        origin: form of the folder that the model came from; keys, number formats and carried tensors are taken from it.
+            ``None``: keys as transformers 4 writes them, the model's number format.
+        dtype: ``fp32``, ``bf16`` or ``fp16`` for all tensors; ``None`` keeps the origin's.
+        companions: template, processor and generation settings of the training run.
+        max_shard_bytes: size of a shard.
+
+    Raises:
+        UserError: on all ranks: the folder exists, the disk is full, the origin is another model's, unknown dtype.
+    """
+    target = None if dtype is None else torch_dtype(dtype)
+    origin = origin or Origin.of_config(model.model_config, target or model.config.params_dtype)
+    check_same_model(
+        model.model_config, config_from_values(origin.config, "config.json"), "config.json of the folder of origin"
+    )
+    pieces = _pieces_in_form_of(origin, model, target)
+    dtypes = [target or DTYPES[origin.computed[piece.name][1]] for piece in pieces]
+    rows = rows_of(dict(model.named_parameters())) if model.lora is None else merged_rows(model)
+    blocks = stream_to_first_rank(pieces, dtypes, rows)
+
+    def write(partial: Path) -> None:
+        (companions or Companions()).write(partial, origin)
+        write_json(partial / "config.json", _config_in_dtype(origin.config, dtype))
+        entries = [
+            Entry(origin.computed[piece.name][0], dtype_name(kind), piece.shape)
+            for piece, kind in zip(pieces, dtypes, strict=True)
+        ]
+        _write_weights(partial, entries, blocks, origin, target, max_shard_bytes)
+
+    write_on_first_rank(folder, write, blocks)
+
+
+def write_on_first_rank(folder: str | Path, write: Any, blocks: Iterator[tuple[int, Tensor]]) -> None:
+    """Let rank 0 call ``write(partial folder)``, which consumes `blocks`; raise its `UserError` on every rank."""
+    box: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            with new_folder(folder) as partial:
+                write(partial)
+        except UserError as error:
+            box[0] = str(error)
+    for _ in blocks:  # what a failed write left; elsewhere: send all
+        pass
+    dist.broadcast_object_list(box, src=0)
+    if box[0] is not None:
+        raise UserError(box[0])
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype called ``fp32``, ``bf16`` or ``fp16``; raise `UserError` for other names."""
+    if name not in _DTYPES:
+        raise UserError(f"dtype={name!r}: choose from {', '.join(_DTYPES)}, or null for that of the origin.")
+    return _DTYPES[name]
+
+
+def _pieces_in_form_of(origin: Origin, model: Llava, dtype: torch.dtype | None) -> list[Piece]:
+    """The tensors to write, wide dtypes first; a tied output layer again where the origin's file holds one."""
+    pieces: dict[str, Piece] = {}
+    for piece in weight_pieces(model.model_config, model.parallel):
+        pieces.setdefault(piece.name, piece)  # a tied embedding's second copy stays where it is
+    if model.model_config.language.tie_word_embeddings and OUTPUT in origin.computed:
+        pieces[OUTPUT] = replace(pieces[EMBEDDING], name=OUTPUT)
+    chosen = [pieces[name] for name in sorted(pieces, key=lambda name: pieces[name].stage)]
+    if dtype is None:
+        chosen.sort(key=lambda piece: -DTYPES[origin.computed[piece.name][1]].itemsize)
+    return chosen
+
+
+def _write_weights(
+    folder: Path,
+    computed: Sequence[Entry],
+    blocks: Iterator[tuple[int, Tensor]],
+    origin: Origin,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+) -> None:
+    """Write computed and carried tensors, merged by width, so that every tensor is aligned in its file."""
+    carried = list(origin.carried_entries(dtype))
+    order = sorted([*computed, *carried], key=lambda entry: -DTYPES[entry.dtype].itemsize)
+    is_computed = {entry.key for entry in computed}
+    with ShardWriter(folder, order, max_shard_bytes=max_shard_bytes) as writer:
+        for entry in order:
+            if entry.key in is_computed:
+                left = entry.num_bytes
+                while left:
+                    _, block = next(blocks)
+                    writer.write(block)
+                    left -= block.numel() * block.element_size()
+            else:
+                writer.write(origin.carried[entry.key].read().to(DTYPES[entry.dtype]))
+
+
+def _config_in_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
+    if dtype is None:
+        return config
+    name = str(_DTYPES[dtype]).removeprefix("torch.")
+
+    def changed(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: name if key in ("dtype", "torch_dtype") else value for key, value in values.items()}
+
+    parts = {
+        key: changed(value) for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)
+    }
+    result = {**changed(config), **parts}
+    return result if "dtype" in result or "torch_dtype" in result else {**result, "torch_dtype": name}
+
+
+def _processor(origin: Origin) -> dict[str, Any]:
+    """Entries of processor_config.json: how many image tokens transformers' `LlavaProcessor` puts for an image."""
+    vision = config_from_values(origin.config, "config.json").vision
+    return {
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": vision.patch_size,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,  # the class token, which "default" drops again
+    }
+
+
+def _update_json(path: Path, entries: dict[str, Any]) -> None:
+    values = read_json(path, path.name) if path.exists() else {}
+    write_json(path, {**values, **entries})
