@@ -38,6 +38,7 @@ METADATA_FILE, STATE_FOLDER, TOKENIZER_FOLDER = "metadata.json", "state", "token
 _STEP_FOLDER = re.compile(r"^step_(\d{8})$")
 _PARTIAL = ".partial"
 _HEADROOM = 1.1
+_ADAPTER, _PROJECTOR = ".adapters.", "projector."
 
 
 class CheckpointMetadata(BaseModel):
@@ -100,25 +101,27 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _sharded_model(model: Llava, trained_only: bool) -> dict[str, Any]:
+def _sharded_model(model: Llava, adapted: bool) -> dict[str, Any]:
+    """The tensors of a LoRA checkpoint (adapters and projector), or of a complete one (all but adapters)."""
     sharded = model.sharded_state_dict()
-    keep_extra = model.transformer_impl == "transformer_engine" and not trained_only
-    if not keep_extra:
-        sharded = {name: value for name, value in sharded.items() if not name.endswith("_extra_state")}
-    if trained_only:
-        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        sharded = {name: value for name, value in sharded.items() if name in trained}
-    return sharded
+    if adapted:
+        return {name: value for name, value in sharded.items() if _ADAPTER in name or name.startswith(_PROJECTOR)}
+    keep_extra = model.transformer_impl == "transformer_engine"
+    return {
+        name: value
+        for name, value in sharded.items()
+        if _ADAPTER not in name and (keep_extra or not name.endswith("_extra_state"))
+    }
 
 
 def _sharded_state(
-    model: Llava, optimizer: MegatronOptimizer | None, trained_only: bool, is_loading: bool
+    model: Llava, optimizer: MegatronOptimizer | None, adapted: bool, is_loading: bool
 ) -> dict[str, Any]:
-    state: dict[str, Any] = {"model": _sharded_model(model, trained_only)}
+    state: dict[str, Any] = {"model": _sharded_model(model, adapted)}
     if optimizer is not None:
         metadata = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
         state["optimizer"] = optimizer.sharded_state_dict(
-            _sharded_model(model, trained_only), is_loading=is_loading, metadata=metadata
+            _sharded_model(model, adapted), is_loading=is_loading, metadata=metadata
         )
     return state
 
@@ -181,7 +184,7 @@ def save(
     final = step_folder(run, metadata.step)
     partial = final.with_name(final.name + _PARTIAL)
     _on_first_rank(lambda: _prepare(partial))
-    state = _sharded_state(model, optimizer, trained_only=metadata.lora is not None, is_loading=False)
+    state = _sharded_state(model, optimizer, adapted=metadata.lora is not None, is_loading=False)
     state["trainer"] = trainer_state or {}
     try:
         _check_space(partial, _bytes_to_write(state))
@@ -282,7 +285,8 @@ def load(
 ) -> tuple[CheckpointMetadata, dict[str, Any]]:
     """Load weights, and with `optimizer` its state, into a built model at whatever layout it has; all ranks call it.
 
-    For a LoRA checkpoint the model must have the same adapters and its base already loaded.
+    For a LoRA checkpoint the model must have the same adapters and its base already loaded; a complete checkpoint may
+    become the base of a model with fresh adapters.
 
     Returns:
         Metadata and the trainer state that was saved.
@@ -292,12 +296,13 @@ def load(
     """
     metadata = read_metadata(folder)
     check_same_model(metadata, model.model_config, folder)
-    _check_adapters(metadata, model, folder)
-    trained_only = metadata.lora is not None
-    state = _sharded_state(model, optimizer, trained_only, is_loading=True)
+    adapted = metadata.lora is not None
+    if adapted or optimizer is not None:
+        _check_adapters(metadata, model, folder)
+    state = _sharded_state(model, optimizer, adapted, is_loading=True)
     loaded = dist_checkpointing.load(state, str(Path(folder) / STATE_FOLDER))
     result = model.load_state_dict(loaded["model"], strict=False)
-    expected = set(_sharded_model(model, trained_only))
+    expected = set(_sharded_model(model, adapted))
     missing = [name for name in result.missing_keys if name in expected]
     if missing or result.unexpected_keys:
         raise UserError(f"{folder}: does not fit the model: missing {missing[:3]}, unknown {result.unexpected_keys[:3]}.")

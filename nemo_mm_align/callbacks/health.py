@@ -1,0 +1,66 @@
+"""A verdict in words on a finished alignment run: what its own curves say about whether it worked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from nemo_mm_align.callbacks.metrics import read_metrics
+from nemo_mm_align.parallel import runtime
+
+logger = logging.getLogger(__name__)
+
+_TAIL = 0.2
+
+
+def verdict(metrics: Sequence[dict[str, float]]) -> list[str]:
+    """Return findings about a run, the worrying ones first marked with ``!``.
+
+    Args:
+        metrics: lines of a metrics file, oldest first; the first and the last fifth are compared.
+    """
+    size = max(1, int(len(metrics) * _TAIL))
+
+    def change(name: str) -> tuple[float, float]:
+        values = [line[name] for line in metrics]
+        return sum(values[:size]) / size, sum(values[-size:]) / size
+
+    if len(metrics) < 2:
+        return ["too few steps for a verdict"]
+    first, last = change("loss")
+    falling = last < first
+    findings = [f"{'' if falling else '! '}loss {first:.4f} -> {last:.4f}{'' if falling else ': it does not fall'}"]
+    if "reward_margin" in metrics[0]:
+        findings += _preference_findings(change)
+    return sorted(findings, key=lambda text: not text.startswith("!"))
+
+
+def _preference_findings(change: object) -> list[str]:
+    assert callable(change)
+    accuracy, margin = change("reward_accuracy")[1], change("reward_margin")[1]
+    chosen = change("log_prob_chosen")
+    findings = [f"reward accuracy {accuracy:.2f}, margin {margin:.3f} at the end"]
+    if accuracy <= 0.5:
+        findings.append("! reward accuracy is no better than chance: check the pairs, raise model.optim.lr or recipe.epochs")
+    if chosen[1] < chosen[0] - 0.1 * abs(chosen[0]):
+        findings.append(
+            f"! log-prob of chosen answers fell from {chosen[0]:.1f} to {chosen[1]:.1f}: lower model.optim.lr, raise "
+            "recipe.beta, or set recipe.sft_loss_weight"
+        )
+    return findings
+
+
+class ReportHealth(Callback):
+    """Logs the verdict when training ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the metrics file and say what it shows."""
+        if runtime.rank() == 0:
+            for finding in verdict(read_metrics(self.path)):
+                logger.log(logging.WARNING if finding.startswith("!") else logging.INFO, "%s", finding)

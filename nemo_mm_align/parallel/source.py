@@ -1,0 +1,182 @@
+"""Where a model comes from: a Hugging Face folder or a checkpoint of ours, opened the same way for training and inference."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
+from nemo_mm_align.model.llava import Llava, build_llava
+from nemo_mm_align.parallel import checkpoint
+from nemo_mm_align.parallel.fingerprint import fingerprint_folder
+from nemo_mm_align.prompts import Encoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model folder and what it says of itself.
+
+    Attributes:
+        folder: the Hugging Face folder or the checkpoint (a ``step_...`` folder).
+        metadata: of a checkpoint of ours, else ``None``.
+        config: sizes.
+        tokenizer_folder: tokenizer and image-processor files.
+    """
+
+    folder: Path
+    metadata: checkpoint.CheckpointMetadata | None
+    config: LlavaConfig
+    tokenizer_folder: Path
+
+    @property
+    def lora(self) -> LoRAConfig | None:
+        """Adapters that the checkpoint was trained with."""
+        stored = self.metadata.lora if self.metadata else None
+        return LoRAConfig(**stored) if stored else None
+
+    def template(self, default: ChatTemplate | None) -> ChatTemplate:
+        """The checkpoint's own template, else `default`; raise `UserError` where there is neither."""
+        if self.metadata:
+            return ChatTemplate.from_config(self.metadata.template)
+        if default is None:
+            raise UserError(f"{self.folder}: a Hugging Face folder names no template; give template=vicuna_v1 or another.")
+        return default
+
+    def schema(self, default: AttributeSchema | None) -> AttributeSchema | None:
+        """The schema that the checkpoint was trained with, else `default`."""
+        stored = self.metadata.attribute_schema if self.metadata else None
+        return AttributeSchema.model_validate(stored) if stored else default
+
+    def image_processor(self) -> ImageProcessor:
+        """How images become the tower's input."""
+        if self.metadata:
+            return ImageProcessor.model_validate(self.metadata.image_processor)
+        processor = ImageProcessor.from_hf(self.tokenizer_folder)
+        if processor.image_size != self.config.vision.image_size:
+            raise UserError(
+                f"{self.tokenizer_folder}/preprocessor_config.json: images of {processor.image_size} pixels, but the vision "
+                f"tower takes {self.config.vision.image_size}."
+            )
+        return processor
+
+    def encoder(self, template: ChatTemplate, schema: AttributeSchema | None) -> Encoder:
+        """Tokenizer, template and image tokens as one."""
+        return Encoder(
+            load_tokenizer(self.tokenizer_folder),
+            template,
+            self.config.image_token_id,
+            self.config.tokens_per_image,
+            schema,
+        )
+
+    def fingerprint(self) -> str:
+        """Short hash of the weights that `load_weights` would load."""
+        own = fingerprint_folder(self.folder)
+        return f"{self.metadata.base_fingerprint}+{own}" if self.lora and self.metadata else own
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Open a folder's fast tokenizer; raise `UserError` where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{folder}: no usable tokenizer ({reason}). Copy tokenizer.json and tokenizer_config.json there."
+        ) from None
+
+
+def open_source(folder: str | Path) -> ModelSource:
+    """Find out what `folder` holds: a Hugging Face LLaVA, a checkpoint, or a run whose newest checkpoint is meant.
+
+    Raises:
+        UserError: neither, or its configuration is not that of a supported LLaVA.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. Give a Hugging Face model folder or a checkpoint.")
+    found = checkpoint.latest_checkpoint(folder)
+    if found is not None:
+        metadata = checkpoint.read_metadata(found)
+        return ModelSource(found, metadata, LlavaConfig.from_dict(metadata.model), found / checkpoint.TOKENIZER_FOLDER)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint (no {checkpoint.METADATA_FILE}, no "
+            "step_... folder)."
+        )
+    return ModelSource(folder, None, llava_config_from_hf(folder), folder)
+
+
+def load_weights(model: Llava, source: ModelSource, base: str | Path | None = None) -> None:
+    """Fill a built model; for a LoRA checkpoint first its base, then adapters and projector. All ranks call it.
+
+    Args:
+        model: built with ``source.config``; with ``source.lora`` where the checkpoint has adapters.
+        base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
+
+    Raises:
+        UserError: the base is missing or is not the one the adapters were trained on.
+    """
+    if source.metadata is None:
+        load_huggingface(model, source.folder)
+        return
+    if source.lora:
+        load_weights(model, _base_of(source.metadata, base, source.folder))
+    checkpoint.load(source.folder, model)
+
+
+def _base_of(metadata: checkpoint.CheckpointMetadata, base: str | Path | None, folder: Path) -> ModelSource:
+    path = Path(base or metadata.base_path)
+    if not path.is_dir():
+        raise UserError(f"{folder}: its base model {path} is not there. Say where it lies now with base=FOLDER.")
+    source = open_source(path)
+    if source.fingerprint() != metadata.base_fingerprint:
+        raise UserError(
+            f"{path}: not the base model that the adapters in {folder} were trained on (fingerprint {source.fingerprint()}, "
+            f"expected {metadata.base_fingerprint}). Give the right one with base=FOLDER."
+        )
+    return source
+
+
+def build_from(
+    source: ModelSource,
+    parallel: ParallelConfig,
+    engine: EngineConfig,
+    lora: LoRAConfig | None = None,
+    base: str | Path | None = None,
+) -> Llava:
+    """Build a model for `source` on this rank and load its weights; process groups must be up.
+
+    Args:
+        lora: fresh adapters on top of the source (training); a LoRA checkpoint brings its own.
+    """
+    if lora is not None and source.lora is not None:
+        raise UserError(
+            f"{source.folder}: already has adapters. Merge them first (scripts/convert.py direction=export "
+            "adapters=merged), then train new ones on the result."
+        )
+    model = build_llava(source.config, parallel, engine, lora or source.lora, initialize=False)
+    load_weights(model, source, base)
+    return model
+
+
+def source_settings(config: Any) -> ModelSource:
+    """Open the model that a configuration names in ``model.hf_path`` or ``model.checkpoint``."""
+    given = [path for path in (config.get("hf_path"), config.get("checkpoint")) if path]
+    if len(given) != 1:
+        raise UserError("set exactly one of model.hf_path (a Hugging Face folder) and model.checkpoint (one of ours).")
+    return open_source(given[0])

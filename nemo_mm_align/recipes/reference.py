@@ -1,0 +1,168 @@
+"""Reference log-probs for DPO: computed once by the model as it stands before training, cached, never guessed.
+
+A cache file belongs to one combination of weights, template, image processing, precision, layout and row shape; within
+it each line belongs to the token ids and image bytes of one sample. What is missing is computed, what is there is reused,
+and since the key holds everything the numbers depend on, a stale value cannot be taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+from tqdm import tqdm
+
+from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.parallel import runtime
+from nemo_mm_align.records import RecordAppender
+from nemo_mm_align.recipes.data import Collator
+from nemo_mm_align.recipes.step import run_schedule
+
+logger = logging.getLogger(__name__)
+
+
+def settings_key(**settings: Any) -> str:
+    """Hash everything beside the sample that a log-prob depends on."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _SampleKeys:
+    """Content keys of samples; each image file is hashed once."""
+
+    def __init__(self) -> None:
+        self._images: dict[Path, str] = {}
+
+    def __call__(self, sample: Sample) -> str:
+        digest = hashlib.sha256()
+        for path in sample.image_paths:
+            if path not in self._images:
+                self._images[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(self._images[path].encode())
+        for sequence in sample.sequences:
+            digest.update(repr((sequence.ids, sequence.loss_mask)).encode())
+        return digest.hexdigest()[:24]
+
+
+@dataclass
+class ReferenceCache:
+    """Cached sums of answer log-probs, one file per replica of the model, all of them read.
+
+    Args:
+        folder: where the files lie; runs may share it.
+        key: see `settings_key`.
+    """
+
+    folder: Path
+    key: str
+
+    def read(self) -> dict[str, list[float]]:
+        """Return sample key -> log-probs from the files of all replicas; a torn last line is left out."""
+        found: dict[str, list[float]] = {}
+        for path in sorted(self.folder.glob(f"{self.key}.*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the line that a killed run was writing
+                found[entry["sample"]] = entry["log_probs"]
+        return found
+
+    def appender(self) -> RecordAppender:
+        """Open this replica's file for new lines."""
+        return RecordAppender(self.folder / f"{self.key}.{runtime.data_parallel_rank():05d}.jsonl")
+
+
+def _log_probs(token_losses_BS: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    sums_Q = -batch.sum_per_sequence(token_losses_BS)
+    return token_losses_BS.sum(), torch.tensor(1, dtype=torch.int), sums_Q.detach().clone()
+
+
+@torch.no_grad()
+def compute(model: Llava, batch: Batch) -> Tensor:
+    """Return summed answer log-probs, [Q] in nats, of a micro batch, on every stage."""
+    reports = run_schedule(model, [batch], _log_probs, forward_only=True)
+    sums_Q = reports[0] if reports else torch.zeros(batch.num_sequences, device=runtime.device())
+    return runtime.broadcast_from_last_stage(sums_Q.float())
+
+
+def fill(
+    model: Llava,
+    samples: Sequence[Sample],
+    collator: Collator,
+    cache: ReferenceCache,
+    micro_batch_size: int,
+    progress: bool,
+) -> list[list[float]]:
+    """Return the reference log-probs of all samples, computing those that are not cached; all ranks call it.
+
+    Args:
+        model: weights as they stand before training; put into evaluation mode meanwhile.
+        samples: the training set, the same on all ranks.
+        micro_batch_size: samples per forward pass.
+    """
+    keys_of = _SampleKeys()
+    keys = [keys_of(sample) for sample in samples]
+    known = cache.read()
+    missing = sorted(
+        {key: index for index, key in enumerate(keys) if key not in known}.values(),
+        key=lambda index: -max(len(sequence) for sequence in samples[index].sequences),
+    )
+    torch.distributed.barrier()  # nobody appends before everybody has read
+    if missing:
+        training = model.training
+        model.eval()
+        _compute_missing(model, samples, keys, missing, collator, cache, micro_batch_size, progress)
+        model.train(training)
+        torch.distributed.barrier()
+        known = cache.read()
+    logger.info("reference log-probs: %d samples, %d computed now, the rest cached", len(samples), len(missing))
+    lost = [sample.id for sample, key in zip(samples, keys, strict=True) if key not in known]
+    if lost:
+        raise UserError(f"{cache.folder}: log-probs of {len(lost)} samples were not found after writing; is it a shared folder?")
+    return [known[key] for key in keys]
+
+
+def _compute_missing(
+    model: Llava,
+    samples: Sequence[Sample],
+    keys: Sequence[str],
+    missing: Sequence[int],
+    collator: Collator,
+    cache: ReferenceCache,
+    micro_batch_size: int,
+    progress: bool,
+) -> None:
+    replicas, own = runtime.data_parallel_size(), runtime.data_parallel_rank()
+    mine = missing[own::replicas]
+    writes = parallel_state.get_tensor_model_parallel_rank() == 0 and runtime.is_last_stage()
+    appender = cache.appender() if writes else None
+    try:
+        chunks = range(0, len(mine), micro_batch_size)
+        for start in tqdm(chunks, "reference log-probs", disable=not progress):
+            chosen = [samples[index] for index in mine[start : start + micro_batch_size]]
+            batch = collator(chosen, collator.length(chosen))
+            values = compute(model, batch).tolist()
+            if appender is not None:
+                _write(appender, [keys[index] for index in mine[start : start + micro_batch_size]], chosen, values)
+    finally:
+        if appender is not None:
+            appender.close()
+
+
+def _write(appender: RecordAppender, keys: Iterable[str], samples: Iterable[Sample], values: list[float]) -> None:
+    position = 0
+    for key, sample in zip(keys, samples, strict=True):
+        count = len(sample.sequences)
+        appender.append({"sample": key, "log_probs": values[position : position + count]})
+        position += count

@@ -1,0 +1,297 @@
+"""A training run from configuration to checkpoint, hosted by NeMo's experiment manager and Lightning's Trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from nemo.utils.exp_manager import exp_manager
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader
+
+from nemo_mm_align.callbacks.checkpointing import SaveCheckpoints
+from nemo_mm_align.callbacks.health import ReportHealth
+from nemo_mm_align.callbacks.metrics import WriteMetrics
+from nemo_mm_align.callbacks.stopping import StopOnSignal
+from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sampler import GlobalBatchSampler
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.llava import Llava, set_trainable
+from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel.source import ModelSource, build_from, source_settings
+from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
+from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.recipes import reference
+from nemo_mm_align.recipes.data import (
+    BatchShape,
+    Collator,
+    RemainingSteps,
+    StepDataset,
+    length_multiple,
+    read_samples,
+)
+from nemo_mm_align.recipes.settings import TrainSettings, read_settings
+from nemo_mm_align.recipes.step import TrainingEngine
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "transformer-engine", "nemo_mm_align")
+
+
+class AlignmentModule(pl.LightningModule):
+    """What Lightning sees of the engine: one training step per batch of micro batches."""
+
+    def __init__(self, engine: TrainingEngine) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self._engine = [engine]  # in a list: not a submodule, Lightning must not move, save or count it
+
+    def training_step(self, batches: list[Batch], batch_idx: int) -> dict[str, Any]:
+        """Run one optimizer step and log its metrics."""
+        result = self._engine[0].step(batches, self.trainer.global_step)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+        self.log_dict(result.metrics, prog_bar=False, rank_zero_only=True, batch_size=1)
+        self.log("loss", result.metrics["loss"], prog_bar=True, logger=False, rank_zero_only=True, batch_size=1)
+        return {"loss": torch.tensor(result.metrics["loss"]), "metrics": result.metrics}
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Leave it to the engine, which moves one micro batch at a time."""
+        return batch
+
+    def configure_optimizers(self) -> None:
+        """The optimizer is megatron-core's."""
+
+
+class TrainingRun:
+    """Builds the parts of a run in the order in which a user's mistakes are cheapest to find."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.settings: TrainSettings = read_settings(config)
+        self.source: ModelSource = source_settings(config.model)
+        self.check_before_loading()
+        runtime.initialize(self.settings.parallel, self.settings.seed)
+        template = self.settings.template
+        self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
+        self.processor = self.source.image_processor()
+        self.trainer, self.folder = self._host()
+        self.samples: Sequence[Sample] = self._read_samples()
+        self.sampler = GlobalBatchSampler(
+            len(self.samples),
+            self.settings.global_batch_size,
+            self.settings.micro_batch_size,
+            runtime.data_parallel_size(),
+            self.settings.seed,
+            self.settings.shuffle,
+        )
+        self.total_steps = self._total_steps()
+
+    def check_before_loading(self) -> None:
+        """Check sizes, layout, precision and batch arithmetic against each other; no weight has been read yet."""
+        settings, sizes = self.settings, self.source.config
+        sizes.check(settings.parallel)
+        replicas = settings.parallel.data_parallel_size(runtime.world_size())
+        GlobalBatchSampler(1, settings.global_batch_size, settings.micro_batch_size, replicas, settings.seed)
+        longest = sizes.language.max_position_embeddings
+        if settings.plan.max_length > longest:
+            raise UserError(
+                f"model.max_length={settings.plan.max_length}: the model has {longest} positions. Set it to at most {longest}."
+            )
+
+    @property
+    def progress(self) -> bool:
+        """Whether this rank shows progress bars."""
+        return runtime.rank() == 0 and bool(self.config.trainer.enable_progress_bar)
+
+    def _host(self) -> tuple[pl.Trainer, Path]:
+        strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
+        gpu = torch.cuda.is_available()
+        options = dict(self.config.trainer)
+        options.pop("max_steps", None)
+        trainer = pl.Trainer(
+            accelerator="gpu" if gpu else "cpu",
+            devices=_local_world_size(),
+            num_nodes=max(1, runtime.world_size() // _local_world_size()),
+            strategy=strategy,
+            logger=False,  # exp_manager brings the loggers
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            max_epochs=1,
+            **options,
+        )
+        folder = exp_manager(trainer, self.config.exp_manager)
+        return trainer, Path(folder or self.config.exp_manager.exp_dir)
+
+    def _read_samples(self) -> Sequence[Sample]:
+        report = self.folder / "length_plan.json" if runtime.rank() == 0 else None
+        return read_samples(
+            self.settings.source, self.settings.plan, self.encoder, self.settings.method, report, self.progress
+        )
+
+    def _total_steps(self) -> int:
+        steps = self.sampler.num_steps(float(self.settings.recipe["epochs"]))
+        limit = self.config.trainer.max_steps
+        return min(steps, limit) if limit and limit > 0 else steps
+
+    def run(self) -> None:
+        """Build the model, fill the reference cache if the method needs it, resume or start, train, save."""
+        collator = self._collator()
+        model = self._build_model()
+        if self.settings.method.needs_reference:
+            self._attach_reference(model, collator)
+        self.engine = TrainingEngine(
+            model, self.settings.method, self.settings.optim, self.total_steps, self.settings.seed
+        )
+        resume = checkpoint.latest_checkpoint(self.checkpoints) if self.settings.checkpoint.resume else None
+        start = checkpoint.read_metadata(resume).step if resume else 0
+        self._announce(start)
+        if start >= self.total_steps:
+            logger.info("already trained to step %d: nothing to do", start)
+            return
+        loader = self._loader(collator, start)
+        self.trainer.callbacks.extend(self._callbacks())
+        self.trainer.fit_loop.epoch_loop.max_steps = self.total_steps
+        self.trainer.fit(AlignmentModule(self.engine), loader, ckpt_path=resume)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The run's checkpoints folder."""
+        return self.folder / "checkpoints"
+
+    def _collator(self) -> Collator:
+        settings = self.settings
+        multiple = length_multiple(
+            settings.parallel.tensor_model_parallel_size, settings.parallel.sequence_parallel, settings.engine.precision
+        )
+        shape = BatchShape(multiple, settings.shared_prefix)
+        return Collator(self.encoder, self.processor, shape, with_images=runtime.is_first_stage())
+
+    def _build_model(self) -> Llava:
+        settings = self.settings
+        model = build_from(self.source, settings.parallel, settings.engine, settings.lora)
+        parts = settings.trainable
+        set_trainable(
+            model,
+            language=parts.language and settings.lora is None,
+            projector=parts.projector,
+            vision=parts.vision,
+            adapters=True,
+        )
+        return model
+
+    def _attach_reference(self, model: Llava, collator: Collator) -> None:
+        stored = [sample.reference_log_probs for sample in self.samples]
+        if self.settings.recipe.get("use_stored_reference"):
+            if not all(stored):
+                raise UserError("recipe.use_stored_reference=true, but not every record has reference log-probs.")
+            return
+        settings = self.settings
+        key = reference.settings_key(
+            weights=self.source.fingerprint(),
+            template=settings.template.model_dump(mode="json"),
+            image_processor=self.processor.model_dump(mode="json"),
+            precision=settings.engine.precision,
+            transformer_impl=model.transformer_impl,
+            layout=asdict(settings.parallel),
+            shape=asdict(collator.shape),
+        )
+        cache = reference.ReferenceCache(settings.reference_cache or self.folder / "reference_log_probs", key)
+        values = reference.fill(model, self.samples, collator, cache, settings.micro_batch_size, self.progress)
+        for index, log_probs in enumerate(values):
+            self.samples.set_reference_log_probs(index, log_probs)  # type: ignore[attr-defined]
+
+    def _loader(self, collator: Collator, start: int) -> DataLoader:
+        dataset = StepDataset(self.samples, self.sampler, collator, runtime.data_parallel_rank())
+        workers = int(self.config.data.num_workers)
+        return DataLoader(
+            dataset, batch_size=None, sampler=RemainingSteps(start, self.total_steps), num_workers=workers
+        )
+
+    def _callbacks(self) -> list[pl.Callback]:
+        settings, stop, metrics = self.settings.checkpoint, StopOnSignal(), self.folder / "metrics.jsonl"
+        save = SaveCheckpoints(self.checkpoints, settings.every_n_steps, settings.keep, self.total_steps, stop)
+        return [WriteMetrics(metrics), stop, save, ReportHealth(metrics)]
+
+    def _announce(self, start: int) -> None:
+        trained = sum(parameter.numel() for parameter in self.engine.model.parameters() if parameter.requires_grad)
+        logger.info(
+            "%s: %d samples, %d steps of %d, from step %d; %s trainable parameters on this rank; layout %s; results in %s",
+            self.settings.method.name,
+            len(self.samples),
+            self.total_steps,
+            self.settings.global_batch_size,
+            start,
+            f"{trained:,}",
+            runtime.layout(),
+            self.folder,
+        )
+
+    def _save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
+        checkpoint.save(
+            folder.parent,
+            self.engine.model,
+            self._metadata(int(trainer_state["global_step"])),
+            self.engine.optimizer,
+            trainer_state,
+            self.source.tokenizer_folder,
+        )
+
+    def _load(self, folder: Path) -> dict[str, Any]:
+        metadata, state = checkpoint.load(folder, self.engine.model, self.engine.optimizer)
+        if metadata.base_fingerprint != self.source.fingerprint():
+            raise UserError(
+                f"{folder}: was trained from another model ({metadata.base_path}). Give that model, choose another "
+                "exp_manager.name, or set checkpoint.resume=false."
+            )
+        return state
+
+    def _metadata(self, step: int) -> checkpoint.CheckpointMetadata:
+        settings = self.settings
+        return checkpoint.CheckpointMetadata(
+            step=step,
+            model=self.source.config.to_dict(),
+            lora=asdict(settings.lora) if settings.lora else None,
+            template=settings.template.model_dump(mode="json"),
+            attribute_schema=settings.schema.model_dump(mode="json"),
+            image_processor=self.processor.model_dump(mode="json"),
+            recipe={**settings.recipe, "steps": self.total_steps, "global_batch_size": settings.global_batch_size},
+            base_path=str(self.source.folder.resolve()),
+            base_fingerprint=self.source.fingerprint(),
+            precision=settings.engine.precision,
+            layout=runtime.layout(),
+            versions=_versions(),
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _local_world_size() -> int:
+    import os
+
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
+
+
+def train(config: DictConfig) -> None:
+    """Run a training job as configured; under torchrun or Slurm every rank calls this."""
+    try:
+        TrainingRun(config).run()
+    finally:
+        runtime.shutdown()
