@@ -24,9 +24,10 @@ def steering_results(seeds: Sequence[SeedAnswers], schema: AttributeSchema) -> d
     Raises:
         UserError: an answer has no `asked`, or departs from the defaults in more than one attribute.
     """
-    for answer in (answer for seed in seeds for answer in seed.steering):
+    judged = [[answer for answer in seed.steering if answer.kind == "image"] for seed in seeds]
+    for answer in (answer for answers in judged for answer in answers):
         _check_sweep(answer, schema)
-    sweeps = {name: [_sweep(seed.steering, name, schema) for seed in seeds] for name in schema.names}
+    sweeps = {name: [_sweep(answers, name, schema) for answers in judged] for name in schema.names}
     return {
         name: _steering_result(name, per_seed)
         for name, per_seed in sweeps.items()

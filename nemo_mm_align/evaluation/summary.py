@@ -1,0 +1,64 @@
+"""Answers of one or several runs to `Results`, and the folder that holds results.json and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results, text_ability
+from nemo_mm_align.evaluation.report import write_report
+from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts, installed_versions, write_results
+from nemo_mm_align.evaluation.steering import steering_results
+from nemo_mm_align.evaluation.tables import ReportSample
+
+
+def summarise(
+    seeds: Sequence[SeedAnswers],
+    schema: AttributeSchema,
+    training: Mapping[str, TrainingFacts] | None = None,
+    layouts: Mapping[str, Layout] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Results:
+    """Return everything that is reported of these runs.
+
+    Args:
+        seeds: the judged answers of each run.
+        schema: the judged attributes.
+        training: how each method was trained, by method.
+        layouts: how each stage was spread over processes, by stage, as its ranks reported it.
+        settings: whatever a reader needs to repeat the runs.
+        notes: sentences that stand at the top of the report.
+
+    Raises:
+        UserError: the answers cannot be compared, or a rating is not one of the schema.
+    """
+    methods = method_results(seeds, schema)
+    for name, facts in (training or {}).items():
+        if name in methods:
+            methods[name].training = facts
+    return Results(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seeds=[seed.seed for seed in seeds],
+        schema_name=schema.name,
+        methods=methods,
+        steering=steering_results(seeds, schema),
+        text_ability=text_ability(seeds, schema),
+        layouts=dict(layouts or {}),
+        versions=installed_versions(),
+        settings=dict(settings or {}),
+        notes=list(notes),
+    )
+
+
+def write_evaluation(
+    folder: str | Path, results: Results, schema: AttributeSchema, samples: Sequence[ReportSample] = ()
+) -> tuple[Path, Path]:
+    """Write results.json and report.html into `folder`; return their paths."""
+    results_path, report_path = Path(folder) / "results.json", Path(folder) / "report.html"
+    write_results(results_path, results)
+    write_report(report_path, results, schema, samples)
+    return results_path, report_path

@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.results import read_results
+from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
+from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, read_records, write_records
+from tests.unit.evaluation.judged import ratings
+
+COUNT = 6
+
+
+def judge(prompt: Prompt, answer: str, num_tokens: int | None = None) -> JudgedAnswer:
+    """An answer is correct if it says the prompt's number; its verbosity is its number of words."""
+    words = answer.split()
+    rated = ratings(correctness=4 if prompt.metadata["truth"] in words else 0, verbosity=min(4, len(words)))
+    return JudgedAnswer(prompt_id=prompt.id, kind="image", answer=answer, ratings=rated, num_words=len(words))
+
+
+@pytest.fixture
+def world(tmp_path, helpsteer):
+    """A folder with prompts and images, and settings to evaluate answers to them."""
+    (tmp_path / "images").mkdir()
+    prompts = []
+    for number in range(COUNT):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(tmp_path / "images" / f"{number}.png")
+        turn = Turn(role="user", content="<image>\nWhich number?")
+        metadata = {"truth": str(number)}
+        prompts.append(Prompt(id=f"p{number}", images=(f"images/{number}.png",), turns=(turn,), metadata=metadata))
+    write_records(tmp_path / "prompts.jsonl", prompts)
+
+    def settings(**changes):
+        defaults = {"prompts": tmp_path / "prompts.jsonl", "out": tmp_path / "out", "attribute_schema": helpsteer}
+        return EvaluateSettings(**{**defaults, **changes})
+
+    return tmp_path, settings
+
+
+def answers(path, texts, attributes=None):
+    sampling = {"temperature": 0.0} | ({"attributes": attributes} if attributes else {})
+    lines = [
+        CandidateSet(prompt_id=f"p{number}", candidates=(Candidate(text=text, num_tokens=3),), sampling=sampling)
+        for number, text in enumerate(texts)
+    ]
+    write_records(path, lines)
+    return path
+
+
+def test_answer_files_to_results_and_report(world):
+    folder, settings = world
+    base = answers(folder / "base.jsonl", ["0"] * COUNT)
+    dpo = answers(folder / "dpo.jsonl", [str(number) for number in range(COUNT)])
+    steering = [
+        answers(folder / f"{asked}.jsonl", ["word " * (asked + 1)] * COUNT, {"verbosity": asked}) for asked in (0, 2, 4)
+    ]
+    evaluate(settings(answers={"base": base, "dpo": dpo}, steering=steering, samples=2), judge, lambda p: p.id)
+    results = read_results(folder / "out" / "results.json")
+    assert results.methods["base"].correctness == pytest.approx(1 / COUNT)
+    assert results.methods["dpo"].correctness == 1
+    assert results.methods["dpo"].minus_base["score"] == pytest.approx(4 * (COUNT - 1) / COUNT)
+    assert results.steering["verbosity"].spearman == pytest.approx(1)
+    assert [point.judged for point in results.steering["verbosity"].curve] == [1, 3, 4]
+    judged = list(read_records(folder / "out" / "judged" / "dpo.jsonl", JudgedAnswer))
+    assert [answer.answer for answer in judged] == [str(number) for number in range(COUNT)]
+    assert (folder / "out" / "report.html").read_text().count("data:image/png") == 2
+
+
+def test_steered_method_says_what_was_asked(world):
+    folder, settings = world
+    path = answers(folder / "steerlm.jsonl", ["0"] * COUNT, {"verbosity": 1})
+    results = evaluate(settings(answers={"steerlm": path}), judge)
+    assert results.methods["steerlm"].asked == {
+        "helpfulness": 4,
+        "correctness": 4,
+        "coherence": 4,
+        "complexity": 2,
+        "verbosity": 1,
+    }
+
+
+def test_faulty_answer_files_are_named_and_nothing_is_written(world):
+    folder, settings = world
+
+    def refuses(message, *lines):
+        path = folder / "bad.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(UserError, match=message):
+            evaluate(settings(answers={"base": path}), judge)
+        assert not (folder / "out").exists()
+
+    line = {"prompt_id": "p0", "candidates": [{"text": "0"}]}
+    refuses(r"bad\.jsonl: no answer to 5 of 6 prompts, for example p1", line)
+    refuses(r"bad\.jsonl: answers prompt p9, which is not in the prompts file", {**line, "prompt_id": "p9"})
+    refuses(r"bad\.jsonl: prompt p0 has 2 candidates", {**line, "candidates": [{"text": "0"}, {"text": "1"}]})
+    refuses(r"bad\.jsonl:1: .*text: Field required", {**line, "candidates": [{"txt": "0"}]})
+    complete = [{**line, "prompt_id": f"p{number}"} for number in range(COUNT)]
+    refuses("a prompt is answered twice", *complete, complete[0])
+
+
+def test_unknown_attribute_in_a_steered_file(world):
+    folder, settings = world
+    path = answers(folder / "base.jsonl", ["0"] * COUNT, {"wit": 4})
+    with pytest.raises(UserError, match="unknown attribute 'wit'"):
+        evaluate(settings(answers={"base": path}), judge)

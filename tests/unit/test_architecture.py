@@ -1,0 +1,58 @@
+"""The rules that keep parts apart: imports point down, and labelling and evaluation run without the engine."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "nemo_mm_align"
+ROOT = Path(__file__).resolve().parents[2] / PACKAGE
+LAYERS = (
+    {"model", "parallel"},
+    {"datasets", "callbacks"},
+    {"labeling", "recipes", "inference", "evaluation", "miniature", "launch"},
+)
+"""From low to high; modules that stand in the package's own folder are below them all."""
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def layer(module: str) -> int:
+    folder = module.split(".")[1] if "." in module else ""
+    return next((height for height, names in enumerate(LAYERS, start=1) if folder in names), 0)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    own = layer(f"{PACKAGE}." + ".".join(path.relative_to(ROOT).with_suffix("").parts))
+    higher = {name for name in imports(path) if name.split(".")[0] == PACKAGE and layer(name) > own}
+    assert not higher, f"{path.relative_to(ROOT)} imports {sorted(higher)}, which stand above it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_trainer_glue_knows_lightning_and_nemo(path):
+    frameworks = {name for name in imports(path) if name.split(".")[0] in ("nemo", "lightning", "pytorch_lightning")}
+    place = str(path.relative_to(ROOT))
+    glue = place == "parallel/strategy.py" or place.startswith(("callbacks/", "recipes/trainer"))
+    assert glue or not frameworks, f"{place} imports {sorted(frameworks)}"
+
+
+@pytest.mark.parametrize(
+    "module", ["evaluation.stage", "labeling.stage", "model.config", "attributes", "records", "images", "prompts"]
+)
+def test_runs_without_the_engine(module):
+    """On a laptop these parts need neither megatron-core nor NeMo."""
+    code = f"import sys, {PACKAGE}.{module}; print(*sorted({{'megatron', 'nemo', 'lightning'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
