@@ -1,0 +1,152 @@
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import ImageProcessor, load_image, read_image_bytes, verify_image
+
+SHAPES = [(50, 80), (81, 50), (56, 56), (33, 100), (300, 171)]
+
+
+def noise(height: int, width: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def huge_png(path, width: int, height: int) -> None:
+    """A few bytes that claim to be a large picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Files that must be refused, by name."""
+    noise(64, 64).save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    noise(64, 64).save(tmp_path / "whole.png")
+    png = bytearray((tmp_path / "whole.png").read_bytes())
+    png[len(png) // 2] ^= 0xFF
+    (tmp_path / "damaged.png").write_bytes(png)
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    huge_png(tmp_path / "large.png", 9000, 9000)
+    huge_png(tmp_path / "bomb.png", 60000, 60000)
+    (tmp_path / "folder.png").mkdir()
+    return tmp_path
+
+
+FAULTS = {
+    "missing.png": "no such image",
+    "cut.jpg": "damaged or cut off",
+    "damaged.png": "damaged or cut off",
+    "text.png": "not an image",
+    "empty.png": "not an image",
+    "large.png": "9000 x 9000 pixels; at most 64,000,000",
+    "bomb.png": "too many pixels",
+    "folder.png": "cannot be read",
+}
+
+
+@pytest.mark.parametrize("function", [load_image, verify_image, read_image_bytes])
+@pytest.mark.parametrize(("name", "fault"), FAULTS.items())
+def test_bad_images_are_refused_by_name(broken, function, name, fault):
+    with pytest.raises(UserError, match=f"{name}: .*{fault}"):
+        function(broken / name)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    image = noise(20, 30).convert(mode)
+    image.save(tmp_path / "image.tiff")
+    loaded = load_image(tmp_path / "image.tiff")
+    assert (loaded.mode, loaded.size) == ("RGB", (30, 20))
+    verify_image(tmp_path / "image.tiff")
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path):
+    Image.fromarray(np.array([[0, 0x8000, 0xFFFF]], dtype=np.uint16)).save(tmp_path / "grey.png")
+    assert np.asarray(load_image(tmp_path / "grey.png"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    noise(20, 30).save(tmp_path / "turned.jpg", exif=exif)
+    assert load_image(tmp_path / "turned.jpg").size == (20, 30)
+
+
+@pytest.mark.parametrize(
+    ("form", "mime"), [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/gif")]
+)
+def test_a_judge_gets_the_bytes_of_the_file_and_their_real_type(tmp_path, form, mime):
+    path = tmp_path / "image.bmp"  # a wrong name
+    noise(20, 30).save(path, format=form)
+    assert read_image_bytes(path) == (path.read_bytes(), mime)
+    with pytest.raises(UserError, match="at most 100 are allowed"):
+        read_image_bytes(path, max_bytes=100)
+
+
+def test_a_format_that_judges_do_not_take_is_refused(tmp_path):
+    noise(20, 30).save(tmp_path / "image.png", format="BMP")
+    with pytest.raises(UserError, match="BMP is not accepted"):
+        read_image_bytes(tmp_path / "image.png")
+
+
+def test_padding_is_the_mean_colour_and_centred():
+    processor = ImageProcessor(image_size=4, mean=(0.2, 0.4, 0.6), std=(0.5, 0.5, 0.5))
+    pixels_CHW = processor(Image.new("RGB", (4, 2), (255, 255, 255)))
+    assert pixels_CHW.shape == (3, 4, 4) and pixels_CHW.dtype == np.float32
+    np.testing.assert_allclose(pixels_CHW[:, [0, 3]], 0, atol=1e-6)  # 0.2, 0.4 and 0.6 are whole multiples of 1/255
+    np.testing.assert_allclose(pixels_CHW[:, 1, 0], [1.6, 1.2, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_transformers_does_the_same_with_the_exported_settings(tmp_path, pad):
+    from transformers import AutoImageProcessor
+
+    processor = ImageProcessor(image_size=56, pad_to_square=pad)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor.to_hf()))
+    assert ImageProcessor.from_hf(tmp_path) == processor
+    reference = AutoImageProcessor.from_pretrained(tmp_path, use_fast=False)
+    for height, width in SHAPES:
+        image = noise(height, width)
+        expected = reference(image, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(processor(image), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"resample": 2}, "resample=3"),
+        ({"do_center_crop": False}, "do_pad or do_center_crop"),
+        ({"size": {"height": 56, "width": 40}}, "a square size"),
+        ({"crop_size": {"height": 48, "width": 48}}, "crop_size = size"),
+        ({"rescale_factor": 1}, "rescale_factor"),
+        ({"do_normalize": False}, "do_normalize"),
+    ],
+)
+def test_image_processors_that_do_something_else_are_refused(tmp_path, change, fault):
+    config = ImageProcessor(image_size=56, pad_to_square=False).to_hf() | change
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=fault):
+        ImageProcessor.from_hf(tmp_path)
+
+
+def test_a_missing_or_broken_processor_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="preprocessor_config.json: no such file"):
+        ImageProcessor.from_hf(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(UserError, match="not readable as JSON"):
+        ImageProcessor.from_hf(tmp_path)

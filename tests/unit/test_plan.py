@@ -1,0 +1,147 @@
+import json
+import logging
+
+import pytest
+import yaml
+from PIL import Image
+
+from nemo_mm_align.datasets.length_report import show_loss_mask
+from nemo_mm_align.datasets.plan import PlanSettings, batch_length, plan_lengths
+from nemo_mm_align.datasets.sample import Sample, SampleStore
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.prompts import ChatTemplate, EncodedSequence, Encoder
+from nemo_mm_align.records import PreferenceExample, TrainingExample, Turn
+from tests.unit import toy_tokenizers
+
+IMAGE_TOKENS = 5
+
+
+@pytest.fixture(scope="module")
+def encoder(repository, helpsteer) -> Encoder:
+    template = yaml.safe_load((repository / "conf/template/vicuna_v1.yaml").read_text()) | {"system": ""}
+    tokenizer = toy_tokenizers.byte_level()
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    return Encoder(tokenizer, ChatTemplate.from_config(template), image, IMAGE_TOKENS, helpsteer)
+
+
+@pytest.fixture
+def picture(tmp_path) -> str:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    return str(tmp_path / "a.png")
+
+
+def example(name: str, answer: str, *images: str) -> TrainingExample:
+    question = "<image>\n" * len(images) + "What is it?"
+    turns = (Turn(role="user", content=question), Turn(role="assistant", content=answer))
+    return TrainingExample(id=name, images=images, turns=turns)
+
+
+def pair(name: str, *images: str, **fields) -> PreferenceExample:
+    turns = (Turn(role="user", content="<image>\n" * len(images) + "q"),)
+    return PreferenceExample(id=name, images=images, turns=turns, chosen="yes", rejected="no no no no", **fields)
+
+
+def test_the_plan_counts_what_is_trained_on(encoder, picture, tmp_path):
+    examples = [example("short", "yes"), example("long", "yes " * 40, picture, picture), pair("pair", picture)]
+    samples, plan = plan_lengths(examples, encoder, PlanSettings(max_length=400))
+    encoded = [encoder.encode(item) for item in examples]
+    assert [sample.sequences for sample in samples] == encoded
+    assert plan.lengths == [max(map(len, sequences)) for sequences in encoded]
+    assert (plan.longest_id, plan.longest) == ("long", len(encoded[1][0]))
+    assert plan.image_tokens == 2 * IMAGE_TOKENS + 2 * IMAGE_TOKENS
+    assert plan.answer_tokens == sum(sequence.num_answer_tokens for sequences in encoded for sequence in sequences)
+    assert sum(count for _, _, count in plan.histogram()) == 3
+    plan.write(tmp_path / "out" / "plan.json")
+    written = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert written["longest"] == {"id": "long", "length": plan.longest} and written["kept"] == 3
+
+
+def test_too_long_is_an_error_unless_it_is_to_be_dropped(encoder):
+    examples = [example("fits", "yes"), example("long", "yes " * 100)]
+    longest = len(encoder.encode(examples[1])[0])
+    with pytest.raises(
+        UserError, match=rf"dropped long: too long: {longest} tokens .*\n.*raise max_length .*{longest}"
+    ):
+        plan_lengths(examples, encoder, PlanSettings(max_length=longest - 1))
+    assert len(plan_lengths(examples, encoder, PlanSettings(max_length=longest))[0]) == 2
+    samples, plan = plan_lengths(examples, encoder, PlanSettings(max_length=longest - 1, on_too_long="drop"))
+    assert [sample.id for sample in samples] == ["fits"]
+    assert [(item.id, item.reason, item.length) for item in plan.dropped] == [("long", "too long", longest)]
+    with pytest.raises(UserError, match="No example is left"):
+        plan_lengths(examples, encoder, PlanSettings(max_length=5, on_too_long="drop"))
+
+
+def test_a_pair_is_dropped_when_one_of_its_answers_is_too_long(encoder):
+    given = pair("p")
+    chosen, rejected = map(len, encoder.encode(given))
+    assert chosen < rejected
+    with pytest.raises(UserError, match=f"{rejected} tokens"):
+        plan_lengths([given], encoder, PlanSettings(max_length=rejected - 1))
+
+
+def test_bad_images_and_texts_are_faults(encoder, picture, tmp_path):
+    (tmp_path / "bad.png").write_text("no image")
+    examples = [
+        example("good", "yes", picture),
+        example("missing", "yes", picture, str(tmp_path / "none.png")),
+        example("damaged", "yes", str(tmp_path / "bad.png")),
+        example("special", "yes</s>", picture),
+    ]
+    with pytest.raises(UserError, match="3 dropped") as error:
+        plan_lengths(examples, encoder, PlanSettings(max_length=400))
+    for fault in ("none.png: no such image", "bad.png: not an image", "contains '</s>'", "set on_fault=drop"):
+        assert fault in str(error.value)
+    samples, plan = plan_lengths(examples, encoder, PlanSettings(max_length=400, on_fault="drop"))
+    assert [sample.id for sample in samples] == ["good"]
+    assert [(item.id, item.reason) for item in plan.dropped] == [
+        ("missing", "image"),
+        ("damaged", "image"),
+        ("special", "text"),
+    ]
+    unchecked, _ = plan_lengths(examples[:3], encoder, PlanSettings(max_length=400, check_images=False))
+    assert len(unchecked) == 3
+
+
+def test_stored_reference_log_probs_travel_along(encoder):
+    examples = [pair("a", reference_chosen_log_prob=-1.5, reference_rejected_log_prob=-2), pair("b")]
+    samples, _ = plan_lengths(examples, encoder, PlanSettings(max_length=400))
+    assert [sample.reference_log_probs for sample in samples] == [[-1.5, -2], None]
+
+
+def test_unknown_words_are_warned_of(repository, caplog):
+    tokenizer = toy_tokenizers.word_level()
+    template = ChatTemplate.from_config(
+        yaml.safe_load((repository / "conf/template/vicuna_v1.yaml").read_text()) | {"system": ""}
+    )
+    encoder = Encoder(tokenizer, template, tokenizer.convert_tokens_to_ids("<image>"), IMAGE_TOKENS)
+    with caplog.at_level(logging.WARNING):
+        _, plan = plan_lengths([example("a", "xylophone zebra")], encoder, PlanSettings(max_length=99))
+    assert plan.unknown_tokens == 3  # it, xylophone, zebra
+    assert "unknown to the tokenizer" in caplog.text
+
+
+def test_one_length_per_batch_rounded_up(encoder):
+    samples, _ = plan_lengths([pair("a"), example("b", "yes")], encoder, PlanSettings(max_length=400))
+    prompt = samples[0].sequences[0].prompt_length
+    chosen, rejected = (len(sequence) - 1 for sequence in samples[0].sequences)  # the last token predicts nothing
+    assert batch_length(samples) == max(rejected, len(samples[1].sequences[0]) - 1)
+    assert batch_length(samples[:1], multiple=16) == -(-rejected // 16) * 16
+    assert batch_length(samples[:1], shared_prefix=True) == chosen + rejected - (prompt - 1)
+
+
+def test_the_store_gives_back_what_was_put_in(tmp_path):
+    samples = [
+        Sample("a", [tmp_path / "a.png"], [EncodedSequence([70000, 5, 6], [False, True, True])]),
+        Sample("b", [], [EncodedSequence([1, 2], [False, True]), EncodedSequence([1, 3], [False, True])], [-1.0, -2.0]),
+    ]
+    store = SampleStore(samples)
+    assert list(store) == samples and store[-1] == samples[1] and store[:1] == samples[:1] and len(store) == 2
+    store.set_reference_log_probs(1, [-3, -4])
+    assert store[1].reference_log_probs == [-3, -4]
+    with pytest.raises(ValueError, match="2 reference log-probs for 1 sequences"):
+        store.set_reference_log_probs(0, [-3, -4])
+
+
+def test_a_sequence_is_shown_with_what_is_trained_on(encoder, picture):
+    sequence = encoder.encode(example("a", "yes, no", picture))[0]
+    assert show_loss_mask(sequence, encoder) == "USER: <image>*5\nWhat is it? ASSISTANT:« yes, no</s>»"
