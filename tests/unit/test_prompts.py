@@ -1,5 +1,6 @@
 import pytest
 import yaml
+from PIL import Image
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.prompts import ChatTemplate, EncodedSequence, Encoder, add_image_token, with_attributes
@@ -219,6 +220,22 @@ def test_tokens_that_the_tokenizer_lacks_are_named(vicuna):
         Encoder(tokenizer, vicuna, 7, 3)
     before = len(tokenizer)
     assert add_image_token(tokenizer) == tokenizer.convert_tokens_to_ids("<image>") and len(tokenizer) == before
+
+
+def test_a_hugging_face_processor_gives_the_same_ids(vicuna, helpsteer):
+    from transformers import CLIPImageProcessor, LlavaProcessor
+
+    tokenizer = toy_tokenizers.llama_like()
+    images = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = LlavaProcessor(
+        images, tokenizer, 14, "default", vicuna.jinja(helpsteer), "<image>", num_additional_image_tokens=1
+    )
+    question = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    messages = [{"role": "user", "content": question}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, attributes=VALUES)
+    ids = processor(text=text, images=Image.new("RGB", (28, 28))).input_ids[0]
+    encoder = Encoder(tokenizer, vicuna, tokenizer.convert_tokens_to_ids("<image>"), 4, helpsteer)
+    assert encoder.encode_prompt(turns("<image>\nWhat is it?"), VALUES) == list(ids)
 
 
 @pytest.mark.slow
