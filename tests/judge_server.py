@@ -1,4 +1,4 @@
-"""A local server that speaks Gemini's ``generateContent``: its scores follow from the image bytes and candidates received.
+"""A local server that speaks Gemini's ``generateContent``: its scores follow from the image and candidates received.
 
 Nothing in a reply is known beforehand: a request that lacks its image or its candidates cannot be answered (400), and a
 client that mixes up candidates gets scores that a test finds on the wrong one.
@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,7 +76,7 @@ def generated(text: str, finish_reason: str = "STOP") -> dict[str, Any]:
     """A reply of the service with this text."""
     candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": finish_reason}
     usage = {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 150}
-    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "test"}
+    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "test-001"}
 
 
 def honest(exchange: Exchange) -> Reply:
@@ -130,6 +130,7 @@ class JudgeServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # head and body in one packet, or TCP's delayed acknowledgement adds 40 ms
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers["Content-Length"]))
@@ -158,10 +159,8 @@ class JudgeServer:
                 pass
 
             def handle(self) -> None:
-                try:
+                with suppress(BrokenPipeError, ConnectionResetError):  # the client was killed
                     super().handle()
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client was killed
 
         return Handler
 

@@ -28,6 +28,9 @@ def write_unlabelled(path: Path, inputs: LabelInputs, ledger: Ledger) -> int:
 
     With none, a list that an earlier run left is removed.
     """
+    if all(ledger.succeeded(key) for key in inputs.keys):
+        path.unlink(missing_ok=True)
+        return 0
     count = 0
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -35,11 +38,7 @@ def write_unlabelled(path: Path, inputs: LabelInputs, ledger: Ledger) -> int:
             if not ledger.succeeded(job.key):
                 file.write(json.dumps(_describe_failure(job, ledger)) + "\n")
                 count += 1
-    if count:
-        os.replace(temporary, path)
-    else:
-        temporary.unlink()
-        path.unlink(missing_ok=True)
+    os.replace(temporary, path)
     return count
 
 

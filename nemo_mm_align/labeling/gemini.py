@@ -80,13 +80,13 @@ class GeminiJudge:
         return self._read(response, request)
 
     def _read(self, response: Any, request: JudgeRequest) -> JudgeReply:
-        text, usage = reply_text(response), token_usage(response)
+        text, usage, version = reply_text(response), token_usage(response), str(response.model_version)
         try:
             parsed = parse_reply(text, request.schema, len(request.candidates), request.want_reference)
         except JudgeFailure as failure:
             failure.usage = usage
             raise
-        return JudgeReply(parsed.ratings, parsed.reasoning, parsed.reference_answer, text, usage)
+        return JudgeReply(parsed.ratings, parsed.reasoning, parsed.reference_answer, text, usage, version)
 
     def _client(self) -> Any:
         """Return this thread's client: its HTTP session is not made for several threads."""

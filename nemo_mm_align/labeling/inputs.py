@@ -11,6 +11,7 @@ from typing import IO, TypeVar
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.images import read_image_bytes
 from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key
+from nemo_mm_align.labeling.progress import track
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
 
 SHOWN_FAULTS = 10
@@ -46,9 +47,9 @@ class LabelInputs:
             UserError: naming file and line of the faults: a prompt without candidates, candidates of an unknown prompt,
                 an id that stands twice, an image that is missing or does not open.
         """
-        fingerprint, seen = context.fingerprint, set[str]()
+        fingerprint, seen, total = context.fingerprint, set[str](), len(self._candidate_lines)
         with self.candidates.open("rb") as candidates_file:
-            for _, line, prompt in numbered_records(self.prompts, Prompt):
+            for _, line, prompt in track(numbered_records(self.prompts, Prompt), "checking the input", total):
                 if prompt.id in seen:
                     self._fault(self.prompts, line, f"prompt id {prompt.id!r} stands twice.")
                 elif prompt.id not in self._candidate_lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -51,7 +52,7 @@ class Job:
     image_paths: tuple[Path, ...]
     key: str
 
-    @property
+    @functools.cached_property
     def order(self) -> tuple[int, ...]:
         """Indices of the candidates in the order shown: random against position bias, fixed by the key."""
         indices = list(range(len(self.candidates.candidates)))

@@ -61,6 +61,7 @@ class JudgeReply:
         reference_answer: the judge's own answer, if it was wanted and given.
         raw: the reply as it came, for the ledger.
         usage: token counts such as ``{"input_tokens": 700, "output_tokens": 180}``.
+        model_version: what the service says it answered with, if it does.
     """
 
     ratings: tuple[Mapping[str, float], ...]
@@ -68,6 +69,7 @@ class JudgeReply:
     reference_answer: str | None = None
     raw: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
+    model_version: str = ""
 
 
 class JudgeFailure(Exception):

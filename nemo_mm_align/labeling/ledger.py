@@ -38,6 +38,7 @@ class Attempt(Record):
         ratings, reasoning: per candidate, in the order of the candidates file.
         raw: the reply as it came, of failures too.
         usage: token counts.
+        model_version: what the service says it answered with.
         seconds: how long the call took.
         time: when it ended, UTC.
     """
@@ -55,6 +56,7 @@ class Attempt(Record):
     retry_after: float | None = None
     raw: str = ""
     usage: dict[str, int] = {}
+    model_version: str = ""
     seconds: float = 0.0
     time: str = ""
 
@@ -188,6 +190,8 @@ class Ledger:
             raise UserError(
                 f"{self.path}: another run is writing this ledger. Wait for it, or give this run its own ledger=..."
             ) from None
+        except OSError as error:  # some network file systems know no locks
+            log.warning("%s cannot be locked (%s): start no second run on it", self.path, error.strerror)
 
     def _scan(self) -> tuple[_Index, int]:
         """Read the whole file once, mend its end, and return the index and the size in bytes."""

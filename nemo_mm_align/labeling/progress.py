@@ -6,15 +6,29 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import track as rich_track
 
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 30.0
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Yield the items, with a bar on a terminal that goes away at the end."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from rich_track(items, what, total, console=console, transient=True)
+    else:
+        yield from items
 
 
 @dataclass

@@ -168,17 +168,9 @@ class LabelRunner:
 
     def _record_success(self, job: Job, reply: JudgeReply, started: float) -> None:
         ratings, reasoning = in_file_order(reply.ratings, job.order), in_file_order(reply.reasoning, job.order)
-        reference, raw, usage = reply.reference_answer, reply.raw, dict(reply.usage)
-        self._record(
-            job,
-            started,
-            status="ok",
-            ratings=ratings,
-            reasoning=reasoning,
-            reference_answer=reference,
-            raw=raw,
-            usage=usage,
-        )
+        rated = {"ratings": ratings, "reasoning": reasoning, "reference_answer": reply.reference_answer}
+        origin = {"raw": reply.raw, "usage": dict(reply.usage), "model_version": reply.model_version}
+        self._record(job, started, status="ok", **rated, **origin)
         with self._lock:
             self.tally.calls += 1
             self.tally.labelled += 1

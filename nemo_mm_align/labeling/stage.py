@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
@@ -51,6 +51,14 @@ class LabelSettings(BaseModel):
     runner: RunnerSettings = RunnerSettings()
     fsync_every: int = Field(default=1, ge=1)
     allow_failures: bool = False
+
+    @model_validator(mode="after")
+    def _nothing_is_overwritten(self) -> LabelSettings:
+        written = [path.resolve() for path in (self.out, self.ledger_path, self.unlabelled_path)]
+        paths = [self.prompts.resolve(), self.candidates.resolve(), *written]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"prompts, candidates, out and ledger must be different files; out is {self.out}")
+        return self
 
     @property
     def ledger_path(self) -> Path:

@@ -67,7 +67,7 @@ def test_ratings_follow_image_and_candidate(files: Files, helpsteer: AttributeSc
             reply = judge.judge(request(files, helpsteer, index, want_reference=True))
             assert list(reply.ratings) == [true_ratings(files.image(index), text) for text in TEXTS]
             assert reply.reference_answer == reference_answer(files.image(index))
-            assert reply.reasoning[0] == "on red"
+            assert (reply.reasoning[0], reply.model_version) == ("on red", "test-001")
             assert reply.usage == {"input_tokens": 100, "output_tokens": 50}
     assert [exchange.images for exchange in server.exchanges] == [[files.image(index)] for index in range(3)]
     assert [exchange.mime_types[0] for exchange in server.exchanges] == ["image/png", "image/jpeg", "image/webp"]

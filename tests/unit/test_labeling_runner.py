@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
@@ -253,6 +254,15 @@ def test_all_faults_of_the_input_are_named_before_any_call(run: Run, files: File
     ):
         assert expected in text
     assert not server.exchanges
+
+
+def test_no_input_is_overwritten(run: Run, files: Files) -> None:
+    before = files.prompts_path.read_bytes()
+    with judge_server() as server:
+        for changes in ({"out": files.prompts_path}, {"ledger": files.candidates_path}):
+            with pytest.raises(ValidationError, match="must be different files"):
+                run(server, **changes)
+    assert files.prompts_path.read_bytes() == before
 
 
 def test_image_paths_hold_where_the_annotations_lie(run: Run, files: Files, tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""`scripts/label.py` as a user runs it: a process of its own, killed and started again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nemo_mm_align.records import Annotation, read_records
+from tests.judge_server import Exchange, Files, JudgeServer, Reply, error, judge_server, make_files, true_ratings
+
+pytestmark = pytest.mark.e2e
+
+KEY = "AIza-secret-0123456789"
+CONCURRENCY = 4
+
+
+class Command:
+    """The command line of a labelling run in a folder."""
+
+    def __init__(self, repository: Path, files: Files, server: JudgeServer | None) -> None:
+        self.files, self.server = files, server
+        self.environment = {name: value for name, value in os.environ.items() if "API_KEY" not in name}
+        self.environment |= {"GEMINI_API_KEY": KEY, "PYTHONPATH": str(repository)}
+        self.script = repository / "scripts/label.py"
+
+    def arguments(self, *overrides: str) -> list[str]:
+        paths = [f"{name}={name}.jsonl" for name in ("prompts", "candidates")]
+        address = [f"judge.api_endpoint={self.server.address}"] if self.server else []
+        pace = [f"runner.concurrency={CONCURRENCY}", "runner.backoff_s=0.01"]
+        return [sys.executable, str(self.script), *paths, "out=annotations.jsonl", *address, *pace, *overrides]
+
+    def start(self, *overrides: str) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(self.arguments(*overrides), cwd=self.files.folder, env=self.environment, **pipes)
+
+    def run(self, *overrides: str) -> tuple[int, str]:
+        process = self.start(*overrides)
+        output, errors = process.communicate(timeout=120)
+        return process.returncode, output + errors
+
+
+def attempts(files: Files) -> list[dict]:
+    lines = (files.folder / "annotations.ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    return [value for line in lines if "key" in (value := json.loads(line))]
+
+
+def assert_complete(files: Files) -> None:
+    found = list(read_records(files.folder / "annotations.jsonl", Annotation))
+    assert [annotation.prompt.id for annotation in found] == [prompt.id for prompt in files.prompts]
+    for index, annotation in enumerate(found):
+        for candidate in annotation.candidates:
+            assert candidate.ratings == true_ratings(files.image(index), candidate.text)
+
+
+def wait_for(server: JudgeServer, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while len(server.exchanges) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(server.exchanges) >= count, process.communicate()
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path: Path, repository: Path) -> None:
+    files, rng = make_files(tmp_path, 60), random.Random(0)
+    with judge_server(delay=0.03) as server:
+        command, kills = Command(repository, files, server), 3
+        for kill in range(kills):
+            process = command.start()
+            wait_for(server, len(server.exchanges) + rng.randint(5, 15), process)
+            time.sleep(rng.uniform(0, 0.03))
+            process.kill()
+            process.communicate()
+            if kill == 0:  # as if the kill had come in the middle of a write
+                ledger = files.folder / "annotations.ledger.jsonl"
+                ledger.write_bytes(ledger.read_bytes()[:-40])
+        known = len({attempt["key"] for attempt in attempts(files)})
+        assert 5 <= known < 60
+        before = len(server.exchanges)
+        code, output = command.run()
+        assert code == 0, output
+        assert len(server.exchanges) - before == 60 - known, "what the ledger knows is not asked again"
+        # A kill may cost the calls in flight; the torn line is one more that was paid and lost.
+        assert 60 < len(server.exchanges) <= 60 + kills * CONCURRENCY + 1
+        code, output = command.run()
+        assert code == 0 and len(server.exchanges) == before + 60 - known
+    assert_complete(files)
+    assert set(Counter(attempt["key"] for attempt in attempts(files)).values()) == {1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_calls_in_flight_end(tmp_path: Path, repository: Path, number: signal.Signals) -> None:
+    files = make_files(tmp_path, 40)
+    with judge_server(delay=0.1) as server:
+        command = Command(repository, files, server)
+        process = command.start()
+        wait_for(server, 8, process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 128 + number, errors
+        asked = len(server.exchanges)
+        assert asked < 40 and len(attempts(files)) == asked, "each call that was made is in the ledger"
+        assert len(list(read_records(files.folder / "annotations.jsonl", Annotation))) == asked
+        assert command.run()[0] == 0
+        assert len(server.exchanges) == 40
+    assert_complete(files)
+
+
+def test_key_is_in_no_output_even_when_all_is_logged(tmp_path: Path, repository: Path) -> None:
+    files = make_files(tmp_path, 6)
+
+    def behaviour(exchange: Exchange) -> Reply | None:
+        if exchange.images[0] == files.image(2):
+            return error(400, f"bad request with {exchange.headers['x-goog-api-key']}")
+        return None
+
+    with judge_server(behaviour) as server:
+        code, output = Command(repository, files, server).run("hydra.verbose=true")
+    assert code == 2 and "1 of 6 prompts have no annotation" in output and "Traceback" not in output
+    assert '"POST /v1beta' in output, "the check means something only if debug messages were there"
+    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert b"bad request with [API key]" in b"".join(contents)
+    assert not any(KEY.encode() in content for content in [*contents, output.encode()])
+    assert not (tmp_path / "outputs").exists() and not list(tmp_path.glob("*.log"))
+
+
+def test_mistakes_are_named_with_exit_code_2(tmp_path: Path, repository: Path) -> None:
+    files = make_files(tmp_path, 2)
+    command = Command(repository, files, None)
+    cases = {
+        ("prompts=absent.jsonl",): "absent.jsonl: no such file",
+        ("attribute_schema.score=[kindness]",): "score names unknown attributes ['kindness']",
+        ("runner.concurrency=0",): "runner.concurrency",
+        ("judge.api_key_file=absent",): "judge.api_key_file=absent cannot be read",
+    }
+    for overrides, expected in cases.items():
+        code, output = command.run(*overrides)
+        assert code == 2 and expected in output and "Traceback" not in output, output
+    del command.environment["GEMINI_API_KEY"]
+    code, output = command.run()
+    assert code == 2 and "no API key for Gemini" in output
+    code, output = command.run("judge.api_key=x")
+    assert code != 0 and "api_key" in output
