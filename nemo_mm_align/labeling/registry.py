@@ -7,12 +7,15 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import Judge
 
 
-def build_judge(config: Mapping[str, Any]) -> Judge:
+def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     """Return the judge that `_target_` names, made with the other keys as arguments.
+
+    A class with an argument `schema` (one whose rules fit certain attributes only) is given the run's.
 
     Raises:
         UserError: `_target_` names no class, or a key is none of its arguments. The judge itself may raise one too.
@@ -27,9 +30,12 @@ def build_judge(config: Mapping[str, Any]) -> Judge:
             f"judge._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class."
         ) from None
     try:
+        parameters = inspect.signature(judge_class).parameters
+        if "schema" in parameters:
+            arguments["schema"] = schema
         inspect.signature(judge_class).bind(**arguments)
     except TypeError as error:
-        known = ", ".join(inspect.signature(judge_class).parameters)
+        known = ", ".join(parameters)
         raise UserError(f"judge: {error}. Settings of {class_name}: {known}.") from None
     judge: Judge = judge_class(**arguments)
     return judge

@@ -84,7 +84,7 @@ class LabelSummary:
 def label_from_config(config: Mapping[str, Any]) -> LabelSummary:
     """Run the stage on a plain configuration (``conf/label.yaml``, resolved)."""
     settings = LabelSettings.model_validate({key: value for key, value in config.items() if key != "judge"})
-    return label(settings, build_judge(config["judge"]))
+    return label(settings, build_judge(config["judge"], settings.attribute_schema))
 
 
 def label(settings: LabelSettings, judge: Judge) -> LabelSummary:

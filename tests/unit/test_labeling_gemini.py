@@ -225,12 +225,12 @@ def test_a_missing_or_odd_key_is_an_error_before_any_call(monkeypatch, tmp_path:
         GeminiJudge("gemini-test", api_key_file=str(tmp_path / "absent"))
 
 
-def test_settings_of_the_group_are_checked() -> None:
+def test_settings_of_the_group_are_checked(helpsteer: AttributeSchema) -> None:
     target = "nemo_mm_align.labeling.gemini.GeminiJudge"
-    assert build_judge({"_target_": target, "model": "models/gemini-x"}).name == "gemini-x"
+    assert build_judge({"_target_": target, "model": "models/gemini-x"}, helpsteer).name == "gemini-x"
     with pytest.raises(UserError, match=r"unexpected keyword argument 'api_key'.*temperature"):
-        build_judge({"_target_": target, "model": "gemini-x", "api_key": "secret"})
+        build_judge({"_target_": target, "model": "gemini-x", "api_key": "secret"}, helpsteer)
     with pytest.raises(UserError, match="safety_threshold"):
-        build_judge({"_target_": target, "model": "gemini-x", "safety_threshold": "OFF"})
+        build_judge({"_target_": target, "model": "gemini-x", "safety_threshold": "OFF"}, helpsteer)
     with pytest.raises(UserError, match="cannot be imported"):
-        build_judge({"_target_": "nemo_mm_align.labeling.gemini.Gemini"})
+        build_judge({"_target_": "nemo_mm_align.labeling.gemini.Gemini"}, helpsteer)
