@@ -1,0 +1,1 @@
+"""Where the miniature's questions come from: easy-VQA, drawn bar charts and text instructions."""
