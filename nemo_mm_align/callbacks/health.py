@@ -14,6 +14,7 @@ from nemo_mm_align.parallel import runtime
 logger = logging.getLogger(__name__)
 
 _TAIL = 0.2
+_NOTABLE_REWARD = 0.5
 
 
 def verdict(metrics: Sequence[dict[str, float]]) -> list[str]:
@@ -41,14 +42,14 @@ def verdict(metrics: Sequence[dict[str, float]]) -> list[str]:
 def _preference_findings(change: object) -> list[str]:
     assert callable(change)
     accuracy, margin = change("reward_accuracy")[1], change("reward_margin")[1]
-    chosen = change("log_prob_chosen")
+    chosen = change("reward_chosen")[1]
     findings = [f"reward accuracy {accuracy:.2f}, margin {margin:.3f} at the end"]
     if accuracy <= 0.5:
         findings.append("! reward accuracy is no better than chance: check the pairs, raise model.optim.lr or recipe.epochs")
-    if chosen[1] < chosen[0] - 0.1 * abs(chosen[0]):
+    if chosen < -_NOTABLE_REWARD:
         findings.append(
-            f"! log-prob of chosen answers fell from {chosen[0]:.1f} to {chosen[1]:.1f}: lower model.optim.lr, raise "
-            "recipe.beta, or set recipe.sft_loss_weight"
+            f"! chosen answers became less likely than under the reference (reward {chosen:.2f}): common in DPO when it is "
+            "small; if answers get worse, lower model.optim.lr, raise recipe.beta, or set recipe.sft_loss_weight"
         )
     return findings
 

@@ -96,7 +96,7 @@ def build_optimizer(model: DistributedDataParallel, optim: OptimConfig) -> Megat
 class Schedule:
     """Learning rates as a function of the step alone: warm-up to the maximum, then the chosen decay.
 
-    The first step trains at 1/warm-up of the full rate, not at zero.
+    The first step trains at 1/warm-up of the full rate and the last one above the minimum: neither is wasted at zero.
     """
 
     def __init__(self, optimizer: MegatronOptimizer, optim: OptimConfig, total_steps: int) -> None:
@@ -107,7 +107,7 @@ class Schedule:
             max_lr=optim.lr,
             min_lr=optim.lr * optim.min_lr_ratio,
             lr_warmup_steps=warmup,
-            lr_decay_steps=total_steps,
+            lr_decay_steps=total_steps + 1,
             lr_decay_style=optim.schedule,
             start_wd=optim.weight_decay,
             end_wd=optim.weight_decay,

@@ -42,6 +42,7 @@ from nemo_mm_align.recipes.step import TrainingEngine
 
 logger = logging.getLogger(__name__)
 
+METRICS_FILE = Path("metrics/training.jsonl")  # in a folder: exp_manager sets a run's files aside when it is resumed
 _PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "transformer-engine", "nemo_mm_align")
 
 
@@ -59,8 +60,8 @@ class AlignmentModule(pl.LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
-        self.log_dict(result.metrics, prog_bar=False, rank_zero_only=True, batch_size=1)
-        self.log("loss", result.metrics["loss"], prog_bar=True, logger=False, rank_zero_only=True, batch_size=1)
+        for name, value in result.metrics.items():
+            self.log(name, value, prog_bar=name == "loss", rank_zero_only=True, batch_size=1)
         return {"loss": torch.tensor(result.metrics["loss"]), "metrics": result.metrics}
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
@@ -218,7 +219,7 @@ class TrainingRun:
         )
 
     def _callbacks(self) -> list[pl.Callback]:
-        settings, stop, metrics = self.settings.checkpoint, StopOnSignal(), self.folder / "metrics.jsonl"
+        settings, stop, metrics = self.settings.checkpoint, StopOnSignal(), self.folder / METRICS_FILE
         save = SaveCheckpoints(self.checkpoints, settings.every_n_steps, settings.keep, self.total_steps, stop)
         return [WriteMetrics(metrics), stop, save, ReportHealth(metrics)]
 

@@ -1,0 +1,179 @@
+"""scripts/train.py as a user runs it: killed, stopped, resumed, resumed at another layout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.distributed import REPOSITORY, free_port
+from tests.tiny import tiny_llava, training_data
+
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llava(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    return {kind: training_data(folder, kind) for kind in ("sft", "steerlm", "preference")}
+
+
+def start(nproc: int, *overrides: str) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={nproc}", f"--master-port={free_port()}"]
+    command = [sys.executable, *(launcher if nproc > 1 else []), str(REPOSITORY / "scripts/train.py"), *overrides]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY, start_new_session=True
+    )
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """SIGKILL the launcher and its workers, which have sessions of their own."""
+    launcher = psutil.Process(process.pid)
+    for child in [*launcher.children(recursive=True), launcher]:
+        child.kill()
+    process.communicate()
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == code, output[-6000:]
+    return output
+
+
+def metrics(out: Path, name: str) -> list[dict[str, float]]:
+    path = out / name / "metrics/training.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def losses(out: Path, name: str) -> list[tuple[float, float, float]]:
+    return [(line["step"], line["loss"], line["gradient_norm"]) for line in metrics(out, name)]
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, name: str, step: int) -> None:
+    deadline = time.monotonic() + 180
+    while len(metrics(out, name)) < step:
+        assert process.poll() is None, process.communicate()[0][-6000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def overrides(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "model=mini",
+        f"model.hf_path={model}",
+        f"data.train={data}",
+        f"exp_manager.exp_dir={out}",
+        "precision=fp32",
+        "model.max_length=200",
+        "model.micro_batch_size=1",  # four micro batches a step: a kill lands within an accumulation
+        "model.global_batch_size=4",
+        "model.lora.rank=4",
+        "model.lora.alpha=8",
+        "model.lora.dropout=0.1",
+        "model.optim.lr=1e-2",
+        "model.optim.projector_lr=3e-3",
+        "model.optim.eps=1e-4",  # Adam divides by almost nothing otherwise, and rounding becomes visible
+        "checkpoint.every_n_steps=4",
+        *more,
+    ]
+
+
+def test_killed_stopped_and_resharded_runs_have_the_losses_of_an_undisturbed_one(
+    model: Path, data: dict[str, Path], tmp_path: Path
+) -> None:
+    tensor = "model.tensor_model_parallel_size=2"
+    dpo = overrides(model, data["preference"], tmp_path, "recipe=dpo", f"data.reference_cache={tmp_path}/reference")
+    output = finish(start(2, *dpo, tensor, "name=whole"))
+    expected = losses(tmp_path, "whole")
+    assert [step for step, *_ in expected] == list(range(1, STEPS + 1))
+    assert "reference log-probs: 12 samples, 12 computed now" in output
+    first = metrics(tmp_path, "whole")[0]
+    assert abs(first["reward_margin"]) <= 1e-5 * 0.1 * (abs(first["log_prob_chosen"]) + abs(first["log_prob_rejected"]))
+    checkpoints = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())
+    assert checkpoints == ["step_00000008", "step_00000009"]
+
+    killed = start(2, *dpo, tensor, "name=killed")
+    wait_for_step(killed, tmp_path, "killed", 6)
+    kill_all(killed)
+    output = finish(start(2, *dpo, tensor, "name=killed"))
+    assert "from step 4" in output
+    assert "12 samples, 0 computed now" in output
+    assert losses(tmp_path, "killed") == expected
+
+    stopped = start(2, *dpo, tensor, "name=stopped", "checkpoint.every_n_steps=0")
+    wait_for_step(stopped, tmp_path, "stopped", 3)
+    stopped.send_signal(signal.SIGTERM)  # torchrun hands it on to its workers
+    stopped.communicate(timeout=120)
+    at = len(metrics(tmp_path, "stopped"))
+    assert 3 <= at < STEPS
+    assert [path.name for path in (tmp_path / "stopped/checkpoints").iterdir()] == [f"step_{at:08d}"]
+    finish(start(2, *dpo, tensor, "name=stopped"))
+    assert losses(tmp_path, "stopped") == expected
+
+
+def test_resumes_at_another_layout(model: Path, data: dict[str, Path], tmp_path: Path) -> None:
+    steerlm = overrides(model, data["steerlm"], tmp_path, "recipe=steerlm", "model.lora.dropout=0", "name=run")
+    finish(start(1, *steerlm))
+    expected = losses(tmp_path, "run")
+    (tmp_path / "run/checkpoints/step_00000009").rename(tmp_path / "last")
+    uneven = ["model.pipeline_model_parallel_size=2", "model.num_layers_in_first_pipeline_stage=1"]
+    output = finish(start(2, *steerlm, *uneven))
+    assert "from step 8" in output
+    (_, resumed, norm) = losses(tmp_path, "run")[-1]
+    assert resumed == pytest.approx(expected[-1][1], rel=1e-6)
+    assert norm == pytest.approx(expected[-1][2], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model.tensor_model_parallel_size=3"], "does not divide model.language.num_attention_heads"),
+        (["model.tensor_model_parallel_size=2"], "1 ranks cannot hold whole replicas"),
+        (["model.max_length=999"], "the model has 512 positions"),
+        (["model.max_length=20"], "too long"),
+        (["precision=fp8_delayed"], "FP8 needs TransformerEngine"),
+        (["model.hf_path=/nowhere"], "no such folder"),
+        (["recipe=dpo"], "holds single answers, but recipe=dpo trains on preference pairs"),
+        (["recipe=steerlm"], "needs attributes"),
+        (["model.micro_batch_size=3"], "is not a multiple of model.micro_batch_size"),
+        (["data.train=/nowhere.jsonl"], "no such file"),
+    ],
+)
+def test_mistakes_are_named_before_training(
+    model: Path, data: dict[str, Path], tmp_path: Path, changes: list[str], message: str,
+    capsys: pytest.CaptureFixture[str], in_process: object,
+) -> None:  # fmt: skip
+    arguments = overrides(model, data["sft"], tmp_path, "recipe=sft", *changes)
+    assert message in in_process(arguments)  # type: ignore[operator]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> object:
+    """Compose the configuration and start the run in this process, which spares the launch; return the error's text."""
+    from hydra import compose, initialize_config_dir
+
+    from nemo_mm_align.cli import describe
+    from nemo_mm_align.recipes.trainer import train
+
+    def run(arguments: list[str]) -> str:
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
+            config = compose("train", overrides=arguments)
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            train(config)
+        text = describe(caught.value)
+        assert text is not None, repr(caught.value)
+        return text
+
+    return run
