@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from nemo_mm_align.callbacks.metrics import read_metrics
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.run_files import read_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.run_files import read_metrics
 
 
 class WriteMetrics(Callback):
-    """Rank 0 appends ``{"step": n, "loss": ..., ...}`` to `path`; steps count from 1."""
+    """Rank 0 appends ``{"step": n, "loss": ..., "seconds": ...}`` to `path`; steps count from 1, seconds since the last."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._last = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop lines of steps that will be run again, and a line torn by a kill."""
+        self._last = time.monotonic()
         if runtime.rank() != 0:
             return
         kept = [line for line in read_metrics(self.path) if line["step"] <= trainer.global_step]
@@ -29,18 +33,9 @@ class WriteMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Append this step's line."""
+        now = time.monotonic()
         if runtime.rank() == 0:
+            line = {"step": trainer.global_step, **outputs["metrics"], "seconds": round(now - self._last, 4)}
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": trainer.global_step, **outputs["metrics"]}) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read the complete lines of a metrics file, oldest first; none if there is no file."""
-    lines: list[dict[str, float]] = []
-    if path.is_file():
-        for text in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines
+                file.write(json.dumps(line) + "\n")
+        self._last = now

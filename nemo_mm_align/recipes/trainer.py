@@ -39,10 +39,10 @@ from nemo_mm_align.recipes.data import (
 )
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.recipes.step import TrainingEngine
+from nemo_mm_align.run_files import LENGTH_PLAN_FILE, METRICS_FILE, write_facts
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = Path("metrics/training.jsonl")  # in a folder: exp_manager sets a run's files aside when it is resumed
 _PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "transformer-engine", "nemo_mm_align")
 
 
@@ -134,7 +134,7 @@ class TrainingRun:
         return trainer, Path(folder or self.config.exp_manager.exp_dir)
 
     def _read_samples(self) -> Sequence[Sample]:
-        report = self.folder / "length_plan.json" if runtime.rank() == 0 else None
+        report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
         return read_samples(
             self.settings.source, self.settings.plan, self.encoder, self.settings.method, report, self.progress
         )
@@ -224,6 +224,24 @@ class TrainingRun:
         return [WriteMetrics(metrics), stop, save, ReportHealth(metrics)]
 
     def _announce(self, start: int) -> None:
+        settings = self.settings
+        if runtime.rank() == 0:
+            write_facts(
+                self.folder,
+                {
+                    "method": settings.method.name,
+                    "samples": len(self.samples),
+                    "total_steps": self.total_steps,
+                    "global_batch_size": settings.global_batch_size,
+                    "epochs": self.total_steps * settings.global_batch_size / len(self.samples),
+                    "optim": asdict(settings.optim),
+                    "lora": asdict(settings.lora) if settings.lora else None,
+                    "recipe": settings.recipe,
+                    "precision": settings.engine.precision,
+                    "seed": settings.seed,
+                    "layout": {**runtime.layout(), "sequence_parallel": settings.parallel.sequence_parallel},
+                },
+            )
         trained = sum(parameter.numel() for parameter in self.engine.model.parameters() if parameter.requires_grad)
         logger.info(
             "%s: %d samples, %d steps of %d, from step %d; %s trainable parameters on this rank; layout %s; results in %s",

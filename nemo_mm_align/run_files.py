@@ -1,0 +1,41 @@
+"""Files of a training run that others read: facts of the run, and one line of metrics per step."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+# In a folder of their own: NeMo's exp_manager sets the files beside them aside when a run is resumed.
+METRICS_FILE = Path("metrics/training.jsonl")
+FACTS_FILE = Path("metrics/run.json")
+LENGTH_PLAN_FILE = Path("metrics/length_plan.json")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read the complete lines of a metrics file, oldest first; none if there is no file."""
+    lines: list[dict[str, float]] = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines
+
+
+def write_facts(run: Path, facts: dict[str, Any]) -> None:
+    """Write what a run consists of (method, samples, steps, layout) into its folder, complete or not at all."""
+    path = run / FACTS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_facts(run: Path) -> dict[str, Any] | None:
+    """Read what `write_facts` wrote; ``None`` if the run has not come so far."""
+    path = run / FACTS_FILE
+    facts: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return facts
