@@ -1,0 +1,136 @@
+"""From the answers of all seeds to results.json and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.metrics import SeedAnswers
+from nemo_mm_align.evaluation.report import choose_samples
+from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
+from nemo_mm_align.evaluation.stage import judge_file
+from nemo_mm_align.evaluation.summary import summarise, write_evaluation
+from nemo_mm_align.evaluation.tables import ReportSample
+from nemo_mm_align.miniature.judged import judge_answer
+from nemo_mm_align.miniature.pipeline import MiniatureRun
+from nemo_mm_align.miniature.truth import truth_of
+from nemo_mm_align.records import Prompt, read_records, resolve_image
+from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
+
+_SAMPLES, _CURVE_POINTS = 8, 200
+
+
+def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
+    """Judge all answers and write ``results.json`` and ``report.html`` into the run's folder; return both paths."""
+    settings = run.settings
+    prompts = {prompt.id: prompt for prompt in read_records(run.evaluation_prompts, Prompt)}
+    seeds = [_seed_answers(run, seed, prompts) for seed in run.seeds]
+    first = run.seeds[0]
+    training = {name: facts for name in settings.methods if (facts := _facts(run.seed_folder(first) / name))}
+    if settings.base == "train" and (facts := _facts(run.out / "base" / "visual")):
+        training["base"] = facts
+    results = summarise(
+        seeds,
+        settings.attribute_schema,
+        training=training,
+        layouts=_layouts(run),
+        settings=settings.model_dump(mode="json", exclude={"attribute_schema", "out"}),
+        notes=_notes(run),
+    )
+    results_path, report_path = write_evaluation(
+        run.out, results, settings.attribute_schema, _samples(run, prompts, seeds[0].methods)
+    )
+    return results, results_path, report_path
+
+
+def _seed_answers(run: MiniatureRun, seed: int, prompts: Mapping[str, Prompt]) -> SeedAnswers:
+    def judged(path: Path) -> list[JudgedAnswer]:
+        return judge_file(path, prompts, judge_answer, run.settings.attribute_schema)
+
+    steering = run.answers(seed, "steering")
+    return SeedAnswers(
+        seed=seed,
+        methods={name: judged(run.answers(seed, name)) for name in ("base", *run.settings.methods)},
+        steering=judged(steering) if steering.is_file() else [],
+        text_before=judged(run.text_before) if run.text_before.is_file() else [],
+    )
+
+
+def _facts(folder: Path) -> TrainingFacts | None:
+    facts = read_facts(folder)
+    if facts is None:
+        return None
+    metrics = read_metrics(folder / METRICS_FILE)
+    stride = max(1, len(metrics) // _CURVE_POINTS)
+    return TrainingFacts(
+        examples=facts["samples"],
+        epochs=round(facts["epochs"], 2),
+        optimizer_steps=facts["total_steps"],
+        seconds=round(sum(line["seconds"] for line in metrics), 1),
+        losses=[(int(line["step"]), line["loss"]) for line in metrics[::stride]],
+        settings=_shown(facts),
+    )
+
+
+def _shown(facts: Mapping[str, Any]) -> dict[str, Any]:
+    lora, optim = facts["lora"], facts["optim"]
+    shown = {"batch": facts["global_batch_size"], "lr": optim["lr"], "projector_lr": optim["projector_lr"]}
+    shown |= {"lora_rank": lora["rank"], "lora_alpha": lora["alpha"]} if lora else {"lora": "none"}
+    return shown | {key: value for key, value in facts["recipe"].items() if key in ("beta", "sft_loss_weight")}
+
+
+def _layouts(run: MiniatureRun) -> dict[str, Layout]:
+    folder = run.seed_folder(run.seeds[0])
+    found = {name: read_facts(folder / name) for name in run.settings.methods}
+    if run.settings.base == "train":
+        found |= {f"base_{name}": read_facts(run.out / "base" / name) for name in ("text", "captions", "visual")}
+    layouts = {name: facts["layout"] for name, facts in found.items() if facts}
+    for name, path in {"sample": folder / "candidates.jsonl", "generate": run.answers(run.seeds[0], "base")}.items():
+        layout = read_layout(path)
+        if layout:
+            layouts[name] = layout
+    return {
+        name: Layout(
+            world_size=layout["world_size"],
+            tensor=layout["tensor_model_parallel_size"],
+            pipeline=layout["pipeline_model_parallel_size"],
+            data=layout["data_parallel_size"],
+            sequence_parallel=layout.get("sequence_parallel", False),
+        )
+        for name, layout in layouts.items()
+    }
+
+
+def read_layout(answers: Path) -> dict[str, Any] | None:
+    """The layout that the ranks reported when they wrote an answers file."""
+    import json
+
+    path = answers.with_name(answers.name + ".layout.json")
+    layout: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return layout
+
+
+def _notes(run: MiniatureRun) -> list[str]:
+    shipped = "the base that ships with the project" if run.settings.base == "shipped" else "a base trained in this run"
+    return [
+        f"All methods start from {shipped} and see the same prompts. Every aligned answer was sampled by that base; SFT "
+        "alone learns from the judge's reference answers. Held-out images and question wordings occur in no training set."
+    ]
+
+
+def _samples(
+    run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[str, Any]
+) -> list[ReportSample]:
+    by_prompt = {name: {answer.prompt_id: answer for answer in answers} for name, answers in methods.items()}
+    chosen = choose_samples(list(prompts.values()), methods["base"], _SAMPLES, run.seeds[0])
+    return [
+        ReportSample(
+            prompt=prompt,
+            image_paths=tuple(resolve_image(path, run.evaluation_prompts) for path in prompt.images),
+            answers={name: answers[prompt.id] for name, answers in by_prompt.items()},
+            reference=truth_of(prompt).expected,
+        )
+        for prompt in chosen
+    ]

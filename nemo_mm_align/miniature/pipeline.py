@@ -1,0 +1,290 @@
+"""The whole loop on the miniature world, stage by stage through the same commands that a user gives on own data.
+
+    OUT/world/                  images and prompts
+    OUT/base/                   the base as a Hugging Face folder, and how it was trained
+    OUT/seed_0/                 candidates, annotations, training sets, runs of the methods, held-out answers
+    OUT/results.json, report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.miniature.settings import MiniatureSettings
+from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_command
+from nemo_mm_align.miniature.world import build_world
+from nemo_mm_align.records import Prompt, read_records, write_records
+from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SHIPPED_BASE = Path(__file__).resolve().parent / "base"
+TEXT_BEFORE = "text_before.jsonl"
+BASE_STAGES = ("text", "captions", "visual")
+TEMPLATE = ("template=vicuna_v1", "template.system=''")
+
+
+class MiniatureRun:
+    """Knows where everything of a run lies and which commands make it."""
+
+    def __init__(self, settings: MiniatureSettings) -> None:
+        self.settings = settings
+        self.out = settings.out
+        if settings.processes % settings.tensor_model_parallel_size:
+            raise UserError(
+                f"processes={settings.processes} is not a multiple of tensor_model_parallel_size="
+                f"{settings.tensor_model_parallel_size}."
+            )
+        if settings.base == "shipped" and not (SHIPPED_BASE / "config.json").is_file():
+            raise UserError(f"{SHIPPED_BASE}: the shipped base is missing; set base=train to make one.")
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the runs."""
+        return [self.settings.first_seed + index for index in range(self.settings.seeds)]
+
+    @property
+    def world(self) -> Path:
+        """The world's folder."""
+        return self.out / "world"
+
+    @property
+    def base(self) -> Path:
+        """The base as a Hugging Face folder."""
+        return self.out / "base" / "model"
+
+    def seed_folder(self, seed: int) -> Path:
+        """Everything of one seed."""
+        return self.out / f"seed_{seed}"
+
+    @property
+    def evaluation_prompts(self) -> Path:
+        """Prompts that the final figures rest on."""
+        return self.world / f"{self.settings.evaluate_on}.jsonl"
+
+    @property
+    def steering_prompts(self) -> Path:
+        """The part of them that is asked under every value of every attribute."""
+        return self.world / f"steering_{self.settings.evaluate_on}.jsonl"
+
+    def stages(self) -> list[Stage]:
+        """All stages up to the held-out answers, in order."""
+        return [self._world(), *self._base(), *(stage for seed in self.seeds for stage in self._seed(seed))]
+
+    def _world(self) -> Stage:
+        count = self.settings.steering_prompts
+
+        def make() -> None:
+            shutil.rmtree(self.world, ignore_errors=True)
+            build_world(self.settings.world, self.world)
+            for split in ("dev", "heldout"):
+                prompts = list(read_records(self.world / f"{split}.jsonl", Prompt))
+                pictures = [prompt for prompt in prompts if prompt.images]
+                texts = [prompt for prompt in prompts if not prompt.images]
+                spread = pictures[:: max(1, len(pictures) // max(1, count))][:count]
+                write_records(self.world / f"steering_{split}.jsonl", spread)
+                write_records(self.world / f"text_{split}.jsonl", texts)
+
+        settings = self.settings.world.model_dump(mode="json") | {"steering": count}
+        return Stage("world", make, [self.world], settings=settings)
+
+    def _base(self) -> list[Stage]:
+        if self.settings.base == "train":
+            return self._trained_base()
+
+        def copy() -> None:
+            shutil.rmtree(self.base, ignore_errors=True)
+            shutil.copytree(SHIPPED_BASE, self.base, ignore=shutil.ignore_patterns(TEXT_BEFORE))
+            take_text_before(SHIPPED_BASE / TEXT_BEFORE, self.text_prompts, self.text_before)
+
+        return [Stage("base", copy, [self.base], ["world"], settings={"base": _digest(SHIPPED_BASE)})]
+
+    @property
+    def text_before(self) -> Path:
+        """Answers to the text instructions before the model saw images; missing where nobody measured them."""
+        return self.out / "base" / TEXT_BEFORE
+
+    def _trained_base(self) -> list[Stage]:
+        """Text, caption alignment, visual tuning: data-parallel, all weights trained, each from the one before."""
+        runs = self.out / "base"
+        blank = runs / "blank"
+        make = python_command(SCRIPTS / "convert.py", "direction=new", "model=mini", f"out={blank}")
+        stages = [Stage("base_blank", make, [blank], ["world"])]
+        for index, name in enumerate(BASE_STAGES):
+            start = f"model.hf_path={blank}" if index == 0 else f"model.checkpoint={runs / BASE_STAGES[index - 1]}"
+            command = torchrun_command(
+                self.settings.processes,
+                SCRIPTS / "train.py",
+                "recipe=sft",
+                "model=mini",
+                start,
+                f"data.train={self.world / f'base_{name}.jsonl'}",
+                f"exp_manager.exp_dir={runs}",
+                f"name={name}",
+                *TEMPLATE,
+                "precision=fp32",
+                "model.lora=null",
+                *self.settings.base_stages[name],
+            )
+            before = "base_blank" if index == 0 else f"base_{BASE_STAGES[index - 1]}"
+            stages.append(Stage(f"base_{name}", command, [runs / name], ["world", before], progress=_steps(runs / name)))
+        stages.append(self._generate("text_before", runs / "text", self.text_before, ["base_text"], split="text"))
+        return [*stages, self._export(runs / "visual", self.base, "base_visual")]
+
+    def _export(self, checkpoint: Path, out: Path, after: str) -> Stage:
+        command = python_command(
+            SCRIPTS / "convert.py", "direction=export", f"checkpoint={checkpoint}", f"out={out}", "adapters=merged"
+        )
+        return Stage("base", command, [out], [after])
+
+    def _seed(self, seed: int) -> list[Stage]:
+        folder, tag = self.seed_folder(seed), f"seed{seed}"
+        sampling = self.settings.sampling
+        candidates, annotations = folder / "candidates.jsonl", folder / "annotations.jsonl"
+        sample = torchrun_command(
+            self.settings.processes,
+            SCRIPTS / "sample.py",
+            f"checkpoint={self.base}",
+            *TEMPLATE,
+            f"prompts={self.world / 'train.jsonl'}",
+            f"out={candidates}",
+            f"seed={seed}",
+            f"num_samples={sampling.num_samples}",
+            f"temperature={sampling.temperature}",
+            f"max_new_tokens={sampling.max_new_tokens}",
+            f"tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
+        )
+        label = python_command(
+            SCRIPTS / "label.py",
+            "judge=oracle",
+            f"prompts={self.world / 'train.jsonl'}",
+            f"candidates={candidates}",
+            f"out={annotations}",
+            "runner.concurrency=1",
+            "fsync_every=1000",
+        )
+        stages = [
+            Stage(f"{tag}_sample", sample, [candidates], ["base", "world"]),
+            Stage(f"{tag}_label", label, [annotations], [f"{tag}_sample"]),
+        ]
+        for method in self.settings.methods:
+            stages += self._align(seed, method)
+        for method in ("base", *self.settings.methods):
+            stages.append(self._answers(seed, method))
+        if "steerlm" in self.settings.methods and self.settings.steering_prompts:
+            stages.append(self._sweep(seed))
+        return stages
+
+    def _align(self, seed: int, method: str) -> list[Stage]:
+        folder, tag = self.seed_folder(seed), f"seed{seed}"
+        rule = "preference" if method == "dpo" else method
+        data = folder / f"{rule}.jsonl"
+        build = python_command(
+            SCRIPTS / "build.py",
+            f"method={rule}",
+            f"annotations={folder / 'annotations.jsonl'}",
+            f"out={data}",
+            *([f"method.seed={seed}"] if rule in ("rejection", "preference") else []),
+            *self.settings.build.get(method, []),
+        )
+        train = torchrun_command(
+            self.settings.processes,
+            SCRIPTS / "train.py",
+            f"recipe={method}",
+            "model=mini",
+            f"model.hf_path={self.base}",
+            f"model.tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
+            f"data.train={data}",
+            f"exp_manager.exp_dir={folder}",
+            f"name={method}",
+            *TEMPLATE,
+            f"seed={seed}",
+            "precision=fp32",
+            *self.settings.train["all"],
+            *self.settings.train.get(method, []),
+        )
+        run = folder / method
+        return [
+            Stage(f"{tag}_build_{method}", build, [data], [f"{tag}_label"]),
+            Stage(f"{tag}_{method}", train, [run], [f"{tag}_build_{method}", "base"], progress=_steps(run)),
+        ]
+
+    def answers(self, seed: int, method: str) -> Path:
+        """A method's answers to the evaluation prompts."""
+        return self.seed_folder(seed) / "answers" / f"{method}.jsonl"
+
+    def _answers(self, seed: int, method: str) -> Stage:
+        model = self.base if method == "base" else self.seed_folder(seed) / method
+        asked = [f"attributes.{a.name}={a.default:g}" for a in self.settings.attribute_schema.attributes]
+        return self._generate(
+            f"seed{seed}_answers_{method}",
+            model,
+            self.answers(seed, method),
+            [f"seed{seed}_{method}", "base", "world"],
+            extra=asked if method == "steerlm" else [],
+        )
+
+    def _sweep(self, seed: int) -> Stage:
+        names = ",".join(self.settings.attribute_schema.names)
+        return self._generate(
+            f"seed{seed}_steering",
+            self.seed_folder(seed) / "steerlm",
+            self.answers(seed, "steering"),
+            [f"seed{seed}_steerlm", "world"],
+            split="steering",
+            extra=[f"sweep=[{names}]"],
+        )
+
+    def _generate(
+        self, name: str, model: Path, out: Path, depends: list[str], split: str = "all", extra: list[str] | None = None
+    ) -> Stage:
+        prompts = {"all": self.evaluation_prompts, "steering": self.steering_prompts, "text": self.text_prompts}[split]
+        template = TEMPLATE if (model / "config.json").is_file() or model == self.base else ()
+        command = torchrun_command(
+            self.settings.processes,
+            SCRIPTS / "generate.py",
+            f"checkpoint={model}",
+            *template,
+            f"prompts={prompts}",
+            f"out={out}",
+            f"max_new_tokens={self.settings.sampling.max_new_tokens}",
+            f"tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
+            *(extra or []),
+        )
+        return Stage(name, command, [out], depends)
+
+    @property
+    def text_prompts(self) -> Path:
+        """The text instructions among the evaluation prompts."""
+        return self.world / f"text_{self.settings.evaluate_on}.jsonl"
+
+
+def _steps(run: Path) -> Callable[[], float]:
+    """How far a training run is, by its metrics file."""
+
+    def fraction() -> float:
+        facts = read_facts(run)
+        return len(read_metrics(run / METRICS_FILE)) / facts["total_steps"] if facts else 0.0
+
+    return fraction
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())).hexdigest()
+
+
+def take_text_before(shipped: Path, prompts: Path, out: Path) -> None:
+    """Use the recorded answers of the shipped base's text stage, if they are answers to these very prompts."""
+    if not shipped.is_file():
+        return
+    asked = {prompt.id: prompt.turns for prompt in read_records(prompts, Prompt)}
+    recorded = [json.loads(line) for line in shipped.read_text().splitlines()]
+    if {line["prompt_id"] for line in recorded} == set(asked) and all(
+        line["sampling"]["question"] == asked[line["prompt_id"]][-1].content for line in recorded
+    ):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(shipped, out)

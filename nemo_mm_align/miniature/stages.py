@@ -1,0 +1,186 @@
+"""Stages of a run: commands that are started once, remembered when they have finished, and repeated if they change."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from nemo_mm_align.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_TAIL_LINES = 30
+_PATIENCE_S, _POLL_S = 60.0, 0.5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Args:
+        name: also the name of its log and its marker.
+        command: what to start, or a function of this process.
+        outputs: files and folders that it makes; removed before it is started with other arguments than before.
+        depends: names of stages whose repetition makes this one stale.
+        settings: beside the command, what its results depend on.
+        progress: how much of it is done, from 0 to 1, as its files show.
+    """
+
+    name: str
+    command: Sequence[str] | Callable[[], None]
+    outputs: Sequence[Path]
+    depends: Sequence[str] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    progress: Callable[[], float] | None = None
+
+    @property
+    def identity(self) -> str:
+        """What it was started with; another identity means other results."""
+        command = [] if callable(self.command) else list(self.command)
+        return json.dumps([command, self.settings], sort_keys=True, default=str)
+
+
+class Display(Protocol):
+    """Shows a run to its user."""
+
+    def begin(self, number: int, count: int, stage: Stage) -> None:
+        """A stage starts."""
+        ...
+
+    def advance(self, fraction: float) -> None:
+        """So much of the stage is done, from 0 to 1."""
+        ...
+
+    def end(self, outcome: str) -> None:
+        """The stage ended: its duration, or that it was done before."""
+        ...
+
+
+class StageRunner:
+    """Runs stages in order, skipping those whose marker stands; a killed run goes on where it was.
+
+    Args:
+        folder: holds ``logs/`` and ``done/``.
+        environment: variables for the commands beside this process's own.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, **(environment or {})}
+        self._stopped_by: int | None = None
+
+    def run(self, stages: Sequence[Stage], display: Display) -> None:
+        """Run what is not done yet.
+
+        Raises:
+            UserError: a command failed (its log is named, its last lines are shown), or the run was asked to stop.
+        """
+        repeated: set[str] = set()
+        for number, stage in enumerate(stages, start=1):
+            display.begin(number, len(stages), stage)
+            fresh = not (set(stage.depends) & repeated)
+            if fresh and self._is_done(stage):
+                display.end("done before")
+                continue
+            started = time.monotonic()
+            self._prepare(stage, fresh)
+            self._execute(stage, display)
+            self._mark(stage, time.monotonic() - started)
+            repeated.add(stage.name)
+            display.end(f"{time.monotonic() - started:.0f} s")
+
+    def seconds(self, name: str) -> float | None:
+        """How long a finished stage took."""
+        marker = self._marker(name)
+        return float(json.loads(marker.read_text())["seconds"]) if marker.is_file() else None
+
+    def _marker(self, name: str) -> Path:
+        return self.folder / "done" / f"{name}.json"
+
+    def _is_done(self, stage: Stage) -> bool:
+        marker = self._marker(stage.name)
+        if not marker.is_file() or not all(path.exists() for path in stage.outputs):
+            return False
+        return bool(json.loads(marker.read_text())["identity"] == stage.identity)
+
+    def _prepare(self, stage: Stage, fresh: bool) -> None:
+        """Remove what an earlier start with other arguments or inputs left; keep what one of the same kind began."""
+        marker, begun = self._marker(stage.name), self.folder / "done" / f"{stage.name}.begun"
+        same = fresh and begun.is_file() and begun.read_text() == stage.identity
+        if not same:
+            for path in stage.outputs:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                path.with_name(path.name + ".settings.json").unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_text(stage.identity)
+
+    def _mark(self, stage: Stage, seconds: float) -> None:
+        marker = self._marker(stage.name)
+        temporary = marker.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"identity": stage.identity, "seconds": seconds}))
+        os.replace(temporary, marker)
+
+    def _execute(self, stage: Stage, display: Display) -> None:
+        if callable(stage.command):
+            stage.command()
+            return
+        log = self.folder / "logs" / f"{stage.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            process = subprocess.Popen(stage.command, stdout=file, stderr=subprocess.STDOUT, env=self.environment)
+            code = self._wait(process, stage, display)
+        if self._stopped_by is not None:
+            raise UserError("stopped as asked. Start the same command again to go on.")
+        if code != 0:
+            raise UserError(f"stage {stage.name} failed with exit code {code}; its log is {log}:\n{_tail(log)}")
+
+    def _wait(self, process: subprocess.Popen[bytes], stage: Stage, display: Display) -> int:
+        """Wait for a command; hand SIGINT and SIGTERM on to it, and end it if it does not heed them."""
+        deadline = float("inf")
+
+        def hand_on(number: int, frame: FrameType | None) -> None:
+            nonlocal deadline
+            self._stopped_by, deadline = number, time.monotonic() + _PATIENCE_S
+            process.send_signal(signal.SIGTERM)
+
+        previous = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while True:
+                try:
+                    return process.wait(timeout=_POLL_S)
+                except subprocess.TimeoutExpired:
+                    if stage.progress is not None:
+                        display.advance(stage.progress())
+                    if time.monotonic() > deadline:
+                        process.kill()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-_TAIL_LINES:])
+
+
+def python_command(script: Path, *arguments: str) -> list[str]:
+    """Command line of an entry point in one process."""
+    return [sys.executable, str(script), *arguments]
+
+
+def torchrun_command(processes: int, script: Path, *arguments: str) -> list[str]:
+    """Command line of an entry point in several processes on this machine, at a free port."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launcher, str(script), *arguments]
