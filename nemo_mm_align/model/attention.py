@@ -1,6 +1,7 @@
 """Core attention of every layer: plain causal rows, shared-prefix rows, bidirectional image patches, cached decoding.
 
-Shapes: S query positions, T key positions (cached ones included), B rows, N query heads, G key/value heads, D head width.
+Shapes: S query positions, T key positions (cached ones included), B rows, N query heads, G key/value heads, D head
+width.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A CLIP vision tower. `feature_layer` counts Hugging Face hidden states from the end; the class token is dropped."""
+    """A CLIP vision tower without its class token. `feature_layer` counts Hugging Face hidden states from the end."""
 
     num_layers: int
     hidden_size: int
@@ -107,9 +107,10 @@ class LoRAConfig:
         object.__setattr__(self, "targets", tuple(self.targets))
         unknown = set(self.targets) - {"q", "k", "v", "o", "gate", "up", "down"}
         if unknown or not self.targets:
-            raise UserError(f"model.lora.targets: {sorted(unknown) or 'empty'}; choose from q, k, v, o, gate, up, down.")
+            found = sorted(unknown) or "empty"
+            raise UserError(f"model.lora.targets: {found}; choose from q, k, v, o, gate, up, down.")
         if self.rank < 1:
-            raise UserError(f"model.lora.rank={self.rank}: must be at least 1 (model.lora=null trains without adapters).")
+            raise UserError(f"model.lora.rank={self.rank}: must be at least 1 (model.lora=null is without adapters).")
 
     @property
     def scale(self) -> float:
@@ -142,7 +143,7 @@ class ParallelConfig:
         """Replicas of the model on `world_size` ranks; raise `UserError` where it does not divide."""
         tensor, pipeline = self.tensor_model_parallel_size, self.pipeline_model_parallel_size
         if tensor < 1 or pipeline < 1:
-            raise UserError("model.tensor_model_parallel_size and model.pipeline_model_parallel_size must be at least 1.")
+            raise UserError("model.tensor_model_parallel_size and pipeline_model_parallel_size must be at least 1.")
         if world_size % (tensor * pipeline):
             raise UserError(
                 f"{world_size} ranks cannot hold whole replicas of tensor {tensor} x pipeline {pipeline} = "
@@ -191,8 +192,8 @@ class LlavaConfig:
         if stages == 1:
             if first is not None or last is not None:
                 raise UserError(
-                    "model.num_layers_in_first_pipeline_stage / ..._last_...: set, but model.pipeline_model_parallel_size "
-                    "is 1. Remove them or raise the pipeline size."
+                    "model.num_layers_in_first_pipeline_stage / ..._last_...: set, but "
+                    "model.pipeline_model_parallel_size is 1. Remove them or raise the pipeline size."
                 )
             return [layers]
         for name, count in (("first", first), ("last", last)):
@@ -233,7 +234,7 @@ class LlavaConfig:
                     f"Sizes that do: {', '.join(map(str, usable[:12]))}."
                 )
         if parallel.sequence_parallel and size == 1:
-            raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size above 1; set it to false.")
+            raise UserError("model.sequence_parallel=true needs tensor_model_parallel_size above 1; set it to false.")
         self.layers_per_stage(parallel)
 
     def _check_sizes(self) -> None:
@@ -249,7 +250,7 @@ class LlavaConfig:
                 f"{language.num_attention_heads}; set model.language.head_dim."
             )
         if language.kv_channels % 2:
-            raise UserError(f"model.language.head_dim={language.kv_channels}: rotary positions need an even head width.")
+            raise UserError(f"model.language.head_dim={language.kv_channels}: rotary positions need an even width.")
         if vision.hidden_size % vision.num_attention_heads:
             raise UserError(
                 f"model.vision.hidden_size={vision.hidden_size} is not a multiple of num_attention_heads="

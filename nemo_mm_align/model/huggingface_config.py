@@ -80,9 +80,9 @@ def llava_config_from_hf(folder: str | Path) -> LlavaConfig:
 def config_from_values(values: Mapping[str, Any], where: str) -> LlavaConfig:
     """Like `llava_config_from_hf`, from the parsed JSON; `where` opens every error message."""
     top = _DEFAULTS | dict(values)
-    _require(top, where, "", {**_only(top, _DEFAULTS), "vision_feature_layer": (int,)})
-    vision = _vision(_VISION_DEFAULTS | dict(top.get("vision_config") or {}), where, top["vision_feature_layer"])
-    language = _language(_TEXT_DEFAULTS | dict(top.get("text_config") or {}), where)
+    _require(top, f"{where}: ", {**_only(top, _DEFAULTS), "vision_feature_layer": (int,)})
+    vision = vision_from_values(top.get("vision_config") or {}, f"{where}: vision_config.", top["vision_feature_layer"])
+    language = language_from_values(top.get("text_config") or {}, f"{where}: text_config.")
     image_token = top.get("image_token_index", top.get("image_token_id", 32000))
     name = str(Path(where).parent.name or "llava")
     return LlavaConfig(language=language, vision=vision, image_token_id=int(image_token), name=name)
@@ -92,18 +92,20 @@ def _only(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, t
     return {key: (default,) for key, default in defaults.items()}
 
 
-def _require(values: Mapping[str, Any], where: str, prefix: str, allowed: Mapping[str, tuple]) -> None:
+def _require(values: Mapping[str, Any], where: str, allowed: Mapping[str, tuple]) -> None:
     for key, choices in allowed.items():
         value = values[key]
         fits = type(value) is int if choices == (int,) else value in choices
         if not fits:
             wanted = "one whole number" if choices == (int,) else " or ".join(map(repr, choices))
-            raise UserError(f"{where}: {prefix}{key}={value!r} is not supported; this engine computes {wanted}.")
+            raise UserError(f"{where}{key}={value!r} is not supported; this engine computes {wanted}.")
 
 
-def _vision(values: Mapping[str, Any], where: str, feature_layer: int) -> VisionConfig:
+def vision_from_values(given: Mapping[str, Any], where: str, feature_layer: int) -> VisionConfig:
+    """Read a CLIP vision configuration; `where` goes before the key in error messages."""
+    values = _VISION_DEFAULTS | dict(given)
     fixed = {key: (_VISION_DEFAULTS[key],) for key in ("model_type", "num_channels", "hidden_act")}
-    _require(values, where, "vision_config.", fixed)
+    _require(values, where, fixed)
     layers = int(values["num_hidden_layers"])
     return VisionConfig(
         num_layers=layers,
@@ -118,13 +120,15 @@ def _vision(values: Mapping[str, Any], where: str, feature_layer: int) -> Vision
     )
 
 
-def _language(values: Mapping[str, Any], where: str) -> LanguageConfig:
+def language_from_values(given: Mapping[str, Any], where: str) -> LanguageConfig:
+    """Read a Llama configuration; `where` goes before the key in error messages."""
+    values = _TEXT_DEFAULTS | dict(given)
     fixed = {key: (_TEXT_DEFAULTS[key],) for key in ("model_type", "hidden_act", "attention_bias", "mlp_bias")}
-    _require(values, where, "text_config.", fixed)
+    _require(values, where, fixed)
     rope = values["rope_parameters"] or values["rope_scaling"] or {}  # transformers 5 and 4
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise UserError(f"{where}: text_config.rope_scaling of type {kind!r} is not supported; only plain rotary is.")
+        raise UserError(f"{where}rope_scaling of type {kind!r} is not supported; only plain rotary is.")
     heads, hidden, width = int(values["num_attention_heads"]), int(values["hidden_size"]), values["head_dim"]
     return LanguageConfig(
         num_layers=int(values["num_hidden_layers"]),
@@ -138,7 +142,7 @@ def _language(values: Mapping[str, Any], where: str) -> LanguageConfig:
         else int(width),  # one form for what follows by itself
         max_position_embeddings=int(values["max_position_embeddings"]),
         rotary_base=float(rope.get("rope_theta", values["rope_theta"])),
-        rms_norm_eps=float(values["rms_norm_eps"]),
+        rms_norm_eps=float(f"{values['rms_norm_eps']:.6g}"),  # GGUF files hold it in single precision
         tie_word_embeddings=bool(values["tie_word_embeddings"]),
     )
 

@@ -43,7 +43,10 @@ class Companions:
         for path in origin.files:
             shutil.copyfile(path, folder / path.name)
         if self.chat_template is not None:
-            self._write_template(folder)
+            (folder / "chat_template.json").unlink(missing_ok=True)
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        if (folder / "tokenizer_config.json").exists():
+            self._write_tokenizer_config(folder / "tokenizer_config.json")
         if self.image_processor is not None:
             write_json(folder / "preprocessor_config.json", self.image_processor)
         if self.generation is not None:
@@ -51,14 +54,15 @@ class Companions:
         if (folder / "preprocessor_config.json").exists():
             _update_json(folder / "processor_config.json", _processor(origin))
 
-    def _write_template(self, folder: Path) -> None:
-        (folder / "chat_template.json").unlink(missing_ok=True)
-        (folder / "chat_template.jinja").write_text(self.chat_template or "", encoding="utf-8")
-        path = folder / "tokenizer_config.json"
-        if path.exists():
-            values = read_json(path, "a tokenizer")
+    def _write_tokenizer_config(self, path: Path) -> None:
+        values = read_json(path, "a tokenizer")
+        if self.chat_template is not None:
             values.pop("chat_template", None)
-            write_json(path, values)
+        if (
+            values.get("tokenizer_class") == "PreTrainedTokenizerFast"
+        ):  # its default brings token types, unknown to LLaVA
+            values.setdefault("model_input_names", ["input_ids", "attention_mask"])
+        write_json(path, values)
 
 
 def export_huggingface(

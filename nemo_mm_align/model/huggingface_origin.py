@@ -21,12 +21,12 @@ from torch import Tensor
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import config_from_values, hf_config_from_llava, read_json
 from nemo_mm_align.model.huggingface_names import OUTPUT, file_name, uncomputed_vision_shapes, weight_pieces
-from nemo_mm_align.model.huggingface_reader import INDEX, WeightFiles
+from nemo_mm_align.model.huggingface_reader import INDEX, SINGLE, WeightFiles
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, dtype_name
 
 ORIGIN_FILE, CARRIED_STEM = "origin.json", "carried"
 _TRAVELLING = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*")
-_OWN = ("config.json", ORIGIN_FILE, INDEX)
+_OWN = ("config.json", ORIGIN_FILE, INDEX, "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class Origin:
     computed: dict[str, tuple[str, str]]
     files: tuple[Path, ...] = ()
     carried: dict[str, Carried] = field(default_factory=dict)
+
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Whether `of_folder` can read a folder: weights of Hugging Face, or what `save` wrote."""
+        names = (SINGLE, INDEX, ORIGIN_FILE)
+        return (Path(folder) / "config.json").exists() and any((Path(folder) / name).exists() for name in names)
 
     @classmethod
     def of_folder(cls, folder: str | Path) -> Origin:
@@ -113,6 +119,12 @@ def _in_file(files: WeightFiles, name: str) -> Carried:
 def _constant(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Carried:
     value = 1.0 if name.endswith(("norm1.weight", "norm2.weight", "layernorm.weight")) else 0.0
     return Carried(shape, dtype_name(dtype), partial(torch.full, shape, value, dtype=dtype))
+
+
+def travelling_files(folder: str | Path) -> tuple[Path, ...]:
+    """Tokenizer, processor, template, generation and licence files of a model folder."""
+    found = {path for pattern in _TRAVELLING for path in Path(folder).glob(pattern) if path.is_file()}
+    return tuple(sorted(path for path in found if path.name not in _OWN))
 
 
 def computed_names(config: LlavaConfig) -> set[str]:

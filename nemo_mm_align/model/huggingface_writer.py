@@ -93,22 +93,24 @@ class ShardWriter:
 
     def close(self) -> None:
         """Finish the last shard and write the index."""
-        while self._pending or self._shard + 1 < len(self._shards):  # tensors without elements
-            assert self._left == 0
-            self._next_tensor()
-        assert self._left == 0, "tensors are missing"
+        if self._shard < 0 and not self._shards[0]:
+            self._open_next_shard()  # a file without tensors is a file all the same
+        assert self._left == 0 and not self._pending and self._shard + 1 == len(self._shards), "tensors are missing"
         self._finish_shard()
         if len(self._shards) > 1:
             self._write_index()
 
     def _next_tensor(self) -> None:
         if not self._pending:
-            self._finish_shard()
-            self._shard += 1
-            self._pending = list(self._shards[self._shard])
-            self._file = (self._folder / self._name(self._shard)).open("wb")
-            self._file.write(_header(self._pending))
+            self._open_next_shard()
         self._left = self._pending.pop(0).num_bytes
+
+    def _open_next_shard(self) -> None:
+        self._finish_shard()
+        self._shard += 1
+        self._pending = list(self._shards[self._shard])
+        self._file = (self._folder / self._name(self._shard)).open("wb")
+        self._file.write(_header(self._pending))
 
     def _finish_shard(self) -> None:
         if self._file is not None:

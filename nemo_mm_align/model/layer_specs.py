@@ -1,5 +1,6 @@
-"""Which module stands where in a layer. Norms are unfused, so that local and TransformerEngine checkpoints share one set
-of keys and LoRA wraps the same names on both.
+"""Which module stands where in a layer.
+
+Norms are unfused, so that local and TransformerEngine checkpoints share one set of keys and LoRA wraps the same names.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from nemo_mm_align.model.lora import QKVJoin, gate_up_join, lora_column, lora_ro
 class LocalNorm:
     """torch's RMSNorm or LayerNorm, marked for sequence parallel, which megatron-core's own wrapper refuses."""
 
-    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> torch.nn.Module:  # type: ignore[misc]
+    def __new__(  # type: ignore[misc]
+        cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5
+    ) -> torch.nn.Module:
+        """Build the norm that `config` names."""
         kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
         device = "cpu" if config.use_cpu_initialization else torch.cuda.current_device()
         norm: torch.nn.Module = kind(hidden_size, eps=eps, dtype=config.params_dtype, device=device)
@@ -63,8 +67,8 @@ def kernels(implementation: str) -> Kernels:
         return Kernels("local", ColumnParallelLinear, RowParallelLinear, LocalNorm)
     if not transformer_engine_available():
         raise UserError(
-            "model.transformer_impl=transformer_engine: TransformerEngine or a GPU is missing. Run in the NGC container on "
-            "a GPU node, or set model.transformer_impl=local."
+            "model.transformer_impl=transformer_engine: TransformerEngine or a GPU is missing. Run in the NGC "
+            "container on a GPU node, or set model.transformer_impl=local."
         )
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm, TERowParallelLinear
 
@@ -79,7 +83,9 @@ def _layer(kernel: Kernels, mask: AttnMaskType, qkv: Any, projection: Any, mlp: 
             self_attention=ModuleSpec(
                 module=SelfAttention,
                 params={"attn_mask_type": mask},
-                submodules=SelfAttentionSubmodules(linear_qkv=qkv, core_attention=CoreAttention, linear_proj=projection),
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=qkv, core_attention=CoreAttention, linear_proj=projection
+                ),
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=kernel.norm,

@@ -200,6 +200,8 @@ class Llava(MegatronModule):
 class _ClipTower(CLIPViTModel):
     """megatron-core's tower with its position ids kept where the weights are."""
 
+    position_ids: Tensor
+
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         self.position_ids = self.position_ids.to(x.device)
         output: Tensor = super().forward(x, attention_mask)

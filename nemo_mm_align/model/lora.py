@@ -1,4 +1,4 @@
-"""LoRA on megatron-core's parallel linear layers: TP, sequence parallel, resharding, local or TransformerEngine kernels.
+"""LoRA on megatron-core's parallel linear layers: TP, sequence parallel, resharding, local or TransformerEngine.
 
 megatron-core fuses q, k, v into one layer and gate, up into another; here each keeps an adapter of its own, so that
 parameter counts and exports are those of unfused layers. The matrix A is [rank, inputs], B is [outputs, rank].
@@ -42,7 +42,8 @@ def _mark(parameter: nn.Parameter, split_dim: int | None, sequence_parallel: boo
     if split_dim is not None:
         set_tensor_model_parallel_attributes(parameter, True, split_dim, 1)
     elif sequence_parallel:
-        parameter.sequence_parallel = True  # each rank sees part of the sequence: its gradient is summed over TP
+        # Each rank sees part of the sequence: the gradient is summed over TP.
+        parameter.sequence_parallel = True  # type: ignore[attr-defined]
 
 
 class _LoRALinear:

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 
@@ -231,9 +232,16 @@ def _finish(partial: Path, final: Path, metadata: CheckpointMetadata, tokenizer_
 
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:
-    """Copy tokenizer, processor and generation files of a model folder, leaving its weights."""
+    """Copy tokenizer, processor and generation files of a model folder, leaving its weights.
+
+    Of weights in Hugging Face format, names, number formats and the tensors that nobody computes travel along as well, so
+    that an export needs the first folder no more.
+    """
     source, target = Path(source), Path(target)
     target.mkdir(parents=True, exist_ok=True)
+    if Origin.is_in(source):
+        Origin.of_folder(source).save(target)
+        return
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".model", ".txt", ".jinja") and "safetensors" not in path.name:
             shutil.copyfile(path, target / path.name)

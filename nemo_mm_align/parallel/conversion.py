@@ -1,0 +1,149 @@
+"""Hugging Face folder <-> checkpoint of ours, under any layout; adapters merged or apart."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import EngineConfig, ParallelConfig, VisionConfig
+from nemo_mm_align.model.huggingface_compose import compose_llava
+from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
+from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
+from nemo_mm_align.model.huggingface_peft import export_peft
+from nemo_mm_align.model.transformer_configs import language_config
+from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
+
+
+def convert(config: Mapping[str, Any]) -> Path:
+    """Run the conversion that conf/convert.yaml describes; all ranks call it. Returns the folder that was made."""
+    directions = {"import": import_folder, "export": export_folder, "compose": compose_folder}
+    if config["direction"] not in directions:
+        raise UserError(f"direction={config['direction']!r}: choose from {', '.join(directions)}.")
+    try:
+        return directions[config["direction"]](config)
+    finally:
+        runtime.shutdown()
+
+
+def import_folder(config: Mapping[str, Any]) -> Path:
+    """Hugging Face folder -> checkpoint ``out/step_00000000``, from which training goes on at any layout."""
+    source, parallel = open_source(config["source"]), _layout(config)
+    if source.metadata is not None:
+        raise UserError(
+            f"source={config['source']}: is a checkpoint already; direction=export makes a Hugging Face folder."
+        )
+    template = source.template(_template(config))
+    schema = source.schema(_schema(config))
+    encoder = source.encoder(template, schema)  # says now whether tokenizer and template fit
+    engine = EngineConfig(precision=_precision(config, source.folder))
+    source.config.check(parallel)
+    target = checkpoint.step_folder(config["out"], 0)
+    if target.exists():
+        raise UserError(f"{target}: exists already. Choose another out= or remove it.")
+    runtime.initialize(parallel, seed=engine.seed)
+    model = build_from(source, parallel, engine)
+    metadata = checkpoint.CheckpointMetadata(
+        step=0,
+        model=source.config.to_dict(),
+        lora=None,
+        template=template.model_dump(mode="json"),
+        attribute_schema=None if schema is None else schema.model_dump(mode="json"),
+        image_processor=source.image_processor().model_dump(mode="json"),
+        recipe={"name": "import", "tokens": {"stop": encoder.stop_id, "pad": encoder.pad_id}},
+        base_path=str(source.folder.resolve()),
+        base_fingerprint=source.fingerprint(),
+        precision=engine.precision,
+        layout=runtime.layout(),
+        versions={name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
+    )
+    return checkpoint.save(config["out"], model, metadata, tokenizer_source=source.folder)
+
+
+def export_folder(config: Mapping[str, Any]) -> Path:
+    """Checkpoint (or Hugging Face folder) -> Hugging Face folder ``out``, or with ``adapters=apart`` a PEFT folder."""
+    source, parallel, out = open_source(config["source"]), _layout(config), Path(config["out"])
+    if config["adapters"] not in ("merged", "apart"):
+        raise UserError(f"adapters={config['adapters']!r}: choose merged or apart.")
+    template, schema = source.template(_template(config)), source.schema(_schema(config))
+    encoder = source.encoder(template, schema)
+    origin = _origin(source)
+    source.config.check(parallel)
+    engine = EngineConfig(precision=source.metadata.precision if source.metadata else _precision(config, source.folder))
+    runtime.initialize(parallel, seed=engine.seed)
+    model = build_from(source, parallel, engine, base=config["base"])
+    generation = {"eos_token_id": encoder.stop_id, "pad_token_id": encoder.pad_id}
+    companions = Companions(template.jinja(schema), source.image_processor().to_hf(), generation)
+    if config["adapters"] == "apart":
+        export_peft(model, out, _peft_base(source, config["base"]), origin, config["dtype"], companions)
+    else:
+        shard = int(float(config["max_shard_gb"]) * 1e9)
+        export_huggingface(model, out, origin, config["dtype"], companions, shard)
+    return out
+
+
+def compose_folder(config: Mapping[str, Any]) -> Path:
+    """Llama-type language model (folder or GGUF file) + CLIP tower (folder, or the preset's sizes) -> LLaVA folder."""
+    template = _template(config)
+    if template is None:
+        raise UserError("direction=compose needs the language model's template: template=chatml or another.")
+    if runtime.world_size() > 1:
+        raise UserError("direction=compose runs in one process; start it without torchrun.")
+    vision: str | VisionConfig | None = config["vision"]
+    if vision is None:
+        preset = config.get("model")
+        if not preset:
+            raise UserError("direction=compose needs a tower: vision=FOLDER of a CLIP model, or model=smollm2_llava.")
+        vision = VisionConfig(**preset["vision"])
+    compose_llava(config["source"], vision, config["out"], template, config["seed"])
+    return Path(config["out"])
+
+
+def _layout(config: Mapping[str, Any]) -> ParallelConfig:
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=config["tensor_model_parallel_size"],
+        pipeline_model_parallel_size=config["pipeline_model_parallel_size"],
+        num_layers_in_first_pipeline_stage=config["num_layers_in_first_pipeline_stage"],
+        num_layers_in_last_pipeline_stage=config["num_layers_in_last_pipeline_stage"],
+    )
+    parallel.data_parallel_size(runtime.world_size())
+    return parallel
+
+
+def _template(config: Mapping[str, Any]) -> ChatTemplate | None:
+    return ChatTemplate.from_config(config["template"]) if config.get("template") else None
+
+
+def _schema(config: Mapping[str, Any]) -> AttributeSchema | None:
+    return AttributeSchema.model_validate(config["attribute_schema"]) if config.get("attribute_schema") else None
+
+
+def _precision(config: Mapping[str, Any], folder: Path) -> str:
+    """``auto``: bf16 where all weights are bf16, else fp32, which keeps every bit of fp16 as well."""
+    if config["precision"] != "auto":
+        return str(config["precision"])
+    dtypes = {dtype for _, dtype in Origin.of_folder(folder).computed.values()}
+    return "bf16" if dtypes == {"BF16"} else "fp32"
+
+
+def _origin(source: ModelSource) -> Origin:
+    """The form that the model's weights first had; of a model that came from no folder, transformers' usual one."""
+    if source.metadata is None or Origin.is_in(source.tokenizer_folder):
+        return Origin.of_folder(source.tokenizer_folder)
+    dtype = language_config(source.config, ParallelConfig(), EngineConfig(source.metadata.precision)).params_dtype
+    return Origin.of_config(source.config, dtype, travelling_files(source.tokenizer_folder))
+
+
+def _peft_base(source: ModelSource, base: str | None) -> str:
+    path = base or (source.metadata.base_path if source.metadata else "")
+    if checkpoint.latest_checkpoint(path) is not None:
+        raise UserError(
+            f"{path}: the adapters' base is a checkpoint, which PEFT cannot open. Export the base, then give its "
+            "folder as base=FOLDER; or export with adapters=merged."
+        )
+    return path
