@@ -157,7 +157,7 @@ def generate_batch(
     images: ImageBatch | None,
     settings: SamplingSettings,
     stop_ids: Sequence[int],
-    on_ended: Callable[[int], None] = lambda answers: None,
+    on_ended: Callable[[int], object] = lambda answers: None,
 ) -> list[list[GeneratedAnswer]]:
     """Answer one batch; every rank of a model replica calls this with the same arguments.
 

@@ -74,9 +74,8 @@ class RandomStreams:
     """
 
     def __init__(self, seed: int, answers: Iterable[tuple[str, int]]) -> None:
-        digests = (
-            hashlib.blake2b(f"{seed}\0{prompt}\0{sample}".encode(), digest_size=8).digest() for prompt, sample in answers
-        )
+        names = (f"{seed}\0{prompt}\0{sample}" for prompt, sample in answers)
+        digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
         self._keys_B = numpy.frombuffer(b"".join(digests), dtype="<u8")
 
     def uniform(self, token_index: int) -> Tensor:

@@ -98,6 +98,7 @@ class DecodingStage:
         if size == 1:
             return logits_BV
         logits_BV = logits_BV.contiguous()
-        parts = [torch.empty_like(logits_BV) for _ in range(size)] if torch.distributed.get_rank() == self._chooser else None
+        chooses = torch.distributed.get_rank() == self._chooser
+        parts = [torch.empty_like(logits_BV) for _ in range(size)] if chooses else None
         torch.distributed.gather(logits_BV, parts, self._chooser, group=self._tensor_group)
         return None if parts is None else torch.cat(parts, dim=-1)

@@ -1,0 +1,87 @@
+"""A model folder made ready for inference: first what is small, and weights once the input is known to be good."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.inference.generator import Generator
+from nemo_mm_align.model.config import EngineConfig, ParallelConfig
+from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
+from nemo_mm_align.prompts import Encoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """What a folder says of its model, before any weight is read.
+
+    Attributes:
+        source: the folder.
+        encoder: tokenizer, template and schema.
+        image_processor: of the vision tower.
+        schema: of the checkpoint's training, else the one given.
+        template: of the checkpoint's training, else the one given.
+        parallel: the checked layout.
+        engine: number format and kernels.
+    """
+
+    source: ModelSource
+    encoder: Encoder
+    image_processor: ImageProcessor
+    schema: AttributeSchema | None
+    template: ChatTemplate
+    parallel: ParallelConfig
+    engine: EngineConfig
+
+    def generator(self, max_batch_tokens: int, base: Path | None = None) -> Generator:
+        """Build this rank's part of the model and load its weights; process groups must be up.
+
+        Args:
+            max_batch_tokens: see `plan_batches`.
+            base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
+        """
+        model = build_from(self.source, self.parallel, self.engine, base=base)
+        return Generator(model, self.encoder, self.image_processor, max_batch_tokens)
+
+
+def open_for_inference(
+    checkpoint: str | Path,
+    parallel: ParallelConfig,
+    precision: str = "auto",
+    template: Mapping[str, Any] | None = None,
+    schema: AttributeSchema | None = None,
+) -> OpenedModel:
+    """Open a Hugging Face folder, a checkpoint, or a run whose newest checkpoint is meant, and check the layout.
+
+    Args:
+        checkpoint: the folder.
+        parallel: layout, without sequence parallelism.
+        precision: ``auto`` is bf16 on a GPU and fp32 on a CPU; else see `EngineConfig`.
+        template: chat template for a Hugging Face folder; a checkpoint brings its own.
+        schema: attribute schema where the checkpoint has none.
+
+    Raises:
+        UserError: no such model, no template, a layout or precision that does not fit.
+    """
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+    engine = EngineConfig(precision=precision)
+    source = open_source(checkpoint)
+    parallel.data_parallel_size(runtime.world_size())
+    source.config.check(parallel)
+    chosen = source.template(ChatTemplate.from_config(template) if template else None)
+    schema = source.schema(schema)
+    return OpenedModel(
+        source, source.encoder(chosen, schema), source.image_processor(), schema, chosen, parallel, engine
+    )

@@ -1,0 +1,139 @@
+"""What is asked of the model: prompts with the attributes asked for, tokenised, checked and put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.inference.decode import EncodedPrompt
+from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.records import Prompt
+
+SHOWN_FAULTS = 5
+
+Assignment = Mapping[str, Any] | None
+"""Attribute values that an answer is asked to have; None asks for nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt under one assignment of attributes, as the model reads it."""
+
+    prompt_id: str
+    attributes: dict[str, float] | None
+    encoded: EncodedPrompt
+
+    @property
+    def key(self) -> tuple[str, tuple[float, ...]]:
+        """Tells the requests of a run apart."""
+        return request_key(self.prompt_id, self.attributes)
+
+
+def request_key(prompt_id: str, attributes: Mapping[str, float] | None) -> tuple[str, tuple[float, ...]]:
+    """Identity of a request: prompt and asked values in schema order."""
+    return prompt_id, tuple(float(value) for value in (attributes or {}).values())
+
+
+def sweep_assignments(schema: AttributeSchema, base: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, float]]:
+    """Return the assignments that move one named attribute at a time over its whole numbers, the others as in `base`.
+
+    Attributes that `base` leaves out have their defaults. An assignment that several attributes share comes once.
+    """
+    start = schema.complete(base)
+    found = [
+        {**start, name: float(value)}
+        for name in names
+        for value in range(int(schema[name].minimum), int(schema[name].maximum) + 1)
+    ]
+    return [assignment for place, assignment in enumerate(found) if assignment not in found[:place]]
+
+
+def make_requests(
+    prompts: Iterable[Prompt],
+    encoder: Encoder,
+    assignments: Sequence[Assignment] = (None,),
+    resolve: Callable[[str], Path] = Path,
+) -> list[Request]:
+    """Tokenise every prompt under every assignment.
+
+    Args:
+        prompts: with distinct ids.
+        encoder: of the model that will answer; its schema completes partial assignments.
+        assignments: what is asked of each prompt.
+        resolve: maps a record's image path to the file.
+
+    Raises:
+        UserError: unknown attributes, two prompts of one id, or prompts that cannot be encoded; the message names them.
+    """
+    complete = [None if values is None else _complete(encoder, values) for values in assignments]
+    requests, faults, seen = [], [], set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            faults.append(f"prompt {prompt.id!r}: this id stands there twice.")
+        seen.add(prompt.id)
+        try:
+            paths = tuple(resolve(path) for path in prompt.images)
+            for values in complete:
+                encoded = EncodedPrompt(prompt.id, encoder.encode_prompt(prompt.turns, values), paths)
+                requests.append(Request(prompt.id, values, encoded))
+        except UserError as error:
+            faults.append(f"prompt {prompt.id!r}: {error}")
+    raise_faults(faults, "Correct or remove these prompts.")
+    return requests
+
+
+def _complete(encoder: Encoder, values: Mapping[str, Any]) -> dict[str, float]:
+    if encoder.schema is None:
+        raise UserError("attributes are given, but there is no attribute schema; set attribute_schema.")
+    return encoder.schema.complete(values)
+
+
+def check_lengths(requests: Sequence[Request], max_new_tokens: int, max_positions: int) -> None:
+    """Raise `UserError` naming the prompts that leave no room for an answer of `max_new_tokens`."""
+    faults = [
+        f"prompt {request.prompt_id!r}: {len(request.encoded.ids)} tokens and {max_new_tokens} new ones"
+        for request in requests
+        if len(request.encoded.ids) + max_new_tokens > max_positions
+    ]
+    remedy = f"The model has {max_positions} positions: lower max_new_tokens, or shorten or remove these prompts."
+    raise_faults(list(dict.fromkeys(faults)), remedy)
+
+
+def raise_faults(faults: Sequence[str], remedy: str) -> None:
+    """Raise one `UserError` for all faults, if there are any; the first few are written out."""
+    if not faults:
+        return
+    more = len(faults) - SHOWN_FAULTS
+    lines = [*faults[:SHOWN_FAULTS], *([f"and {more} more"] if more > 0 else [])]
+    raise UserError("\n  ".join([f"{len(faults)} faults in the input:", *lines]) + f"\n{remedy}")
+
+
+def plan_batches(
+    requests: Sequence[Request], settings: SamplingSettings, max_batch_tokens: int, replicas: int
+) -> list[list[int]]:
+    """Put requests of similar length together, the longest first; return indices into `requests`.
+
+    Args:
+        requests: all requests of the run, answered ones too: the batches of a resumed run are then those of the first.
+        settings: answers per prompt and their length.
+        max_batch_tokens: bound of rows x (longest prompt + new tokens), which the KV cache grows with; a batch has at
+            least one prompt.
+        replicas: data-parallel size; no batch is so large that a replica would go without.
+    """
+    order = sorted(range(len(requests)), key=lambda index: -len(requests[index].encoded.ids))
+    share = -(-len(requests) // replicas)
+    batches: list[list[int]] = []
+    room = 0
+    for index in order:
+        if room == 0:
+            tokens = len(requests[index].encoded.ids) + settings.max_new_tokens
+            room = min(max(max_batch_tokens // (tokens * settings.num_samples), 1), share)
+            batches.append([])
+        batches[-1].append(index)
+        room -= 1
+    return batches

@@ -1,0 +1,142 @@
+"""The stages `sample` and `generate`: prompts in, a file of answers out, as often as needed until all are there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import verify_image
+from nemo_mm_align.inference.answer_file import AnswerFile
+from nemo_mm_align.inference.generator import candidate_set
+from nemo_mm_align.inference.loading import OpenedModel
+from nemo_mm_align.inference.requests import Request, check_lengths, make_requests, raise_faults
+from nemo_mm_align.inference.settings import InferenceSettings
+from nemo_mm_align.parallel import runtime
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn, read_records, resolve_image
+
+logger = logging.getLogger(__name__)
+
+
+def answer_prompts(settings: InferenceSettings) -> None:
+    """Answer every prompt of the file that `out` does not answer yet; every rank calls this.
+
+    Raises:
+        UserError: bad input, found before weights are loaded; `out` made with other settings.
+    """
+    prompts_path, out, sampling = settings.prompts, settings.out, settings.sampling
+    if prompts_path is None or out is None:
+        raise UserError("give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone.")
+    opened = settings.open()
+    requests = make_requests(
+        read_records(prompts_path, Prompt),
+        opened.encoder,
+        settings.assignments(opened.schema),
+        lambda path: resolve_image(path, prompts_path, settings.image_root),
+    )
+    check_lengths(requests, sampling.max_new_tokens, opened.source.config.language.max_position_embeddings)
+    runtime.initialize(opened.parallel, settings.seed)
+    file = _on_first_rank(lambda: AnswerFile(out, _identity(settings, opened, prompts_path)))
+    try:
+        done = _share(file and frozenset(index for index, item in enumerate(requests) if item.key in file.sets))
+        if len(done) < len(requests):
+            _verify_images([item for index, item in enumerate(requests) if index not in done])
+            _answer(settings, opened, requests, done, file)
+        if file is not None:
+            file.finish(requests)
+            logger.info("%s: answers to %d requests, %d of them from before", out, len(requests), len(done))
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _answer(
+    settings: InferenceSettings,
+    opened: OpenedModel,
+    requests: Sequence[Request],
+    done: frozenset[int],
+    file: AnswerFile | None,
+) -> None:
+    generator = opened.generator(settings.max_batch_tokens, settings.base)
+    for answers in generator.stream(requests, settings.sampling, done):
+        for index, candidates in answers.items():
+            assert file is not None
+            file.append(candidate_set(requests[index], candidates, settings.sampling))
+
+
+def answer_question(settings: InferenceSettings) -> list[str]:
+    """Answer ``question``, about the files in ``image`` if any; return the answers on rank 0, nothing elsewhere."""
+    if settings.prompts is not None or settings.out is not None:
+        raise UserError("give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone.")
+    question = settings.question or ""
+    if IMAGE_PLACEHOLDER not in question:
+        question = f"{IMAGE_PLACEHOLDER}\n" * len(settings.image) + question
+    images = tuple(str(path.absolute()) for path in settings.image)
+    try:
+        prompt = Prompt(id="question", images=images, turns=(Turn(role="user", content=question),))
+    except ValueError as error:
+        raise UserError(f"question: {error}") from None
+    opened = settings.open()
+    requests = make_requests([prompt], opened.encoder, settings.assignments(opened.schema))
+    sampling = settings.sampling
+    check_lengths(requests, sampling.max_new_tokens, opened.source.config.language.max_position_embeddings)
+    runtime.initialize(opened.parallel, settings.seed)
+    _verify_images(requests)
+    generator = opened.generator(settings.max_batch_tokens, settings.base)
+    found = [item for batch in generator.stream(requests, sampling, progress=False) for item in sorted(batch.items())]
+    return [candidate.text for _, candidates in sorted(found) for candidate in candidates]
+
+
+def _identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) -> dict[str, Any]:
+    """What the answers depend on; the layout and the batch size are not among it."""
+    schema = opened.schema if settings.attributes or settings.sweep else None
+    template = hashlib.sha256(opened.template.model_dump_json().encode()).hexdigest()[:16]
+    return {
+        **settings.sampling.to_dict(),
+        "checkpoint": opened.source.fingerprint(),
+        "precision": opened.engine.precision,
+        "template": f"{opened.template.name} {template}",
+        "attributes": json.dumps([schema.fingerprint, *settings.assignments(schema)]) if schema else None,
+        "prompts": hashlib.sha256(prompts.read_bytes()).hexdigest()[:16],
+    }
+
+
+def _verify_images(requests: Sequence[Request]) -> None:
+    """Decode every image once, shared among ranks; raise `UserError` on all of them if one is broken."""
+    paths = list(dict.fromkeys(path for request in requests for path in request.encoded.image_paths))
+    faults = []
+    for path in paths[runtime.rank() :: runtime.world_size()]:
+        try:
+            verify_image(path)
+        except UserError as error:
+            faults.append(str(error))
+    parts: list[list[str]] = [[]] * runtime.world_size()
+    torch.distributed.all_gather_object(parts, faults)
+    raise_faults([fault for part in parts for fault in part], "Nothing was generated.")
+
+
+def _on_first_rank(action: Callable[[], AnswerFile]) -> AnswerFile | None:
+    """Run `action` on rank 0; its `UserError` is raised on every rank."""
+    file, fault = None, None
+    if runtime.rank() == 0:
+        try:
+            file = action()
+        except UserError as error:
+            fault = str(error)
+    fault = _share(fault)
+    if fault is not None:
+        raise UserError(fault)
+    return file
+
+
+def _share(value: Any) -> Any:
+    """Give every rank what rank 0 has."""
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,93 @@
+"""What the user can set for `sample` and `generate`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
+from nemo_mm_align.inference.requests import Assignment, sweep_assignments
+from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.model.config import ParallelConfig
+
+logger = logging.getLogger(__name__)
+
+
+class InferenceSettings(BaseModel):
+    """What ``conf/sample.yaml`` and ``conf/generate.yaml`` share; the comments there say what each means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Path
+    base: Path | None = None
+    prompts: Path | None = None
+    out: Path | None = None
+    image_root: Path | None = None
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    num_samples: int
+    seed: int
+    tensor_model_parallel_size: int = Field(default=1, ge=1)
+    pipeline_model_parallel_size: int = Field(default=1, ge=1)
+    num_layers_in_first_pipeline_stage: int | None = None
+    num_layers_in_last_pipeline_stage: int | None = None
+    precision: str = "auto"
+    max_batch_tokens: int = Field(default=32768, ge=1)
+    template: dict[str, Any] | None = None
+    attribute_schema: AttributeSchema
+    attributes: dict[str, Any] = {}
+    sweep: list[str] = []
+    question: str | None = None
+    image: list[Path] = []
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How tokens are chosen."""
+        names = ("temperature", "top_p", "top_k", "max_new_tokens", "num_samples", "seed")
+        return SamplingSettings(**{name: getattr(self, name) for name in names})
+
+    @property
+    def parallel(self) -> ParallelConfig:
+        """The layout."""
+        return ParallelConfig(
+            self.tensor_model_parallel_size,
+            self.pipeline_model_parallel_size,
+            num_layers_in_first_pipeline_stage=self.num_layers_in_first_pipeline_stage,
+            num_layers_in_last_pipeline_stage=self.num_layers_in_last_pipeline_stage,
+        )
+
+    def assignments(self, schema: AttributeSchema | None) -> Sequence[Assignment]:
+        """Attribute values to ask for; raise `UserError` for unknown ones."""
+        if self.sweep:
+            if schema is None:
+                raise UserError("sweep is given, but there is no attribute schema; set attribute_schema.")
+            return sweep_assignments(schema, self.attributes, self.sweep)
+        return [self.attributes or None]
+
+    def open(self) -> OpenedModel:
+        """Open the model's folder and check the layout, without reading weights."""
+        opened = open_for_inference(
+            self.checkpoint, self.parallel, self.precision, self.template, self.attribute_schema
+        )
+        metadata = opened.source.metadata
+        if (self.attributes or self.sweep) and metadata is not None and metadata.attribute_schema is None:
+            logger.warning("attributes are asked for, but %s was trained without attributes", self.checkpoint)
+        return opened
+
+
+def settings_from_config(config: Mapping[str, Any]) -> InferenceSettings:
+    """Read a resolved Hydra configuration (``conf/sample.yaml`` or ``conf/generate.yaml``)."""
+    return InferenceSettings.model_validate(dict(config))

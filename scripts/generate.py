@@ -1,0 +1,41 @@
+"""Answer prompts, steered by attributes where they are asked for.
+
+python scripts/generate.py checkpoint=MODEL prompts=prompts.jsonl out=answers.jsonl attributes.verbosity=0
+python scripts/generate.py checkpoint=MODEL 'question="What is in the image?"' image=photo.jpg
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_mm_align.cli import user_errors
+
+# Names of attributes are the schema's to check: this key alone takes new ones without a "+".
+ConfigStore.instance().store(
+    name="open_attributes", node=OmegaConf.create({"attributes": OmegaConf.create({}, flags={"struct": False})})
+)
+
+
+@hydra.main(version_base=None, config_path="../conf", config_name="generate")
+@user_errors
+def main(config: DictConfig) -> None:
+    """Answer every prompt that `out` does not answer yet, or one question; conf/generate.yaml explains the settings."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    from nemo_mm_align.inference.run import answer_prompts, answer_question
+    from nemo_mm_align.inference.settings import settings_from_config
+    from nemo_mm_align.parallel import runtime
+
+    settings = settings_from_config(values)  # type: ignore[arg-type]
+    if settings.question is None:
+        answer_prompts(settings)
+    else:
+        sys.stdout.writelines(f"{answer}\n" for answer in answer_question(settings))
+    runtime.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Decoding in every layout: against transformers, against itself in other batches, cached against computed afresh."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.images import load_image
+from nemo_mm_align.inference.loading import open_for_inference
+from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.records import Prompt, read_records
+from tests.decoding_model import GREEDY, SAMPLED, STOP_IDS, TEMPLATE, make_folder, make_prompts
+from tests.distributed import run_distributed
+from tests.tiny_llava import IMAGE_TOKEN
+
+pytestmark = pytest.mark.parallel
+
+PROMPTS = 12
+LAYOUTS = {"dp2": (2, 1, 1, 0), "tp2": (2, 2, 1, 0), "pp2": (2, 1, 2, 1), "tp2pp2": (4, 2, 2, 3)}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, helpsteer: AttributeSchema) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("decoding")
+    prompts = make_prompts(folder / "prompts", PROMPTS)
+    (prompts.parent / "schema.json").write_text(helpsteer.model_dump_json(), encoding="utf-8")
+    return make_folder(folder / "model"), prompts
+
+
+@pytest.fixture(scope="module")
+def results(files: tuple[Path, Path]) -> dict[str, dict[str, Any]]:
+    found = {}  # under dp2 each rank decodes a batch by itself: it stands for one process as well
+    for name, (ranks, *layout) in LAYOUTS.items():
+        out = files[1].parent / f"{name}.json"
+        run_distributed("tests.parallel.decoding_worker", ranks, *files, out, *layout)
+        found[name] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def transformers_answers(files: tuple[Path, Path]) -> list[list[int]]:
+    """Greedy answers of transformers, one prompt at a time, so that no padding is involved."""
+    from transformers import LlavaForConditionalGeneration
+
+    folder, path = files
+    opened = open_for_inference(folder, ParallelConfig(), "fp32", TEMPLATE)
+    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    answers = []
+    for prompt in read_records(path, Prompt):
+        ids = torch.tensor([opened.encoder.encode_prompt(prompt.turns)])
+        pixels = [torch.from_numpy(opened.image_processor(load_image(path.parent / name))) for name in prompt.images]
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=torch.stack(pixels) if pixels else None,
+            do_sample=False,
+            max_new_tokens=GREEDY.max_new_tokens,
+            eos_token_id=STOP_IDS,
+            pad_token_id=0,
+            suppress_tokens=[IMAGE_TOKEN],
+        )
+        answers.append(output[0, ids.shape[1] :].tolist())
+    return answers
+
+
+def test_greedy_equals_transformers_in_every_layout(results, transformers_answers):
+    lengths = {len(answer) for answer in transformers_answers}
+    assert len(lengths) >= 4 and GREEDY.max_new_tokens in lengths, "rows must end at different steps"
+    assert len({tuple(answer) for answer in transformers_answers}) == PROMPTS
+    for name, result in results.items():
+        for (answer,), expected in zip(result["greedy"], transformers_answers, strict=True):
+            stopped = expected[-1] in STOP_IDS
+            assert answer == [expected[:-1] if stopped else expected, "stop" if stopped else "length"], name
+
+
+def test_the_layout_is_the_one_asked_for(results):
+    for name, (ranks, tensor, pipeline, _) in LAYOUTS.items():
+        layout = results[name]["layout"]
+        assert (layout["world_size"], layout["data_parallel_size"]) == (ranks, ranks // (tensor * pipeline))
+
+
+def test_samples_depend_on_neither_layout_nor_batch(results):
+    reference = results["dp2"]["sampled"]
+    assert len({tuple(ids) for row in reference for ids, _ in row}) > 0.9 * PROMPTS * SAMPLED.num_samples
+    assert {reason for row in reference for _, reason in row} == {"stop", "length"}
+    for name, result in results.items():
+        assert result["sampled"] == reference, name
+        assert result["one_by_one"] == reference, name
+
+
+def test_generator_gathers_the_replicas_and_asks_for_attributes(results):
+    reference = results["dp2"]["records"]
+    asked = [record["sampling"].get("attributes") for record in reference]
+    assert asked[:2] == [None, {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 0}]
+    assert [record["prompt_id"] for record in reference[::2]] == [f"p{number}" for number in range(PROMPTS)]
+    pairs = zip(reference[::2], reference[1::2], strict=True)
+    assert all(plain["candidates"] != steered["candidates"] for plain, steered in pairs)
+    for name, result in results.items():
+        assert result["records"] == reference, name
+
+
+def test_cached_logits_equal_those_computed_afresh(results):
+    assert all(result["cache_error"] <= 1e-5 for result in results.values())

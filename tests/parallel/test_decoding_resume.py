@@ -1,0 +1,147 @@
+"""`scripts/sample.py` and `scripts/generate.py` as a user runs them: killed and resumed, steered, given bad input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nemo_mm_align.records import CandidateSet, read_records
+from tests.decoding_model import make_folder, make_prompts
+from tests.distributed import REPOSITORY, free_port
+
+pytestmark = pytest.mark.parallel
+
+PROMPTS = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    make_folder(folder / "model")
+    make_prompts(folder, PROMPTS)
+    return folder
+
+
+def command(folder: Path, script: str, *overrides: str, ranks: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
+    template = ["template=vicuna_v1", "template.system="]
+    start = [sys.executable, *(launcher if ranks > 1 else []), str(REPOSITORY / "scripts" / script)]
+    return [*start, f"checkpoint={folder / 'model'}", *template, *overrides]
+
+
+def start(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen(command(folder, *arguments, ranks=ranks), cwd=folder, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return output
+
+
+def sample(folder: Path, out: str, *overrides: str, ranks: int = 1) -> subprocess.Popen[str]:
+    settings = ["num_samples=2", "max_new_tokens=24", "prompts=prompts.jsonl", f"out={out}"]
+    return start(folder, "sample.py", *settings, *overrides, ranks=ranks)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill the launcher and its ranks, none of which may clean up."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family[:-1], timeout=30)
+    process.communicate(timeout=30)
+
+
+def test_killed_and_resumed_the_file_equals_an_undisturbed_run(folder: Path) -> None:
+    out = folder / "resumed.jsonl"
+    layout = ["tensor_model_parallel_size=2", "max_batch_tokens=180"]
+    process = sample(folder, out.name, *layout, ranks=2)
+    deadline = time.monotonic() + 180
+    while not (out.exists() and out.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    kill(process)
+    before = out.read_bytes()
+    whole = before[: before.rindex(b"\n") + 1]
+    assert 4 < whole.count(b"\n") < PROMPTS
+    out.write_bytes(whole + b'{"prompt_id": "p1", "candi')  # as if the kill had come within a write
+    finish(sample(folder, out.name, *layout, ranks=2))
+    finish(sample(folder, "undisturbed.jsonl"))
+    assert out.read_bytes() == (folder / "undisturbed.jsonl").read_bytes()
+    records = list(read_records(out, CandidateSet))
+    assert [record.prompt_id for record in records] == [f"p{number}" for number in range(PROMPTS)]
+    assert set(whole.splitlines()) <= set(out.read_bytes().splitlines())
+
+
+def test_a_sweep_answers_every_prompt_once_per_value(folder: Path) -> None:
+    settings = ["prompts=prompts.jsonl", "out=sweep.jsonl", "max_new_tokens=4", "sweep=[verbosity]"]
+    finish(start(folder, "generate.py", *settings, "attributes.helpfulness=3"))
+    asked = [record.sampling["attributes"] for record in read_records(folder / "sweep.jsonl", CandidateSet)]
+    assert [values["verbosity"] for values in asked[:5]] == [0, 1, 2, 3, 4] and len(asked) == 5 * PROMPTS
+    assert {values["helpfulness"] for values in asked} == {3}
+
+
+def test_one_question_is_answered_on_standard_output(folder: Path) -> None:
+    question = ['question="w1 w2 w3"', "image=0.png", "max_new_tokens=5", "hydra.job_logging.root.level=WARNING"]
+    answer = finish(start(folder, "generate.py", *question)).strip().splitlines()[-1]
+    assert 1 <= len(answer.split()) <= 5 and set(answer.replace("w", "").split()) <= set(map(str, range(99)))
+
+
+def refused(process: subprocess.Popen[str]) -> str:
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 2 and "Traceback" not in errors, errors
+    return next(line for line in errors.splitlines() if line.startswith("error: ")) + errors
+
+
+def test_broken_images_are_found_before_weights_are_read(folder: Path) -> None:
+    (folder / "broken").mkdir()
+    for number in range(3):
+        data = (folder / f"{number}.png").read_bytes()
+        (folder / "broken" / f"{number}.png").write_bytes(data[:-200] if number == 1 else data)
+    (folder / "model" / "model.safetensors").rename(folder / "model" / "away")
+    try:
+        message = refused(sample(folder, "broken.jsonl", "image_root=broken"))
+    finally:
+        (folder / "model" / "away").rename(folder / "model" / "model.safetensors")
+    assert "1 faults" in message and "1.png" in message
+    assert (folder / "broken.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["tensor_model_parallel_size=3"], "1 ranks cannot hold whole replicas of tensor 3"),
+        (["max_new_tokens=4096"], "positions: lower max_new_tokens"),
+        (["temperature=0"], "num_samples=2 with temperature=0"),
+        (["checkpoint=nowhere"], "nowhere: no such folder"),
+        (["prompts=missing.jsonl"], "missing.jsonl: no such file"),
+        (["template=null"], "names no template"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_built(folder, monkeypatch, overrides, expected):
+    """In this process, with the configuration that the script would read."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from nemo_mm_align.errors import UserError
+    from nemo_mm_align.inference.run import answer_prompts
+    from nemo_mm_align.inference.settings import settings_from_config
+
+    monkeypatch.chdir(folder)
+    given = command(folder, "sample.py", "num_samples=2", "prompts=prompts.jsonl", "out=bad.jsonl", *overrides)[2:]
+    if overrides == ["template=null"]:
+        given = [item for item in given if not item.startswith("template")]
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
+        config = compose("sample", given)
+    with pytest.raises(UserError, match=expected):
+        answer_prompts(settings_from_config(OmegaConf.to_container(config, resolve=True)))
+    assert not (folder / "bad.jsonl").exists()

@@ -1,0 +1,112 @@
+"""Batches, sweeps, and what is wrong with prompts, found before a model is built."""
+
+import pytest
+
+from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.inference.answer_file import AnswerFile
+from nemo_mm_align.inference.decode import EncodedPrompt
+from nemo_mm_align.inference.requests import (
+    Request,
+    check_lengths,
+    make_requests,
+    plan_batches,
+    sweep_assignments,
+)
+from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.records import Candidate, CandidateSet, Prompt, RecordAppender, Turn, read_records
+from tests.unit.toy_tokenizers import word_level
+
+TEMPLATE = ChatTemplate(
+    name="t", user_prefix="USER: ", user_suffix=" ", assistant_prefix="ASSISTANT: ", stop="</s>", separator=""
+)
+
+
+def requests_of(lengths):
+    return [
+        Request(f"p{place}", None, EncodedPrompt(f"p{place}", [1] * length)) for place, length in enumerate(lengths)
+    ]
+
+
+def prompt(name, text="What is in the image?"):
+    return Prompt(id=name, turns=(Turn(role="user", content=text),))
+
+
+@pytest.fixture(scope="module")
+def encoder(helpsteer):
+    tokenizer = word_level()
+    return Encoder(tokenizer, TEMPLATE, tokenizer.convert_tokens_to_ids("<image>"), 4, helpsteer)
+
+
+def test_batches_hold_similar_lengths_within_the_bound():
+    lengths = [5, 90, 40, 41, 7, 6, 88, 39]
+    settings = SamplingSettings(max_new_tokens=10, num_samples=2)
+    batches = plan_batches(requests_of(lengths), settings, max_batch_tokens=210, replicas=1)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert [[lengths[index] for index in batch] for batch in batches] == [[90], [88], [41, 40], [39, 7], [6, 5]]
+
+
+def test_every_replica_gets_a_batch_and_every_batch_a_prompt():
+    settings = SamplingSettings(max_new_tokens=10)
+    assert len(plan_batches(requests_of([5] * 8), settings, max_batch_tokens=10**6, replicas=4)) == 4
+    assert len(plan_batches(requests_of([50] * 3), settings, max_batch_tokens=1, replicas=1)) == 3
+
+
+def test_a_sweep_moves_one_attribute_at_a_time(helpsteer):
+    found = sweep_assignments(helpsteer, {"helpfulness": 3}, ["verbosity", "complexity"])
+    start = helpsteer.complete({"helpfulness": 3})
+    assert len(found) == 9  # both defaults lie in the range: that assignment comes once
+    assert all(sum(values[name] != start[name] for name in start) <= 1 for values in found)
+    assert sorted({values["verbosity"] for values in found}) == [0, 1, 2, 3, 4]
+
+
+def test_unknown_attributes_and_values_out_of_range_are_refused(encoder):
+    with pytest.raises(UserError, match="unknown attribute 'wit'.*verbosity"):
+        make_requests([prompt("a")], encoder, [{"wit": 1}])
+    with pytest.raises(UserError, match="verbosity=9 is outside 0 to 4"):
+        make_requests([prompt("a")], encoder, [{"verbosity": 9}])
+
+
+def test_faulty_prompts_are_named_together(encoder):
+    prompts = [prompt("a"), prompt("a"), prompt("b", "say </s> now")]
+    with pytest.raises(UserError, match=r"(?s)2 faults.*'a': this id stands there twice.*'b'.*special token"):
+        make_requests(prompts, encoder)
+
+
+def test_too_long_prompts_are_named():
+    with pytest.raises(UserError, match=r"(?s)1 faults.*'p1': 60 tokens and 8 new ones.*64 positions: lower max_new"):
+        check_lengths(requests_of([56, 60]), max_new_tokens=8, max_positions=64)
+
+
+def record(name, **sampling):
+    return CandidateSet(prompt_id=name, candidates=(Candidate(text=f"of {name}"),), sampling=sampling)
+
+
+def test_answers_come_into_prompt_order_and_survive_a_torn_line(tmp_path):
+    path, items = tmp_path / "out.jsonl", requests_of([1, 2, 3])
+    with AnswerFile(path, {"seed": 1}) as file:
+        file.append(record("p2"))
+        file.append(record("p0"))
+    with path.open("a") as torn:
+        torn.write('{"prompt_id": "p1", "cand')
+    with AnswerFile(path, {"seed": 1}) as file:
+        assert [item.key in file.sets for item in items] == [True, False, True]
+        file.append(record("p1"))
+        file.finish(items)
+    assert [line.prompt_id for line in read_records(path, CandidateSet)] == ["p0", "p1", "p2"]
+
+
+def test_other_settings_foreign_files_and_second_writers_are_refused(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with AnswerFile(path, {"seed": 1, "top_k": 0}) as file:
+        file.append(record("p0"))
+        with pytest.raises(UserError, match="another process is writing it"):
+            AnswerFile(path, {"seed": 1, "top_k": 0})
+    with pytest.raises(UserError, match=r"other settings: seed 1 \(now 2\)\. Give another out"):
+        AnswerFile(path, {"seed": 2, "top_k": 0})
+    other = tmp_path / "other.jsonl"
+    with RecordAppender(other) as appender:
+        appender.append(record("p0"))
+    with pytest.raises(UserError, match=r"not other\.settings\.json beside it"):
+        AnswerFile(other, {"seed": 1})
