@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from nemo_mm_align.images import ImageProcessor
 from tests.unit.toy_tokenizers import llama_like
 
-WORDS = "a red circle and blue square there is no triangle in the image I think yes five tallest bar shows".split()
+WORDS = "a red circle and blue square there is no triangle in the image I think yes five tallest bar shows".split()  # noqa: SIM905
 
 
 def tiny_llava(folder: Path, seed: int = 0, tied: bool = False, layers: int = 4) -> Path:

@@ -45,7 +45,9 @@ def _preference_findings(change: object) -> list[str]:
     chosen = change("reward_chosen")[1]
     findings = [f"reward accuracy {accuracy:.2f}, margin {margin:.3f} at the end"]
     if accuracy <= 0.5:
-        findings.append("! reward accuracy is no better than chance: check the pairs, raise model.optim.lr or recipe.epochs")
+        findings.append(
+            "! reward accuracy is no better than chance: check the pairs, raise model.optim.lr or recipe.epochs"
+        )
     if chosen < -_NOTABLE_REWARD:
         findings.append(
             f"! chosen answers became less likely than under the reference (reward {chosen:.2f}): common in DPO when it is "

@@ -6,6 +6,7 @@ Shapes: B rows, S positions per row, N distinct images, C channels, K image occu
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Batch:
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             item.name: value.to(device, non_blocking=non_blocking)
             for item in fields(self)
             if isinstance(value := getattr(self, item.name), Tensor)

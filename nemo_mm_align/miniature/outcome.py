@@ -28,7 +28,9 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
     prompts = {prompt.id: prompt for prompt in read_records(run.evaluation_prompts, Prompt)}
     seeds = [_seed_answers(run, seed, prompts) for seed in run.seeds]
     first = run.seeds[0]
-    training = {name: facts for name in settings.methods if (facts := _facts(run.seed_folder(first) / name))}
+    training: dict[str, TrainingFacts] = {
+        name: facts for name in settings.methods if (facts := _facts(run.seed_folder(first) / name))
+    }
     if settings.base == "train" and (facts := _facts(run.out / "base" / "visual")):
         training["base"] = facts
     results = summarise(
@@ -83,7 +85,7 @@ def _shown(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _layouts(run: MiniatureRun) -> dict[str, Layout]:
     folder = run.seed_folder(run.seeds[0])
-    found = {name: read_facts(folder / name) for name in run.settings.methods}
+    found: dict[str, Any] = {name: read_facts(folder / name) for name in run.settings.methods}
     if run.settings.base == "train":
         found |= {f"base_{name}": read_facts(run.out / "base" / name) for name in ("text", "captions", "visual")}
     layouts = {name: facts["layout"] for name, facts in found.items() if facts}
@@ -120,9 +122,7 @@ def _notes(run: MiniatureRun) -> list[str]:
     ]
 
 
-def _samples(
-    run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[str, Any]
-) -> list[ReportSample]:
+def _samples(run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[str, Any]) -> list[ReportSample]:
     by_prompt = {name: {answer.prompt_id: answer for answer in answers} for name, answers in methods.items()}
     chosen = choose_samples(list(prompts.values()), methods["base"], _SAMPLES, run.seeds[0])
     return [

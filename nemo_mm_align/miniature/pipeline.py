@@ -1,9 +1,9 @@
 """The whole loop on the miniature world, stage by stage through the same commands that a user gives on own data.
 
-    OUT/world/                  images and prompts
-    OUT/base/                   the base as a Hugging Face folder, and how it was trained
-    OUT/seed_0/                 candidates, annotations, training sets, runs of the methods, held-out answers
-    OUT/results.json, report.html
+OUT/world/                  images and prompts
+OUT/base/                   the base as a Hugging Face folder, and how it was trained
+OUT/seed_0/                 candidates, annotations, training sets, runs of the methods, held-out answers
+OUT/results.json, report.html
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class MiniatureRun:
 
         def make() -> None:
             shutil.rmtree(self.world, ignore_errors=True)
-            build_world(self.settings.world, self.world)
+            build_world(self.world, self.settings.world)
             for split in ("dev", "heldout"):
                 prompts = list(read_records(self.world / f"{split}.jsonl", Prompt))
                 pictures = [prompt for prompt in prompts if prompt.images]
@@ -131,7 +131,9 @@ class MiniatureRun:
                 *self.settings.base_stages[name],
             )
             before = "base_blank" if index == 0 else f"base_{BASE_STAGES[index - 1]}"
-            stages.append(Stage(f"base_{name}", command, [runs / name], ["world", before], progress=_steps(runs / name)))
+            stages.append(
+                Stage(f"base_{name}", command, [runs / name], ["world", before], progress=_steps(runs / name))
+            )
         stages.append(self._generate("text_before", runs / "text", self.text_before, ["base_text"], split="text"))
         return [*stages, self._export(runs / "visual", self.base, "base_visual")]
 
@@ -173,8 +175,7 @@ class MiniatureRun:
         ]
         for method in self.settings.methods:
             stages += self._align(seed, method)
-        for method in ("base", *self.settings.methods):
-            stages.append(self._answers(seed, method))
+        stages += [self._answers(seed, name) for name in ("base", *self.settings.methods)]
         if "steerlm" in self.settings.methods and self.settings.steering_prompts:
             stages.append(self._sweep(seed))
         return stages
@@ -274,7 +275,9 @@ def _steps(run: Path) -> Callable[[], float]:
 
 
 def _digest(folder: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())).hexdigest()
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
+    ).hexdigest()
 
 
 def take_text_before(shipped: Path, prompts: Path, out: Path) -> None:

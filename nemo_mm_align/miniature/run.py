@@ -58,7 +58,13 @@ def run_miniature(values: dict[str, Any]) -> None:
     """
     run = MiniatureRun(MiniatureSettings.model_validate(values))
     console = Console()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[outcome]}"))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[outcome]}"),
+    )
     with Progress(*columns, console=console) as progress:
         StageRunner(run.out, ENVIRONMENT).run(run.stages(), RichDisplay(progress))
     results, results_path, report_path = write_outcome(run)
@@ -75,6 +81,6 @@ def run_miniature(values: dict[str, Any]) -> None:
     for name, curve in results.steering.items():
         if curve.spearman is not None:
             console.print(f"steering {name}: Spearman {curve.spearman:.2f}", highlight=False)
-    console.print(f"results: {results_path.resolve()}\nreport:  {report_path.resolve()}", highlight=False, soft_wrap=True)
-
-
+    console.print(
+        f"results: {results_path.resolve()}\nreport:  {report_path.resolve()}", highlight=False, soft_wrap=True
+    )

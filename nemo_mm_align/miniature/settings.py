@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.miniature.world import WorldSettings
 
-METHODS = ("sft", "rejection", "steerlm", "dpo")
+Method = Literal["sft", "rejection", "steerlm", "dpo"]
 
 
 class SamplingShape(BaseModel):
@@ -40,7 +40,7 @@ class MiniatureSettings(BaseModel):
     build: dict[str, list[str]]
     train: dict[str, list[str]]
     base_stages: dict[str, list[str]]
-    methods: tuple[Literal["sft", "rejection", "steerlm", "dpo"], ...] = METHODS
+    methods: tuple[Method, ...]
     evaluate_on: Literal["heldout", "dev"] = "heldout"
     attribute_schema: AttributeSchema
     template: dict[str, Any]

@@ -120,7 +120,10 @@ def _sharded_state(
 ) -> dict[str, Any]:
     state: dict[str, Any] = {"model": _sharded_model(model, adapted)}
     if optimizer is not None:
-        metadata = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
+        metadata = {
+            "distrib_optim_sharding_type": "fully_reshardable",
+            "distrib_optim_fully_reshardable_mem_efficient": False,
+        }
         state["optimizer"] = optimizer.sharded_state_dict(
             _sharded_model(model, adapted), is_loading=is_loading, metadata=metadata
         )
@@ -313,7 +316,9 @@ def load(
     expected = set(_sharded_model(model, adapted))
     missing = [name for name in result.missing_keys if name in expected]
     if missing or result.unexpected_keys:
-        raise UserError(f"{folder}: does not fit the model: missing {missing[:3]}, unknown {result.unexpected_keys[:3]}.")
+        raise UserError(
+            f"{folder}: does not fit the model: missing {missing[:3]}, unknown {result.unexpected_keys[:3]}."
+        )
     if optimizer is not None:
         optimizer.load_state_dict(loaded["optimizer"])
         optimizer.reload_model_params()

@@ -120,4 +120,3 @@ class Schedule:
         self._scheduler.num_steps = step + 1
         self._scheduler.step(0)
         return self._scheduler.get_lr({})
-

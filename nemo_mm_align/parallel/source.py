@@ -51,7 +51,9 @@ class ModelSource:
         if self.metadata:
             return ChatTemplate.from_config(self.metadata.template)
         if default is None:
-            raise UserError(f"{self.folder}: a Hugging Face folder names no template; give template=vicuna_v1 or another.")
+            raise UserError(
+                f"{self.folder}: a Hugging Face folder names no template; give template=vicuna_v1 or another."
+            )
         return default
 
     def schema(self, default: AttributeSchema | None) -> AttributeSchema | None:

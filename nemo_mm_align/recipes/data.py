@@ -21,8 +21,8 @@ from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import ImageProcessor, load_image
 from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import PreferenceExample
 from nemo_mm_align.recipes.methods import Method
+from nemo_mm_align.records import PreferenceExample
 
 logger = logging.getLogger(__name__)
 

@@ -38,9 +38,7 @@ def imitation_loss(token_losses_BS: Tensor, batch: Batch) -> LossOutput:
     return LossOutput(loss, count, {"loss": (loss.detach().clone(), count.float())})
 
 
-def dpo_losses(
-    policy_log_probs_Q: Tensor, reference_log_probs_Q: Tensor, beta: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def dpo_losses(policy_log_probs_Q: Tensor, reference_log_probs_Q: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
     """Direct preference optimisation, -log sigmoid(beta * margin) (Rafailov et al., arXiv 2305.18290, equation 7).
 
     Args:

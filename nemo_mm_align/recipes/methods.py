@@ -15,9 +15,20 @@ from nemo_mm_align.recipes.losses import LossOutput, imitation_loss, preference_
 class Method(Protocol):
     """A training method."""
 
-    name: str
-    sequences_per_sample: int
-    needs_reference: bool
+    @property
+    def name(self) -> str:
+        """As in ``recipe.name``."""
+        ...
+
+    @property
+    def sequences_per_sample(self) -> int:
+        """1 for single answers, 2 for pairs."""
+        ...
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether batches must carry reference log-probs."""
+        ...
 
     def loss(self, token_losses_BS: Tensor, batch: Batch) -> LossOutput:
         """Turn per-token losses of a micro batch, [B, S] in nats, into its contribution to the step."""

@@ -25,9 +25,9 @@ from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.records import RecordAppender
 from nemo_mm_align.recipes.data import Collator
 from nemo_mm_align.recipes.step import run_schedule
+from nemo_mm_align.records import RecordAppender
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ def fill(
     logger.info("reference log-probs: %d samples, %d computed now, the rest cached", len(samples), len(missing))
     lost = [sample.id for sample, key in zip(samples, keys, strict=True) if key not in known]
     if lost:
-        raise UserError(f"{cache.folder}: log-probs of {len(lost)} samples were not found after writing; is it a shared folder?")
+        raise UserError(
+            f"{cache.folder}: log-probs of {len(lost)} samples were not found after writing; is it a shared folder?"
+        )
     return [known[key] for key in keys]
 
 

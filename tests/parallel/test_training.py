@@ -170,7 +170,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> object:
     def run(arguments: list[str]) -> str:
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
             config = compose("train", overrides=arguments)
-        with pytest.raises(Exception) as caught:  # noqa: PT011
+        with pytest.raises(Exception) as caught:
             train(config)
         text = describe(caught.value)
         assert text is not None, repr(caught.value)
