@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class MiniatureRun:
 
         def make() -> None:
             shutil.rmtree(self.world, ignore_errors=True)
-            build_world(self.world, self.settings.world)
+            build_world(self.world, self.settings.world, with_base=self.settings.base == "train")
             for split in ("dev", "heldout"):
                 prompts = list(read_records(self.world / f"{split}.jsonl", Prompt))
                 pictures = [prompt for prompt in prompts if prompt.images]
@@ -89,7 +90,7 @@ class MiniatureRun:
                 write_records(self.world / f"steering_{split}.jsonl", spread)
                 write_records(self.world / f"text_{split}.jsonl", texts)
 
-        settings = self.settings.world.model_dump(mode="json") | {"steering": count}
+        settings = self.settings.world.model_dump(mode="json") | {"steering": count, "base": self.settings.base}
         return Stage("world", make, [self.world], settings=settings)
 
     def _base(self) -> list[Stage]:
@@ -112,7 +113,8 @@ class MiniatureRun:
         """Text, caption alignment, visual tuning: data-parallel, all weights trained, each from the one before."""
         runs = self.out / "base"
         blank = runs / "blank"
-        make = python_command(SCRIPTS / "convert.py", "direction=new", "model=mini", f"out={blank}")
+        sizes, seed = json.dumps(self.settings.model), str(self.settings.first_seed)
+        make = [sys.executable, "-m", "nemo_mm_align.miniature.blank", str(blank), sizes, seed]
         stages = [Stage("base_blank", make, [blank], ["world"])]
         for index, name in enumerate(BASE_STAGES):
             start = f"model.hf_path={blank}" if index == 0 else f"model.checkpoint={runs / BASE_STAGES[index - 1]}"
@@ -138,9 +140,7 @@ class MiniatureRun:
         return [*stages, self._export(runs / "visual", self.base, "base_visual")]
 
     def _export(self, checkpoint: Path, out: Path, after: str) -> Stage:
-        command = python_command(
-            SCRIPTS / "convert.py", "direction=export", f"checkpoint={checkpoint}", f"out={out}", "adapters=merged"
-        )
+        command = python_command(SCRIPTS / "convert.py", "direction=export", f"source={checkpoint}", f"out={out}")
         return Stage("base", command, [out], [after])
 
     def _seed(self, seed: int) -> list[Stage]:

@@ -44,3 +44,4 @@ class MiniatureSettings(BaseModel):
     evaluate_on: Literal["heldout", "dev"] = "heldout"
     attribute_schema: AttributeSchema
     template: dict[str, Any]
+    model: dict[str, Any]

@@ -1,0 +1,100 @@
+"""Batches: rows, shared prefixes, the sampler that makes steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from nemo_mm_align.datasets.collate import collate, row_lengths, shared_prefix_length
+from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sampler import GlobalBatchSampler
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.attention import segment_mask
+from nemo_mm_align.prompts import EncodedSequence
+
+IMAGE = 9
+
+
+def sequence(prompt: list[int], answer: list[int]) -> EncodedSequence:
+    return EncodedSequence(prompt + answer, [False] * len(prompt) + [True] * len(answer))
+
+
+def pair(prompt: list[int], chosen: list[int], rejected: list[int], images: int = 0) -> Sample:
+    paths = [Path(f"{index}.png") for index in range(images)]
+    return Sample("p", paths, [sequence(prompt, chosen), sequence(prompt, rejected)], [-1.0, -2.0])
+
+
+def build(samples: list[Sample], length: int, **options: object) -> object:
+    return collate(samples, length, 0, IMAGE, 2, lambda path: numpy.ones((3, 4, 4), "float32"), **options)
+
+
+def test_plain_rows_predict_the_next_token_and_pad_on_the_right() -> None:
+    batch = build([Sample("s", [], [sequence([1, 2], [3, 4])])], 5)
+    assert batch.input_ids_BS.tolist() == [[1, 2, 3, 0, 0]]
+    assert batch.labels_BS.tolist() == [[-100, 3, 4, -100, -100]]
+    assert batch.segment_ids_BS.tolist() == [[1, 1, 1, -1, -1]]
+    assert (batch.num_sequences, batch.num_answer_tokens) == (1, 2)
+    assert segment_mask(batch.segment_ids_BS) is None
+
+
+def test_shared_prefix_row_restarts_positions_and_hides_branches_from_each_other() -> None:
+    sample = pair([1, 2, 3], [4, 5], [6, 7, 8])
+    assert shared_prefix_length(sample.sequences) == 2  # the last prompt token predicts, so each branch has it
+    assert row_lengths(sample, True) == [7]
+    batch = build([sample], 8, shared_prefix=True)
+    assert batch.input_ids_BS.tolist() == [[1, 2, 3, 4, 3, 6, 7, 0]]
+    assert batch.labels_BS.tolist() == [[-100, -100, 4, 5, 6, 7, 8, -100]]
+    assert batch.position_ids_BS.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0]]
+    assert batch.sequence_ids_BS().tolist() == [[-1, -1, 0, 0, 1, 1, 1, -1]]
+    mask = segment_mask(batch.segment_ids_BS)
+    assert mask is not None
+    allowed = mask[0, 0].int()
+    assert allowed[3].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert allowed[5].tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    assert allowed.diagonal().all()  # a padded row of nothing would be NaN
+
+
+def test_prefix_ends_where_prompts_differ() -> None:
+    sequences = [sequence([1, 2, 3, 4], [5]), sequence([1, 2, 7, 4], [5])]
+    assert shared_prefix_length(sequences) == 2
+
+
+def test_an_image_of_two_rows_is_loaded_once() -> None:
+    batch = build([pair([IMAGE, IMAGE, 2], [4], [6], images=1)], 4)
+    assert batch.images_NCHW.shape == (1, 3, 4, 4)
+    assert batch.image_index_K.tolist() == [0, 0]
+    assert batch.reference_log_probs_Q.tolist() == [-1.0, -2.0]
+
+
+def test_faults_are_named() -> None:
+    with pytest.raises(ValueError, match="sample p: 1 image tokens for 1 images"):
+        build([pair([IMAGE, 2], [4], [6], images=1)], 9)
+    with pytest.raises(ValueError, match="does not fit"):
+        build([pair([1, 2], [4, 4], [6])], 2)
+
+
+def test_sampler_shows_every_sample_once_per_epoch_and_fills_the_last_batch_from_the_next() -> None:
+    sampler = GlobalBatchSampler(10, 4, 1, 2, seed=3)
+    assert sampler.num_steps(2) == 5
+    seen = [index for step in range(5) for index in sampler.global_batch(step)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+    shares = [sampler.micro_batches(3, rank) for rank in (0, 1)]
+    assert sorted(i for share in shares for batch in share for i in batch) == sorted(sampler.global_batch(3))
+    again = GlobalBatchSampler(10, 4, 1, 2, seed=3)
+    assert again.global_batch(4) == sampler.global_batch(4)
+
+
+def test_sampler_names_sizes_that_do_not_divide() -> None:
+    with pytest.raises(UserError, match="model.global_batch_size=4 is not a multiple of model.micro_batch_size=3"):
+        GlobalBatchSampler(10, 4, 3, 1, seed=0)
+
+
+def test_sums_per_sequence() -> None:
+    batch = build([pair([1, 2], [4, 5], [6]), pair([1, 3], [4], [6, 7])], 3)
+    ones = torch.ones_like(batch.labels_BS, dtype=torch.float32)
+    labelled = (batch.labels_BS >= 0) * ones
+    assert batch.sum_per_sequence(labelled).tolist() == [2, 1, 1, 2]

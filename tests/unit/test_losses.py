@@ -1,0 +1,70 @@
+"""Losses against TRL's on the same log-probs, and their normalisation."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.recipes.losses import dpo_losses, imitation_loss, preference_loss
+
+
+def make_batch(labels: list[list[int]], segments: list[list[int]], references: list[float] | None = None) -> Batch:
+    labels_BS = torch.tensor(labels)
+    return Batch(
+        input_ids_BS=torch.zeros_like(labels_BS),
+        labels_BS=labels_BS,
+        position_ids_BS=torch.zeros_like(labels_BS),
+        segment_ids_BS=torch.tensor(segments),
+        images_NCHW=None,
+        image_index_K=None,
+        sample_ids=("a",),
+        reference_log_probs_Q=None if references is None else torch.tensor(references),
+    )
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_dpo_equals_trl(beta: float) -> None:
+    from trl import DPOTrainer
+    from trl.trainer.dpo_config import FDivergenceType
+
+    torch.manual_seed(0)
+    policy_Q, reference_Q = -50 * torch.rand(10, dtype=torch.float64), -50 * torch.rand(10, dtype=torch.float64)
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu"), reference_free=False, f_divergence_type=FDivergenceType.REVERSE_KL,
+        beta=beta, label_smoothing=0.0, loss_type="sigmoid", f_divergence_params=None,
+    )  # fmt: skip
+    expected = DPOTrainer.dpo_loss(trainer, policy_Q[0::2], policy_Q[1::2], reference_Q[0::2], reference_Q[1::2])
+    ours = dpo_losses(policy_Q, reference_Q, beta)
+    for mine, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=0)
+
+
+def test_preference_loss_sums_tokens_per_sequence_in_both_row_shapes() -> None:
+    references = [-3.0, -4.0]
+    rows = make_batch([[-100, 5, 6, -100], [-100, 7, -100, -100]], [[1, 1, 1, 1], [1, 1, 1, -1]], references)
+    losses = torch.tensor([[0.0, 1.0, 1.5, 0.0], [0.0, 3.5, 0.0, 0.0]])
+    packed = make_batch([[-100, 5, 6, 7, -100]], [[0, 1, 1, 2, -1]], references)
+    packed_losses = torch.tensor([[0.0, 1.0, 1.5, 3.5, 0.0]])
+    separate = preference_loss(losses, rows, beta=0.1, sft_weight=0.5)
+    together = preference_loss(packed_losses, packed, beta=0.1, sft_weight=0.5)
+    margin = 0.1 * ((-2.5 - -3.0) - (-3.5 - -4.0))
+    expected = torch.log1p(torch.exp(torch.tensor(-margin))) + 0.5 * 2.5
+    for output in (separate, together):
+        assert float(output.loss_sum) == pytest.approx(float(expected), rel=1e-6)
+        assert int(output.count) == 1
+        assert float(output.metrics["log_prob_chosen"][0]) == -2.5
+        assert float(output.metrics["length_rejected"][0]) == 1
+
+
+def test_preference_loss_refuses_a_batch_without_references() -> None:
+    with pytest.raises(ValueError, match="no reference log-probs"):
+        preference_loss(torch.zeros(2, 3), make_batch([[1, -100, -100]] * 2, [[1, 1, 1]] * 2), beta=0.1)
+
+
+def test_imitation_counts_answer_tokens() -> None:
+    batch = make_batch([[-100, 3, 4], [5, -100, -100]], [[1, 1, 1], [1, 1, -1]])
+    output = imitation_loss(torch.tensor([[0.0, 1.0, 2.0], [4.0, 0.0, 0.0]]), batch)
+    assert (float(output.loss_sum), int(output.count)) == (7.0, 3)

@@ -1,0 +1,129 @@
+"""Parts of a training run that need no process group."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nemo_mm_align.callbacks.health import verdict
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
+from nemo_mm_align.parallel import checkpoint
+from nemo_mm_align.parallel.fingerprint import fingerprint_folder
+from nemo_mm_align.parallel.optimizer import OptimConfig, Schedule
+from nemo_mm_align.recipes.methods import build_method
+from nemo_mm_align.recipes.reference import ReferenceCache, settings_key
+from nemo_mm_align.run_files import METRICS_FILE, read_metrics
+
+
+def sizes(layers: int = 4) -> LlavaConfig:
+    return LlavaConfig(LanguageConfig(layers, 48, 80, 4, 99), VisionConfig(3, 32, 64, 4, 28, 14), image_token_id=98)
+
+
+def metadata(step: int, **changes: object) -> checkpoint.CheckpointMetadata:
+    values = dict(
+        step=step, model=sizes().to_dict(), lora=None, template={}, attribute_schema=None, image_processor={}, recipe={},
+        base_path="", base_fingerprint="", precision="fp32",
+    )  # fmt: skip
+    return checkpoint.CheckpointMetadata.model_validate(values | changes)
+
+
+def test_cosine_with_warm_up_gives_each_group_its_own_rate() -> None:
+    optimizer = SimpleNamespace(param_groups=[{"max_lr": 1.0, "min_lr": 0.0}, {"max_lr": 0.25, "min_lr": 0.0}])
+    schedule = Schedule(optimizer, OptimConfig(lr=1.0, warmup_ratio=0.2), total_steps=10)
+    rates = []
+    for step in range(10):
+        schedule.set_step(step)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    assert rates[0][0] == pytest.approx(0.5)
+    assert rates[1][0] == pytest.approx(1.0)
+    assert rates[5][0] == pytest.approx(0.5 * (1 + math.cos(math.pi * 4 / 9)))
+    assert 0 < rates[9][0] < 0.05
+    assert all(projector == pytest.approx(main / 4) for main, projector in rates)
+
+
+def test_only_complete_checkpoints_are_found(tmp_path: Path) -> None:
+    for step in (4, 8):
+        folder = checkpoint.step_folder(tmp_path, step)
+        folder.mkdir()
+        (folder / checkpoint.METADATA_FILE).write_text(metadata(step).model_dump_json())
+    (tmp_path / "step_00000012.partial").mkdir()
+    (tmp_path / "step_00000016").mkdir()  # no metadata: a copy that was cut short
+    assert checkpoint.latest_checkpoint(tmp_path) == checkpoint.step_folder(tmp_path, 8)
+    assert checkpoint.latest_checkpoint(tmp_path.parent / "nothing") is None
+    with pytest.raises(UserError, match="not a complete checkpoint"):
+        checkpoint.read_metadata(tmp_path / "step_00000016")
+
+
+def test_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
+    checkpoint.check_same_model(metadata(1), sizes(), tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint of another model: language.num_layers 4 \(here 6\)"):
+        checkpoint.check_same_model(metadata(1), sizes(layers=6), tmp_path)
+
+
+def test_fingerprint_follows_content_and_names(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 3_000_000)
+    first = fingerprint_folder(tmp_path)
+    assert fingerprint_folder(tmp_path) == first
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.seek(10)
+        file.write(b"y")
+    assert fingerprint_folder(tmp_path) != first
+    assert fingerprint_folder(tmp_path / "empty") == ""
+
+
+def test_reference_cache_joins_replicas_and_leaves_out_a_torn_line(tmp_path: Path) -> None:
+    cache = ReferenceCache(tmp_path, settings_key(weights="w", precision="fp32"))
+    (tmp_path / f"{cache.key}.00000.jsonl").write_text(
+        '{"sample": "a", "log_probs": [-1.0, -2.0]}\n{"sample": "b", "lo'
+    )
+    (tmp_path / f"{cache.key}.00001.jsonl").write_text('{"sample": "c", "log_probs": [-3.0, -4.0]}\n')
+    assert cache.read() == {"a": [-1.0, -2.0], "c": [-3.0, -4.0]}
+    assert settings_key(weights="other", precision="fp32") != cache.key
+
+
+def test_metrics_are_read_up_to_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / METRICS_FILE
+    assert read_metrics(path) == []
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_verdict_tells_healthy_from_broken() -> None:
+    good = [{"loss": 0.69 - 0.01 * i, "reward_accuracy": 0.5 + 0.02 * i, "reward_margin": 0.1 * i, "reward_chosen": 0.1}
+            for i in range(20)]  # fmt: skip
+    assert not any(finding.startswith("!") for finding in verdict(good))
+    bad = [{**line, "loss": 0.69, "reward_accuracy": 0.4, "reward_chosen": -2.0} for line in good]
+    worries = [finding for finding in verdict(bad) if finding.startswith("!")]
+    assert len(worries) == 3
+    assert verdict(good[:1]) == ["too few steps for a verdict"]
+
+
+def test_unknown_method_and_bad_beta_are_named() -> None:
+    with pytest.raises(UserError, match="recipe.name='ppo': choose from"):
+        build_method("ppo")
+    with pytest.raises(UserError, match="beta must be above 0"):
+        build_method("dpo", beta=0.0)
+    with pytest.raises(UserError, match=r"model.optim.lr=0"):
+        OptimConfig(lr=0)
+
+
+def test_every_recipe_composes_with_every_model(repository: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from nemo_mm_align.recipes.settings import read_settings
+
+    expected = {"sft": (4e-4, 2048), "rejection": (4e-4, 2048), "steerlm": (4e-4, 2048), "dpo": (5e-5, 3000)}
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        for recipe, (rate, length) in expected.items():
+            for model in ("llava15_7b", "llava15_13b", "smollm2_llava", "mini"):
+                arguments = [f"recipe={recipe}", f"model={model}", "data.train=x.jsonl", "exp_manager.exp_dir=y"]
+                settings = read_settings(compose("train", overrides=arguments))
+                assert (settings.optim.lr, settings.plan.max_length) == (rate, length)
+                assert (settings.lora.rank, settings.lora.alpha, settings.optim.projector_lr) == (128, 256, 2e-5)
+                assert json.dumps(settings.recipe)
