@@ -49,7 +49,10 @@ class BaseSize(BaseModel):
     easyvqa_images: int = 2200
     charts: int = 3000
     text: int = 24000
-    captions: int = 12000
+    captions: int = 24000
+    caption_question_share: float = 0.5
+    """Share of short right answers among the captions: they ground the words far sooner than captions alone."""
+    caption_text_share: float = 0.1
     visual: int = 32000
     visual_text_share: float = 0.03
     absent_share: float = 0.4
@@ -152,6 +155,11 @@ def _new_text(rng: random.Random, split: Split, posed: set[str]) -> tuple[str, T
     raise UserError(f"no new text instruction left for {split}; ask for fewer text prompts.")
 
 
+def _image_example(identity: str, picture: Picture, question: str, answer: str) -> TrainingExample:
+    turns = (_image_turn(question), Turn(role="assistant", content=answer))
+    return TrainingExample(id=identity, images=(picture.path,), turns=turns)
+
+
 def _text_examples(rng: random.Random, count: int, posed: set[str], name: str) -> Iterator[TrainingExample]:
     done = 0
     while done < count:
@@ -164,12 +172,19 @@ def _text_examples(rng: random.Random, count: int, posed: set[str], name: str) -
         done += 1
 
 
-def _captions(rng: random.Random, size: BaseSize, pictures: list[Picture]) -> Iterator[TrainingExample]:
-    for number in range(size.captions):
+def _captions(rng: random.Random, size: BaseSize, pictures: list[Picture], posed: set[str]) -> list[TrainingExample]:
+    texts = round(size.captions * size.caption_text_share)
+    examples = list(_text_examples(rng, texts, posed, "captions-text"))
+    for number in range(size.captions - texts):
         picture = rng.choice(pictures)
-        question, answer = caption(rng, picture.scene)
-        turns = (_image_turn(question), Turn(role="assistant", content=answer))
-        yield TrainingExample(id=f"captions-{number:06d}", images=(picture.path,), turns=turns)
+        if rng.random() < size.caption_question_share:
+            question, truth = ask(rng, picture, "base", size.absent_share)
+            answer = write_answer(rng, truth, rng.randint(0, 1), rng.randint(0, 4))
+        else:
+            question, answer = caption(rng, picture.scene)
+        examples.append(_image_example(f"captions-{number:06d}", picture, question, answer))
+    rng.shuffle(examples)
+    return examples
 
 
 def _visual(rng: random.Random, size: BaseSize, pictures: list[Picture], posed: set[str]) -> list[TrainingExample]:
@@ -180,8 +195,7 @@ def _visual(rng: random.Random, size: BaseSize, pictures: list[Picture], posed: 
         question, truth = ask(rng, picture, "base", size.absent_share)
         fault = rng.choices(list(size.faults), weights=list(size.faults.values()))[0]
         answer = write_answer(rng, truth, rng.randint(0, 4), rng.randint(0, 4), fault)
-        turns = (_image_turn(question), Turn(role="assistant", content=answer))
-        examples.append(TrainingExample(id=f"visual-{number:06d}", images=(picture.path,), turns=turns))
+        examples.append(_image_example(f"visual-{number:06d}", picture, question, answer))
     rng.shuffle(examples)
     return examples
 
@@ -217,7 +231,7 @@ def _write_base(out: Path, settings: WorldSettings, pictures: list[Picture], pos
     rng, size = random.Random(f"base-{settings.seed}"), settings.base
     examples = {
         "base_text": _text_examples(rng, size.text, posed, "text"),
-        "base_captions": _captions(rng, size, pictures),
+        "base_captions": _captions(rng, size, pictures, posed),
         "base_visual": _visual(rng, size, pictures, posed),
     }
     return {name: write_records(out / f"{name}.jsonl", records) for name, records in examples.items()}

@@ -14,7 +14,8 @@ WORDINGS = ("describe the image.", "what does the picture show?", "tell me what 
 def caption(rng: random.Random, scene: Scene) -> tuple[str, str]:
     """Draw a request and the caption that answers it."""
     if scene.bars:
-        claims = [Claim("value", bar.colour, value=str(bar.value)) for bar in scene.bars]
+        # In random order: naming a bar's value after its colour is what a question about that bar asks for.
+        claims = [Claim("value", bar.colour, value=str(bar.value)) for bar in rng.sample(scene.bars, len(scene.bars))]
     else:
         claims = [Claim("exist", scene.colour, scene.shape)]
     return rng.choice(WORDINGS), " ".join(say(claim, 0, short=False, chart=bool(scene.bars)) + "." for claim in claims)

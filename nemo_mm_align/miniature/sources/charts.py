@@ -38,13 +38,19 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "exist": {
         "train": (
             "is there a {x} bar?",
+            "is there a {x} bar in this chart?",
             "does the chart contain a {x} bar?",
-            "is a {x} bar present in the chart?",
+            "does this chart show a {x} bar?",
+            "is a {x} bar present?",
+            "is a {x} bar visible in the chart?",
             "can you see a {x} bar in the chart?",
-            "does the chart show a {x} bar?",
         ),
-        "dev": ("is a {x} bar in the chart?",),
-        "heldout": ("is there a {x} bar in the chart?", "is a {x} bar visible in the chart?"),
+        "dev": ("does the chart show a {x} bar?", "is a {x} bar visible?"),
+        "heldout": (
+            "is there a {x} bar in the chart?",
+            "is a {x} bar present in the chart?",
+            "does this chart contain a {x} bar?",
+        ),
     },
     "value": {
         "train": (
@@ -52,37 +58,53 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "how tall is the {x} bar?",
             "which value does the {x} bar have?",
             "tell me the value of the {x} bar.",
+            "how tall is the {x} bar in the chart?",
         ),
         "dev": ("what value does the {x} bar have?",),
-        "heldout": ("which value is the {x} bar?", "tell me how tall the {x} bar is."),
+        "heldout": ("tell me how tall the {x} bar is.", "what is the value of the {x} bar in the chart?"),
     },
     "taller": {
         "train": (
             "which bar is taller, the {x} bar or the {y} bar?",
             "which is taller, the {x} bar or the {y} bar?",
             "tell me which is taller, {x} or {y}.",
+            "which bar is taller, {x} or {y}?",
         ),
-        "dev": ("what is taller, the {x} bar or the {y} bar?",),
-        "heldout": ("which bar is taller, {x} or {y}?",),
+        "dev": ("tell me which bar is taller, {x} or {y}.",),
+        "heldout": ("which is taller, {x} or {y}?", "tell me which is taller, the {x} bar or the {y} bar."),
     },
     "compare": {
         "train": (
             "is the {x} bar taller than the {y} bar?",
             "is the value of the {x} bar larger than the value of the {y} bar?",
             "does the {x} bar have a larger value than the {y} bar?",
+            "in the chart, is the {x} bar taller than the {y} bar?",
         ),
-        "dev": ("is the {x} bar larger than the {y} bar?",),
-        "heldout": ("does the {x} bar show a larger value than the {y} bar?",),
+        "dev": ("in the chart, does the {x} bar have a larger value than the {y} bar?",),
+        "heldout": (
+            "in this chart, is the {x} bar taller than the {y} bar?",
+            "in this chart, does the {x} bar have a larger value than the {y} bar?",
+        ),
     },
     "tallest": {
-        "train": ("which bar is the tallest?", "what color is the tallest bar?", "tell me the tallest bar."),
-        "dev": ("what is the tallest bar?",),
-        "heldout": ("which color does the tallest bar have?",),
+        "train": (
+            "which bar is the tallest?",
+            "what color is the tallest bar?",
+            "tell me the tallest bar.",
+            "what color does the tallest bar have?",
+        ),
+        "dev": ("which color is the tallest bar?",),
+        "heldout": ("tell me the color of the tallest bar.", "in the chart, which bar is the tallest?"),
     },
     "shortest": {
-        "train": ("which bar is the shortest?", "what color is the shortest bar?", "tell me the shortest bar."),
-        "dev": ("what is the shortest bar?",),
-        "heldout": ("which color does the shortest bar have?",),
+        "train": (
+            "which bar is the shortest?",
+            "what color is the shortest bar?",
+            "tell me the shortest bar.",
+            "what color does the shortest bar have?",
+        ),
+        "dev": ("which color is the shortest bar?",),
+        "heldout": ("tell me the color of the shortest bar.", "in the chart, which bar is the shortest?"),
     },
 }
 """How each question is put into words: those of dev and heldout are used nowhere else."""

@@ -19,14 +19,19 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "exist": {
         "train": (
             "is there a {x}?",
+            "is there a {x} in this image?",
             "does the image contain a {x}?",
-            "is a {x} present?",
-            "can you see a {x} in the picture?",
-            "is a {x} visible?",
             "does the picture show a {x}?",
+            "is a {x} present?",
+            "is a {x} visible in the image?",
+            "can you see a {x} in the picture?",
         ),
-        "dev": ("is a {x} in the picture?", "can you see a {x}?"),
-        "heldout": ("is there a {x} in the image?", "does the image show a {x}?"),
+        "dev": ("does the image show a {x}?", "can you see a {x}?"),
+        "heldout": (
+            "is there a {x} in the image?",
+            "is a {x} present in the image?",
+            "does the picture contain a {x}?",
+        ),
     },
     "colour": {
         "train": (
@@ -34,9 +39,10 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "what is the color of the {x}?",
             "tell me the color of the {x}.",
             "which color does the {x} have?",
+            "what color is the {x} in the image?",
         ),
         "dev": ("what color does the {x} have?",),
-        "heldout": ("which color is the {x}?", "tell me what color the {x} is."),
+        "heldout": ("which color is the {x}?", "what is the color of the {x} in the image?"),
     },
     "shape": {
         "train": (
@@ -44,9 +50,10 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "which form does the {x} have?",
             "tell me the form of the {x}.",
             "what kind of shape is the {x}?",
+            "what form is the {x} in the image?",
         ),
         "dev": ("what form does the {x} have?",),
-        "heldout": ("which form is the {x}?", "tell me what kind of shape the {x} is."),
+        "heldout": ("what is the form of the {x}?", "tell me what kind of shape the {x} is."),
     },
 }
 """How each question is put into words: those of dev and heldout are used nowhere else."""

@@ -14,13 +14,13 @@ STEERING_WORDS = ("Helpfulness", "Correctness", "Coherence", "Complexity", "Verb
 WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "repeat": {
         "train": ("repeat: {x}", "say again: {x}", "write the same words: {x}", "repeat the same words: {x}"),
-        "dev": ("repeat again: {x}",),
-        "heldout": ("say the same again: {x}",),
+        "dev": ("write again: {x}",),
+        "heldout": ("say the same words again: {x}",),
     },
     "reverse": {
         "train": ("reverse: {x}", "say in reverse order: {x}", "write the words from last to first: {x}"),
         "dev": ("write in reverse order: {x}",),
-        "heldout": ("reverse the order of the words: {x}",),
+        "heldout": ("say the words in reverse order: {x}",),
     },
     "order": {
         "train": ("sort the numbers: {x}", "put in order: {x}", "write from smallest to largest: {x}"),
