@@ -184,7 +184,7 @@ def generate_batch(
         stage = DecodingStage(model, start + settings.max_new_tokens)
         logits_BV = _prefill(stage, prompts, images, context, samples)
         for step in range(settings.max_new_tokens):
-            ids_B = stage.choose(logits_BV, len(answers.rows_B), _choice(model, settings, streams.uniform(step)))
+            ids_B = stage.choose(logits_BV, len(answers.rows_B), _choice(model, settings, streams, step))
             on_ended(answers.append(ids_B.cpu(), step))
             kept = answers.shrink()
             if kept is not None:
@@ -224,10 +224,10 @@ def _prefill(
     return None if logits_PV is None else logits_PV[rows]
 
 
-def _choice(model: Llava, settings: SamplingSettings, uniform_B: Tensor) -> Callable[[Tensor], Tensor]:
+def _choice(model: Llava, settings: SamplingSettings, streams: RandomStreams, step: int) -> Callable[[Tensor], Tensor]:
     def choose(logits_BV: Tensor) -> Tensor:
-        image = model.model_config.image_token_id
-        logits_BV = logits_BV.index_fill(1, torch.tensor([image], device=logits_BV.device), float("-inf"))
-        return sample_tokens(logits_BV, settings, uniform_B)
+        image = torch.tensor([model.model_config.image_token_id], device=logits_BV.device)
+        logits_BV = logits_BV.index_fill(1, image, float("-inf"))
+        return sample_tokens(logits_BV, settings, None if settings.greedy else streams.uniform(step))
 
     return choose

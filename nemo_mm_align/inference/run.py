@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import verify_image
@@ -20,6 +22,7 @@ from nemo_mm_align.inference.requests import Request, check_lengths, make_reques
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn, read_records, resolve_image
+from nemo_mm_align.run_files import write_layout
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ def answer_prompts(settings: InferenceSettings) -> None:
             _answer(settings, opened, requests, done, file)
         if file is not None:
             file.finish(requests)
+            write_layout(out, runtime.layout())
             logger.info("%s: answers to %d requests, %d of them from before", out, len(requests), len(done))
     finally:
         if file is not None:
@@ -110,24 +114,30 @@ def _identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) -
 def _verify_images(requests: Sequence[Request]) -> None:
     """Decode every image once, shared among ranks; raise `UserError` on all of them if one is broken."""
     paths = list(dict.fromkeys(path for request in requests for path in request.encoded.image_paths))
-    faults = []
-    for path in paths[runtime.rank() :: runtime.world_size()]:
-        try:
-            verify_image(path)
-        except UserError as error:
-            faults.append(str(error))
+    mine = paths[runtime.rank() :: runtime.world_size()]
+    with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
+        found = tqdm(pool.map(_image_fault, mine), "checking images", len(mine), disable=runtime.rank() != 0)
+        faults = [fault for fault in found if fault is not None]
     parts: list[list[str]] = [[]] * runtime.world_size()
     torch.distributed.all_gather_object(parts, faults)
     raise_faults([fault for part in parts for fault in part], "Nothing was generated.")
 
 
+def _image_fault(path: Path) -> str | None:
+    try:
+        verify_image(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _on_first_rank(action: Callable[[], AnswerFile]) -> AnswerFile | None:
-    """Run `action` on rank 0; its `UserError` is raised on every rank."""
+    """Run `action` on rank 0; what went wrong there is raised as `UserError` on every rank."""
     file, fault = None, None
     if runtime.rank() == 0:
         try:
             file = action()
-        except UserError as error:
+        except (UserError, OSError) as error:
             fault = str(error)
     fault = _share(fault)
     if fault is not None:

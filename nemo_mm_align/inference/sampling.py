@@ -110,17 +110,18 @@ def filter_logits(logits_BV: Tensor, settings: SamplingSettings) -> Tensor:
     return logits_BV
 
 
-def sample_tokens(logits_BV: Tensor, settings: SamplingSettings, uniform_B: Tensor) -> Tensor:
+def sample_tokens(logits_BV: Tensor, settings: SamplingSettings, uniform_B: Tensor | None = None) -> Tensor:
     """Return the next token of every row, int64 [B].
 
     Args:
         logits_BV: scores of the whole vocabulary; minus infinity is never chosen.
         settings: temperature, top-k, top-p.
         uniform_B: float64 numbers in [0, 1), see `RandomStreams`; the token is the inverse of the cumulative
-            distribution there. Not read by greedy decoding.
+            distribution there. Greedy decoding needs none.
     """
     if settings.greedy:
         return logits_BV.argmax(dim=-1)
+    assert uniform_B is not None
     probabilities_BV = filter_logits(logits_BV.float(), settings).softmax(dim=-1)
     cumulative_BV = probabilities_BV.double().cumsum(dim=-1)
     total_B1 = cumulative_BV[:, -1:]
