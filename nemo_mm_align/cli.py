@@ -40,7 +40,7 @@ def user_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, 
             if text is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if _first_to_say(text):
-                sys.stderr.write(f"error: {text}\n")
+                sys.stderr.write(f"\nerror: {text}\n")  # on a line of its own, even below a progress bar
                 sys.stderr.flush()
             sys.exit(EXIT_CODE)
 

@@ -1,4 +1,4 @@
-"""Files of a training run that others read: facts of the run, and one line of metrics per step."""
+"""Files that a run leaves for others to read: facts, one line of metrics per training step, the layout of its ranks."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def read_facts(run: Path) -> dict[str, Any] | None:
     path = run / FACTS_FILE
     facts: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return facts
+
+
+def write_layout(answers: Path, layout: dict[str, int]) -> None:
+    """Write beside an answers file the layout that its ranks reported."""
+    answers.with_name(answers.name + ".layout.json").write_text(json.dumps(layout) + "\n", encoding="utf-8")
+
+
+def read_layout(answers: Path) -> dict[str, int] | None:
+    """Read what `write_layout` wrote, if it is there."""
+    path = answers.with_name(answers.name + ".layout.json")
+    layout: dict[str, int] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return layout

@@ -17,7 +17,7 @@ from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.pipeline import MiniatureRun
 from nemo_mm_align.miniature.truth import truth_of
 from nemo_mm_align.records import Prompt, read_records, resolve_image
-from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
+from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
 
 _SAMPLES, _CURVE_POINTS = 8, 200
 
@@ -103,15 +103,6 @@ def _layouts(run: MiniatureRun) -> dict[str, Layout]:
         )
         for name, layout in layouts.items()
     }
-
-
-def read_layout(answers: Path) -> dict[str, Any] | None:
-    """The layout that the ranks reported when they wrote an answers file."""
-    import json
-
-    path = answers.with_name(answers.name + ".layout.json")
-    layout: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return layout
 
 
 def _notes(run: MiniatureRun) -> list[str]:

@@ -193,19 +193,15 @@ def save(
     try:
         _check_space(partial, _bytes_to_write(state))
         dist_checkpointing.save(state, str(partial / STATE_FOLDER))
-    except UserError:
-        _on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
-        raise
+        _on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source))
     except Exception as error:
-        if runtime.rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial)
         if _is_disk_full(error):
             raise UserError(
                 f"{partial}: the disk is full. Free some space or choose another exp_manager.exp_dir; checkpoints already "
                 "written are untouched."
             ) from error
         raise
-    _on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source))
     return final
 
 
@@ -232,6 +228,11 @@ def _finish(partial: Path, final: Path, metadata: CheckpointMetadata, tokenizer_
     path.write_text(json.dumps(metadata.model_dump(mode="json"), indent=1) + "\n")
     shutil.rmtree(final, ignore_errors=True)
     os.rename(partial, final)
+
+
+def _discard(partial: Path) -> None:
+    if runtime.rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:

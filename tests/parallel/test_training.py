@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -177,3 +178,23 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> object:
         return text
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_is_named_and_loses_nothing(model: Path, data: dict[str, Path], small_disk: Path) -> None:
+    output = finish(start(1, *overrides(model, data["sft"], small_disk, "recipe=sft", "checkpoint.keep=9")), code=2)
+    assert "error: " in output and ("GB are free" in output or "No space left" in output or "the disk is full" in output)
+    assert "Traceback" not in output.split("error: ")[1]
+    kept = sorted(path.name for path in (small_disk / "sft/checkpoints").iterdir())
+    assert kept == ["step_00000004"]
+    assert (small_disk / "sft/checkpoints/step_00000004/metadata.json").is_file()
