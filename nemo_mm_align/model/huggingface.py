@@ -59,6 +59,7 @@ def load_huggingface(model: Llava, folder: str | Path) -> None:
     if model.model_config.language.tie_word_embeddings and OUTPUT in files:
         _check_tied(files)
     copy_into(model, stage_pieces(pieces), files)
+    _check_copies(model, folder)
     _log.info("loaded %s", folder)
 
 
@@ -102,4 +103,23 @@ def _check_tied(files: WeightFiles) -> None:
         raise UserError(
             f"{files.path(OUTPUT)}: config.json says tie_word_embeddings=true, but {files.key(OUTPUT)} differs from "
             f"{files.key(EMBEDDING)}. Correct text_config.tie_word_embeddings in config.json."
+        )
+
+
+def _check_copies(model: Llava, folder: str | Path) -> None:
+    """First and last stage hold a tied matrix each; nodes that read different files would train apart unnoticed."""
+    weight = model.shared_embedding_or_output_weight()
+    tied = model.model_config.language.tie_word_embeddings and model.parallel.pipeline_model_parallel_size > 1
+    if not tied or weight is None:
+        return
+    with torch.no_grad():
+        ours = torch.stack(
+            [weight.sum(dtype=torch.float64), torch.linalg.vector_norm(weight, dtype=torch.float64)]  # no copy is made
+        )
+    group = parallel_state.get_embedding_group()
+    both = [torch.empty_like(ours) for _ in range(group.size())]
+    torch.distributed.all_gather(both, ours, group=group)
+    if any(not torch.equal(both[0], other) for other in both):
+        raise UserError(
+            f"{folder}: first and last pipeline stage read different embeddings. Use one folder for all nodes."
         )

@@ -277,7 +277,7 @@ def main(work: Path) -> None:
             result["packed"] = {
                 key: check_packed(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))
             }
-        if name in ("one", "TP2", "PP2", "PP2 uneven", "TP2xPP2"):
+        if name not in ("TP2+SP", "TP2xPP2+SP uneven"):
             for folder in (work / "tied", work / "half"):
                 result[f"export {folder.name}"] = check_export(
                     folder, parallel, work / f"{name}-{folder.name}".replace(" ", "-")

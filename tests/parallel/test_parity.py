@@ -156,7 +156,7 @@ def test_packed_rows_equal_separate_rows(results: dict, layout: str, training: s
 
 
 @pytest.mark.parametrize("model", ["tied", "half"])
-@pytest.mark.parametrize("layout", ["one", "TP2", "PP2", "PP2 uneven", "TP2xPP2"])
+@pytest.mark.parametrize("layout", ["one", "TP2", "PP2", "PP2 uneven", "DP2", "TP2xPP2"])
 def test_import_and_export_keep_every_bit(results: dict, layout: str, model: str) -> None:
     export = results[layout][f"export {model}"]
     assert export["same"]
