@@ -13,6 +13,7 @@ LAYERS = (
     {"model", "parallel"},
     {"datasets", "callbacks"},
     {"labeling", "recipes", "inference", "evaluation", "miniature", "launch"},
+    {"benchmarks"},
 )
 """From low to high; modules that stand in the package's own folder are below them all."""
 

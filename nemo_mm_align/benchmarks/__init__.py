@@ -1,0 +1,1 @@
+"""Measurements against peers and between layouts; scripts/benchmark.py runs them."""

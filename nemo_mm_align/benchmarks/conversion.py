@@ -1,0 +1,45 @@
+"""Part ``import``: anonymous memory while a bf16 folder is loaded, saved as a checkpoint, and exported again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_mm_align.benchmarks.engine import SEED
+from nemo_mm_align.benchmarks.machine import Growth, anonymous_growth, load_average
+from nemo_mm_align.model.config import EngineConfig, ParallelConfig
+from nemo_mm_align.model.huggingface_export import export_huggingface
+from nemo_mm_align.model.huggingface_origin import Origin
+from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.source import build_from, open_source
+
+
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Load and export a folder; growth is counted from before the load on, peaks are summed over ranks."""
+    tensor, _ = settings["layout"]
+    parallel = ParallelConfig(tensor_model_parallel_size=tensor)
+    runtime.initialize(parallel, SEED)
+    folder, out = Path(settings["folder"]), Path(settings["out"])
+    result: dict[str, Any] = {}
+    with anonymous_growth() as loading:
+        start = time.perf_counter()
+        source = open_source(folder)
+        model = build_from(source, parallel, EngineConfig("bf16", seed=SEED))
+        torch.distributed.barrier()
+        result["import_seconds"] = time.perf_counter() - start
+    with anonymous_growth() as exporting:
+        start = time.perf_counter()
+        export_huggingface(model, out, Origin.of_folder(folder))
+        result["export_seconds"] = time.perf_counter() - start
+    exporting.before = loading.before
+    result |= {"import_bytes": _summed(loading), "export_bytes": _summed(exporting)}
+    return {**result, "processes": runtime.world_size(), "load_after": load_average()}
+
+
+def _summed(growth: Growth) -> int:
+    total = torch.tensor(growth.bytes)
+    torch.distributed.all_reduce(total)
+    return int(total)

@@ -1,0 +1,70 @@
+"""This engine's side of the measurements: a policy, its reference, and steps on prepared batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.model.config import EngineConfig, ParallelConfig
+from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.source import build_from, open_source
+from nemo_mm_align.recipes import reference
+from nemo_mm_align.recipes.methods import build_method
+from nemo_mm_align.recipes.step import TrainingEngine, run_schedule
+
+SEED, BETA = 1234, 0.1
+OPTIM = OptimConfig(lr=1e-5, projector_lr=None, schedule="constant", warmup_ratio=0.0)
+_STEPS = 10_000
+
+
+def load_engine(folder: Path, parallel: ParallelConfig | None = None) -> Llava:
+    """Build this rank's part of a folder's model in fp32; process groups must be up."""
+    return build_from(open_source(folder), parallel or ParallelConfig(), EngineConfig("fp32", seed=SEED))
+
+
+class EngineTraining:
+    """Full fine-tuning of language model and projector, as in the peers.
+
+    Args:
+        policy: model folder.
+        method: ``dpo`` or ``sft``.
+        reference_folder: DPO's reference where its log-probs are to be computed here.
+    """
+
+    def __init__(
+        self,
+        policy: Path,
+        method: str,
+        reference_folder: Path | None = None,
+        parallel: ParallelConfig | None = None,
+    ) -> None:
+        model = load_engine(policy, parallel)
+        self.engine = TrainingEngine(model, build_method(method, BETA), OPTIM, _STEPS, SEED)
+        self.reference: Llava | None = None
+        if reference_folder is not None:
+            self.reference = load_engine(reference_folder, parallel).eval().requires_grad_(False)
+        self._step = 0
+
+    def with_reference(self, batch: Batch) -> Batch:
+        """The batch with its reference log-probs, computed now."""
+        assert self.reference is not None
+        return replace(batch, reference_log_probs_Q=reference.compute(self.reference, batch))
+
+    def step(self, batches: Sequence[Batch], recompute: bool = False) -> float:
+        """One optimizer step; return its loss. With `recompute` the reference runs on every batch first."""
+        if recompute:
+            batches = [self.with_reference(batch) for batch in batches]
+        self._step += 1
+        return self.engine.step(batches, self._step - 1).metrics["loss"]
+
+    def loss(self, batch: Batch) -> float:
+        """Loss of one micro batch without a step."""
+        with torch.no_grad():
+            reports = run_schedule(self.engine.ddp, [batch], self.engine._loss, forward_only=True)
+        total, weight = reports[0]["loss"]
+        return float(total / weight)

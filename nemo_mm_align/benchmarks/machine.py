@@ -1,0 +1,99 @@
+"""What a figure depends on besides the code: machine, versions, load, and the memory of this process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "megatron-core", "transformers", "trl", "accelerate")
+_POLL_SECONDS = 0.005
+MIB = 2**20
+
+
+def describe_machine() -> dict[str, Any]:
+    """Date, CPU, cores, memory, versions, and the load before anything is measured."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "date": date.today().isoformat(),
+        "cpu": _first(Path("/proc/cpuinfo"), r"model name\s*:\s*(.+)") or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "versions": versions,
+        "load": load_average(),
+    }
+
+
+def load_average() -> float:
+    """Processes that wanted a core during the last minute, on average."""
+    return round(os.getloadavg()[0], 2)
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has held since it began, libraries included."""
+    return _status("VmHWM")
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file stands behind: heap and private pages, not mapped weights."""
+    return _status("RssAnon")
+
+
+def _status(field: str) -> int:
+    found = _first(Path("/proc/self/status"), rf"{field}:\s*(\d+) kB")
+    return int(found or 0) * 1024
+
+
+def _first(path: Path, pattern: str) -> str | None:
+    match = re.search(pattern, path.read_text(encoding="utf-8")) if path.exists() else None
+    return match.group(1).strip() if match else None
+
+
+@dataclass
+class Growth:
+    """Anonymous memory before a block, its peak within, and what was left after it, in bytes."""
+
+    before: int
+    peak: int = 0
+    after: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Growth at the peak."""
+        return self.peak - self.before
+
+
+@contextmanager
+def anonymous_growth() -> Iterator[Growth]:
+    """Watch this process's anonymous memory from a thread while the block runs."""
+    growth = Growth(anonymous_bytes())
+    growth.peak = growth.before
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_POLL_SECONDS):
+            growth.peak = max(growth.peak, anonymous_bytes())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield growth
+    finally:
+        done.set()
+        thread.join()
+        growth.after = anonymous_bytes()
+        growth.peak = max(growth.peak, growth.after)

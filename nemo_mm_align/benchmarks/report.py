@@ -1,0 +1,126 @@
+"""The measurements as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nemo_mm_align.benchmarks.machine import MIB
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return machine and tables of all parts that were run."""
+    sections = [_machine(results["machine"])]
+    tables = {
+        "training": training,
+        "layouts": layouts,
+        "reference": reference,
+        "import": conversion,
+        "decoding": decoding,
+    }
+    sections += [table(results[part]) for part, table in tables.items() if part in results]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def _mib(value: float) -> str:
+    return f"{value / MIB:,.0f} MiB"
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    return (
+        f"{facts['date']}; {facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB; Python {facts['python']}, "
+        f"{versions}; load before the run {facts['load']}."
+    )
+
+
+def training(results: list[dict[str, Any]]) -> str:
+    """One table per model, method and number of threads."""
+    parts = []
+    for found in results:
+        rows = [
+            (line["name"], _seconds(line["seconds"]), f"{line['tokens_per_second']:,.0f}", f"{line['speedup']:.2f}x")
+            for line in found["lines"]
+        ]
+        batch, length = found["rows"]
+        title = (
+            f"**{found['method'].upper()} step, {found['model']}, threads: {found['threads']}** ({batch} rows of {length}, "
+            f"{found['positions']} positions without padding; load {found['load_after']})"
+        )
+        parts.append(title + "\n\n" + _table(("", "step", "tokens/s", f"against {found['peer']}"), rows))
+    return "\n\n".join(parts)
+
+
+def layouts(results: list[dict[str, Any]]) -> str:
+    """Step time and memory per layout."""
+    rows = [
+        (
+            f"{found['model']}, {found['layout']}, threads per process: {found['threads']}",
+            _seconds(found["seconds"]),
+            f"{found['tokens_per_second']:,.0f}",
+            _mib(found["peak_bytes"]),
+            found["load_after"],
+        )
+        for found in results
+    ]
+    head = ("", "step", "tokens/s", "peak resident memory, all processes", "load")
+    return "**DPO step by layout** (shared prefix, cached reference, 4 micro batches)\n\n" + _table(head, rows)
+
+
+def reference(results: list[dict[str, Any]]) -> str:
+    """Cached against recomputed."""
+    rows = [
+        (
+            f"{found['model']}, {'recomputed in the step' if found['recompute'] else 'cached'}",
+            _seconds(found["seconds"]),
+            "-" if found["recompute"] else _seconds(found["fill_seconds"]),
+            _mib(found["peak_bytes"]),
+            found["load_after"],
+        )
+        for found in results
+    ]
+    head = ("", "step", "filling the cache, once", "peak resident memory", "load")
+    return "**Reference log-probs** (shared prefix, 4 micro batches, 1 thread)\n\n" + _table(head, rows)
+
+
+def conversion(results: list[dict[str, Any]]) -> str:
+    """Growth of anonymous memory as a multiple of the weights."""
+    rows = [
+        (
+            found["layout"],
+            _mib(found["weights_bytes"]),
+            *(
+                f"{_mib(found[f'{way}_bytes'])} = {found[f'{way}_bytes'] / found['weights_bytes']:.3f}x, "
+                f"{_seconds(found[f'{way}_seconds'])}"
+                for way in ("import", "export")
+            ),
+        )
+        for found in results
+    ]
+    head = ("", "weights", "import", "export")
+    return "**Growth of anonymous memory, peak summed over ranks** (bf16 folder)\n\n" + _table(head, rows)
+
+
+def decoding(results: list[dict[str, Any]]) -> str:
+    """Tokens per second of both sides."""
+    rows = [
+        (
+            f"{found['model']}, batch {rows_}, threads: {found['threads']}",
+            *(f"{values['tokens_per_second'][side]:,.0f}" for side in ("transformers", "ours")),
+            f"{values['speedup']:.2f}x",
+            found["load_after"],
+        )
+        for found in results
+        for rows_, values in found["batches"].items()
+    ]
+    head = ("", "transformers, tokens/s", "ours, tokens/s", "ours against transformers", "load")
+    return "**Greedy decoding, prompt included** (same tokens)\n\n" + _table(head, rows)

@@ -1,0 +1,139 @@
+"""The benchmark as a whole: random models into a scratch folder, every measurement in turn, tables at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_mm_align.benchmarks import report
+from nemo_mm_align.benchmarks.launch import measure
+from nemo_mm_align.benchmarks.machine import describe_machine
+from nemo_mm_align.benchmarks.random_models import write_random_model
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import LlavaConfig
+
+logger = logging.getLogger(__name__)
+
+LAYOUTS = {"1 process": (1, 1, 1), "TP2": (2, 1, 2), "PP2": (1, 2, 2), "DP2": (1, 1, 2)}
+"""Name: tensor-parallel size, pipeline-parallel size, processes."""
+
+
+class Benchmark:
+    """The measurements of one size in one scratch folder.
+
+    Args:
+        size: values of conf/size/*.yaml.
+        scratch: folder for models; about three times the largest model is written there.
+    """
+
+    def __init__(self, size: Mapping[str, Any], scratch: Path) -> None:
+        self.size, self.scratch = size, scratch
+
+    def settings(self, model: str) -> dict[str, Any]:
+        """What the measurements of one model need; its folders are written at the first call."""
+        values = self.size["models"][model]
+        folder = self.scratch / model
+        config = LlavaConfig.from_dict(values["sizes"])
+        for seed, name in enumerate(("policy", "reference")):
+            if not (folder / name).exists():
+                write_random_model(folder / name, config, seed)
+        return {
+            "sizes": config.to_dict(),
+            "folder": str(folder),
+            "pairs": {name: values[name] for name in ("pairs", "prompt_words", "answer_words")},
+            "layout_pairs": values["layout_pairs"],
+            "rounds": values.get("rounds", self.size["rounds"]),
+            "steps": self.size["layout_steps"],
+            "new_tokens": self.size["new_tokens"],
+            "batches": self.size["decoding_batches"],
+        }
+
+    def training(self) -> list[dict[str, Any]]:
+        """DPO against TRL, SFT against transformers, with every number of threads."""
+        return [
+            {"model": model, "method": method, **self._measured(method, self.settings(model), threads)}
+            for model in self.size["models"]
+            for method in ("dpo", "sft")
+            for threads in self.size["threads"]
+        ]
+
+    def layouts(self) -> list[dict[str, Any]]:
+        """One process with one thread and with all, then two processes of one thread each."""
+        results = []
+        for model in self.size["models"]:
+            for name, (tensor, pipeline, processes) in LAYOUTS.items():
+                for threads in self.size["threads"] if processes == 1 else [1]:
+                    settings = {**self.settings(model), "layout": [tensor, pipeline]}
+                    found = self._measured("layout", settings, threads, processes)
+                    results.append({"model": model, "layout": name, **found})
+        return results
+
+    def reference(self) -> list[dict[str, Any]]:
+        """Cached and recomputed, each in a process of its own, twice in turn."""
+        return [
+            {"model": model, "recompute": recompute, **self._reference(model, recompute)}
+            for model in self.size["models"]
+            for recompute in (True, False)
+        ]
+
+    def _reference(self, model: str, recompute: bool) -> dict[str, Any]:
+        return self._measured("reference", {**self.settings(model), "recompute": recompute}, 1)
+
+    def decoding(self) -> list[dict[str, Any]]:
+        """Greedy answers against transformers' generate."""
+        return [
+            {"model": model, **self._measured("decoding", self.settings(model), threads)}
+            for model in self.size["models"]
+            for threads in self.size["threads"]
+        ]
+
+    def conversion(self) -> list[dict[str, Any]]:
+        """Import and export of a random bf16 folder in one process and under TP2."""
+        folder = self.scratch / "import"
+        config = LlavaConfig.from_dict(self.size["import"])
+        weights = write_random_model(folder, config, seed=0, dtype=torch.bfloat16)
+        results = []
+        for name in ("1 process", "TP2"):
+            tensor, pipeline, processes = LAYOUTS[name]
+            out = self.scratch / f"export-{processes}"
+            settings = {"folder": str(folder), "out": str(out), "layout": [tensor, pipeline]}
+            found = self._measured("conversion", settings, 1, processes)
+            results.append({"layout": name, "weights_bytes": weights, **found})
+            for path in out.iterdir():
+                path.unlink()
+        return results
+
+    def _measured(self, name: str, settings: dict[str, Any], threads: int | None, processes: int = 1) -> dict[str, Any]:
+        logger.info("%s, %s, threads %s, processes %d", name, Path(settings["folder"]).name, threads, processes)
+        return measure(name, settings, threads, processes)
+
+
+def run_benchmark(config: Mapping[str, Any]) -> str:
+    """Run the parts that conf/benchmark.yaml asks for; return the tables as Markdown.
+
+    Raises:
+        UserError: an unknown part.
+    """
+    with tempfile.TemporaryDirectory(dir=config["scratch"]) as scratch:
+        benchmark = Benchmark(config["size"], Path(scratch))
+        parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "training": benchmark.training,
+            "layouts": benchmark.layouts,
+            "reference": benchmark.reference,
+            "import": benchmark.conversion,
+            "decoding": benchmark.decoding,
+        }
+        unknown = [name for name in config["parts"] if name not in parts]
+        if unknown:
+            raise UserError(f"parts={unknown}: choose from {', '.join(parts)}.")
+        results: dict[str, Any] = {"machine": describe_machine(), "size": config["size"]["name"]}
+        results |= {name: parts[name]() for name in config["parts"]}
+    if config["out"]:
+        Path(config["out"]).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return report.markdown(results)

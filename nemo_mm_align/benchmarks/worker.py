@@ -1,0 +1,52 @@
+"""One measurement in a process of its own: ``python -m nemo_mm_align.benchmarks.worker NAME SETTINGS.json OUT.json``.
+
+Peak memory, thread counts and process groups belong to a process; so does each measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.parallel import runtime
+
+
+def measurement(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The function called `name`; only its own imports are paid for."""
+    if name in ("dpo", "sft"):
+        from nemo_mm_align.benchmarks import training
+
+        return training.measure_dpo if name == "dpo" else training.measure_sft
+    if name == "decoding":
+        from nemo_mm_align.benchmarks import decoding
+
+        return decoding.measure
+    if name in ("layout", "reference"):
+        from nemo_mm_align.benchmarks import layouts
+
+        return layouts.measure_layout if name == "layout" else layouts.measure_reference
+    if name == "conversion":
+        from nemo_mm_align.benchmarks import conversion
+
+        return conversion.measure
+    raise ValueError(f"no measurement {name!r}")
+
+
+def main() -> None:
+    """Measure; rank 0 writes the result."""
+    name, settings, out = sys.argv[1:]
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    result = measurement(name)(json.loads(Path(settings).read_text(encoding="utf-8")))
+    if runtime.rank() == 0:
+        Path(out).write_text(json.dumps(result), encoding="utf-8")
+    runtime.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Measure this engine against TRL and transformers, its layouts against each other, and print tables.
+
+python scripts/benchmark.py out=benchmarks.json
+python scripts/benchmark.py parts=[training,decoding] size=smoke
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_mm_align.cli import user_errors
+
+
+@hydra.main(version_base=None, config_path="../conf", config_name="benchmark")
+@user_errors
+def main(config: DictConfig) -> None:
+    """Run the parts asked for; conf/benchmark.yaml explains the settings."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    from nemo_mm_align.benchmarks.run import run_benchmark
+
+    sys.stdout.write(run_benchmark(values))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
