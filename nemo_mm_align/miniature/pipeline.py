@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_comma
 from nemo_mm_align.miniature.world import build_world
 from nemo_mm_align.records import Prompt, read_records, write_records
 from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
+
+logger = logging.getLogger(__name__)
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SHIPPED_BASE = Path(__file__).resolve().parent / "base"
@@ -99,7 +102,7 @@ class MiniatureRun:
 
         def copy() -> None:
             shutil.rmtree(self.base, ignore_errors=True)
-            shutil.copytree(SHIPPED_BASE, self.base, ignore=shutil.ignore_patterns(TEXT_BEFORE))
+            shutil.copytree(SHIPPED_BASE, self.base, ignore=shutil.ignore_patterns(f"{TEXT_BEFORE}*"))
             take_text_before(SHIPPED_BASE / TEXT_BEFORE, self.text_prompts, self.text_before)
 
         return [Stage("base", copy, [self.base], ["world"], settings={"base": _digest(SHIPPED_BASE)})]
@@ -129,7 +132,8 @@ class MiniatureRun:
                 f"name={name}",
                 *TEMPLATE,
                 "precision=fp32",
-                "model.lora=null",
+                *self.settings.base_stages["all"],
+                "recipe.epochs=99",  # trainer.max_steps ends it
                 *self.settings.base_stages[name],
             )
             before = "base_blank" if index == 0 else f"base_{BASE_STAGES[index - 1]}"
@@ -282,12 +286,18 @@ def _digest(folder: Path) -> str:
 
 def take_text_before(shipped: Path, prompts: Path, out: Path) -> None:
     """Use the recorded answers of the shipped base's text stage, if they are answers to these very prompts."""
-    if not shipped.is_file():
+    settings = _settings_of(shipped)
+    if not settings.is_file():
         return
-    asked = {prompt.id: prompt.turns for prompt in read_records(prompts, Prompt)}
-    recorded = [json.loads(line) for line in shipped.read_text().splitlines()]
-    if {line["prompt_id"] for line in recorded} == set(asked) and all(
-        line["sampling"]["question"] == asked[line["prompt_id"]][-1].content for line in recorded
-    ):
+    if json.loads(settings.read_text())["prompts"] == hashlib.sha256(prompts.read_bytes()).hexdigest()[:16]:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(shipped, out)
+    else:
+        logger.warning(
+            "this world has other text instructions than the base was asked: ability before images is left out"
+        )
+
+
+def _settings_of(answers: Path) -> Path:
+    """What `generate` records beside its answers."""
+    return answers.with_name(answers.name + ".settings.json")

@@ -11,7 +11,8 @@ from nemo_mm_align.miniature.truth import Bar, Question, Scene, Split, Truth, ma
 
 SIZE = 64
 _SCALE = 4
-_LEFT, _BASE, _UNIT, _SLOT = 6, 61, 9.5, 14.5
+_LEFT, _BASE, _UNIT, _SLOT, _WIDTH = 5, 61, 9.5, 16, 9
+"""Pixels: axis, base line, one unit of value, distance and width of bars. Each bar lies in one column of 16x16 patches."""
 RGB = {
     "black": (0, 0, 0),
     "blue": (0, 0, 255),
@@ -129,7 +130,7 @@ def draw_chart(scene: Scene) -> Image.Image:
     for index, bar in enumerate(scene.bars):
         left = _LEFT + 1.5 + index * _SLOT
         top = _BASE - bar.value * _UNIT
-        box = [left * _SCALE, top * _SCALE, (left + _SLOT - 3.5) * _SCALE, _BASE * _SCALE]
+        box = [left * _SCALE, top * _SCALE, (left + _WIDTH) * _SCALE, _BASE * _SCALE]
         draw.rectangle(box, fill=RGB[bar.colour])
     draw.line(
         [(_LEFT * _SCALE, 0), (_LEFT * _SCALE, _BASE * _SCALE), (big, _BASE * _SCALE)], fill=(60, 60, 60), width=3
