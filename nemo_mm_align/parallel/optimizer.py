@@ -88,9 +88,12 @@ def build_optimizer(model: DistributedDataParallel, optim: OptimConfig) -> Megat
     }
     if not any(parameter.requires_grad for parameter in model.parameters()):
         logger.warning("this pipeline stage has no trainable parameter")
-    return get_megatron_optimizer(
-        config, [model], config_overrides=overrides, use_gloo_process_groups=not torch.cuda.is_available()
-    )
+    cpu = not torch.cuda.is_available()
+    optimizer = get_megatron_optimizer(config, [model], config_overrides=overrides, use_gloo_process_groups=cpu)
+    if cpu:
+        for group in optimizer.param_groups:  # megatron-core takes torch's AdamW here; fused is 4 times faster
+            group["fused"] = True
+    return optimizer
 
 
 class Schedule:
