@@ -43,11 +43,11 @@ def read_facts(run: Path) -> dict[str, Any] | None:
 
 def write_layout(answers: Path, layout: dict[str, int]) -> None:
     """Write beside an answers file the layout that its ranks reported."""
-    answers.with_name(answers.name + ".layout.json").write_text(json.dumps(layout) + "\n", encoding="utf-8")
+    answers.with_name(f"{answers.stem}.layout.json").write_text(json.dumps(layout) + "\n", encoding="utf-8")
 
 
 def read_layout(answers: Path) -> dict[str, int] | None:
     """Read what `write_layout` wrote, if it is there."""
-    path = answers.with_name(answers.name + ".layout.json")
+    path = answers.with_name(f"{answers.stem}.layout.json")
     layout: dict[str, int] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return layout

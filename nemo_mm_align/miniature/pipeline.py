@@ -102,7 +102,7 @@ class MiniatureRun:
 
         def copy() -> None:
             shutil.rmtree(self.base, ignore_errors=True)
-            shutil.copytree(SHIPPED_BASE, self.base, ignore=shutil.ignore_patterns(f"{TEXT_BEFORE}*"))
+            shutil.copytree(SHIPPED_BASE, self.base, ignore=shutil.ignore_patterns("text_before*"))
             take_text_before(SHIPPED_BASE / TEXT_BEFORE, self.text_prompts, self.text_before)
 
         return [Stage("base", copy, [self.base], ["world"], settings={"base": _digest(SHIPPED_BASE)})]
@@ -300,4 +300,4 @@ def take_text_before(shipped: Path, prompts: Path, out: Path) -> None:
 
 def _settings_of(answers: Path) -> Path:
     """What `generate` records beside its answers."""
-    return answers.with_name(answers.name + ".settings.json")
+    return answers.with_name(f"{answers.stem}.settings.json")

@@ -121,7 +121,7 @@ class StageRunner:
         if not same:
             for path in stage.outputs:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                path.with_name(path.name + ".settings.json").unlink(missing_ok=True)
+                path.with_name(f"{path.stem}.settings.json").unlink(missing_ok=True)  # of sample and generate
         marker.unlink(missing_ok=True)
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.write_text(stage.identity)
