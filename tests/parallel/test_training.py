@@ -193,7 +193,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk_is_named_and_loses_nothing(model: Path, data: dict[str, Path], small_disk: Path) -> None:
     output = finish(start(1, *overrides(model, data["sft"], small_disk, "recipe=sft", "checkpoint.keep=9")), code=2)
-    assert "error: " in output and ("GB are free" in output or "No space left" in output or "the disk is full" in output)
+    assert "error: " in output and (
+        "GB are free" in output or "No space left" in output or "the disk is full" in output
+    )
     assert "Traceback" not in output.split("error: ")[1]
     kept = sorted(path.name for path in (small_disk / "sft/checkpoints").iterdir())
     assert kept == ["step_00000004"]
