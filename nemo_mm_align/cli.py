@@ -40,7 +40,8 @@ def user_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, 
             if text is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if _first_to_say(text):
-                sys.stderr.write(f"\nerror: {text}\n")  # on a line of its own, even below a progress bar
+                below_a_progress_bar = "\n" if sys.stderr.isatty() else ""
+                sys.stderr.write(f"{below_a_progress_bar}error: {text}\n")
                 sys.stderr.flush()
             sys.exit(EXIT_CODE)
 
