@@ -77,7 +77,7 @@ def run_miniature(values: dict[str, Any]) -> None:
             )
             if value is not None
         )  # fmt: skip
-        console.print(f"{name:10} {text}", highlight=False)
+        console.print(f"{name:10} {text}", highlight=False, soft_wrap=True)
     for name, curve in results.steering.items():
         if curve.spearman is not None:
             console.print(f"steering {name}: Spearman {curve.spearman:.2f}", highlight=False)
