@@ -14,6 +14,7 @@ from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.conversion import import_folder
 from nemo_mm_align.parallel.source import build_from, open_source
 
 
@@ -37,6 +38,27 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     exporting.before = loading.before
     result |= {"import_bytes": _summed(loading), "export_bytes": _summed(exporting)}
     return {**result, "processes": runtime.world_size(), "load_after": load_average()}
+
+
+def measure_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
+    """Do what ``scripts/convert.py direction=import`` does: load a folder and save it as a checkpoint."""
+    tensor, _ = settings["layout"]
+    runtime.initialize(ParallelConfig(tensor_model_parallel_size=tensor), SEED)
+    config = {
+        "source": settings["folder"],
+        "out": settings["out"],
+        "template": settings["template"],
+        "precision": "bf16",
+        "tensor_model_parallel_size": tensor,
+        "pipeline_model_parallel_size": 1,
+        "num_layers_in_first_pipeline_stage": None,
+        "num_layers_in_last_pipeline_stage": None,
+    }
+    with anonymous_growth() as growth:
+        start = time.perf_counter()
+        import_folder(config)
+        seconds = time.perf_counter() - start
+    return {"checkpoint_bytes": _summed(growth), "checkpoint_seconds": seconds}
 
 
 def _summed(growth: Growth) -> int:

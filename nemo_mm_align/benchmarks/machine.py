@@ -49,18 +49,34 @@ def peak_resident_bytes() -> int:
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that no file stands behind: heap and private pages, not mapped weights."""
-    return _status("RssAnon")
+    """Memory that no file stands behind, shared memory included, of this process and those that it started."""
+    return sum(_status("RssAnon", process) + _status("RssShmem", process) for process in ["self", *_children("self")])
 
 
-def _status(field: str) -> int:
-    found = _first(Path("/proc/self/status"), rf"{field}:\s*(\d+) kB")
+def _children(process: str) -> list[str]:
+    """Numbers of all processes below one."""
+    found: list[str] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in (_read(path) or "").split():
+            found += [child, *_children(child)]
+    return found
+
+
+def _status(field: str, process: str = "self") -> int:
+    found = _first(Path(f"/proc/{process}/status"), rf"{field}:\s*(\d+) kB")
     return int(found or 0) * 1024
 
 
 def _first(path: Path, pattern: str) -> str | None:
-    match = re.search(pattern, path.read_text(encoding="utf-8")) if path.exists() else None
+    match = re.search(pattern, _read(path) or "")
     return match.group(1).strip() if match else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # the process has ended meanwhile
+        return None
 
 
 @dataclass

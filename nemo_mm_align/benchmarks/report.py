@@ -48,7 +48,13 @@ def training(results: list[dict[str, Any]]) -> str:
     parts = []
     for found in results:
         rows = [
-            (line["name"], _seconds(line["seconds"]), f"{line['tokens_per_second']:,.0f}", f"{line['speedup']:.2f}x")
+            (
+                line["name"],
+                _seconds(line["seconds"]),
+                _seconds(min(line["all_seconds"])),
+                f"{line['tokens_per_second']:,.0f}",
+                f"{line['speedup']:.2f}x",
+            )
             for line in found["lines"]
         ]
         batch, length = found["rows"]
@@ -56,7 +62,9 @@ def training(results: list[dict[str, Any]]) -> str:
             f"**{found['method'].upper()} step, {found['model']}, threads: {found['threads']}** ({batch} rows of {length}, "
             f"{found['positions']} positions without padding; load {found['load_after']})"
         )
-        parts.append(title + "\n\n" + _table(("", "step", "tokens/s", f"against {found['peer']}"), rows))
+        parts.append(
+            title + "\n\n" + _table(("", "step, median", "fastest", "tokens/s", f"against {found['peer']}"), rows)
+        )
     return "\n\n".join(parts)
 
 
@@ -80,15 +88,25 @@ def reference(results: list[dict[str, Any]]) -> str:
     """Cached against recomputed."""
     rows = [
         (
-            f"{found['model']}, {'recomputed in the step' if found['recompute'] else 'cached'}",
-            _seconds(found["seconds"]),
-            "-" if found["recompute"] else _seconds(found["fill_seconds"]),
-            _mib(found["peak_bytes"]),
+            found["model"],
+            *(_seconds(found["seconds"][name]) for name in ("recomputed", "cached")),
+            f"{found['speedup']:.2f}x",
+            _seconds(found["seconds"]["filled"]),
+            *(_mib(found["peak_bytes"][name]) for name in ("recomputed", "cached")),
             found["load_after"],
         )
         for found in results
     ]
-    head = ("", "step", "filling the cache, once", "peak resident memory", "load")
+    head = (
+        "",
+        "step, recomputed",
+        "step, cached",
+        "",
+        "filling the cache, once",
+        "peak, recomputed",
+        "peak, cached",
+        "load",
+    )
     return "**Reference log-probs** (shared prefix, 4 micro batches, 1 thread)\n\n" + _table(head, rows)
 
 
@@ -101,13 +119,16 @@ def conversion(results: list[dict[str, Any]]) -> str:
             *(
                 f"{_mib(found[f'{way}_bytes'])} = {found[f'{way}_bytes'] / found['weights_bytes']:.3f}x, "
                 f"{_seconds(found[f'{way}_seconds'])}"
-                for way in ("import", "export")
+                for way in ("import", "checkpoint", "export")
             ),
         )
         for found in results
     ]
-    head = ("", "weights", "import", "export")
-    return "**Growth of anonymous memory, peak summed over ranks** (bf16 folder)\n\n" + _table(head, rows)
+    head = ("", "weights", "import", "import and save as checkpoint", "export")
+    return (
+        "**Growth of anonymous memory, peak summed over ranks** (bf16 folder; processes started for saving included)\n\n"
+        + _table(head, rows)
+    )
 
 
 def decoding(results: list[dict[str, Any]]) -> str:

@@ -29,11 +29,12 @@ class Benchmark:
 
     Args:
         size: values of conf/size/*.yaml.
+        template: a chat template, which a checkpoint must have.
         scratch: folder for models; about three times the largest model is written there.
     """
 
-    def __init__(self, size: Mapping[str, Any], scratch: Path) -> None:
-        self.size, self.scratch = size, scratch
+    def __init__(self, size: Mapping[str, Any], template: Mapping[str, Any], scratch: Path) -> None:
+        self.size, self.template, self.scratch = size, dict(template), scratch
 
     def settings(self, model: str) -> dict[str, Any]:
         """What the measurements of one model need; its folders are written at the first call."""
@@ -75,20 +76,23 @@ class Benchmark:
         return results
 
     def reference(self) -> list[dict[str, Any]]:
-        """Cached and recomputed, each in a process of its own, twice in turn."""
-        return [
-            {"model": model, "recompute": recompute, **self._reference(model, recompute)}
-            for model in self.size["models"]
-            for recompute in (True, False)
-        ]
-
-    def _reference(self, model: str, recompute: bool) -> dict[str, Any]:
-        return self._measured("reference", {**self.settings(model), "recompute": recompute}, 1)
+        """Time of both ways in one process, memory of each way in a process of its own."""
+        results = []
+        for model in self.size["models"]:
+            settings = self.settings(model)
+            found = self._measured("reference_time", settings, 1)
+            peaks = {
+                name: self._measured("reference", {**settings, "recompute": name == "recomputed"}, 1)["peak_bytes"]
+                for name in ("recomputed", "cached")
+            }
+            results.append({"model": model, **found, "peak_bytes": peaks})
+        return results
 
     def decoding(self) -> list[dict[str, Any]]:
         """Greedy answers against transformers' generate."""
+        rounds = self.size["rounds"]
         return [
-            {"model": model, **self._measured("decoding", self.settings(model), threads)}
+            {"model": model, **self._measured("decoding", {**self.settings(model), "rounds": rounds}, threads)}
             for model in self.size["models"]
             for threads in self.size["threads"]
         ]
@@ -99,14 +103,14 @@ class Benchmark:
         config = LlavaConfig.from_dict(self.size["import"])
         weights = write_random_model(folder, config, seed=0, dtype=torch.bfloat16)
         results = []
-        for name in ("1 process", "TP2"):
-            tensor, pipeline, processes = LAYOUTS[name]
-            out = self.scratch / f"export-{processes}"
-            settings = {"folder": str(folder), "out": str(out), "layout": [tensor, pipeline]}
-            found = self._measured("conversion", settings, 1, processes)
-            results.append({"layout": name, "weights_bytes": weights, **found})
-            for path in out.iterdir():
-                path.unlink()
+        for layout in ("1 process", "TP2"):
+            tensor, pipeline, processes = LAYOUTS[layout]
+            found: dict[str, Any] = {"layout": layout, "weights_bytes": weights}
+            for name in ("conversion", "checkpoint"):
+                with tempfile.TemporaryDirectory(dir=self.scratch) as out:
+                    settings = {"folder": str(folder), "out": f"{out}/made", "layout": [tensor, pipeline]}
+                    found |= self._measured(name, {**settings, "template": self.template}, 1, processes)
+            results.append(found)
         return results
 
     def _measured(self, name: str, settings: dict[str, Any], threads: int | None, processes: int = 1) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
         UserError: an unknown part.
     """
     with tempfile.TemporaryDirectory(dir=config["scratch"]) as scratch:
-        benchmark = Benchmark(config["size"], Path(scratch))
+        benchmark = Benchmark(config["size"], config["template"], Path(scratch))
         parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "training": benchmark.training,
             "layouts": benchmark.layouts,

@@ -26,14 +26,18 @@ def measurement(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         from nemo_mm_align.benchmarks import decoding
 
         return decoding.measure
-    if name in ("layout", "reference"):
+    if name == "layout":
         from nemo_mm_align.benchmarks import layouts
 
-        return layouts.measure_layout if name == "layout" else layouts.measure_reference
-    if name == "conversion":
+        return layouts.measure_layout
+    if name in ("reference", "reference_time"):
+        from nemo_mm_align.benchmarks import layouts
+
+        return layouts.measure_reference if name == "reference" else layouts.measure_reference_time
+    if name in ("conversion", "checkpoint"):
         from nemo_mm_align.benchmarks import conversion
 
-        return conversion.measure
+        return conversion.measure if name == "conversion" else conversion.measure_checkpoint
     raise ValueError(f"no measurement {name!r}")
 
 

@@ -1,0 +1,68 @@
+"""The benchmark's own instruments: what they report must follow from what happened."""
+
+import time
+
+import pytest
+import torch
+
+from nemo_mm_align.benchmarks.machine import MIB, anonymous_growth, peak_resident_bytes
+from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, random_pixels, samples_of
+from nemo_mm_align.benchmarks.random_models import END_ID, IMAGE_ID, words_tokenizer, write_random_model
+from nemo_mm_align.benchmarks.timing import Timing, alternate, speedup
+from nemo_mm_align.benchmarks.training import check_equal
+from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
+
+CONFIG = LlavaConfig(
+    LanguageConfig(num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, vocab_size=50),
+    VisionConfig(3, 32, 64, 4, image_size=28, patch_size=14),
+    image_token_id=IMAGE_ID,
+)
+
+
+def test_growth_sees_memory_that_is_gone_again():
+    with anonymous_growth() as growth:
+        block = torch.ones(64 * MIB, dtype=torch.uint8)
+        time.sleep(0.05)
+        del block
+    assert 60 * MIB < growth.bytes < 80 * MIB
+    assert growth.after - growth.before < 20 * MIB
+    assert peak_resident_bytes() > growth.bytes
+
+
+def test_alternation_and_ratio():
+    order: list[str] = []
+    timings = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
+    assert order == ["a", "b"] * 3
+    assert [len(timing.seconds) for timing in timings.values()] == [2, 2]
+    assert speedup(Timing((2.0, 9.0, 4.0)), Timing((1.0, 1.0, 2.0))) == 2.0  # per round: 2, 9, 2
+
+
+def test_unequal_losses_stop_the_run():
+    check_equal({"peer": 0.5, "ours": 0.50004})
+    with pytest.raises(RuntimeError, match="0.5001"):
+        check_equal({"peer": 0.5, "ours": 0.5001})
+    with pytest.raises(RuntimeError, match="nan"):
+        check_equal({"peer": 0.5, "ours": float("nan")})
+
+
+def test_random_model_is_loadable_and_of_the_announced_size(tmp_path):
+    from transformers import LlavaForConditionalGeneration
+
+    size = write_random_model(tmp_path / "model", CONFIG, seed=0)
+    assert size == 4 * CONFIG.num_parameters()
+    _, faults = LlavaForConditionalGeneration.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not faults["missing_keys"] and not faults["unexpected_keys"] and not faults["mismatched_keys"]
+
+
+def test_peer_and_engine_get_the_same_ids():
+    (pair,) = draw_pairs(CONFIG, PairSizes(pairs=1, prompt_words=5, answer_words=(3, 6)), seed=0)
+    (sample,) = samples_of([pair], CONFIG)
+    record, tokenizer = pair.record(), words_tokenizer(CONFIG.language.vocab_size)
+    for sequence, answer in zip(sample.sequences, (record["chosen"], record["rejected"]), strict=True):
+        text = record["prompt"].replace("<image>", "<image>" * CONFIG.tokens_per_image)
+        assert sequence.ids == tokenizer(f"{text} {answer}")["input_ids"] + [END_ID]
+        assert sum(sequence.loss_mask) == len(answer.split()) + 1
+    shared = batch_of([sample], CONFIG, random_pixels([pair]), shared_prefix=True)
+    plain = batch_of([sample], CONFIG, random_pixels([pair]))
+    prefix = CONFIG.tokens_per_image + 5 - 1
+    assert positions(plain) - positions(shared) == prefix
