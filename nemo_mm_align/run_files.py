@@ -12,6 +12,10 @@ METRICS_FILE = Path("metrics/training.jsonl")
 FACTS_FILE = Path("metrics/run.json")
 LENGTH_PLAN_FILE = Path("metrics/length_plan.json")
 
+# In the run's folder itself (exp_manager.exp_dir/name): what a job script and the training inside it tell each other.
+STOP_FILE = Path("STOP")  # touched from outside: save, then end; the job script removes it at each start
+DONE_FILE = Path("DONE")  # written by rank 0 when training has finished; nobody removes it
+
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read the complete lines of a metrics file, oldest first; none if there is no file."""
