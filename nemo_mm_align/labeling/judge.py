@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
@@ -96,8 +98,30 @@ class JudgeFailure(Exception):
         self.usage: Mapping[str, int] = usage or {}
 
 
+class Price(BaseModel):
+    """What tokens cost, as the user says it (``price`` in conf/judge/*.yaml): prices change, so none is built in.
+
+    Args:
+        currency: for display; amounts in different currencies are never added.
+        input_per_million, output_per_million: price of a million tokens of questions, and of replies with thinking.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    currency: str = "USD"
+    input_per_million: float = Field(ge=0, allow_inf_nan=False)
+    output_per_million: float = Field(ge=0, allow_inf_nan=False)
+
+    def cost(self, input_tokens: float, output_tokens: float) -> float:
+        """Return what so many tokens cost, in `currency`."""
+        return (input_tokens * self.input_per_million + output_tokens * self.output_per_million) / 1e6
+
+
 class Judge(Protocol):
     """Scores candidates.
+
+    Two attributes are optional and enter no key: `price` (a `Price` or None) and `max_output_tokens` (the most tokens
+    that one reply can cost, thinking included, or None); budgets and the dry run use them. See `CountsTokens` too.
 
     `judge` is called from several threads at once and makes a single attempt: retries are the runner's.
     """
@@ -119,6 +143,29 @@ class Judge(Protocol):
 
     def judge(self, request: JudgeRequest) -> JudgeReply:
         """Return a judgement of all candidates, or raise `JudgeFailure`."""
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A judge that can say beforehand how long a question is."""
+
+    def count_tokens(self, request: JudgeRequest) -> int | None:
+        """Return the input tokens of a request as the service counts them, images included; asking costs nothing.
+
+        None where the service cannot say. It is called from several threads at once and may raise `JudgeFailure`.
+        """
+
+
+def price_of(judge: Judge) -> Price | None:
+    """Return the judge's price, if it has one."""
+    price: Price | None = getattr(judge, "price", None)
+    return price
+
+
+def max_output_tokens_of(judge: Judge) -> int | None:
+    """Return the most tokens that one reply of the judge can cost, if it has a limit."""
+    limit: int | None = getattr(judge, "max_output_tokens", None)
+    return limit
 
 
 def check_reply(reply: JudgeReply, request: JudgeRequest) -> JudgeReply:

@@ -43,6 +43,8 @@ class RunnerSettings(BaseModel):
         stop_after_failures: calls that fail in a row, over all workers, before the run stops. Several times the
             concurrency.
         retry_set_aside: ask again for prompts that earlier runs have set aside.
+        requests_per_minute, tokens_per_minute: limits of the service, never exceeded in any minute; None for none.
+        processes: processes that the calls are spread over; worth it where one is busy with encoding images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +56,9 @@ class RunnerSettings(BaseModel):
     max_retry_after_s: float = Field(default=600.0, ge=0)
     stop_after_failures: int = Field(default=50, ge=1)
     retry_set_aside: bool = False
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    processes: int = Field(default=1, ge=1)
 
     def is_set_aside(self, ledger: Ledger, key: str) -> bool:
         """Whether a request has failed by its own fault often enough to be left alone."""

@@ -24,6 +24,20 @@ from nemo_mm_align.labeling.runner import LabelRunner, RunnerSettings
 log = logging.getLogger(__name__)
 
 
+class BudgetSettings(BaseModel):
+    """Where a run stops spending; None for no limit. What earlier runs on the same ledger spent counts too.
+
+    Args:
+        max_cost: in the currency of the judge's price.
+        max_tokens: of questions and replies together.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, gt=0)
+
+
 class LabelSettings(BaseModel):
     """Settings of the stage, as in ``conf/label.yaml``.
 
@@ -37,6 +51,8 @@ class LabelSettings(BaseModel):
         runner: see `RunnerSettings`.
         fsync_every: see `Ledger`.
         allow_failures: end without an error although prompts are left without a judgement.
+        budget: see `BudgetSettings`.
+        dry_run: ask nothing and write nothing; say what the run would cost.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +67,8 @@ class LabelSettings(BaseModel):
     runner: RunnerSettings = RunnerSettings()
     fsync_every: int = Field(default=1, ge=1)
     allow_failures: bool = False
+    budget: BudgetSettings = BudgetSettings()
+    dry_run: bool = False
 
     @model_validator(mode="after")
     def _nothing_is_overwritten(self) -> LabelSettings:
