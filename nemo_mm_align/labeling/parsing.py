@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeFailure
+from nemo_mm_align.labeling.reply.claims import (
+    Claims,
+    UnparsableError,
+    attribute_spellings,
+    candidate_number,
+    spelling,
+)
+from nemo_mm_align.labeling.reply.objects import as_dict, find_objects
+from nemo_mm_align.labeling.reply.sections import read_sections
 from nemo_mm_align.labeling.rubric import CANDIDATE_KEY, RATINGS_KEY, REASONING_KEY, REFERENCE_KEY, SCORES_KEY
 
 
@@ -27,100 +34,83 @@ class ParsedReply:
 def parse_reply(text: str, schema: AttributeSchema, count: int, want_reference: bool = False) -> ParsedReply:
     """Return what a reply says of `count` candidates.
 
-    Code fences, text around the JSON object, the case of keys, and numbers written as strings are accepted.
+    Read as the object that was asked for, in JSON or in what models write for it (code fences, text around it, Python
+    quotes, comments); without one, as ratings below each candidate's name (see `read_sections`), then without
+    reasoning. In names, case, blanks, hyphens and underscores make no difference.
 
     Raises:
-        JudgeFailure: ``unparsable`` where there is no single such object, or a candidate, score or wanted reference
-            answer is missing, doubled or not a number; ``out_of_range`` where a number is not one of its attribute.
+        JudgeFailure: ``unparsable`` where a candidate, score or wanted reference answer is missing, contradicted or not
+            a number; ``out_of_range`` where a number is not one of its attribute.
     """
     try:
-        return _read(_find_object(text), schema, count, want_reference)
-    except _Unparsable as error:
+        reply = _find_reply(text)
+        if reply is not None:
+            return _read(reply, schema, count, want_reference)
+        if want_reference:
+            raise UnparsableError(
+                f"no complete JSON object with {RATINGS_KEY!r} in the reply, hence no reference answer"
+            )
+        ratings = read_sections(text, schema).settle(schema, count)
+        return ParsedReply(tuple(ratings), ("",) * count, None)
+    except UnparsableError as error:
         raise JudgeFailure("unparsable", str(error), raw=text) from None
     except UserError as error:
         raise JudgeFailure("out_of_range", str(error), raw=text) from None
 
 
-class _Unparsable(Exception):
-    """The reply is not what was asked for."""
-
-
-def _find_object(text: str) -> dict[str, Any]:
-    """Return the one JSON object with ratings in the text."""
+def _find_reply(text: str) -> dict[str, Any] | None:
+    """Return the one object with a list of ratings in the text; None where there is none."""
     found: list[dict[str, Any]] = []
-    for value in _json_objects(text):
-        if RATINGS_KEY in value and value not in found:
-            found.append(value)
-    if len(found) != 1:
-        problem = f"{len(found)} different JSON objects" if found else "no complete JSON object"
-        raise _Unparsable(f"{problem} with {RATINGS_KEY!r} in the reply")
-    return found[0]
-
-
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the outermost JSON objects that stand in a text."""
-    decoder = json.JSONDecoder(object_pairs_hook=_without_doubles)
-    position = text.find("{")
-    while position >= 0:
-        try:
-            value, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):  # not JSON from here, or a number of absurd length
-            end = position + 1
-        else:
-            yield value
-        position = text.find("{", end)
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object with its keys in lower case; a key given twice leaves open which value is meant."""
-    result = {key.strip().lower(): value for key, value in pairs}
-    if len(result) != len(pairs):
-        raise _Unparsable(f"a key stands twice among {[key for key, _ in pairs]}")
-    return result
+    for item in find_objects(text):
+        if any(key.strip().lower() == RATINGS_KEY and isinstance(value, list) for key, value in item.value):
+            value = as_dict(item.value)
+            if isinstance(value[RATINGS_KEY], list) and value not in found:
+                found.append(value)
+    if len(found) > 1:
+        raise UnparsableError(f"{len(found)} different JSON objects with {RATINGS_KEY!r} in the reply")
+    return found[0] if found else None
 
 
 def _read(reply: dict[str, Any], schema: AttributeSchema, count: int, want_reference: bool) -> ParsedReply:
     entries = reply[RATINGS_KEY]
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _Unparsable(f"{RATINGS_KEY!r} is not a list of objects")
-    by_number: dict[int, dict[str, Any]] = {}
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise UnparsableError(f"{RATINGS_KEY!r} is not a list of objects")
+    claims, reasoning = Claims(), dict[int, str]()
     for entry in entries:
-        number = _candidate_number(entry.get(CANDIDATE_KEY), count)
-        if number in by_number:
-            raise _Unparsable(f"candidate {number} is rated twice")
-        by_number[number] = entry
-    missing = [number for number in range(1, count + 1) if number not in by_number]
-    if missing:
-        raise _Unparsable(f"no rating of candidate {', '.join(map(str, missing))} of {count}")
-    ordered = [by_number[number] for number in range(1, count + 1)]
-    return ParsedReply(
-        ratings=tuple(_scores(entry, schema) for entry in ordered),
-        reasoning=tuple(_text(entry.get(REASONING_KEY)) for entry in ordered),
-        reference_answer=_reference(reply) if want_reference else None,
-    )
+        number = _number_of(entry.get(CANDIDATE_KEY))
+        if number in reasoning:
+            raise UnparsableError(f"candidate {number} is rated twice")
+        reasoning[number] = _text(entry.get(REASONING_KEY))
+        _claim(claims, number, entry, schema)
+    ratings = claims.settle(schema, count)
+    reference = _reference(reply) if want_reference else None
+    return ParsedReply(tuple(ratings), tuple(reasoning[number] for number in range(1, count + 1)), reference)
 
 
-def _candidate_number(value: Any, count: int) -> int:
-    match = re.fullmatch(r"(?:(?:candidate|answer)\s*#?\s*)?(\d{1,6})", str(value).strip(), re.IGNORECASE)
-    if match is None or not 1 <= int(match[1]) <= count:
-        raise _Unparsable(f"{CANDIDATE_KEY} {value!r} is none of 1 to {count}")
-    return int(match[1])
+def _number_of(value: Any) -> int:
+    pattern = r"(?:(?:candidate|answer|response)[\s_#]*)?([0-9]{1,6}|[A-Za-z])"
+    match = re.fullmatch(pattern, str(value).strip(), re.IGNORECASE)
+    if match is None:
+        raise UnparsableError(f"{CANDIDATE_KEY} {value!r} is no candidate's number")
+    return candidate_number(match[1])
 
 
-def _scores(entry: dict[str, Any], schema: AttributeSchema) -> dict[str, float]:
+def _claim(claims: Claims, number: int, entry: dict[str, Any], schema: AttributeSchema) -> None:
     scores = entry.get(SCORES_KEY, entry)
     if not isinstance(scores, dict):
-        raise _Unparsable(f"{SCORES_KEY!r} is not an object")
-    return {attribute.name: _score(scores, attribute) for attribute in schema.attributes}
+        raise UnparsableError(f"{SCORES_KEY!r} is not an object")
+    exact, names = {name.lower(): name for name in schema.names}, attribute_spellings(schema)
+    claims.values[number] = {}
+    for key, value in scores.items():
+        if name := exact.get(key) or names.get(spelling(key)):
+            claims.add(number, name, _number(value))
 
 
-def _score(scores: dict[str, Any], attribute: Attribute) -> float:
-    value = scores.get(attribute.name.lower())
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", value):
+def _number(value: Any) -> float | None:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,20})?\s*", value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _Unparsable(f"{attribute.name} is {value!r}, not a number")
-    return attribute.check(value)
+    plain = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if plain else None
 
 
 def _text(value: Any) -> str:
@@ -131,5 +121,5 @@ def _text(value: Any) -> str:
 def _reference(reply: dict[str, Any]) -> str:
     text = _text(reply.get(REFERENCE_KEY))
     if not text:
-        raise _Unparsable(f"no {REFERENCE_KEY!r} in the reply, though a reference answer was asked for")
+        raise UnparsableError(f"no {REFERENCE_KEY!r} in the reply, though a reference answer was asked for")
     return text

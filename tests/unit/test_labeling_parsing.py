@@ -42,9 +42,26 @@ EXPECTED = ({"quality": 4, "risk": 1.0}, {"quality": 1, "risk": 0.25})
         json.dumps(GOOD).replace("ratings", "Ratings").replace("quality", "Quality").replace("candidate", "CANDIDATE"),
         json.dumps(reply(rating("Candidate 2", "1", "0.25"), rating("1", " 4 ", 1.0))),
         json.dumps(reply({"candidate": 1, "reasoning": "because 1", "quality": 4, "risk": 1}, rating(2, 1, 0.25))),
+        json.dumps(reply(rating("B", 1, 0.25), {**rating(1, 4, 1), "candidate": "Answer A"})),
+        f"Sure:\n{GOOD!r}",
+        json.dumps(GOOD, indent=1)
+        .replace('"quality": 4', '"quality": 4  // it\'s "fine" {really}\n')
+        .replace("]", ",]"),
         json.dumps(reply(rating(1, 4, 1, extra="x"), {**rating(2, 1, 0.25), "mood": 9}, summary="fine")),
     ],
-    ids=["plain", "indented", "fenced", "said twice", "key case", "strings", "flat", "extras"],
+    ids=[
+        "plain",
+        "indented",
+        "fenced",
+        "said twice",
+        "key case",
+        "strings",
+        "flat",
+        "letters",
+        "python",
+        "comments",
+        "extras",
+    ],
 )
 def test_packaging_does_not_matter(text: str) -> None:
     parsed = parse_reply(text, SCHEMA, 2)
@@ -71,6 +88,7 @@ def test_packaging_does_not_matter(text: str) -> None:
         json.dumps(reply(rating(1, quality=float("nan")), rating(2))),
         json.dumps(reply({"candidate": 1, "scores": {"quality": 3}}, rating(2))),
         json.dumps(GOOD) + json.dumps(reply(rating(1, 0), rating(2, 0))),
+        repr(GOOD).replace("'risk': 1}", "'risk': 1, 'risk': 0}"),
         json.dumps(GOOD).replace('"quality": 4', '"quality": 4, "Quality": 2'),
         json.dumps(reply(rating(1), rating(2))).replace("3", "9" * 5000),
     ],

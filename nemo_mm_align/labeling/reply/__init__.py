@@ -1,0 +1,1 @@
+"""Reading a judge's reply: JSON as asked for, near-JSON, and ratings in running text."""
