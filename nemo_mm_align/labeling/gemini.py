@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
+import requests
+import urllib3
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini_client import make_client
-from nemo_mm_align.labeling.gemini_messages import SAFETY_THRESHOLDS, Decoding, build_message
-from nemo_mm_align.labeling.gemini_replies import failure_of_exception, failure_of_response, reply_text, token_usage
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.parsing import parse_reply
-from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
+from nemo_mm_align.labeling.gemini_client import GoogleAPICallError, make_client, protos
+from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage
+from nemo_mm_align.labeling.gemini_replies import failure_of_status
+from nemo_mm_align.labeling.gemini_service import GeminiService
+from nemo_mm_align.labeling.judge import JudgeFailure
+from nemo_mm_align.labeling.pricing import PriceSettings
+from nemo_mm_align.labeling.request_images import RequestImage
 
-KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+GENERATION_FIELDS = {
+    "temperature": "temperature",
+    "topP": "top_p",
+    "maxOutputTokens": "max_output_tokens",
+    "responseMimeType": "response_mime_type",
+}
+"""REST names and this client's. Its messages know neither thinking nor media resolution; google_genai has both."""
 
 
-class GeminiJudge:
-    """A Gemini model that rates candidates.
-
-    Args:
-        model: name such as ``gemini-2.5-flash``.
-        temperature, top_p: decoding; None leaves the service's default.
-        max_output_tokens: limit of a reply, thinking included.
-        safety_threshold: one of `SAFETY_THRESHOLDS` for all categories, or None for the service's own.
-        timeout_s: seconds without a byte after which a call is given up.
-        api_endpoint: another address of the service (a proxy, a test server).
-        api_key_file: file with the key; without one the environment's GEMINI_API_KEY, then GOOGLE_API_KEY count.
-    """
-
-    reads_metadata = False
+class GeminiJudge(GeminiService):
+    """A Gemini model that rates candidates; arguments as in `Decoding` and `GeminiService`."""
 
     def __init__(
         self,
@@ -46,76 +38,67 @@ class GeminiJudge:
         timeout_s: float = 120.0,
         api_endpoint: str | None = None,
         api_key_file: str | None = None,
+        price: PriceSettings = None,
     ) -> None:
-        if safety_threshold is not None and safety_threshold not in SAFETY_THRESHOLDS:
-            raise UserError(f"judge.safety_threshold={safety_threshold!r} is none of {', '.join(SAFETY_THRESHOLDS)}.")
-        self.name = model.removeprefix("models/")
-        self._decoding = Decoding(self.name, temperature, top_p, max_output_tokens, safety_threshold)
-        self._timeout_s, self._api_endpoint = timeout_s, api_endpoint
-        self._key = read_api_key(api_key_file)
-        self._local = threading.local()
+        name = model.removeprefix("models/")
+        decoding = Decoding(name, temperature, top_p, max_output_tokens, safety_threshold)
+        super().__init__(decoding, timeout_s, api_endpoint, api_key_file, price)
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Model, decoding and rubric; not the token limit: a reply that fitted is the same under a higher one."""
-        return {
-            "model": self.name,
-            "temperature": self._decoding.temperature,
-            "top_p": self._decoding.top_p,
-            "safety_threshold": self._decoding.safety_threshold,
-            "rubric": rubric_fingerprint(),
-            "rubric_text": INSTRUCTIONS,
-        }
+    def _make_client(self) -> Any:
+        return make_client(self._key, self._api_endpoint)
 
-    def judge(self, request: JudgeRequest) -> JudgeReply:
-        """Ask once; raise `JudgeFailure` of any kind, its texts without the key."""
-        message = build_message(request, self._decoding)
-        try:
-            response = self._client().generate_content(message, retry=None, timeout=self._timeout_s)
-        except Exception as error:  # the client lets exceptions of several libraries through
-            raise failure_of_exception(error, self._hide_key) from None
-        failure = failure_of_response(response)
-        if failure is not None:
-            raise failure
-        return self._read(response, request)
+    def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:
+        asked = self._to_proto(message)
+        response = client.generate_content(asked, retry=None, timeout=self._timeout_s)
+        return dict(type(response).to_dict(response, use_integers_for_enums=False, preserving_proto_field_name=False))
 
-    def _read(self, response: Any, request: JudgeRequest) -> JudgeReply:
-        text, usage, version = reply_text(response), token_usage(response), str(response.model_version)
-        try:
-            parsed = parse_reply(text, request.schema, len(request.candidates), request.want_reference)
-        except JudgeFailure as failure:
-            failure.usage = usage
-            raise
-        return JudgeReply(parsed.ratings, parsed.reasoning, parsed.reference_answer, text, usage, version)
+    def _count(self, client: Any, message: GeminiMessage) -> int:
+        asked = self._to_proto(message)
+        counted = protos.CountTokensRequest(model=asked.model, generate_content_request=asked)
+        return int(client.count_tokens(counted, retry=None, timeout=self._timeout_s).total_tokens)
 
-    def _client(self) -> Any:
-        """Return this thread's client: its HTTP session is not made for several threads."""
-        if not hasattr(self._local, "client"):
-            self._local.client = make_client(self._key, self._api_endpoint)
-        return self._local.client
+    def _failure(self, error: Exception) -> JudgeFailure:
+        """Return the failure for an exception of the client.
 
-    def _hide_key(self, text: str) -> str:
-        return text.replace(self._key.get_secret_value(), "[API key]")
+        What is no known exception of the service or the network comes from a reply that is not the service's protocol
+        (a proxy's page with status 200, a cut body): a fault of the server.
+        """
+        if isinstance(error, GoogleAPICallError):
+            http = error.response
+            raw, headers = (http.text, http.headers) if http is not None else ("", {})
+            texts = self._hide_key(str(error.message)), self._hide_key(raw)
+            return failure_of_status(int(error.code or 0), *texts, headers, error.details)
+        message = self._hide_key(f"{type(error).__name__}: {error}")
+        return JudgeFailure("timeout" if _is_timeout(error) else "server", message)
 
-
-def read_api_key(path: str | None = None) -> SecretStr:
-    """Return the key from a file, or from the environment; raise `UserError` where there is none."""
-    if path is not None:
-        try:
-            key = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"judge.api_key_file={path} cannot be read: {error}.") from None
-        if not key:
-            raise UserError(f"judge.api_key_file={path} is empty; write the API key into it.")
-    else:
-        key = next((value for name in KEY_VARIABLES if (value := os.environ.get(name, "").strip())), "")
-        if not key:
-            raise UserError(
-                f"no API key for Gemini: set the environment variable {KEY_VARIABLES[0]} (or {KEY_VARIABLES[1]}), or "
-                "name a file with judge.api_key_file=..."
-            )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(
-            "the API key holds blanks, line breaks or other characters that no key has; give the key alone."
+    def _to_proto(self, message: GeminiMessage) -> Any:
+        config = {GENERATION_FIELDS[name]: value for name, value in message.generation.items()}
+        return protos.GenerateContentRequest(
+            model=f"models/{self.name}",
+            system_instruction=protos.Content(parts=[protos.Part(text=message.instructions)]),
+            contents=[protos.Content(role="user", parts=[_to_part(part) for part in message.parts])],
+            generation_config=protos.GenerationConfig(**config, response_schema=_to_schema(message.schema)),
+            safety_settings=[protos.SafetySetting(**setting) for setting in message.safety],
         )
-    return SecretStr(key)
+
+
+def _to_part(part: str | RequestImage) -> Any:
+    if isinstance(part, str):
+        return protos.Part(text=part)
+    return protos.Part(inline_data=protos.Blob(mime_type=part.mime_type, data=part.data))
+
+
+def _to_schema(schema: Mapping[str, Any]) -> Any:
+    fields: dict[str, Any] = {"type_": schema["type"], "description": schema.get("description", "")}
+    if "properties" in schema:
+        fields["properties"] = {name: _to_schema(value) for name, value in schema["properties"].items()}
+        fields["required"] = schema["required"]
+    if "items" in schema:
+        fields.update(items=_to_schema(schema["items"]), min_items=schema["minItems"], max_items=schema["maxItems"])
+    return protos.Schema(**fields)
+
+
+def _is_timeout(error: Exception) -> bool:
+    # A body that stalls half-way reaches us as a ConnectionError with urllib3's timeout inside.
+    inner = error.args[0] if error.args else None
+    return isinstance(error, requests.exceptions.Timeout) or isinstance(inner, urllib3.exceptions.TimeoutError)

@@ -1,78 +1,145 @@
-"""From a `JudgeRequest` to the message that the Gemini service takes."""
+"""From a `JudgeRequest` to what the Gemini service is sent, whichever client sends it."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import read_image_bytes
-from nemo_mm_align.labeling.gemini_client import protos
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest
+from nemo_mm_align.labeling.judge import JudgeRequest
+from nemo_mm_align.labeling.request_images import RequestImage, read_request_image
 from nemo_mm_align.labeling.rubric import build_judge_prompt
 
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 SAFETY_THRESHOLDS = ("BLOCK_NONE", "BLOCK_ONLY_HIGH", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_LOW_AND_ABOVE")
 SAFETY_CATEGORIES = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the model answers; None leaves a value to the service. Arguments as in `GeminiJudge`."""
+    """How the model answers; None leaves a value to the service.
+
+    Args:
+        model: name such as ``gemini-2.5-flash``.
+        temperature, top_p: of sampling.
+        max_output_tokens: limit of a reply, thinking included.
+        safety_threshold: one of `SAFETY_THRESHOLDS`, for all categories.
+        thinking_budget: tokens of thinking: 0 for none, -1 for as many as the model likes.
+        media_resolution: ``low``, ``medium`` or ``high``: how many tokens an image becomes.
+    """
 
     model: str
     temperature: float | None
     top_p: float | None
     max_output_tokens: int
     safety_threshold: str | None
+    thinking_budget: int | None = None
+    media_resolution: str | None = None
+
+    def __post_init__(self) -> None:
+        threshold = self.safety_threshold
+        if threshold is not None and threshold not in SAFETY_THRESHOLDS:
+            raise UserError(f"judge.safety_threshold={threshold!r} is none of {', '.join(SAFETY_THRESHOLDS)}.")
+        if self.media_resolution not in (None, "low", "medium", "high"):
+            raise UserError(f"judge.media_resolution={self.media_resolution!r} is none of low, medium, high.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What changes a reply; not the token limit: a reply that fitted is the same under a higher one.
+
+        Thinking and resolution stand in it only where they are set, so that both clients share their judgements.
+        """
+        always = {
+            "model": self.model,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "safety_threshold": self.safety_threshold,
+        }
+        others = {"thinking_budget": self.thinking_budget, "media_resolution": self.media_resolution}
+        return {**always, **{name: value for name, value in others.items() if value is not None}}
 
 
-def build_message(request: JudgeRequest, decoding: Decoding) -> Any:
-    """Return the ``GenerateContentRequest``: rubric as system instruction, images inline, reply bound to a schema.
+@dataclass(frozen=True)
+class GeminiMessage:
+    """A request in the service's terms, images as bytes.
+
+    Args:
+        instructions: the system instruction.
+        parts: the user's turn, text and images in order.
+        generation: the generation config by its REST names, without the schema; values that are None are left out.
+        schema: the reply's schema in the service's form.
+        safety: category and threshold of each safety setting.
+    """
+
+    instructions: str
+    parts: tuple[str | RequestImage, ...]
+    generation: dict[str, Any]
+    schema: dict[str, Any]
+    safety: tuple[dict[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body of a ``generateContent`` request as REST and batch files have it."""
+        return {
+            "systemInstruction": {"parts": [{"text": self.instructions}]},
+            "contents": [{"role": "user", "parts": [_part_json(part) for part in self.parts]}],
+            "generationConfig": {**self.generation, "responseSchema": self.schema},
+            **({"safetySettings": list(self.safety)} if self.safety else {}),
+        }
+
+
+def build_message(request: JudgeRequest, decoding: Decoding) -> GeminiMessage:
+    """Return the message: rubric as system instruction, images inline, reply bound to a schema.
 
     Raises:
         JudgeFailure: ``bad_request`` where an image has gone or changed into something else.
     """
     prompt = build_judge_prompt(request)
-    config = {
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "max_output_tokens": decoding.max_output_tokens,
-        "response_mime_type": "application/json",
-        "response_schema": to_schema(prompt.response_schema),
-    }
-    return protos.GenerateContentRequest(
-        model=f"models/{decoding.model}",
-        system_instruction=protos.Content(parts=[protos.Part(text=prompt.instructions)]),
-        contents=[protos.Content(role="user", parts=[to_part(part) for part in prompt.parts])],
-        generation_config=protos.GenerationConfig({name: value for name, value in config.items() if value is not None}),
-        safety_settings=_safety_settings(decoding.safety_threshold),
+    parts = (part if isinstance(part, str) else read_request_image(part, IMAGE_TYPES) for part in prompt.parts)
+    categories = SAFETY_CATEGORIES if decoding.safety_threshold else ()
+    return GeminiMessage(
+        instructions=prompt.instructions,
+        parts=tuple(parts),
+        generation=_generation(decoding),
+        schema=to_schema(prompt.response_schema),
+        safety=tuple(
+            {"category": f"HARM_CATEGORY_{name}", "threshold": str(decoding.safety_threshold)} for name in categories
+        ),
     )
 
 
-def _safety_settings(threshold: str | None) -> list[Any]:
-    categories = SAFETY_CATEGORIES if threshold else ()
-    return [protos.SafetySetting(category=f"HARM_CATEGORY_{name}", threshold=threshold) for name in categories]
+def to_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema in the service's own form, which is the one that its batches understand as well.
 
-
-def to_part(part: str | Path) -> Any:
-    """Return text as it is and an image as its original bytes: nothing is decoded and encoded again."""
-    if isinstance(part, str):
-        return protos.Part(text=part)
-    try:
-        data, mime_type = read_image_bytes(part)
-    except UserError as error:
-        raise JudgeFailure("bad_request", str(error)) from None
-    return protos.Part(inline_data=protos.Blob(mime_type=mime_type, data=data))
-
-
-def to_schema(schema: Mapping[str, Any]) -> Any:
-    """Return a JSON schema in the service's form, which knows no numeric bounds (the parser checks those)."""
-    fields: dict[str, Any] = {"type_": schema["type"].upper(), "description": schema.get("description", "")}
+    It is given no numeric bounds: the parser checks those.
+    """
+    result: dict[str, Any] = {"type": schema["type"].upper()}
+    if "description" in schema:
+        result["description"] = schema["description"]
     if "properties" in schema:
-        fields["properties"] = {name: to_schema(value) for name, value in schema["properties"].items()}
-        fields["required"] = schema["required"]
+        result["properties"] = {name: to_schema(value) for name, value in schema["properties"].items()}
+        result["required"] = list(schema["required"])
     if "items" in schema:
-        fields.update(items=to_schema(schema["items"]), min_items=schema["minItems"], max_items=schema["maxItems"])
-    return protos.Schema(**fields)
+        result["items"] = to_schema(schema["items"])
+        result.update(minItems=schema["minItems"], maxItems=schema["maxItems"])
+    return result
+
+
+def _generation(decoding: Decoding) -> dict[str, Any]:
+    resolution, thinking = decoding.media_resolution, decoding.thinking_budget
+    values = {
+        "temperature": decoding.temperature,
+        "topP": decoding.top_p,
+        "maxOutputTokens": decoding.max_output_tokens,
+        "responseMimeType": "application/json",
+        "thinkingConfig": None if thinking is None else {"thinkingBudget": thinking},
+        "mediaResolution": None if resolution is None else f"MEDIA_RESOLUTION_{resolution.upper()}",
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _part_json(part: str | RequestImage) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"text": part}
+    return {"inlineData": {"mimeType": part.mime_type, "data": base64.b64encode(part.data).decode("ascii")}}

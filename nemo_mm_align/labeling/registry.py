@@ -25,6 +25,8 @@ def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     module_name, _, class_name = target.rpartition(".")
     try:
         judge_class = getattr(importlib.import_module(module_name), class_name)
+    except UserError:  # a judge that says itself what it lacks
+        raise
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"judge._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class."

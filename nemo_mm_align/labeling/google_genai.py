@@ -1,0 +1,101 @@
+"""Gemini as a judge, through the google-genai client (google-generativeai's successor). One call is one attempt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage
+from nemo_mm_align.labeling.gemini_replies import failure_of_status
+from nemo_mm_align.labeling.gemini_service import GeminiService
+from nemo_mm_align.labeling.judge import JudgeFailure
+from nemo_mm_align.labeling.pricing import PriceSettings
+from nemo_mm_align.labeling.request_images import RequestImage
+
+try:
+    from google import genai
+    from google.genai import errors, types
+except ImportError as error:
+    raise UserError(
+        f"judge=google_genai needs the package google-genai ({error}). Install it: pip install google-genai==2.34.0 "
+        "-c constraints.txt, or choose judge=gemini."
+    ) from None
+
+SDK_FIELDS = {"sdk_http_response", "automatic_function_calling_history"}
+"""What the client adds to a reply."""
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line per call
+
+
+class GoogleGenaiJudge(GeminiService):
+    """A Gemini model that rates candidates; arguments as in `Decoding` and `GeminiService`."""
+
+    def __init__(
+        self,
+        model: str,
+        temperature: float | None = 0.0,
+        top_p: float | None = None,
+        max_output_tokens: int = 8192,
+        safety_threshold: str | None = None,
+        thinking_budget: int | None = None,
+        media_resolution: str | None = None,
+        timeout_s: float = 120.0,
+        api_endpoint: str | None = None,
+        api_key_file: str | None = None,
+        price: PriceSettings = None,
+    ) -> None:
+        sampling = (temperature, top_p, max_output_tokens, safety_threshold, thinking_budget, media_resolution)
+        decoding = Decoding(model.removeprefix("models/"), *sampling)
+        super().__init__(decoding, timeout_s, api_endpoint, api_key_file, price)
+
+    def _make_client(self) -> Any:
+        # vertexai stands here so that no environment variable turns the call to another service. The client makes one
+        # attempt where it is given no retry options.
+        options = types.HttpOptions(base_url=self._api_endpoint, timeout=round(self._timeout_s * 1000))
+        return genai.Client(vertexai=False, api_key=self._key.get_secret_value(), http_options=options)
+
+    def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:
+        config = types.GenerateContentConfig.model_validate(
+            {
+                **message.generation,
+                "systemInstruction": message.instructions,
+                "responseSchema": message.schema,
+                "safetySettings": list(message.safety) or None,
+            }
+        )
+        contents = [types.Content(role="user", parts=[_to_part(part) for part in message.parts])]
+        response = client.models.generate_content(model=self.name, contents=contents, config=config)
+        body = response.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=SDK_FIELDS)
+        return dict(body)
+
+    def _count(self, client: Any, message: GeminiMessage) -> int:
+        # This client counts contents alone; the instructions count the same as a part of them.
+        parts = [_to_part(part) for part in (message.instructions, *message.parts)]
+        contents = [types.Content(role="user", parts=parts)]
+        return int(client.models.count_tokens(model=self.name, contents=contents).total_tokens)
+
+    def _failure(self, error: Exception) -> JudgeFailure:
+        """Return the failure for an exception of the client; what is none of the service's is the server's fault."""
+        if isinstance(error, errors.APIError):
+            raw, headers = _body(error)
+            details = error.details.get("error", {}) if isinstance(error.details, dict) else {}
+            message = self._hide_key(str(error.message or raw[:200]))
+            waits = details.get("details") if isinstance(details, dict) else None
+            return failure_of_status(int(error.code or 0), message, self._hide_key(raw), headers, waits)
+        # httpx or its fork raises: the names of both are the same.
+        name = type(error).__name__
+        return JudgeFailure("timeout" if name.endswith("Timeout") else "server", self._hide_key(f"{name}: {error}"))
+
+
+def _to_part(part: str | RequestImage) -> Any:
+    if isinstance(part, str):
+        return types.Part(text=part)
+    return types.Part.from_bytes(data=part.data, mime_type=part.mime_type)
+
+
+def _body(error: Any) -> tuple[str, Mapping[str, str]]:
+    """Return text and headers of the reply behind an error."""
+    http = error.response
+    return (http.text, http.headers) if http is not None else (str(error.details), {})

@@ -1,0 +1,140 @@
+"""Any service with OpenAI's chat completions as a judge: vLLM, SGLang, llama.cpp, hosted ones. A call is one attempt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from pydantic import SecretStr
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.api_key import hide_key, read_api_key
+from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.openai_messages import ChatSettings, build_body
+from nemo_mm_align.labeling.openai_replies import failure_of_http, read_batch_reply, read_reply
+from nemo_mm_align.labeling.pricing import PriceSettings, read_price
+from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
+
+BATCH_URL = "/v1/chat/completions"
+
+
+class OpenAICompatibleJudge:
+    """A model behind ``POST <base_url>/chat/completions`` that rates candidates.
+
+    Args:
+        base_url: with its version, for example ``http://127.0.0.1:8000/v1``.
+        model: as the service calls it.
+        temperature, top_p, seed: decoding; None leaves the service's default.
+        max_output_tokens: limit of a reply, thinking included.
+        max_tokens_parameter: how the service calls that limit: ``max_tokens`` or ``max_completion_tokens``.
+        response_format: ``json_schema`` binds the reply to the schema, ``json_object`` to JSON, None asks in words only.
+        extra_body: further fields of every request, as the service documents them; they enter the content key.
+        timeout_s: seconds without a byte after which a call is given up.
+        api_key_variable: environment variable with the key; None for a service that wants none.
+        api_key_file: file with the key, instead of the variable.
+        price: what tokens cost, as `Price` has it, or None.
+    """
+
+    reads_metadata = False
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        temperature: float | None = 0.0,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_output_tokens: int = 8192,
+        max_tokens_parameter: str = "max_tokens",
+        response_format: str | None = "json_schema",
+        extra_body: Mapping[str, Any] | None = None,
+        timeout_s: float = 120.0,
+        api_key_variable: str | None = "OPENAI_API_KEY",
+        api_key_file: str | None = None,
+        price: PriceSettings = None,
+    ) -> None:
+        decoding = (temperature, top_p, seed, max_output_tokens, max_tokens_parameter)
+        self._chat = ChatSettings(model, *decoding, response_format, dict(extra_body or {}))
+        self.name, self.max_output_tokens = model, max_output_tokens
+        self.price = read_price(price)
+        self._url, self._timeout_s = f"{_checked(base_url)}/chat/completions", timeout_s
+        self._key = None
+        if api_key_file is not None or api_key_variable is not None:
+            service = f"{base_url} (if it wants none: judge.api_key_variable=null)"
+            self._key = read_api_key(api_key_file, (api_key_variable or "",), service)
+        self._local = threading.local()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Model, decoding and rubric. Not the address: a served model moves from host to host."""
+        return {**self._chat.settings, "rubric": rubric_fingerprint(), "rubric_text": INSTRUCTIONS}
+
+    def judge(self, request: JudgeRequest) -> JudgeReply:
+        """Ask once; raise `JudgeFailure` of any kind, its texts without the key."""
+        body = build_body(request, self._chat)
+        try:
+            response = self._session().post(
+                self._url, json=body, timeout=self._timeout_s, allow_redirects=False, auth=_Authorization(self._key)
+            )
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise self._failure(error) from None
+        text = self._hide_key(response.content.decode("utf-8", "replace"))
+        if response.status_code != 200:
+            raise failure_of_http(response.status_code, text, response.headers)
+        return read_reply(text, request)
+
+    def batch_request(self, key: str, request: JudgeRequest) -> dict[str, Any]:
+        """Return a line of OpenAI's batch file."""
+        return {"custom_id": key, "method": "POST", "url": BATCH_URL, "body": build_body(request, self._chat)}
+
+    def batch_key(self, line: Mapping[str, Any]) -> str | None:
+        """Return the key of a line of a batch's output or error file, if it has one."""
+        return line.get("custom_id")
+
+    def batch_reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
+        """Return the judgement in a line of a batch's output or error file, or raise `JudgeFailure`."""
+        return read_batch_reply(line, request)
+
+    def _failure(self, error: Exception) -> JudgeFailure:
+        """Return the failure for an exception of the connection."""
+        # A body that stalls half-way reaches us as a ConnectionError with urllib3's timeout inside.
+        inner = error.args[0] if error.args else None
+        late = isinstance(error, requests.exceptions.Timeout) or isinstance(inner, urllib3.exceptions.TimeoutError)
+        return JudgeFailure("timeout" if late else "server", self._hide_key(f"{type(error).__name__}: {error}"))
+
+    def _session(self) -> requests.Session:
+        """Return this thread's connection."""
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+        session: requests.Session = self._local.session
+        return session
+
+    def _hide_key(self, text: str) -> str:
+        return hide_key(text, self._key)
+
+
+@dataclass(frozen=True)
+class _Authorization:
+    """The key as a header. Being there, it also keeps `requests` from sending what a ``.netrc`` says of the host."""
+
+    key: SecretStr | None = field(repr=False)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.key is not None:
+            request.headers["Authorization"] = f"Bearer {self.key.get_secret_value()}"
+        return request
+
+
+def _checked(base_url: str) -> str:
+    """Return the address without a slash at its end; a key has no place in it."""
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"judge.base_url={base_url!r} is no address; write for example http://127.0.0.1:8000/v1.")
+    if parts.username or parts.password or parts.query:
+        raise UserError("judge.base_url holds a user, a password or a query; keys come from judge.api_key_variable.")
+    return base_url.rstrip("/").removesuffix("/chat/completions")

@@ -1,0 +1,104 @@
+"""From a `JudgeRequest` to the body of a chat completion, as OpenAI-compatible services take it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.judge import JudgeRequest
+from nemo_mm_align.labeling.request_images import read_request_image
+from nemo_mm_align.labeling.rubric import build_judge_prompt
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+LIMITS = ("max_tokens", "max_completion_tokens")
+FORMATS = ("json_schema", "json_object", None)
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How the model answers; arguments as in `OpenAICompatibleJudge`."""
+
+    model: str
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    seed: int | None = None
+    max_output_tokens: int = 8192
+    max_tokens_parameter: str = "max_tokens"
+    response_format: str | None = "json_schema"
+    extra_body: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens_parameter not in LIMITS:
+            raise UserError(f"judge.max_tokens_parameter={self.max_tokens_parameter!r} is none of {', '.join(LIMITS)}.")
+        if self.response_format not in FORMATS:
+            raise UserError(
+                f"judge.response_format={self.response_format!r} is none of json_schema, json_object, null."
+            )
+        taken = {"model", "messages", "stream", "n"} & set(self.extra_body)
+        if taken:
+            raise UserError(f"judge.extra_body sets {', '.join(sorted(taken))}, which the judge sets itself.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What changes a reply; not the token limit: a reply that fitted is the same under a higher one."""
+        return {
+            "model": self.model,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "response_format": self.response_format,
+            "extra_body": self.extra_body,
+        }
+
+
+def build_body(request: JudgeRequest, chat: ChatSettings) -> dict[str, Any]:
+    """Return the body: rubric as system message, text and images as the user's, images as data URLs.
+
+    Raises:
+        JudgeFailure: ``bad_request`` where an image has gone or changed into something else.
+    """
+    prompt = build_judge_prompt(request)
+    decoding = {"temperature": chat.temperature, "top_p": chat.top_p, "seed": chat.seed}
+    return {
+        "model": chat.model,
+        "messages": [
+            {"role": "system", "content": prompt.instructions},
+            {"role": "user", "content": [_part(part) for part in prompt.parts]},
+        ],
+        **{name: value for name, value in decoding.items() if value is not None},
+        chat.max_tokens_parameter: chat.max_output_tokens,
+        **_response_format(chat.response_format, prompt.response_schema),
+        **chat.extra_body,
+    }
+
+
+def _part(part: str | Path) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    image = read_request_image(part, IMAGE_TYPES)
+    url = f"data:{image.mime_type};base64,{base64.b64encode(image.data).decode('ascii')}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _response_format(kind: str | None, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if kind is None:
+        return {}
+    if kind == "json_object":
+        return {"response_format": {"type": kind}}
+    named = {"name": "judgement", "strict": True, "schema": _strict(schema)}
+    return {"response_format": {"type": kind, "json_schema": named}}
+
+
+def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema whose objects take no further properties, which strict mode asks for."""
+    result = dict(schema)
+    if "properties" in schema:
+        result["properties"] = {name: _strict(value) for name, value in schema["properties"].items()}
+        result["additionalProperties"] = False
+    if "items" in schema:
+        result["items"] = _strict(schema["items"])
+    return result

@@ -1,0 +1,76 @@
+"""An image file as it goes into a request: its own bytes. The input check has decoded it once; here nothing is."""
+
+from __future__ import annotations
+
+import io
+import logging
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import MAX_JUDGE_BYTES, load_image
+from nemo_mm_align.labeling.judge import JudgeFailure
+
+log = logging.getLogger(__name__)
+
+SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
+
+_noted: set[str] = set()
+
+
+@dataclass(frozen=True)
+class RequestImage:
+    """Bytes of an image and their MIME type."""
+
+    data: bytes
+    mime_type: str
+
+
+def read_request_image(path: Path, accepted: Collection[str]) -> RequestImage:
+    """Return an image's original bytes; a format that the service does not take goes as PNG (its first frame).
+
+    Args:
+        path: the file.
+        accepted: MIME types that the service takes.
+
+    Raises:
+        JudgeFailure: ``bad_request`` where the file has gone, or changed into something else since the input check.
+    """
+    try:
+        data = _read(path)
+        mime_type = sniff(data)
+        if mime_type is None:
+            raise UserError(f"{path}: neither PNG, JPEG, WebP nor GIF. Convert it to PNG or JPEG.")
+        return RequestImage(data, mime_type) if mime_type in accepted else _as_png(path, mime_type)
+    except UserError as error:
+        raise JudgeFailure("bad_request", str(error)) from None
+
+
+def sniff(data: bytes) -> str | None:
+    """Return the MIME type that the first bytes show, whatever the file is called; None for none of the known."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((mime_type for start, mime_type in SIGNATURES.items() if data.startswith(start)), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a file. Check the record's path and the image root.")
+        if status.st_size > MAX_JUDGE_BYTES:
+            raise UserError(f"{path}: {status.st_size:,} bytes; at most {MAX_JUDGE_BYTES:,} are allowed.")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the record's path.") from None
+
+
+def _as_png(path: Path, mime_type: str) -> RequestImage:
+    if mime_type not in _noted:
+        _noted.add(mime_type)
+        log.warning("%s is %s, which this service does not take: sent as PNG, as all of its kind", path, mime_type)
+    buffer = io.BytesIO()
+    load_image(path).save(buffer, "PNG")
+    return RequestImage(buffer.getvalue(), "image/png")

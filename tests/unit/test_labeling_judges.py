@@ -1,0 +1,286 @@
+"""All judges that ask a service, over HTTP against the local server: what each sends, and every way in which it fails."""
+
+import logging
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import nemo_mm_align.labeling.request_images
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.gemini import GeminiJudge
+from nemo_mm_align.labeling.google_genai import GoogleGenaiJudge
+from nemo_mm_align.labeling.judge import CountsTokens, JudgeFailure, JudgeRequest, price_of
+from nemo_mm_align.labeling.openai_compatible import OpenAICompatibleJudge
+from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.records import Prompt, Turn
+from tests.judge_server import FAULTS, Files, Reply, error, judge_server, make_files, reference_answer, true_ratings
+
+KEY = "test-key-0123456789"
+TEXTS = ("red", "blue\nor so", "")
+PRICE = {"input_per_million": 1.0, "output_per_million": 4.0}
+
+
+def gemini(address: str, **settings):
+    return GeminiJudge("judge-1", api_endpoint=address, **settings)
+
+
+def google_genai(address: str, **settings):
+    return GoogleGenaiJudge("judge-1", api_endpoint=address, **settings)
+
+
+def openai(address: str, **settings):
+    return OpenAICompatibleJudge(f"{address}/v1", "judge-1", **settings)
+
+
+MakeJudge = Callable[..., GeminiJudge | GoogleGenaiJudge | OpenAICompatibleJudge]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch) -> None:
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(params=[gemini, google_genai, openai], ids=lambda make: make.__name__)
+def make(request) -> MakeJudge:
+    return request.param
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return make_files(tmp_path, 3)
+
+
+def ask(files: Files, schema: AttributeSchema, index: int = 0, **changes) -> JudgeRequest:
+    prompt = files.prompts[index]
+    paths = (files.folder / prompt.images[0],)
+    return JudgeRequest(**{"prompt": prompt, "candidates": TEXTS, "image_paths": paths, "schema": schema, **changes})
+
+
+def failure_of(make: MakeJudge, reply: Reply, files: Files, schema: AttributeSchema) -> JudgeFailure:
+    with judge_server(lambda exchange: reply) as server, pytest.raises(JudgeFailure) as caught:
+        make(server.address).judge(ask(files, schema))
+    assert len(server.exchanges) == 1
+    return caught.value
+
+
+def test_ratings_follow_image_and_candidate(make: MakeJudge, files: Files, helpsteer: AttributeSchema) -> None:
+    with judge_server() as server:
+        judge = make(server.address, price=PRICE)
+        for index in range(3):
+            reply = judge.judge(ask(files, helpsteer, index, want_reference=True))
+            assert list(reply.ratings) == [true_ratings(files.image(index), text) for text in TEXTS]
+            assert reply.reference_answer == reference_answer(files.image(index))
+            assert (reply.reasoning[0], reply.model_version) == ("on red", "test-001")
+            assert reply.usage == {"input_tokens": 100, "output_tokens": 50}
+    assert [exchange.images for exchange in server.exchanges] == [[files.image(index)] for index in range(3)]
+    assert [exchange.mime_types[0] for exchange in server.exchanges] == ["image/png", "image/jpeg", "image/webp"]
+    price = price_of(judge)
+    assert price is not None and price.cost(1e6, 5e5) == 3.0
+
+
+def test_every_fault_has_its_class_and_is_not_retried_by_the_client(make, files, helpsteer) -> None:
+    found = {}
+    names = [name for name in FAULTS if make is not gemini or name not in ("slow", "stall")]  # others have those below
+    for name in names:
+        with judge_server(lambda exchange, name=name: FAULTS[name].reply(exchange)) as server:
+            with pytest.raises(JudgeFailure) as caught:
+                make(server.address, timeout_s=0.5 if name in ("slow", "stall") else 10).judge(ask(files, helpsteer))
+            assert len(server.exchanges) == 1, name
+        found[name] = caught.value.kind
+        assert KEY not in f"{caught.value}{caught.value.raw}{caught.value.__cause__}"
+    expected = {name: FAULTS[name].kind for name in names}
+    if make is openai:  # its protocol knows no other reason
+        expected["recitation"] = "safety"
+    assert found == expected
+
+
+def test_waits_are_read_from_headers(make, files: Files, helpsteer: AttributeSchema) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    assert failure_of(make, error(429, Retry_After="3"), files, helpsteer).retry_after == 3
+    assert failure_of(make, error(503, Retry_After=date), files, helpsteer).retry_after == pytest.approx(89, abs=2)
+    assert failure_of(make, error(429, Retry_After_Ms="1500"), files, helpsteer).retry_after == 1.5
+    assert failure_of(make, error(429, Retry_After="soon"), files, helpsteer).retry_after is None
+
+
+def test_the_key_shows_nowhere(make, files: Files, helpsteer: AttributeSchema, caplog) -> None:
+    with caplog.at_level(logging.DEBUG):
+        echo = failure_of(make, error(400, f"wrong key: {KEY}"), files, helpsteer)
+    with judge_server() as server:
+        judge = make(server.address)
+        judge.judge(ask(files, helpsteer))
+        texts = [repr(judge), repr(vars(judge)), repr(judge.settings), caplog.text, echo.raw, str(echo)]
+    assert "[API key]" in echo.raw and "[API key]" in echo.message
+    assert not any(KEY in text for text in texts)
+    headers = server.exchanges[0].headers
+    assert KEY in (headers.get("x-goog-api-key"), headers.get("authorization", "").removeprefix("Bearer "))
+
+
+def test_bytes_go_as_they_are_undecoded(make, files: Files, helpsteer: AttributeSchema, monkeypatch) -> None:
+    """What the file is called and whether it is whole was the input check's business."""
+    path = files.folder / "cut.txt"
+    path.write_bytes(files.image(1)[:40])
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+    with judge_server() as server:
+        make(server.address).judge(ask(files, helpsteer, image_paths=(path,)))
+    assert server.exchanges[0].images == [path.read_bytes()] and server.exchanges[0].mime_types == ["image/jpeg"]
+
+
+def test_gif_becomes_png_where_the_service_takes_none(make, files, helpsteer, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(nemo_mm_align.labeling.request_images, "_noted", set())
+    path = files.folder / "a.gif"
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(path)
+    with judge_server() as server:
+        judge = make(server.address)
+        for _ in range(2):
+            judge.judge(ask(files, helpsteer, image_paths=(path,)))
+    expected = "image/gif" if make is openai else "image/png"
+    assert server.exchanges[0].mime_types == [expected]
+    assert caplog.text.count("sent as PNG") == (0 if make is openai else 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"BM not an image", None])
+def test_an_image_that_has_gone_or_changed_fails_this_request_alone(make, content, files, helpsteer) -> None:
+    asked = ask(files, helpsteer)
+    asked.image_paths[0].unlink()
+    if content is not None:
+        asked.image_paths[0].write_bytes(content)
+    with judge_server() as server, pytest.raises(JudgeFailure, match=r"0\.png") as caught:
+        make(server.address).judge(asked)
+    assert caught.value.kind == "bad_request" and not server.exchanges
+
+
+def test_both_clients_of_gemini_share_their_judgements() -> None:
+    """The same question to the same model is not paid twice because another client asks it."""
+    assert gemini("http://x").settings == google_genai("http://x").settings
+    assert "thinking_budget" not in google_genai("http://x").settings
+    assert google_genai("http://x", thinking_budget=0).settings["thinking_budget"] == 0
+
+
+def test_gemini_counts_tokens(files: Files, helpsteer: AttributeSchema) -> None:
+    for make in (gemini, google_genai):
+        with judge_server() as server:
+            judge = make(server.address)
+            assert isinstance(judge, CountsTokens)
+            assert judge.count_tokens(ask(files, helpsteer)) == 100
+        assert len(server.counted) == 1 and not server.exchanges
+
+
+def test_google_genai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:
+    settings = {"safety_threshold": "BLOCK_NONE", "thinking_budget": 0, "media_resolution": "low"}
+    with judge_server() as server:
+        google_genai(server.address, temperature=0.5, max_output_tokens=77, **settings).judge(ask(files, helpsteer))
+    body, config = server.exchanges[0].body, server.exchanges[0].body["generationConfig"]
+    assert server.exchanges[0].path == "/v1beta/models/judge-1:generateContent"
+    assert "verbosity (whole number from 0 to 4" in body["systemInstruction"]["parts"][0]["text"]
+    assert (config["temperature"], config["maxOutputTokens"], config["responseMimeType"]) == (
+        0.5,
+        77,
+        "application/json",
+    )
+    assert (config["thinkingConfig"], config["mediaResolution"]) == ({"thinking_budget": 0}, "MEDIA_RESOLUTION_LOW")
+    scores = config["responseSchema"]["properties"]["ratings"]["items"]["properties"]["scores"]
+    assert scores["properties"]["coherence"]["type"] == "INTEGER" and "topP" not in config
+    assert {setting["threshold"] for setting in body["safetySettings"]} == {"BLOCK_NONE"}
+
+
+def test_google_genai_without_its_package_says_how_to_install_it(helpsteer, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.genai", None)
+    monkeypatch.delattr("google.genai")
+    monkeypatch.delitem(sys.modules, "nemo_mm_align.labeling.google_genai")
+    with pytest.raises(UserError, match=r"^judge=google_genai needs .* pip install google-genai=="):
+        build_judge({"_target_": "nemo_mm_align.labeling.google_genai.GoogleGenaiJudge", "model": "m"}, helpsteer)
+
+
+def test_openai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:
+    settings = {"max_tokens_parameter": "max_completion_tokens", "extra_body": {"reasoning_effort": "low"}}
+    with judge_server() as server:
+        openai(server.address, seed=7, max_output_tokens=77, **settings).judge(ask(files, helpsteer))
+    body = server.exchanges[0].body
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert "verbosity (whole number from 0 to 4" in body["messages"][0]["content"]
+    assert (body["seed"], body["max_completion_tokens"], body["reasoning_effort"]) == (7, 77, "low")
+    assert "max_tokens" not in body and "top_p" not in body
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["ratings"]["items"]["properties"]["scores"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("json_object", {"type": "json_object"}), (None, None)])
+def test_openai_reply_format_is_a_choice(kind, sent, files: Files, helpsteer: AttributeSchema) -> None:
+    with judge_server() as server:
+        openai(server.address, response_format=kind).judge(ask(files, helpsteer))
+    assert server.exchanges[0].body.get("response_format") == sent
+
+
+def openai_error(status: int, code: str) -> Reply:
+    return Reply({"error": {"message": "no", "code": code}}, status)
+
+
+OPENAI_REPLIES = {
+    "quota": (openai_error(429, "insufficient_quota"), "auth"),
+    "key": (openai_error(401, "invalid_api_key"), "auth"),
+    "unpaid": (openai_error(402, ""), "auth"),
+    "length": (openai_error(400, "context_length_exceeded"), "bad_request"),
+    "flat error": (Reply({"object": "error", "message": "too long", "code": 400}, 400), "bad_request"),
+    "moved": (Reply("", 307, {"Location": "http://elsewhere/"}), "bad_request"),
+    "refusal": (Reply({"choices": [{"finish_reason": "stop", "message": {"refusal": "I cannot"}}]}), "safety"),
+    "tool call": (Reply({"choices": [{"finish_reason": "tool_calls", "message": {"content": None}}]}), "unparsable"),
+    "no content": (Reply({"choices": [{"finish_reason": "stop", "message": {"content": None}}]}), "unparsable"),
+    "error with 200": (Reply({"error": {"message": "upstream"}}), "server"),
+    "list": (Reply("[1]"), "server"),
+    "no message": (Reply({"choices": [{}]}), "server"),
+}
+
+
+@pytest.mark.parametrize(("reply", "kind"), OPENAI_REPLIES.values(), ids=OPENAI_REPLIES)
+def test_openai_errors_have_their_class(reply: Reply, kind: str, files: Files, helpsteer: AttributeSchema) -> None:
+    assert failure_of(openai, reply, files, helpsteer).kind == kind
+
+
+def test_openai_takes_text_in_parts_and_prompts_without_image(files: Files, helpsteer: AttributeSchema) -> None:
+    prompt = Prompt(id="t", turns=(Turn(role="user", content="What?"),))
+
+    def in_parts(exchange) -> Reply:
+        reply = exchange.front.generated('{"ratings": []}')
+        reply.body["choices"][0]["message"]["content"] = [{"type": "text", "text": '{"ratings"'}, {"type": "image"}]
+        return reply
+
+    with judge_server(in_parts, allow_text=True) as server, pytest.raises(JudgeFailure) as caught:
+        openai(server.address).judge(ask(files, helpsteer, prompt=prompt, image_paths=()))
+    assert (caught.value.kind, caught.value.raw) == ("unparsable", '{"ratings"')
+    assert server.exchanges[0].images == []
+
+
+def test_openai_key_is_optional_and_netrc_is_not_sent(files, helpsteer, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password from-netrc\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match=r"OPENAI_API_KEY"):
+        openai("http://x")
+    (tmp_path / "key").write_text("file-key\n")
+    with judge_server() as server:
+        openai(server.address, api_key_variable=None).judge(ask(files, helpsteer))
+        openai(server.address, api_key_file=str(tmp_path / "key")).judge(ask(files, helpsteer))
+    sent = [exchange.headers.get("authorization") for exchange in server.exchanges]
+    assert sent == [None, "Bearer file-key"]
+
+
+def test_settings_of_openai_are_checked(helpsteer: AttributeSchema) -> None:
+    wrong = {
+        "judge.base_url": {"base_url": "localhost:8000"},
+        "a password": {"base_url": "http://me:secret@x/v1"},
+        "max_tokens_parameter": {"max_tokens_parameter": "limit"},
+        "response_format": {"response_format": "xml"},
+        "extra_body sets model": {"extra_body": {"model": "other"}},
+    }
+    for problem, settings in wrong.items():
+        with pytest.raises(UserError, match=problem):
+            OpenAICompatibleJudge(**{"base_url": "http://x/v1", "model": "m", **settings})
+    assert OpenAICompatibleJudge("http://a/v1", "m").settings == OpenAICompatibleJudge("http://b/v1", "m").settings
