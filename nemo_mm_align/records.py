@@ -94,7 +94,11 @@ class RatedCandidate(Record):
 
 
 class Annotation(Record):
-    """What a judge said of one prompt's candidates, with the prompt itself, so that builders need no other file."""
+    """What a judge said of one prompt's candidates, with the prompt itself, so that builders need no other file.
+
+    `configuration` is the hash of judge, its settings, rubric and schema, which ``<annotations>.settings.json`` spells
+    out; `order` holds the indices of the candidates in the order shown to the judge.
+    """
 
     prompt: Prompt
     candidates: tuple[RatedCandidate, ...] = Field(min_length=1)
@@ -102,7 +106,9 @@ class Annotation(Record):
     judge: str
     schema_name: str
     schema_fingerprint: str
+    configuration: str = ""
     request_key: str = ""
+    order: tuple[int, ...] = ()
 
 
 class TrainingExample(Record):
@@ -202,6 +208,21 @@ def write_records(path: str | Path, records: Iterable[Record]) -> int:
     return count
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file beside `path` and rename it into place, so that no reader sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class RecordAppender:
     """Append records to a JSONL file, each line flushed to disk; opening removes the torn last line of a killed run."""
 
@@ -248,8 +269,12 @@ class RecordAppender:
 def resolve_image(path: str, record_file: str | Path, image_root: str | Path | None = None) -> Path:
     """Return where an image of a record lies: under `image_root` if given, else beside the record's file.
 
+    An `image_root` is a boundary: nothing outside of it is ever read, whatever the records and the links in that folder
+    say. Without one the file is trusted as far as it names absolute paths and its folder holds links.
+
     Raises:
-        UserError: the path leaves that folder, by ``..`` or by being absolute although there is an `image_root`.
+        UserError: the path leaves that folder: by ``..``, or, where there is an `image_root`, by being absolute or
+            through a symbolic link.
     """
     root = Path(image_root) if image_root else Path(record_file).parent
     if os.path.isabs(path):
@@ -261,4 +286,20 @@ def resolve_image(path: str, record_file: str | Path, image_root: str | Path | N
     normal = os.path.normpath(path)
     if not path or "\0" in path or normal == "." or normal.split(os.sep)[0] == os.pardir:
         raise UserError(f"image path {path!r} does not name a file inside {root}; write a path inside that folder.")
+    if image_root and _link_leaves(root, normal):
+        raise UserError(
+            f"image path {path!r} leaves image_root {root} through a symbolic link; set image_root to a folder that holds "
+            "the files themselves, or copy them."
+        )
     return root / normal
+
+
+def _link_leaves(root: Path, normal: str) -> bool:
+    """Whether a path under `root` ends outside of `root` once its links are followed."""
+    place = str(root)
+    for part in normal.split(os.sep):
+        place = os.path.join(place, part)
+        if os.path.islink(place):  # only then the costly look at every folder above
+            real = os.path.realpath(root / normal)
+            return not Path(real).is_relative_to(os.path.realpath(root))
+    return False

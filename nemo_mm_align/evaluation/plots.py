@@ -46,7 +46,8 @@ def colour_of(name: str, names: Sequence[str]) -> str:
     return COLOURS.get(name) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
 
 
-def _data_uri(figure: Figure) -> str:
+def data_uri(figure: Figure) -> str:
+    """Return a figure as an SVG for the `src` of an image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -87,7 +88,7 @@ def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema
         low = min(attribute.minimum for attribute in schema.attributes)
         axes.set_ylim(low, max(attribute.maximum for attribute in schema.attributes))
         axes.set_ylabel("judged, mean")
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str], labels: Labels) -> str:
@@ -98,7 +99,7 @@ def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str],
         _bars(axes, methods, metrics, labels)
         axes.set_ylim(0, 1)
         axes.set_ylabel("share of answers")
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
@@ -116,7 +117,7 @@ def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("words per answer")
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def plot_steering(steering: Mapping[str, SteeringResult], schema: AttributeSchema) -> str:
@@ -127,7 +128,7 @@ def plot_steering(steering: Mapping[str, SteeringResult], schema: AttributeSchem
         for axes, (name, result) in zip(panels, steering.items(), strict=True):
             _steering_panel(axes, result, schema[name])
         panels[0].set_ylabel("judged, mean")
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def _steering_panel(axes: Axes, result: SteeringResult, attribute: Attribute) -> None:
@@ -161,7 +162,7 @@ def plot_losses(methods: Mapping[str, MethodResult], labels: Labels) -> str | No
             axes.plot(steps, losses, color=colour_of(name, list(methods)), linewidth=1)
             axes.set(title=labels[name], xlabel="optimizer step")
         panels[0].set_ylabel("training loss")
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def plot_text_ability(values: Mapping[str, tuple[float, Interval | None]]) -> str:
@@ -178,4 +179,4 @@ def plot_text_ability(values: Mapping[str, tuple[float, Interval | None]]) -> st
         axes.set_xlim(0, 1)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("share of text instructions followed")
-        return _data_uri(figure)
+        return data_uri(figure)

@@ -13,9 +13,9 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import page, plots, tables, wording
 from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.evaluation.results import Results, write_text
+from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.records import Prompt
+from nemo_mm_align.records import Prompt, write_text
 
 TITLE = "Aligning a vision-language model with attribute annotations"
 SHARES = {

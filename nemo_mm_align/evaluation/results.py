@@ -4,7 +4,6 @@ their intervals and the values per seed stand beside them under the same name.
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.intervals import Interval
+from nemo_mm_align.records import write_text
 
 METHODS = ("base", "sft", "rejection", "steerlm", "dpo")
 """The methods of a complete run; others may stand beside them, and a run of a subset is a valid result."""
@@ -156,21 +156,6 @@ def installed_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file beside `path` and rename it into place, so that no reader sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_results(path: str | Path, results: Results) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.ledger import Attempt, Ledger
+from nemo_mm_align.labeling.provenance import write_settings
 from nemo_mm_align.records import Annotation, Candidate, Prompt, RatedCandidate, resolve_image, write_records
 
 
@@ -20,6 +21,7 @@ def write_annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: L
     """
     if not any(ledger.succeeded(key) for key in inputs.keys):
         return 0
+    write_settings(out, context, inputs.selection)
     return write_records(out, _annotations(out, inputs, ledger, context))
 
 
@@ -57,6 +59,7 @@ def rebase_images(prompt: Prompt, inputs: LabelInputs, out: Path) -> Prompt:
 
 
 def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelContext) -> Iterator[Annotation]:
+    fingerprint = context.fingerprint
     for job, attempt in zip(inputs.jobs(), ledger.results(inputs.keys), strict=True):
         if attempt is not None:
             yield Annotation(
@@ -66,7 +69,9 @@ def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelC
                 judge=context.judge.name,
                 schema_name=context.schema.name,
                 schema_fingerprint=context.schema.fingerprint,
+                configuration=fingerprint,
                 request_key=job.key,
+                order=attempt.order,
             )
 
 

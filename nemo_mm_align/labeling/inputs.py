@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.images import read_image_bytes
-from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key
+from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key, draw_prompts
 from nemo_mm_align.labeling.progress import track
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
 
@@ -19,27 +20,51 @@ SHOWN_FAULTS = 10
 RecordType = TypeVar("RecordType", bound=Record)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which prompts are labelled.
+
+    Args:
+        repeat: 0, or the number of the time that they are judged again, candidates in another order.
+        sample: how many of them, drawn at random; all where None.
+        seed: of the drawing.
+    """
+
+    repeat: int = 0
+    sample: int | None = None
+    seed: int = 0
+
+    def choose(self, ids: Collection[str]) -> Collection[str]:
+        """Return the ids of the prompts to label."""
+        return ids if self.sample is None else draw_prompts(ids, self.sample, self.seed)
+
+
 class LabelInputs:
     """The prompts to label with their candidates, streamed: memory holds offsets and keys, no texts.
 
     Args:
         prompts, candidates: the JSONL files. Order and number of lines may differ, ids must match.
         image_root: folder of the images; without one they lie relative to the prompts file.
+        selection: which of the prompts are labelled.
     """
 
-    def __init__(self, prompts: Path, candidates: Path, image_root: Path | None = None) -> None:
+    def __init__(
+        self, prompts: Path, candidates: Path, image_root: Path | None = None, selection: Selection = Selection()
+    ) -> None:
         self.prompts, self.candidates, self.image_root = prompts, candidates, image_root
+        self.selection = selection
         self.keys: list[str] = []
         self._faults: list[str] = []
         self._image_hashes: dict[Path, str] = {}
         self._verified: set[Path] = set()
         self._candidate_lines = self._index_candidates()
+        self._chosen = selection.choose(self._candidate_lines)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def check(self, context: LabelContext, is_labelled: Callable[[str], bool]) -> None:
-        """Read everything once, fill `keys` (one per prompt, in file order), and report what is wrong.
+        """Read everything once, fill `keys` (one per prompt to label, in file order), and report what is wrong.
 
         Images are decoded only for keys that are not `is_labelled`, so that going on after a stop starts quickly.
 
@@ -54,11 +79,12 @@ class LabelInputs:
                     self._fault(self.prompts, line, f"prompt id {prompt.id!r} stands twice.")
                 elif prompt.id not in self._candidate_lines:
                     self._fault(self.prompts, line, f"prompt {prompt.id!r} has no candidates in {self.candidates}.")
-                else:
+                elif prompt.id in self._chosen:
                     candidates = self._read_candidates(candidates_file, prompt.id)
                     with self._faults_at(self.prompts, line):
                         hashes = [self._image_hash(path) for path in self._image_paths(prompt)]
-                        key = content_key(fingerprint, prompt, hashes, candidates, context.judge.reads_metadata)
+                        with_metadata, repeat = context.judge.reads_metadata, self.selection.repeat
+                        key = content_key(fingerprint, prompt, hashes, candidates, with_metadata, repeat)
                         self.keys.append(key)
                         if not is_labelled(key):
                             self._verify_images(prompt)
@@ -71,7 +97,8 @@ class LabelInputs:
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs in the order of the prompts file; `check` must have been called."""
         with self.candidates.open("rb") as candidates_file:
-            for key, (_, _, prompt) in zip(self.keys, numbered_records(self.prompts, Prompt), strict=True):
+            prompts = (prompt for _, _, prompt in numbered_records(self.prompts, Prompt) if prompt.id in self._chosen)
+            for key, prompt in zip(self.keys, prompts, strict=True):
                 candidates = self._read_candidates(candidates_file, prompt.id)
                 yield Job(prompt, candidates, self._image_paths(prompt), key)
 

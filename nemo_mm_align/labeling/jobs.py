@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import heapq
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,12 @@ def digest(value: Any) -> str:
 
 
 def content_key(
-    fingerprint: str, prompt: Prompt, image_hashes: Sequence[str], candidates: CandidateSet, with_metadata: bool
+    fingerprint: str,
+    prompt: Prompt,
+    image_hashes: Sequence[str],
+    candidates: CandidateSet,
+    with_metadata: bool,
+    repeat: int = 0,
 ) -> str:
     """Return the key of a request: hash of configuration, turns, image bytes and candidate texts.
 
@@ -81,6 +87,7 @@ def content_key(
         fingerprint: of the `LabelContext`.
         image_hashes: of the bytes of each image.
         with_metadata: whether the judge reads the prompt's metadata, which then decide its answer too.
+        repeat: above 0 the same question is asked once more under a key, and hence an order, of its own.
     """
     material: dict[str, Any] = {
         "context": fingerprint,
@@ -90,7 +97,14 @@ def content_key(
     }
     if with_metadata:
         material["metadata"] = prompt.metadata
+    if repeat:
+        material["repeat"] = repeat
     return digest(material)
+
+
+def draw_prompts(ids: Iterable[str], count: int, seed: int) -> set[str]:
+    """Draw prompts at random; which ones, depends on their ids and the seed alone, not on the rest of the file."""
+    return set(heapq.nsmallest(count, ids, key=lambda prompt_id: digest([seed, prompt_id])))
 
 
 def in_file_order(shown: Sequence[Any], order: Sequence[int]) -> list[Any]:

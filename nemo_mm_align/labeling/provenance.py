@@ -1,0 +1,61 @@
+"""What annotations were made with, in a file beside them: they can be understood without ledger and configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.inputs import Selection
+from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.judge import price_of
+from nemo_mm_align.records import write_text
+
+
+def settings_path(annotations: Path) -> Path:
+    """Return where the settings of an annotations file stand."""
+    return annotations.with_name(f"{annotations.stem}.settings.json")
+
+
+def write_settings(annotations: Path, context: LabelContext, selection: Selection) -> None:
+    """Write judge, its settings with rubric text, schema, which prompts, and the hash that each annotation carries."""
+    price = price_of(context.judge)
+    value = {
+        "configuration": context.fingerprint,
+        **context.configuration,
+        "schema_fingerprint": context.schema.fingerprint,
+        "repeat": selection.repeat,
+        "sample": selection.sample,
+        "seed": selection.seed,
+        "price": price.model_dump() if price else None,
+    }
+    write_text(settings_path(annotations), json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_settings(annotations: Path) -> dict[str, Any]:
+    """Return what `write_settings` wrote; empty where there is no such file.
+
+    Raises:
+        UserError: the file is no JSON object.
+    """
+    path = settings_path(annotations)
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}). Delete the file; the next labelling run writes it.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object. Delete the file; the next labelling run writes it.")
+    return value
+
+
+def check_same_repeat(annotations: Path, selection: Selection) -> None:
+    """Refuse to write a repetition over the annotations that it is to be compared with, or the other way round."""
+    settings = read_settings(annotations)
+    if settings and settings.get("repeat", 0) != selection.repeat:
+        raise UserError(
+            f"{annotations} holds judgements of repeat={settings.get('repeat', 0)}; give those of "
+            f"repeat={selection.repeat} a file of their own: out=..."
+        )

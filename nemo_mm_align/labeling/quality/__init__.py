@@ -1,0 +1,1 @@
+"""How good annotations are: their distribution and biases, and how far judges, people and repetitions agree."""

@@ -1,0 +1,99 @@
+"""The command `agreement`: annotations against other judges, repetitions and people."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.labeling.quality.comparison import SCORE, Comparison, compare
+from nemo_mm_align.labeling.quality.report import report_quality
+from nemo_mm_align.labeling.quality.sources import RatedFile, read_ratings
+from nemo_mm_align.records import write_text
+
+log = logging.getLogger(__name__)
+
+
+class AgreementSettings(BaseModel):
+    """Settings of the command, as in ``conf/agreement.yaml``.
+
+    Args:
+        annotations: the file to look at.
+        against: annotation files or tables to compare it with, see `sources`.
+        attribute_schema: that all of them were rated on.
+        ledger: of the annotations; by default ``<annotations without suffix>.ledger.jsonl``, if it is there.
+        image_root: folder of the images; by default they lie relative to the annotations.
+        seed: of the bootstrap.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    annotations: Path
+    against: tuple[Path, ...] = ()
+    attribute_schema: AttributeSchema
+    ledger: Path | None = None
+    image_root: Path | None = None
+    seed: int = 0
+
+
+def agreement_from_config(config: Mapping[str, Any]) -> list[Comparison]:
+    """Run the command on a plain configuration (``conf/agreement.yaml``, resolved)."""
+    return measure_agreement(AgreementSettings.model_validate(config))
+
+
+def measure_agreement(settings: AgreementSettings) -> list[Comparison]:
+    """Compare, log the result, and write ``<annotations>.html`` and ``<annotations>.agreement.json``.
+
+    Raises:
+        UserError: a file is missing or broken, not of this schema, or has nothing in common with the annotations.
+    """
+    schema, path = settings.attribute_schema, settings.annotations
+    first = read_ratings(path, schema)
+    _warn_of_other_schema(first, schema)
+    comparisons = []
+    for other in settings.against:
+        second = read_ratings(other, schema)
+        _warn_of_other_schema(second, schema)
+        comparisons.append(compare(first, second, schema, settings.seed))
+        _log(comparisons[-1])
+    ledger = settings.ledger or path.with_name(f"{path.stem}.ledger.jsonl")
+    report_quality(path, schema, ledger, settings.image_root, comparisons)
+    values = [comparison.as_json() for comparison in comparisons]
+    write_text(path.with_name(f"{path.stem}.agreement.json"), json.dumps(values, indent=2) + "\n")
+    return comparisons
+
+
+def _warn_of_other_schema(rated: RatedFile, schema: AttributeSchema) -> None:
+    if rated.schema_fingerprint not in ("", schema.fingerprint):
+        log.warning(
+            "%s was rated on another wording or version of the attribute schema than %r (attribute_schema=...)",
+            rated.path,
+            schema.name,
+        )
+
+
+def _log(comparison: Comparison) -> None:
+    for name, measures in comparison.attributes.items():
+        numbers = ", ".join(
+            f"{key} {item.value:.3f} [{item.low:.3f}, {item.high:.3f}]" if item.low is not None else f"{key} undefined"
+            for key, item in measures.items()
+        )
+        log.info("%s, %d candidates: %s", name, comparison.counts[name], numbers)
+    if (pairwise := comparison.pairwise) is not None and pairwise.accuracy.value is not None:
+        log.info(
+            "%s: %s orders %.1f %% of %d pairs as %s does (%d ties of its own count one half)",
+            SCORE,
+            comparison.first,
+            100 * pairwise.accuracy.value,
+            pairwise.pairs,
+            comparison.second,
+            pairwise.ties,
+        )
+    if comparison.only_first or comparison.only_second:
+        text = "%d candidates only in the annotations, %d labels only in %s"
+        log.info(text, comparison.only_first, comparison.only_second, comparison.path)
