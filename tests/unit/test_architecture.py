@@ -11,7 +11,7 @@ PACKAGE = "nemo_mm_align"
 ROOT = Path(__file__).resolve().parents[2] / PACKAGE
 LAYERS = (
     {"model", "parallel"},
-    {"datasets", "callbacks"},
+    {"datasets", "callbacks", "capacity"},
     {"labeling", "recipes", "inference", "evaluation", "miniature", "launch"},
     {"benchmarks"},
 )

@@ -1,0 +1,155 @@
+"""CAPACITY.md: what fits where, for 7B, 13B and 70B language models behind the same tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
+from nemo_mm_align.capacity.gpus import GIB, GPU, GPUS, find_gpu
+from nemo_mm_align.capacity.job import ANSWER_TOKENS, Job, read_job
+from nemo_mm_align.capacity.memory import CUDA_CONTEXT, NCCL_PER_GROUP
+from nemo_mm_align.capacity.steptime import ASSUMED_FP8_GAIN, ASSUMED_LINK_SHARE, ASSUMED_MFU
+from nemo_mm_align.capacity.suggest import Suggestion, describe, suggest
+from nemo_mm_align.errors import UserError
+
+MODELS = {
+    "llava15_7b": "LLaVA-1.5-7B",
+    "llava15_13b": "LLaVA-1.5-13B",
+    "llava_llama2_70b": "A LLaVA with Llama-2-70B",
+}
+METHODS = ("sft", "dpo")
+NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+GPU_NAME = "h100_80gb"
+SAMPLES = {"sft": 5084, "steerlm": 26000, "dpo": 5084}
+"""Training examples of the paper's sets."""
+
+_EPOCHS = 3
+
+_INTRODUCTION = f"""# Capacity
+
+Written by `python scripts/estimate.py model=mini recipe=sft document=CAPACITY.md`; a test writes it again and compares.
+For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llava15_13b_2x8 gpu=h100_80gb`, or
+`python scripts/estimate.py model=llava15_13b recipe=dpo suggest=true nodes=4`.
+
+## How to read it
+* Memory is that of the fullest rank at the worst moment of a step, for the **longest rows** that the recipe admits
+  (`model.max_length`, answers of {ANSWER_TOKENS:,} tokens, one image): shorter data need less. bf16, global batch 128 as in
+  the paper, LoRA of rank 128 on all linear layers plus the projector, or all of language model and projector ("full");
+  the tower is frozen. A layout fits if it leaves {RESERVE:.0%} of the memory free.
+* Counted from the model's own configuration: parameters of every stage and tensor-parallel rank (padded vocabulary, a
+  tied matrix twice under pipeline parallelism), fp32 gradients, AdamW's fp32 moments and copies, logits at labelled
+  positions only, activations as the modules save them, micro batches in flight (1F1B).
+* **Checked by tests** on small models against the real objects on a CPU: parameters and trained parameters exactly;
+  gradients, optimizer state, checkpoints and saved activations within 2 %, all tensors alive at the worst moment of
+  forward and backward passes within 10 %. One process, TP2, TP2 with sequence parallelism, PP2; with and without LoRA
+  and its dropout; every kind of recomputation; shared prefixes; grouped heads, tied matrices, a trained tower.
+* **Allowances, not measurements**: {CUDA_CONTEXT / GIB:.1f} GiB for CUDA's context and workspaces and
+  {NCCL_PER_GROUP / GIB:.2f} GiB per NCCL communicator. `tests/gpu/test_capacity_cuda.py` compares the rest with
+  `torch.cuda.max_memory_allocated` where there is a GPU; it has not run on one yet. TransformerEngine's kernels and
+  FP8's copies of weights are reckoned, not measured.
+* **Seconds per step only rank layouts.** They assume {ASSUMED_MFU:.0%} of the data sheet's bf16 rate in matrix products
+  (FP8: x {ASSUMED_FP8_GAIN}), {ASSUMED_LINK_SHARE:.0%} of the links' rates, no overlap. Of layouts within 10 % of the quickest
+  the one with the least splitting is taken: pipeline stages count first, then tensor-parallel ranks, recomputation, and the
+  distributed optimizer. Tensor parallelism stays inside a node and always comes with sequence parallelism (+SP).
+* DPO needs no second copy of the model: the reference is these weights before the first step, its log-probs are
+  cached. Chosen and rejected share one row behind their prompt.
+* FP8 saves time, not memory: TransformerEngine keeps a quantised copy and its transpose beside each bf16 weight.
+* SFT, rejection sampling and SteerLM have the same rows, so they have the same memory; the hours differ with the
+  paper's numbers of examples ({SAMPLES["sft"]:,} and about {SAMPLES["steerlm"]:,}, {_EPOCHS} epochs).
+* Fused attention is assumed. With grouped key/value heads **and** shared prefixes (the 70B's DPO) PyTorch needs a
+  kernel that takes a mask and grouped heads together; where it has none it stores the scores, which does not fit: set
+  `recipe.shared_prefix=false` then.
+"""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _place(job: Job, number: int, gpu: GPU) -> Job:
+    """The job on `number` GPUs: part of a node, or whole nodes."""
+    return replace(job, nodes=max(1, number // gpu.per_node), gpus_per_node=min(number, gpu.per_node))
+
+
+def _try(job: Job, number: int, gpu: GPU) -> Suggestion | None:
+    try:
+        return suggest(_place(job, number, gpu), gpu, explain=False)
+    except UserError:
+        return None
+
+
+def _hours(found: Suggestion, method: str) -> str:
+    steps = -(-SAMPLES[method] * _EPOCHS // found.job.global_batch_size)
+    return f"{found.time.total * steps / 3600:.2g}"
+
+
+def _rows(job: Job, gpu: GPU) -> list[list[str]]:
+    rows = []
+    for number in NUMBERS:
+        found = _try(job, number, gpu)
+        methods = ("sft", "steerlm") if job.method == "sft" else ("dpo",)
+        if found is None:
+            rows.append([str(number), "does not fit", *[""] * (2 + len(methods))])
+            continue
+        cells = [str(number), describe(found.job), f"{found.estimate.peak / GIB:.0f}", f"{found.time.total:.2g}"]
+        rows.append(cells + [_hours(found, method) for method in methods])
+    return rows
+
+
+def _section(title: str, job: Job, gpu: GPU) -> str:
+    kind = "LoRA" if job.lora else "full"
+    name = "SFT, rejection sampling, SteerLM" if job.method == "sft" else "DPO"
+    hours = ["hours SFT", "hours SteerLM"] if job.method == "sft" else ["hours"]
+    single = estimate_job(_place(job, 1, gpu), gpu)
+    caption = (
+        f"Rows of up to {job.row_length:,} tokens; {single.stages[0].trained:,} trained parameters; "
+        f"{single.checkpoint_bytes / 1e9:.1f} GB per checkpoint."
+    )
+    header = ["GPUs", "layout", "GiB per GPU", "s per step, rough", *hours]
+    return f"### {title}: {name}, {kind}\n{caption}\n\n{_table(header, _rows(job, gpu))}\n"
+
+
+def _smallest(job: Job, gpu: GPU) -> str:
+    return next((str(number) for number in NUMBERS if _try(job, number, gpu)), "more than 512")
+
+
+def _overview(jobs: Mapping[str, list[Job]]) -> str:
+    header = [
+        "",
+        *(f"{'DPO' if job.method == 'dpo' else 'SFT, SteerLM'}, {_kind(job)}" for job in next(iter(jobs.values()))),
+    ]
+    parts = []
+    for model, title in MODELS.items():
+        rows = [[gpu.name, *(_smallest(job, gpu) for job in jobs[model])] for gpu in GPUS.values()]
+        parts.append(f"### {title}\n\n{_table(header, rows)}\n")
+    return "\n".join(parts)
+
+
+def _kind(job: Job) -> str:
+    return "LoRA" if job.lora else "full"
+
+
+def write_document(composed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return CAPACITY.md.
+
+    Args:
+        composed: conf/train.yaml composed for each of `MODELS` and `METHODS`, as ``composed[model][method]``.
+    """
+    gpu = find_gpu(GPU_NAME)
+    jobs: dict[str, list[Job]] = {}
+    for model in MODELS:
+        with_lora = [read_job(composed[model][method], 1, 1) for method in METHODS]
+        jobs[model] = [replace(job, lora=lora) for lora in (with_lora[0].lora, None) for job in with_lora]
+    tables = [_section(title, job, gpu) for model, title in MODELS.items() for job in jobs[model]]
+    return "\n".join(
+        [
+            _INTRODUCTION,
+            "## The smallest number of GPUs\nPowers of two; 8 GPUs are a node. At most 512 were tried.\n",
+            _overview(jobs),
+            f"## Layouts on {gpu.name}\n",
+            *tables,
+        ]
+    )

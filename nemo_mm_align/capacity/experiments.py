@@ -1,0 +1,193 @@
+"""Writes conf/experiment/*.yaml: complete runs, their layouts chosen by `suggest`.
+
+The files are generated, so that none of them can drift from the others; a test writes them again and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from nemo_mm_align.capacity.gpus import find_gpu
+from nemo_mm_align.capacity.job import Job, read_job
+from nemo_mm_align.capacity.suggest import describe, suggest
+
+RECIPES = {"sft": "SFT", "rejection": "Rejection sampling", "steerlm": "SteerLM", "dpo": "DPO"}
+MODELS = {"llava15_7b": "LLaVA-1.5-7B", "llava15_13b": "LLaVA-1.5-13B"}
+CLUSTERS = ((1, 8), (2, 8), (8, 8))
+PRECISIONS = {"": "bf16", "_fp8": "fp8_tensorwise"}
+GPU_NAME = "h100_80gb"
+DATA = {
+    "sft": "records with reference answers: scripts/build.py method=sft",
+    "rejection": "the best sampled answers: scripts/build.py method=rejection",
+    "steerlm": "answers with their attributes: scripts/build.py method=steerlm",
+    "dpo": "preference pairs: scripts/build.py method=preference",
+}
+
+Compose = Callable[[list[str]], Mapping[str, Any]]
+"""Overrides of conf/train.yaml -> the composed configuration as plain dictionaries."""
+
+_MINI_LAYOUTS = {
+    2: (
+        {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+        "TP2 with sequence parallelism, as on a GPU node",
+    ),
+    4: (
+        {
+            "tensor_model_parallel_size": 2,
+            "sequence_parallel": True,
+            "pipeline_model_parallel_size": 2,
+            "num_layers_in_first_pipeline_stage": 1,
+        },
+        "TP2 x PP2, one decoder layer beside the tower and two on the last stage",
+    ),
+}
+_SECTIONS = ("trainer", "exp_manager", "data", "recipe", "template", "model", "checkpoint")
+_MADE_BY = (
+    "# Written by `python scripts/estimate.py model=mini recipe=sft experiments=conf/experiment`: change\n"
+    "# nemo_mm_align/capacity/experiments.py and write again, or override values on the command line.\n"
+)
+
+
+def _value(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000, sort_keys=False).strip()
+    return text.removesuffix("...").strip().replace("'???'", "???")
+
+
+def _section(name: str, values: Mapping[str, Any]) -> str:
+    lines = [f"{name}:"]
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key == "optim":
+            lines += [f"  {key}:", *(f"    {inner}: {_value(item)}" for inner, item in value.items())]
+        else:
+            lines.append(f"  {key}: {_value(value)}")
+    return "\n".join(lines)
+
+
+def _text(name: str, head: str, job: Mapping[str, Any]) -> str:
+    sections = [_section(key, job[key]) for key in _SECTIONS if key in job]
+    defaults = "defaults:\n" + "".join(
+        f"  - override /{group}: {job[group + '_group']}\n" for group in ("model", "recipe")
+    )
+    top = f"name: {name}\nprecision: {job['precision']}"
+    return f"# @package _global_\n{head}{_MADE_BY}" + "\n\n".join([defaults.rstrip(), top, *sections]) + "\n"
+
+
+def _layout(job: Job) -> dict[str, Any]:
+    parallel = job.parallel
+    return {
+        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "sequence_parallel": parallel.sequence_parallel,
+        "num_layers_in_first_pipeline_stage": parallel.num_layers_in_first_pipeline_stage,
+        "num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
+        "recompute": job.engine.recompute,
+        "micro_batch_size": job.micro_batch_size,
+        "global_batch_size": job.global_batch_size,
+    }
+
+
+def _cluster_experiment(recipe: str, model: str, base: Mapping[str, Any], job: Job, name: str) -> str:
+    gpu = find_gpu(GPU_NAME)
+    chosen = suggest(job, gpu)
+    found, values = chosen.job, base["model"]
+    head = (
+        f"# {RECIPES[recipe]} of {MODELS[model]} with LoRA on {job.nodes} x {job.gpus_per_node} H100 80 GB, "
+        f"{job.engine.precision}; hyper-parameters of the paper (arXiv 2402.10884).\n"
+        f"# scripts/train.py experiment={name} model.hf_path=... data.train=... exp_manager.exp_dir=...\n"
+        f"# Layout: {describe(found)}.\n# Why: {chosen.reason}.\n"
+    )
+    optim = {key: values["optim"][key] for key in ("lr", "projector_lr", "weight_decay", "schedule", "warmup_ratio")}
+    return _text(
+        name,
+        head,
+        {
+            "model_group": model,
+            "recipe_group": recipe,
+            "precision": job.engine.precision,
+            "trainer": {"num_nodes": job.nodes, "devices": job.gpus_per_node},
+            "exp_manager": {"exp_dir": "???"},
+            "data": {"train": "???"},
+            "recipe": {key: value for key, value in base["recipe"].items() if key != "name"},
+            "model": {
+                "hf_path": "???",
+                **_layout(found),
+                "max_length": values["max_length"],
+                "lora": values["lora"],
+                "optim": {**optim, "use_distributed_optimizer": found.distributed_optimizer},
+            },
+        },
+    ).replace("train: ???", f"train: ???             # {DATA[recipe]}")
+
+
+def cluster_experiments(compose: Compose) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) for every recipe, model, cluster and precision."""
+    for recipe in RECIPES:
+        for model in MODELS:
+            base = compose([f"recipe={recipe}", f"model={model}"])
+            for nodes, gpus in CLUSTERS:
+                for suffix, precision in PRECISIONS.items():
+                    job = read_job(base, nodes, gpus)
+                    job = replace(job, engine=replace(job.engine, precision=precision))
+                    name = f"{recipe}_{model}_{nodes}x{gpus}{suffix}"
+                    yield name, _cluster_experiment(recipe, model, base, job, name)
+
+
+def _miniature_settings(recipe: str, miniature: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of conf/miniature.yaml as nested values."""
+    settings = OmegaConf.from_dotlist([*miniature["train"]["all"], *miniature["train"][recipe]])
+    values: dict[str, Any] = OmegaConf.to_container(settings)  # type: ignore[assignment]
+    return values
+
+
+def miniature_experiments(miniature: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) for every recipe of the miniature on 2 and 4 processes.
+
+    Args:
+        miniature: conf/miniature.yaml, whose settings were chosen on the miniature's development set.
+    """
+    for recipe, title in RECIPES.items():
+        for processes, (layout, why) in _MINI_LAYOUTS.items():
+            name, own = f"{recipe}_mini_1x{processes}", _miniature_settings(recipe, miniature)
+            head = (
+                f"# {title} of the miniature with LoRA on {processes} processes of a CPU, from the base that comes with the "
+                f"package.\n# torchrun --nproc-per-node {processes} scripts/train.py experiment={name} data.train=... "
+                f"exp_manager.exp_dir=...\n# Layout: {why}.\n"
+            )
+            model = {"hf_path": "nemo_mm_align/miniature/base", **layout, **own["model"]}
+            yield (
+                name,
+                _text(
+                    name,
+                    head,
+                    {
+                        "model_group": "mini",
+                        "recipe_group": recipe,
+                        "precision": "fp32",
+                        "trainer": {"num_nodes": 1, "devices": processes, **own["trainer"]},
+                        "exp_manager": {"exp_dir": "???", **own["exp_manager"]},
+                        "data": {"train": "???"},
+                        "recipe": own["recipe"],
+                        "template": {"system": ""},  # the miniature's tokenizer does not know Vicuna's words
+                        "model": model,
+                        "checkpoint": own["checkpoint"],
+                    },
+                ).replace("train: ???", f"train: ???             # {DATA[recipe]}"),
+            )
+
+
+def all_experiments(compose: Compose, miniature: Mapping[str, Any]) -> dict[str, str]:
+    """Every experiment file's text by name."""
+    return dict(cluster_experiments(compose)) | dict(miniature_experiments(miniature))
+
+
+def write_experiments(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write the files; those of earlier generations that are no longer wanted are left to version control."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")

@@ -1,0 +1,49 @@
+"""GPU types: what a layout has to fit into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_mm_align.errors import UserError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class GPU:
+    """One type of GPU in its usual node.
+
+    Args:
+        memory: bytes that a process can allocate, as the driver reports them, rounded down.
+        per_node: GPUs joined by the fast links of one node.
+        bf16_flops: dense bf16 operations per second of the data sheet.
+        fp8: whether it has FP8 units.
+        node_bandwidth: bytes per second, one direction, between GPUs of a node.
+        network_bandwidth: the same between nodes, per GPU.
+    """
+
+    name: str
+    memory: float
+    per_node: int
+    bf16_flops: float
+    fp8: bool
+    node_bandwidth: float
+    network_bandwidth: float
+
+
+_ALL = (
+    GPU("a100_40gb", 39.3 * GIB, 8, 312e12, False, 300e9, 25e9),
+    GPU("a100_80gb", 79.0 * GIB, 8, 312e12, False, 300e9, 25e9),
+    GPU("l40s_48gb", 44.3 * GIB, 8, 362e12, True, 25e9, 25e9),
+    GPU("h100_80gb", 79.0 * GIB, 8, 989e12, True, 450e9, 50e9),
+    GPU("h200_141gb", 139.5 * GIB, 8, 989e12, True, 450e9, 50e9),
+    GPU("b200_180gb", 178.0 * GIB, 8, 2250e12, True, 900e9, 50e9),
+)
+GPUS = {gpu.name: gpu for gpu in _ALL}
+
+
+def find_gpu(name: str) -> GPU:
+    """Return the GPU called `name`; raise `UserError` for an unknown one."""
+    if name not in GPUS:
+        raise UserError(f"gpu={name!r}: choose from {', '.join(GPUS)}.")
+    return GPUS[name]

@@ -1,0 +1,213 @@
+"""What is to be estimated: sizes, layout and row shapes of a training run, read from its configuration.
+
+Shapes: B rows of a micro batch, S positions of a row, P labelled positions of a micro batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+
+ANSWER_TOKENS = 1024
+"""Longest answer that is reckoned with: the paper samples at most so many new tokens."""
+
+_IMITATION = ("sft", "rejection", "steerlm")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The longest rows that are reckoned with.
+
+    Args:
+        length: tokens of the longest sequence, image tokens included (``model.max_length``).
+        answer_tokens: of them, tokens of the answer: the positions with a loss.
+        images_per_sample: images of a sample.
+    """
+
+    length: int
+    answer_tokens: int = ANSWER_TOKENS
+    images_per_sample: int = 1
+
+    @property
+    def answer(self) -> int:
+        """Answer tokens of the longest sequence; at most half of it where it is short."""
+        return min(self.answer_tokens, self.length // 2)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run as far as memory and time depend on it.
+
+    `distributed_optimizer` spreads the optimizer's state over data-parallel ranks; `fused_attention` says that attention
+    never stores its scores (flash, memory-efficient and cuDNN kernels).
+    """
+
+    config: LlavaConfig
+    parallel: ParallelConfig
+    engine: EngineConfig
+    lora: LoRAConfig | None
+    method: str
+    workload: Workload
+    nodes: int
+    gpus_per_node: int
+    micro_batch_size: int
+    global_batch_size: int
+    shared_prefix: bool = False
+    distributed_optimizer: bool = False
+    train_language: bool = True
+    train_projector: bool = True
+    train_vision: bool = False
+    fused_attention: bool = True
+    keep_checkpoints: int = 2
+
+    @property
+    def world_size(self) -> int:
+        """Ranks."""
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Replicas of the model."""
+        return self.parallel.data_parallel_size(self.world_size)
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes of one rank per optimizer step."""
+        return self.global_batch_size // (self.micro_batch_size * self.data_parallel_size)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a weight or an activation."""
+        return 4 if self.engine.precision == "fp32" else 2
+
+    @property
+    def fp8(self) -> bool:
+        """Whether matrix products of the decoder run in FP8."""
+        return self.engine.precision.startswith("fp8")
+
+    @property
+    def trains_language(self) -> bool:
+        """Whether the language model's own weights are trained."""
+        return self.train_language and self.lora is None
+
+    @property
+    def length_multiple(self) -> int:
+        """What row lengths are multiples of: TP under sequence parallelism, 16 for FP8 matrix products."""
+        tensor = self.parallel.tensor_model_parallel_size if self.parallel.sequence_parallel else 1
+        return math.lcm(tensor, 16 if self.fp8 else 1)
+
+    @property
+    def rows(self) -> int:
+        """B: chosen and rejected are two rows unless they share their prefix."""
+        return self.micro_batch_size * (2 if self.method == "dpo" and not self.shared_prefix else 1)
+
+    @property
+    def has_shared_prefix(self) -> bool:
+        """Whether rows hold two answers behind one prompt, which takes an explicit attention mask."""
+        return self.method == "dpo" and self.shared_prefix
+
+    @property
+    def row_length(self) -> int:
+        """S of the longest row; the last token of a sequence predicts nothing and is left out."""
+        tokens = self.workload.length - 1 + (self.workload.answer if self.has_shared_prefix else 0)
+        return -(-tokens // self.length_multiple) * self.length_multiple
+
+    @property
+    def labelled(self) -> int:
+        """P: positions whose logits are computed."""
+        answers = self.micro_batch_size * (2 if self.method == "dpo" else 1)
+        return answers * self.workload.answer
+
+    @property
+    def images(self) -> int:
+        """Distinct images of a micro batch; chosen and rejected share theirs."""
+        return self.micro_batch_size * self.workload.images_per_sample
+
+    def check(self) -> None:
+        """Check sizes, layout and batch arithmetic; raise `UserError` naming field and remedy."""
+        self.config.check(self.parallel)
+        replicas = self.data_parallel_size
+        per_pass = self.micro_batch_size * replicas
+        if self.micro_batch_size < 1 or self.global_batch_size < 1 or self.global_batch_size % per_pass:
+            raise UserError(
+                f"model.global_batch_size={self.global_batch_size} is not a multiple of model.micro_batch_size="
+                f"{self.micro_batch_size} x data-parallel size {replicas} = {per_pass}. Change one of the two sizes."
+            )
+        positions = self.config.language.max_position_embeddings
+        if self.workload.length > positions:
+            raise UserError(f"model.max_length={self.workload.length}: the model has {positions} positions.")
+
+    def with_layout(self, **changes: Any) -> Job:
+        """Return the job with fields of its `ParallelConfig` changed."""
+        return replace(self, parallel=replace(self.parallel, **changes))
+
+
+def _section(values: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in values or values[key] == "???":
+        raise UserError(f"{where}{key} has no value, but the estimate needs it.")
+    return values[key]
+
+
+def _ranks(values: Mapping[str, Any], nodes: int | None, gpus_per_node: int | None) -> tuple[int, int]:
+    trainer = values.get("trainer") or {}
+    found = nodes or trainer.get("num_nodes"), gpus_per_node or trainer.get("devices")
+    if not (found[0] and found[1]):
+        raise UserError(
+            "the number of GPUs is not known: choose an experiment, or give trainer.num_nodes and trainer.devices."
+        )
+    return int(found[0]), int(found[1])
+
+
+def read_model(values: Mapping[str, Any]) -> LlavaConfig:
+    """Sizes of the model: the keys of conf/model/*.yaml among those of a composed configuration's ``model``."""
+    keys = ("name", "image_token_id", "language", "vision")
+    return LlavaConfig.from_dict({key: values[key] for key in keys if key in values})
+
+
+def read_job(
+    values: Mapping[str, Any],
+    nodes: int | None = None,
+    gpus_per_node: int | None = None,
+    workload: Mapping[str, Any] | None = None,
+) -> Job:
+    """Read a composed conf/train.yaml as plain dictionaries; mandatory values that do not matter here may be missing.
+
+    Args:
+        values: ``OmegaConf.to_container(config, resolve=True)``.
+        nodes, gpus_per_node: instead of ``trainer.num_nodes`` and ``trainer.devices``.
+        workload: other values for `Workload`.
+
+    Raises:
+        UserError: a value is missing or out of range.
+    """
+    model, recipe = _section(values, "model", ""), _section(values, "recipe", "")
+    method = _section(recipe, "name", "recipe.")
+    if method not in (*_IMITATION, "dpo"):
+        raise UserError(f"recipe.name={method!r}: choose from {', '.join(_IMITATION)}, dpo.")
+    nodes, gpus_per_node = _ranks(values, nodes, gpus_per_node)
+    parallel = {name: model[name] for name in ParallelConfig.__dataclass_fields__ if name in model}
+    parts, optim = model.get("train") or {}, model.get("optim") or {}
+    changes = {key: value for key, value in (workload or {}).items() if value is not None}
+    return Job(
+        config=read_model(model),
+        parallel=ParallelConfig(**parallel),
+        engine=EngineConfig(values["precision"], model["transformer_impl"], model["recompute"]),
+        lora=LoRAConfig(**model["lora"]) if model.get("lora") else None,
+        method=method,
+        workload=replace(Workload(_section(model, "max_length", "model.")), **changes),
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        micro_batch_size=model["micro_batch_size"],
+        global_batch_size=model["global_batch_size"],
+        shared_prefix=bool(recipe.get("shared_prefix", False)),
+        distributed_optimizer=bool(optim.get("use_distributed_optimizer", False)),
+        train_language=bool(parts.get("language", True)),
+        train_projector=bool(parts.get("projector", True)),
+        train_vision=bool(parts.get("vision", False)),
+        keep_checkpoints=int((values.get("checkpoint") or {}).get("keep", 2)),
+    )

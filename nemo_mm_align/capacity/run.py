@@ -1,0 +1,91 @@
+"""What scripts/estimate.py does: estimate or suggest, or write the files that are made from estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from nemo_mm_align.capacity.document import METHODS, MODELS, write_document
+from nemo_mm_align.capacity.estimate import estimate_job
+from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
+from nemo_mm_align.capacity.gpus import find_gpu
+from nemo_mm_align.capacity.job import read_job
+from nemo_mm_align.capacity.report import render
+from nemo_mm_align.capacity.suggest import describe, suggest
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def compose_training(overrides: list[str], conf: Path = CONF) -> dict[str, Any]:
+    """Compose conf/train.yaml; mandatory values that are missing stay ``???``."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base=None):
+        config = compose("train", overrides)
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return values
+
+
+def experiment_texts() -> dict[str, str]:
+    """Every file of conf/experiment/ as it should be, by name."""
+    miniature: Any = OmegaConf.to_container(OmegaConf.load(CONF / "miniature.yaml"))
+    return all_experiments(compose_training, miniature)
+
+
+def document_text() -> str:
+    """CAPACITY.md as it should be."""
+    composed = {
+        model: {method: compose_training([f"model={model}", f"recipe={method}"]) for method in METHODS}
+        for model in MODELS
+    }
+    return write_document(composed)
+
+
+def run_estimate(values: Mapping[str, Any]) -> str:
+    """Do what conf/estimate.yaml asks for and return the text to print.
+
+    Args:
+        values: conf/estimate.yaml composed (all of conf/train.yaml is in it), as plain dictionaries.
+    """
+    written = []
+    if values["experiments"]:
+        texts = experiment_texts()
+        write_experiments(Path(values["experiments"]), texts)
+        written.append(f"{len(texts)} files in {values['experiments']}\n")
+    if values["document"]:
+        Path(values["document"]).write_text(document_text(), encoding="utf-8")
+        written.append(f"{values['document']}\n")
+    if written:
+        return "".join(written)
+    return _answer(values)
+
+
+def _answer(values: Mapping[str, Any]) -> str:
+    gpu, reserve = find_gpu(values["gpu"]), float(values["reserve"])
+    trainer = values["trainer"]
+    nodes, gpus = values["nodes"] or trainer["num_nodes"], values["gpus_per_node"] or trainer["devices"]
+    if values["suggest"]:
+        nodes, gpus = nodes or 1, gpus or gpu.per_node
+    job = read_job(values, nodes, gpus, values["workload"])
+    if not values["suggest"]:
+        return render(estimate_job(job, gpu, reserve))
+    found = suggest(job, gpu, reserve)
+    parallel, engine = found.job.parallel, found.job.engine
+    settings = {
+        "trainer.num_nodes": job.nodes,
+        "trainer.devices": job.gpus_per_node,
+        "model.tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "model.pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "model.sequence_parallel": parallel.sequence_parallel,
+        "model.num_layers_in_first_pipeline_stage": parallel.num_layers_in_first_pipeline_stage,
+        "model.num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
+        "model.micro_batch_size": found.job.micro_batch_size,
+        "model.recompute": engine.recompute,
+        "model.optim.use_distributed_optimizer": found.job.distributed_optimizer,
+    }
+    lines = [f"{key}={'null' if value is None else str(value).lower()}" for key, value in settings.items()]
+    return f"{describe(found.job)}\nwhy: {found.reason}\n" + " ".join(lines) + "\n\n" + render(found.estimate)

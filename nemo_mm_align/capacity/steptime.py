@@ -1,0 +1,102 @@
+"""Operations of a training step, and a rough time for it. The time ranks layouts against each other; it is no promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_mm_align.capacity.activations import LayerActivations
+from nemo_mm_align.capacity.gpus import GPU
+from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.memory import GPU_KERNELS
+from nemo_mm_align.capacity.parameters import decoder_linear, head_widths, rank_parameters
+
+ASSUMED_MFU = 0.40
+"""Share of the data sheet's bf16 rate that matrix products are assumed to reach."""
+ASSUMED_FP8_GAIN = 1.3
+"""How much faster the decoder's linear layers are assumed to be in FP8, quantisation included."""
+ASSUMED_LINK_SHARE = 0.7
+"""Share of a link's data-sheet rate that collectives are assumed to reach."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of an optimizer step by cause; `bubble` is the pipeline's filling and draining."""
+
+    compute: float
+    tensor_parallel: float
+    pipeline: float
+    bubble: float
+    data_parallel: float
+    flops: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of a step if nothing overlaps."""
+        return self.compute + self.tensor_parallel + self.pipeline + self.bubble + self.data_parallel
+
+
+def _decoder_flops(job: Job, layers: int) -> tuple[float, float]:
+    """Forward operations of decoder layers for one micro batch over all TP ranks: linear layers, attention."""
+    language = job.config.language
+    tokens, (queries, _) = job.rows * job.row_length, head_widths(language)
+    linear = 2.0 * tokens * decoder_linear(language, 1) * layers
+    pairs = job.rows * job.row_length**2 * (1.0 if job.has_shared_prefix else 0.5)  # a mask hides what is not needed
+    return linear, 4.0 * pairs * queries * layers
+
+
+def stage_flops(job: Job, stage: int) -> tuple[float, float]:
+    """Operations of a stage for one micro batch, over all its TP ranks: in the decoder's linear layers, elsewhere."""
+    layers = job.config.layers_per_stage(job.parallel)
+    linear, attention = _decoder_flops(job, layers[stage])
+    again = job.engine.recompute
+    passes = (3 if job.trains_language else 2) + (again == "full")
+    adapters = job.lora.num_parameters(job.config.language) * layers[stage] / sum(layers) if job.lora else 0
+    other = 6.0 * adapters * job.rows * job.row_length + attention * (3 + (again in ("full", "selective")))
+    if stage == 0:
+        vision = job.config.vision
+        tower = 2.0 * job.images * vision.tokens_per_image * vision.num_parameters()
+        other += tower * (3 if job.train_vision else 1)
+    if stage == len(layers) - 1:
+        output = 2.0 * job.labelled * job.config.language.hidden_size * job.config.language.vocab_size
+        other += output * (3 if job.trains_language else 2)
+    return linear * passes, other
+
+
+def _stage_seconds(job: Job, stage: int, gpu: GPU) -> float:
+    linear, other = stage_flops(job, stage)
+    rate = gpu.bf16_flops * ASSUMED_MFU * job.parallel.tensor_model_parallel_size
+    return linear / (rate * (ASSUMED_FP8_GAIN if job.fp8 else 1.0)) + other / rate
+
+
+def _tensor_parallel_seconds(job: Job, gpu: GPU, layers: int) -> float:
+    t = job.parallel.tensor_model_parallel_size
+    if t == 1:
+        return 0.0
+    state = job.rows * job.row_length * job.config.language.hidden_size * job.element_bytes
+    passes = 4 + 2 * (job.engine.recompute == "full")  # two sums forward, two backward
+    bandwidth = gpu.node_bandwidth if t <= gpu.per_node else gpu.network_bandwidth
+    return layers * passes * 2 * (t - 1) / t * state / (bandwidth * ASSUMED_LINK_SHARE)
+
+
+def step_time(job: Job, gpu: GPU) -> StepTime:
+    """Estimate a step: the slowest stage times micro batches, plus the bubble and what does not overlap."""
+    parallel, replicas = job.parallel, job.data_parallel_size
+    stages, layers = parallel.pipeline_model_parallel_size, job.config.layers_per_stage(parallel)
+    distinct = sorted({0, 1 % stages, stages - 1})  # inner stages are alike
+    compute, sums = max(
+        (_stage_seconds(job, stage, gpu), _tensor_parallel_seconds(job, gpu, layers[stage])) for stage in distinct
+    )
+    across_nodes = gpu.network_bandwidth if job.nodes > 1 else gpu.node_bandwidth
+    travels = LayerActivations(job, GPU_KERNELS).boundary() * 2 if stages > 1 else 0.0
+    trained = max(rank_parameters(job, stage).trained(job) for stage in distinct)
+    gradients = 2 * (replicas - 1) / replicas * trained * 4
+    flops = sum(sum(stage_flops(job, stage)) for stage in range(stages)) * job.micro_batches * replicas
+    hop = travels / (across_nodes * ASSUMED_LINK_SHARE)
+    return StepTime(
+        compute=job.micro_batches * compute,
+        tensor_parallel=job.micro_batches * sums,
+        pipeline=job.micro_batches * hop,
+        bubble=(stages - 1) * (compute + sums + hop),
+        data_parallel=gradients / (across_nodes * ASSUMED_LINK_SHARE),
+        flops=flops,
+    )

@@ -1,0 +1,195 @@
+"""Worker of test_capacity_memory: runs real steps and writes what they hold in memory, per rank, as JSON.
+
+torchrun --nproc-per-node N tests/parallel/memory_worker.py RESULTS_FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from nemo_mm_align.capacity.job import Job, Workload
+from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.collate import collate
+from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.model.config import (
+    EngineConfig,
+    LanguageConfig,
+    LlavaConfig,
+    LoRAConfig,
+    ParallelConfig,
+    VisionConfig,
+)
+from nemo_mm_align.model.llava import Llava, build_llava, count_parameters, set_trainable
+from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.recipes.methods import build_method
+from nemo_mm_align.recipes.step import TrainingEngine, run_schedule
+from tests.memory import PeakMemory, SavedTensors
+
+CONFIG = LlavaConfig(
+    LanguageConfig(4, 96, 240, num_attention_heads=4, vocab_size=515, num_query_groups=4),
+    VisionConfig(3, 64, 128, num_attention_heads=4, image_size=56, patch_size=14),
+    image_token_id=514,
+)
+GROUPED = replace(CONFIG, language=replace(CONFIG.language, num_query_groups=2, tie_word_embeddings=True))
+LORA = LoRAConfig(rank=8, alpha=16, dropout=0.0)
+
+PLAIN = Job(
+    config=CONFIG,
+    parallel=ParallelConfig(),
+    engine=EngineConfig("fp32"),
+    lora=None,
+    method="sft",
+    workload=Workload(length=129, answer_tokens=40),
+    nodes=1,
+    gpus_per_node=1,
+    micro_batch_size=2,
+    global_batch_size=8,
+)
+_TP2 = ParallelConfig(tensor_model_parallel_size=2)
+_SP2 = replace(_TP2, sequence_parallel=True)
+_PP2 = ParallelConfig(pipeline_model_parallel_size=2, num_layers_in_first_pipeline_stage=1)
+
+
+def _jobs(world: int) -> dict[str, Job]:
+    full = replace(PLAIN, nodes=world)
+    lora = replace(full, lora=LORA)
+    dpo = replace(lora, method="dpo", shared_prefix=True)
+    if world == 1:
+        return {
+            "full": full,
+            "full, selective": replace(full, engine=EngineConfig("fp32", recompute="selective")),
+            "full, recomputed": replace(full, engine=EngineConfig("fp32", recompute="full")),
+            "full, grouped heads, tied": replace(full, config=GROUPED),
+            "full with vision": replace(full, train_vision=True),
+            "full, one row": replace(full, micro_batch_size=1),
+            "lora": lora,
+            "lora, selective": replace(lora, engine=EngineConfig("fp32", recompute="selective")),
+            "lora, recomputed": replace(lora, engine=EngineConfig("fp32", recompute="full")),
+            "lora with dropout": replace(lora, lora=replace(LORA, dropout=0.05)),
+            "lora on q, v": replace(lora, lora=replace(LORA, targets=("q", "v"))),
+            "dpo": dpo,
+            "dpo, recomputed": replace(dpo, engine=EngineConfig("fp32", recompute="full")),
+            "dpo, separate rows": replace(dpo, shared_prefix=False),
+            "bf16 full": replace(full, engine=EngineConfig("bf16")),
+            "bf16 lora": replace(lora, engine=EngineConfig("bf16")),
+        }
+    return {
+        "TP2 full": replace(full, parallel=_TP2),
+        "TP2 lora": replace(lora, parallel=_TP2),
+        "TP2 SP full": replace(full, parallel=_SP2),
+        "TP2 SP dpo": replace(dpo, parallel=_SP2),
+        "PP2 full": replace(full, parallel=_PP2),
+        "PP2 lora": replace(lora, parallel=_PP2),
+        "PP2 tied": replace(full, parallel=_PP2, config=GROUPED),
+        "PP2 lora, recomputed": replace(lora, parallel=_PP2, engine=EngineConfig("fp32", recompute="full")),
+    }
+
+
+JOBS = {world: _jobs(world) for world in (1, 2)}
+
+
+def micro_batch(job: Job, number: int) -> Batch:
+    """A micro batch of the longest rows: an image, a question and an answer (or two)."""
+    config, work = job.config, job.workload
+    generator = numpy.random.default_rng(number)
+
+    def tokens(count: int) -> list[int]:
+        return [int(token) for token in generator.integers(1, config.image_token_id, count)]
+
+    samples = []
+    for row in range(job.micro_batch_size):
+        text = work.length - work.answer - config.tokens_per_image
+        prompt = [config.image_token_id] * config.tokens_per_image + tokens(text)
+        sequences = [
+            EncodedSequence(prompt + tokens(work.answer), [False] * len(prompt) + [True] * work.answer)
+            for _ in range(2 if job.method == "dpo" else 1)
+        ]
+        reference = [-100.0, -100.0] if job.method == "dpo" else None
+        samples.append(Sample(f"{number}-{row}", [Path(f"{number}-{row}.png")], sequences, reference))
+    size = config.vision.image_size
+
+    def load(path: Path) -> numpy.ndarray:
+        return numpy.ones((3, size, size), dtype=numpy.float32)
+
+    image, per_image = config.image_token_id, config.tokens_per_image
+    return collate(samples, job.row_length, 0, image, per_image, load, job.has_shared_prefix)
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, every storage once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def optimizer_tensors(engine: TrainingEngine) -> list[Tensor]:
+    """Moments and fp32 copies of bf16 weights."""
+    found: list[Tensor] = []
+    for part in getattr(engine.optimizer, "chained_optimizers", [engine.optimizer]):
+        for state in part.optimizer.state.values():
+            found += [value for value in state.values() if isinstance(value, Tensor) and value.numel() > 1]
+        for group in getattr(part, "fp32_from_float16_groups", []):
+            found += list(group)
+    return found
+
+
+def build(job: Job) -> TrainingEngine:
+    """Model, gradient buffers and optimizer of a job."""
+    model: Llava = build_llava(job.config, job.parallel, job.engine, job.lora)
+    set_trainable(model, language=job.trains_language, projector=True, vision=job.train_vision, adapters=True)
+    return TrainingEngine(model, build_method(job.method), OptimConfig(), 10, seed=0)
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Bytes of one rank: parameters, gradients, optimizer, tensors saved by one micro batch, peak of a step."""
+    engine = build(job)
+    buffers = [buffer.grad_data for buffer in engine.ddp.buffers + engine.ddp.expert_parallel_buffers]
+    there = [*engine.model.parameters(), *engine.model.buffers(), *buffers]
+    with SavedTensors(there) as saved:
+        run_schedule(engine.ddp, [micro_batch(job, 0)], engine._loss, forward_only=False)
+    engine.ddp.zero_grad_buffer()
+    batches = [micro_batch(job, number) for number in range(job.micro_batches)]
+    engine.step(batches, 0)  # from here on the optimizer's state exists
+    held = optimizer_tensors(engine)
+    with PeakMemory([*there, *held]) as peak:
+        run_schedule(engine.ddp, batches, engine._loss, forward_only=False)
+    return {
+        "parameters": count_parameters(engine.model),
+        "trained": count_parameters(engine.model, trainable_only=True),
+        "weights": bytes_of(engine.model.parameters()),
+        "gradients": bytes_of(buffers),
+        "optimizer": bytes_of(held),
+        "saved": saved.bytes,
+        "peak": peak.peak,
+        "checkpoint": checkpoint._bytes_to_write(
+            checkpoint._sharded_state(engine.model, engine.optimizer, job.lora is not None, is_loading=False)
+        ),
+        "shapes": saved.shapes,
+    }
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    world = runtime.world_size()
+    results = {}
+    for name, job in JOBS[world].items():
+        if parallel_state.model_parallel_is_initialized():
+            parallel_state.destroy_model_parallel()
+        runtime.initialize(job.parallel, seed=1)
+        results[name] = measure(job)
+    (folder / f"{world}-{runtime.rank()}.json").write_text(json.dumps(results))
+    runtime.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,54 @@
+"""The estimator against what real models, optimizers and passes hold in memory, on a CPU."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nemo_mm_align.capacity.activations import CPU_KERNELS, saved_tensors
+from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.memory import StageMemory, checkpoint_bytes, stage_memory
+from tests.distributed import run_distributed
+from tests.parallel.memory_worker import JOBS
+
+pytestmark = pytest.mark.parallel
+
+Ranks = dict[int, dict[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ranks]:
+    """World size -> rank -> job -> what was measured."""
+    folder = tmp_path_factory.mktemp("memory")
+    for world in JOBS:
+        run_distributed("tests.parallel.memory_worker", world, folder)
+    return {
+        world: {rank: json.loads((folder / f"{world}-{rank}.json").read_text()) for rank in range(world)}
+        for world in JOBS
+    }
+
+
+CASES = [(world, name, rank) for world, jobs in JOBS.items() for name in jobs for rank in range(world)]
+
+
+def stage_of(job: Job, rank: int) -> int:
+    return rank if job.parallel.pipeline_model_parallel_size > 1 else 0
+
+
+@pytest.mark.parametrize(("world", "name", "rank"), CASES)
+def test_estimate_is_near_what_was_measured(measured: dict[int, Ranks], world: int, name: str, rank: int) -> None:
+    job, found = JOBS[world][name], measured[world][rank][name]
+    stage = stage_of(job, rank)
+    expected: StageMemory = stage_memory(job, stage, CPU_KERNELS)
+    assert found["parameters"] == expected.parameters.total
+    assert found["trained"] == expected.trained
+    assert found["weights"] == expected.weights
+    assert expected.gradients == pytest.approx(found["gradients"], rel=0.02)
+    assert expected.optimizer == pytest.approx(found["optimizer"], rel=0.02)
+    assert checkpoint_bytes(job) == pytest.approx(found["checkpoint"], rel=0.02)
+    if job.engine.precision == "fp32":  # the CPU's norms compute bf16 rows in fp32, a GPU's do not
+        saved = sum(saved_tensors(job, stage, CPU_KERNELS).values())
+        assert saved == pytest.approx(found["saved"], rel=0.02)
+        assert expected.activations + expected.workspace == pytest.approx(found["peak"], rel=0.1)

@@ -1,0 +1,247 @@
+"""Arithmetic of the estimator against figures worked out by hand, and the layouts that it suggests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nemo_mm_align.capacity.activations import CPU_KERNELS, LayerActivations, stage_activations
+from nemo_mm_align.capacity.document import MODELS
+from nemo_mm_align.capacity.estimate import estimate, estimate_job
+from nemo_mm_align.capacity.gpus import GIB, GPUS
+from nemo_mm_align.capacity.job import Job, Workload
+from nemo_mm_align.capacity.memory import checkpoint_bytes, key_value_bytes, stage_memory
+from nemo_mm_align.capacity.parameters import rank_parameters
+from nemo_mm_align.capacity.run import compose_training, document_text
+from nemo_mm_align.capacity.steptime import step_time
+from nemo_mm_align.capacity.suggest import balance_stages, describe, suggest
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+
+H100 = GPUS["h100_80gb"]
+LORA_13B, PROJECTOR_13B = 500_695_040, 31_467_520
+
+
+def preset(repository: Path, name: str) -> LlavaConfig:
+    return LlavaConfig.from_dict(yaml.safe_load((repository / f"conf/model/{name}.yaml").read_text()))
+
+
+@pytest.fixture
+def job(repository: Path) -> Job:
+    """DPO of the 13B with LoRA as the paper has it."""
+    return Job(
+        config=preset(repository, "llava15_13b"),
+        parallel=ParallelConfig(),
+        engine=EngineConfig("bf16"),
+        lora=LoRAConfig(),
+        method="dpo",
+        workload=Workload(3000),
+        nodes=1,
+        gpus_per_node=8,
+        micro_batch_size=1,
+        global_batch_size=128,
+        shared_prefix=True,
+    )
+
+
+def over_all_ranks(job: Job, count: str) -> int:
+    """Sum over stages and tensor ranks, of which each holds its own part of what is split."""
+    stages = range(job.parallel.pipeline_model_parallel_size)
+    return (
+        sum(getattr(rank_parameters(job, stage), count) for stage in stages) * job.parallel.tensor_model_parallel_size
+    )
+
+
+def test_parameters_of_the_paper(job: Job) -> None:
+    parameters = rank_parameters(job, 0)
+    assert (parameters.adapters, parameters.projector) == (LORA_13B, PROJECTOR_13B)
+    assert parameters.trained(job) == LORA_13B + PROJECTOR_13B
+    assert parameters.total == job.config.num_parameters() + LORA_13B
+
+
+@pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b", "llava_llama2_70b", "smollm2_llava", "mini"])
+def test_one_rank_holds_the_whole_model(job: Job, repository: Path, name: str) -> None:
+    config = preset(repository, name)
+    whole = replace(job, config=config, lora=None)
+    assert rank_parameters(whole, 0).total == config.num_parameters()
+
+
+def test_70b_is_llama_2_70b(repository: Path) -> None:
+    # published: 68,976,648,192 with 32,000 tokens; two matrices have 64 rows more here
+    assert preset(repository, "llava_llama2_70b").language.num_parameters() == 68_976_648_192 + 2 * 64 * 8192
+
+
+def test_stages_and_tied_matrices_add_up(job: Job, repository: Path) -> None:
+    layout = ParallelConfig(pipeline_model_parallel_size=4, num_layers_in_first_pipeline_stage=7)
+    split = replace(job, parallel=layout, lora=None)
+    assert over_all_ranks(split, "total") == job.config.num_parameters()
+    tied = replace(split, config=preset(repository, "mini"), parallel=ParallelConfig(pipeline_model_parallel_size=3))
+    table = tied.config.language.vocab_size * tied.config.language.hidden_size
+    assert over_all_ranks(tied, "total") == tied.config.num_parameters() + table
+
+
+def test_tensor_parallel_pads_the_vocabulary_and_copies_what_is_not_split(job: Job) -> None:
+    parallel = ParallelConfig(tensor_model_parallel_size=4)
+    config = replace(job.config, language=replace(job.config.language, vocab_size=32065))
+    split = replace(job, config=config, parallel=parallel, lora=None)
+    assert rank_parameters(split, 0).embedding == 8017 * 5120
+    norms = 40 * 2 * 5120 + 5120
+    layer = (config.language.num_parameters() - 2 * 32065 * 5120 - norms) // 4
+    assert rank_parameters(split, 0).decoder == layer + norms
+
+
+def test_optimizer_states_of_13b(job: Job) -> None:
+    full = replace(job, lora=None)
+    trained = full.config.language.num_parameters() + PROJECTOR_13B
+    whole = stage_memory(full, 0)
+    assert (whole.gradients, whole.optimizer) == (4.0 * trained, 12.0 * trained)
+    assert stage_memory(replace(full, engine=EngineConfig("fp32")), 0).optimizer == 8.0 * trained
+    assert stage_memory(replace(full, distributed_optimizer=True), 0).optimizer == 12.0 * trained / 8
+
+
+def test_checkpoint_holds_adapters_projector_and_moments(job: Job) -> None:
+    assert checkpoint_bytes(job) == 14.0 * (LORA_13B + PROJECTOR_13B)
+
+
+def test_rows_of_shared_prefixes(job: Job) -> None:
+    assert (job.rows, job.row_length, job.labelled, job.images) == (1, 2999 + 1024, 2048, 1)
+    apart = replace(job, shared_prefix=False)
+    assert (apart.rows, apart.row_length, apart.labelled) == (2, 2999, 2048)
+    eights = replace(apart, engine=EngineConfig("fp8_tensorwise"))
+    assert eights.with_layout(tensor_model_parallel_size=2, sequence_parallel=True).row_length == 3008
+
+
+def test_micro_batches_in_flight(job: Job) -> None:
+    split = job.with_layout(pipeline_model_parallel_size=4)
+    assert [stage_memory(split, stage).in_flight for stage in range(4)] == [4, 3, 2, 1]
+    few = replace(split, global_batch_size=2 * split.data_parallel_size)
+    assert [stage_memory(few, stage).in_flight for stage in range(4)] == [2, 2, 2, 1]
+
+
+def test_recomputation_leaves_one_hidden_state_per_layer(job: Job) -> None:
+    full = replace(job, engine=EngineConfig("bf16", recompute="full"))
+    assert stage_activations(full, 0)["decoder layers"] == 40 * 4023 * 5120 * 2
+    assert stage_activations(job, 0)["decoder layers"] > 20 * 40 * 4023 * 5120 * 2
+
+
+def test_sequence_parallel_divides_what_is_kept_whole_otherwise(job: Job) -> None:
+    split = job.with_layout(tensor_model_parallel_size=2)
+    apart = split.with_layout(sequence_parallel=True)
+    saved = [LayerActivations(one, CPU_KERNELS).all() for one in (split, apart)]
+    ratio = saved[0]["first norm input"] / saved[1]["first norm input"]
+    assert ratio == pytest.approx(2, rel=1e-3)  # up to the padding of rows to a multiple of TP
+    assert saved[0]["queries"] == pytest.approx(saved[1]["queries"], rel=1e-3)
+
+
+def test_scores_of_unfused_attention(job: Job) -> None:
+    kept = LayerActivations(replace(job, fused_attention=False), CPU_KERNELS).attention_kernel()
+    assert kept["attention scores"] == 2 * 40 * 4023**2 * 2
+
+
+def test_keys_and_values_of_grouped_heads(job: Job, repository: Path) -> None:
+    grouped = replace(job, config=preset(repository, "llava_llama2_70b"))
+    assert key_value_bytes(grouped, 0, rows=4, length=100) == 80 * 2 * 4 * 8 * 100 * 128 * 2
+    halves = grouped.with_layout(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
+    assert key_value_bytes(halves, 0, rows=4, length=100) == 80 * 2 * 4 * 8 * 100 * 128 * 2 / 4
+
+
+def test_step_flops_and_bubble(job: Job) -> None:
+    full = replace(job, lora=None, method="sft", workload=Workload(2048))
+    tokens = 128 * full.row_length
+    linear = 6 * tokens * (full.config.language.num_parameters() - 2 * 32064 * 5120 - 81 * 5120)
+    assert step_time(full, H100).flops == pytest.approx(linear, rel=0.1)  # attention, logits and tower on top
+    split = full.with_layout(pipeline_model_parallel_size=4)
+    time = step_time(split, H100)
+    assert time.bubble / (time.compute + time.pipeline) == pytest.approx(3 / split.micro_batches)
+
+
+def test_suggests_the_least_splitting_that_is_quick(job: Job) -> None:
+    found = suggest(job, H100)
+    assert describe(found.job) == "TP2+SP DP4, micro batch 1"
+    assert found.estimate.peak <= 0.9 * H100.memory
+    assert "TP1 DP8, micro batch 1, full recomputation fits too" in found.reason
+    assert "one GPU holds the model" in suggest(job, GPUS["h200_141gb"]).reason
+
+
+@pytest.mark.parametrize(("nodes", "gpu"), [(2, "a100_40gb"), (4, "h100_80gb"), (16, "b200_180gb")])
+def test_suggested_layouts_are_possible(job: Job, repository: Path, nodes: int, gpu: str) -> None:
+    for name in ("llava15_7b", "llava15_13b"):
+        for lora in (LoRAConfig(), None):
+            asked = replace(job, config=preset(repository, name), nodes=nodes, lora=lora)
+            chosen = suggest(asked, GPUS[gpu]).job
+            chosen.check()
+            assert estimate_job(chosen, GPUS[gpu]).fits
+            assert chosen.parallel.tensor_model_parallel_size <= GPUS[gpu].per_node
+
+
+def test_a_busy_tower_takes_layers_from_its_stage(job: Job, repository: Path) -> None:
+    short = replace(job, config=preset(repository, "llava15_7b"), lora=None, method="sft", workload=Workload(600))
+    assert short.config.layers_per_stage(balance_stages(short, 4)) == [8, 8, 8, 8]
+    trained = replace(short, train_vision=True)
+    assert trained.config.layers_per_stage(balance_stages(trained, 4)) == [7, 9, 9, 7]
+    thirty = replace(short, config=preset(repository, "smollm2_llava"))
+    assert sum(thirty.config.layers_per_stage(balance_stages(thirty, 4))) == 30
+
+
+def test_says_what_is_missing(job: Job) -> None:
+    full = replace(job, lora=None, gpus_per_node=1)
+    with pytest.raises(UserError, match=r"269\.\d GiB per GPU, .* It fits on 1 x 4 of them"):
+        suggest(full, H100)
+    with pytest.raises(UserError, match="no layout divides model.global_batch_size=7"):
+        suggest(replace(job, global_batch_size=7, nodes=5), H100)
+
+
+def test_refuses_fp8_without_its_units(job: Job) -> None:
+    with pytest.raises(UserError, match="a100_80gb has no FP8 units"):
+        estimate_job(replace(job, engine=EngineConfig("fp8_tensorwise")), GPUS["a100_80gb"])
+
+
+def test_configuration_is_read_and_checked() -> None:
+    values = compose_training(["model=llava15_13b", "recipe=dpo", "model.tensor_model_parallel_size=2"])
+    found = estimate(values, "h200_141gb", nodes=2, gpus_per_node=8)
+    assert found.job.data_parallel_size == 8 and found.job.shared_prefix and found.job.lora == LoRAConfig()
+    assert found.fits and found.disk_bytes == 3 * found.checkpoint_bytes
+    with pytest.raises(UserError, match="number of GPUs is not known"):
+        estimate(values)
+    with pytest.raises(UserError, match="global_batch_size=128 is not a multiple"):
+        estimate(values, nodes=3, gpus_per_node=8)
+    with pytest.raises(UserError, match="choose from a100_40gb"):
+        estimate(values, "v100", nodes=2, gpus_per_node=8)
+
+
+def test_command_line(repository: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/estimate.py", *arguments]
+        return subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+
+    single = run("experiment=dpo_llava15_13b_2x8", "gpu=h100_80gb")
+    assert single.returncode == 0, single.stderr
+    assert single.stdout.splitlines()[0].endswith("2 x 8 h100_80gb: TP2+SP DP8, micro batch 1")
+    assert "7,012,424,704  357,834,240" in single.stdout  # 13B / 2, adapters with their whole sides
+    assert single.stdout.splitlines()[-1].startswith("fits: ")
+    asked = run("model=llava15_13b", "recipe=dpo", "suggest=true", "nodes=4", "gpu=a100_40gb")
+    assert "model.tensor_model_parallel_size=" in asked.stdout and "why: " in asked.stdout
+    too_small = run("model=llava15_13b", "recipe=dpo", "model.lora=null", "suggest=true", "gpus_per_node=1")
+    assert too_small.returncode == 2
+    assert too_small.stderr.startswith("error: 1 x 1 h100_80gb: nothing fits.")
+
+
+def test_capacity_document_is_up_to_date(repository: Path) -> None:
+    text = document_text()
+    assert (repository / "CAPACITY.md").read_text(encoding="utf-8") == text, "write it anew with scripts/estimate.py"
+    assert all(title in text for title in MODELS.values())
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, nemo_mm_align.capacity.run; print(sorted({'torch', 'megatron', 'nemo'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_memory_is_below_the_driver_s_figure() -> None:
+    sizes = {"a100_40gb": 40, "a100_80gb": 80, "l40s_48gb": 48, "h100_80gb": 80, "h200_141gb": 141, "b200_180gb": 180}
+    assert all(gpu.memory / GIB < sizes[name] for name, gpu in GPUS.items())

@@ -1,0 +1,63 @@
+"""Every file of conf/experiment: in step with its generator, composed, its layout possible, its memory within its GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nemo_mm_align.capacity.estimate import estimate
+from nemo_mm_align.capacity.experiments import CLUSTERS, GPU_NAME, MODELS, PRECISIONS, RECIPES
+from nemo_mm_align.capacity.run import CONF, compose_training, experiment_texts
+
+NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+LEARNING_RATES = {"sft": 4e-4, "rejection": 4e-4, "steerlm": 4e-4, "dpo": 5e-5}
+
+
+def test_files_are_what_the_generator_writes() -> None:
+    texts = experiment_texts()
+    assert sorted(texts) == NAMES
+    different = [
+        name for name in NAMES if (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8") != texts[name]
+    ]
+    assert not different, f"write them anew with scripts/estimate.py: {different}"
+
+
+def test_every_recipe_model_cluster_and_precision_is_there() -> None:
+    clusters = [f"{nodes}x{gpus}" for nodes, gpus in CLUSTERS]
+    assert clusters == ["1x8", "2x8", "8x8"] and set(PRECISIONS) == {"", "_fp8"}
+    large = {f"{r}_{m}_{c}{p}" for r in RECIPES for m in MODELS for c in clusters for p in PRECISIONS}
+    small = {f"{r}_mini_1x{n}" for r in RECIPES for n in (2, 4)}
+    assert len(large) == 48 and set(NAMES) == large | small
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_experiment(name: str) -> None:
+    values = compose_training([f"experiment={name}"])
+    recipe, model = values["recipe"]["name"], values["model"]
+    nodes, gpus = (int(part) for part in name.removesuffix("_fp8").rsplit("_", 1)[1].split("x"))
+    assert (values["name"], values["exp_manager"]["name"], recipe) == (name, name, name.split("_")[0])
+    assert (values["trainer"]["num_nodes"], values["trainer"]["devices"]) == (nodes, gpus)
+    assert values["data"]["train"] == values["exp_manager"]["exp_dir"] == "???"
+    found = estimate(values, GPU_NAME)  # checks layout and batch arithmetic
+    assert found.fits, f"{found.peak / 2**30:.1f} GiB"
+    job = found.job
+    assert job.world_size == nodes * gpus and job.row_length % job.length_multiple == 0
+    longest = -(-model["max_length"] // job.length_multiple) * job.length_multiple
+    assert longest <= job.config.language.max_position_embeddings
+    if "mini" in name:
+        assert Path(CONF.parent / model["hf_path"] / "config.json").is_file()
+        return
+    assert (
+        model["hf_path"] == "???" and model["name"] == name.split("_", 1)[1].rsplit("_", 2 if "fp8" in name else 1)[0]
+    )
+    assert values["precision"].startswith("fp8") == name.endswith("_fp8")
+    assert (model["global_batch_size"], model["max_length"]) == (128, 3000 if recipe == "dpo" else 2048)
+    assert model["optim"]["lr"] == LEARNING_RATES[recipe] and model["optim"]["projector_lr"] == 2e-5
+    assert (model["lora"]["rank"], model["lora"]["alpha"], values["recipe"]["epochs"]) == (128, 256, 3)
+
+
+@pytest.mark.parametrize("name", ["dpo_llava15_13b_2x8", "steerlm_llava15_7b_1x8_fp8"])
+def test_values_on_the_command_line_win(name: str) -> None:
+    values = compose_training([f"experiment={name}", "model.micro_batch_size=2", "recipe.epochs=1", "name=mine"])
+    assert (values["model"]["micro_batch_size"], values["recipe"]["epochs"], values["name"]) == (2, 1, "mine")
