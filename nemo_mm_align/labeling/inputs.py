@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.images import read_image_bytes
+from nemo_mm_align.images import read_file, read_image_bytes
 from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key, draw_prompts
 from nemo_mm_align.labeling.progress import track
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
@@ -123,11 +123,7 @@ class LabelInputs:
 
     def _image_hash(self, path: Path) -> str:
         if path not in self._image_hashes:
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"image {path}: {error.strerror}. Correct the path, or set image_root.") from None
-            self._image_hashes[path] = hashlib.sha256(data).hexdigest()
+            self._image_hashes[path] = hashlib.sha256(read_file(path)).hexdigest()
         return self._image_hashes[path]
 
     def _verify_images(self, prompt: Prompt) -> None:

@@ -1,4 +1,7 @@
 import json
+import os
+import re
+import socket
 import struct
 import zlib
 
@@ -7,8 +10,9 @@ import pytest
 from PIL import Image
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor, load_image, read_image_bytes, verify_image
+from nemo_mm_align.images import ImageProcessor, load_image, read_file, read_image_bytes, verify_image
 
+EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
 SHAPES = [(50, 80), (81, 50), (56, 56), (33, 100), (300, 171)]
 
 
@@ -44,6 +48,14 @@ def broken(tmp_path):
     huge_png(tmp_path / "large.png", 9000, 9000)
     huge_png(tmp_path / "bomb.png", 60000, 60000)
     (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "environment.png").symlink_to("/proc/self/environ")
+    (tmp_path / "script.png").write_text(EPS)
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(2**40)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.png"))
     return tmp_path
 
 
@@ -55,15 +67,23 @@ FAULTS = {
     "empty.png": "not an image",
     "large.png": "9000 x 9000 pixels; at most 64,000,000",
     "bomb.png": "too many pixels",
-    "folder.png": "cannot be read",
+    "folder.png": "cannot be read \\(Is a directory",
+    "pipe.png": "a pipe, a socket or a device",
+    "zero.png": "a pipe, a socket or a device",
+    "socket.png": "a pipe, a socket or a device",
+    "environment.png": "not an image",
+    "script.png": "not an image of a known format",
+    "sparse.png": "1,099,511,627,776 bytes; at most",
+    "\0.png": "cannot be read",
 }
 
 
 @pytest.mark.parametrize("function", [load_image, verify_image, read_image_bytes])
 @pytest.mark.parametrize(("name", "fault"), FAULTS.items())
 def test_bad_images_are_refused_by_name(broken, function, name, fault):
-    with pytest.raises(UserError, match=f"{name}: .*{fault}"):
+    with pytest.raises(UserError, match=f"{re.escape(name)}: .*{fault}") as caught:
         function(broken / name)
+    assert "PATH=" not in str(caught.value), "a refused file's content is nobody's business"
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
@@ -96,6 +116,22 @@ def test_a_judge_gets_the_bytes_of_the_file_and_their_real_type(tmp_path, form, 
     assert read_image_bytes(path) == (path.read_bytes(), mime)
     with pytest.raises(UserError, match="at most 100 are allowed"):
         read_image_bytes(path, max_bytes=100)
+
+
+def test_a_phone_picture_is_a_jpeg(tmp_path):
+    """Such files hold a second picture behind the first one; Pillow has a format of its own for them."""
+    noise(20, 30).save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[noise(10, 15)])
+    with Image.open(tmp_path / "phone.jpg") as image:
+        assert image.format == "MPO"
+    assert read_image_bytes(tmp_path / "phone.jpg")[1] == "image/jpeg"
+    assert load_image(tmp_path / "phone.jpg").size == (30, 20)
+
+
+def test_a_file_is_read_as_far_as_its_limit_allows(tmp_path):
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_file(tmp_path / "file", max_bytes=5) == b"12345"
+    with pytest.raises(UserError, match="5 bytes; at most 4"):
+        read_file(tmp_path / "file", max_bytes=4)
 
 
 def test_a_format_that_judges_do_not_take_is_refused(tmp_path):

@@ -246,7 +246,7 @@ def test_all_faults_of_the_input_are_named_before_any_call(run: Run, files: File
         "6 faults in the input; nothing was asked",
         f"{files.prompts_path}:1: prompt 'p0' has no candidates in {files.candidates_path}",
         f"{files.prompts_path}:2: {files.folder}/images/1.jpg",
-        f"{files.prompts_path}:3: image {files.folder}/images/2.webp: No such file",
+        f"{files.prompts_path}:3: {files.folder}/images/2.webp: no such image",
         f"{files.prompts_path}:13: prompt id 'p6' stands twice",
         f"{files.candidates_path}:12: prompt 'p5' has candidates in line 7 already",
         f"{files.candidates_path}:13: candidates of prompt 'stranger'",

@@ -142,3 +142,25 @@ def test_image_paths_are_relative_to_the_records_file(tmp_path):
 def test_image_paths_stay_inside_their_folder(tmp_path, path, root):
     with pytest.raises(UserError, match="image path"):
         resolve_image(path, tmp_path / "prompts.jsonl", root)
+
+
+def test_nothing_outside_an_image_root_is_reached_through_links(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "sub").mkdir(parents=True)
+    outside.mkdir()
+    for folder in (root / "sub", outside):
+        (folder / "cat.png").write_bytes(b"")
+    (root / "file.png").symlink_to(outside / "cat.png")
+    (root / "folder").symlink_to(outside)
+    (root / "up").symlink_to("..")
+    (root / "inside").symlink_to(root / "sub")
+    (root / "loop").symlink_to("loop")
+    (tmp_path / "alias").symlink_to(root)
+    for path in ("file.png", "folder/cat.png", "up/outside/cat.png", "inside/../folder/cat.png"):
+        with pytest.raises(UserError, match="leaves image_root .* through a symbolic link"):
+            resolve_image(path, tmp_path / "prompts.jsonl", root)
+        resolve_image(path, root / "prompts.jsonl")  # a trusted folder may be put together from links
+    for path in ("inside/cat.png", "sub/cat.png", "up/root/sub/cat.png"):
+        assert resolve_image(path, tmp_path / "prompts.jsonl", root) == root / path
+        assert resolve_image(path, tmp_path / "prompts.jsonl", tmp_path / "alias").read_bytes() == b""
+    assert resolve_image("loop/cat.png", tmp_path / "prompts.jsonl", root) == root / "loop/cat.png"  # fails when read
