@@ -1,0 +1,179 @@
+"""What can be known to go wrong before anything is submitted; every fault at once, each with its remedy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nemo_mm_align.launch.jobs import Job
+from nemo_mm_align.launch.mounts import outside
+from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster
+
+logger = logging.getLogger(__name__)
+
+GEMINI_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+
+_READ = {
+    "sample": ("prompts", "checkpoint"),
+    "label": ("prompts", "candidates", "judge.api_key_file"),
+    "build": ("annotations",),
+    "train": ("data.train", "model.hf_path", "model.checkpoint"),
+    "generate": ("prompts", "checkpoint", "base"),
+    "evaluate": ("prompts", "text_before"),
+}
+_WRITTEN = {"train": ("exp_manager.exp_dir",)}
+_OUT = ("out",)
+
+
+def find_faults(jobs: Sequence[Job], settings: LaunchSettings) -> list[str]:
+    """Return what is wrong with a launch on this machine, in words with a remedy; none is an empty list."""
+    cluster = settings.cluster
+    faults = [*_folders(settings), *_world(jobs, settings), *_credentials(jobs, settings)]
+    if isinstance(cluster, SlurmCluster) and shutil.which("sbatch") is None:
+        faults.append("sbatch is not on PATH: start this on a login node of the cluster, or take cluster=interactive.")
+    if isinstance(cluster, KubernetesCluster):
+        return [*faults, *_kubernetes(jobs, settings, cluster)]
+    return [*faults, *_files(jobs, settings)]
+
+
+def warn_of_missing_mounts(settings: LaunchSettings) -> None:
+    """Name mounted folders that are not on this machine: login nodes do not always have what compute nodes have."""
+    for mount in settings.mounts():
+        if not mount.source.exists():
+            logger.warning("container_mounts: %s is not on this machine; compute nodes need it", mount.source)
+    if settings.container and settings.container.startswith("/") and not Path(settings.container).exists():
+        logger.warning("container: %s is not on this machine; compute nodes need it", settings.container)
+
+
+def _folders(settings: LaunchSettings) -> Iterator[str]:
+    folders = {"base_results_dir": settings.base_results_dir, "run.results_dir": settings.run.results_dir}
+    folders |= {"launcher_scripts_path": settings.launcher_scripts_path}
+    folders |= {"data_dir": settings.data_dir} if settings.data_dir else {}
+    for key, folder in folders.items():
+        if not folder.is_absolute():
+            yield f"{key}={folder} is relative; jobs start elsewhere. Give the absolute path: {folder.absolute()}"
+    local = (
+        settings.cluster.manifest_dir if isinstance(settings.cluster, KubernetesCluster) else settings.run.results_dir
+    )
+    if local.is_absolute() and not _writable(local):
+        key = "cluster.manifest_dir" if isinstance(settings.cluster, KubernetesCluster) else "base_results_dir"
+        yield f"{local} cannot be written to. Set {key} to a folder of yours."
+
+
+def _writable(folder: Path) -> bool:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _world(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
+    ranked = next((job for job in jobs if job.ranked), None)
+    if ranked is None:
+        return
+    nodes, devices, cluster = ranked.nodes, ranked.processes_per_node, settings.cluster
+    what = f"experiment {settings.run.experiment}" if settings.run.experiment else "trainer"
+    if isinstance(cluster, InteractiveCluster):
+        if nodes > 1:
+            yield f"{what} wants {nodes} nodes; cluster=interactive is one. Take another, or train.trainer.num_nodes=1."
+    elif cluster.gpus_per_node and cluster.gpus_per_node != devices:
+        yield (
+            f"{what} wants {nodes} x {devices} = {nodes * devices} ranks, the cluster gives {nodes} nodes x "
+            f"{cluster.gpus_per_node} GPUs. Take another experiment, or set cluster.gpus_per_node={devices} (null where "
+            f"Slurm manages no GPUs) or train.trainer.devices={cluster.gpus_per_node}."
+        )
+
+
+def _credentials(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
+    if isinstance(settings.cluster, KubernetesCluster):
+        return
+    for job in jobs:
+        names = judge_variables(job) if job.stage == "label" else ()
+        if names and not any(os.environ.get(name, "").strip() for name in names):
+            judge = job.composed.choices["judge"]
+            yield (
+                f"stage label: judge={judge} needs a key, and {' or '.join(names)} is not in the environment. "
+                f"export {names[0]}=..., or label.overrides=[judge.api_key_file=FILE]"
+            )
+        if job.stage == "train" and job.composed.get("exp_manager.create_wandb_logger") and not _wandb_key(settings):
+            yield (
+                "stage train: exp_manager.create_wandb_logger=true needs WANDB_API_KEY in the environment, or "
+                "wandb_api_key_file=FILE; WANDB_MODE=offline needs neither."
+            )
+
+
+def judge_variables(job: Job) -> tuple[str, ...]:
+    """Return the environment variables, any of which may hold the key of the judge; none if it needs no key."""
+    judge = job.composed.get("judge")
+    if judge is None or "api_key_file" not in judge or judge.api_key_file:
+        return ()
+    if "api_key_variable" in judge:
+        return (str(judge.api_key_variable),) if judge.api_key_variable else ()
+    return GEMINI_KEYS
+
+
+def _wandb_key(settings: LaunchSettings) -> bool:
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled") or "WANDB_MODE" in settings.env_vars
+    netrc = Path.home() / ".netrc"
+    stored = netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")
+    return offline or stored or bool(settings.wandb_api_key_file or os.environ.get("WANDB_API_KEY", "").strip())
+
+
+def _kubernetes(jobs: Sequence[Job], settings: LaunchSettings, cluster: KubernetesCluster) -> Iterator[str]:
+    if settings.container is None:
+        yield "cluster=k8s needs container=IMAGE."
+    points = [source.get("mountPath") for source in cluster.volumes.values()]
+    if None in points:
+        yield "cluster.volumes: each volume needs a mountPath beside its source."
+    elif not any(settings.base_results_dir.is_relative_to(str(point)) for point in points):
+        yield f"base_results_dir={settings.base_results_dir} lies on none of cluster.volumes; it would vanish with the pod."
+    needs_key = any(judge_variables(job) for job in jobs if job.stage == "label")
+    if needs_key and not cluster.env_secret:
+        yield "stage label needs its judge's key: set cluster.env_secret to a Kubernetes secret that holds it."
+
+
+def _files(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
+    """Inputs that no stage before makes must be there, outputs must be absolute, and the container must see both."""
+    made: set[Path] = set()
+    for job in jobs:
+        for key in _READ.get(job.stage, ()):
+            value = job.composed.get(key)
+            if isinstance(value, str) and value:
+                yield from _read(job, key, value, made, settings)
+        for key in _WRITTEN.get(job.stage, _OUT):
+            path = Path(str(job.composed.get(key)))
+            made.add(path)
+            yield from _absolute(job, key, path)
+            yield from _covered(job, key, path, settings)
+        if job.done_file is not None:
+            made.add(job.done_file.parent)
+
+
+def _read(job: Job, key: str, value: str, made: set[Path], settings: LaunchSettings) -> Iterator[str]:
+    path = Path(value)
+    if not path.is_absolute():
+        is_data_set_name = key == "data.train" and not path.exists()
+        if not is_data_set_name and not (settings.launcher_scripts_path / path).exists():
+            yield from _absolute(job, key, path)
+        return
+    if path in made:
+        return
+    covered = list(_covered(job, key, path, settings))
+    yield from covered
+    here = outside(path, settings.mounts()) if settings.container else path
+    if not covered and here is not None and not here.exists():
+        yield f"stage {job.stage}: {key}={path} is not there, and no stage before makes it. Correct {job.stage}.{key}."
+
+
+def _absolute(job: Job, key: str, path: Path) -> Iterator[str]:
+    if not path.is_absolute():
+        yield f"stage {job.stage}: {key}={path} is relative; jobs start elsewhere. Give {job.stage}.{key}={path.absolute()}"
+
+
+def _covered(job: Job, key: str, path: Path, settings: LaunchSettings) -> Iterator[str]:
+    if settings.container and path.is_absolute() and outside(path, settings.mounts()) is None:
+        yield (
+            f"stage {job.stage}: {key}={path} is in none of the container's mounts. Add its folder: "
+            f"'container_mounts=[{path.parent}]'"
+        )

@@ -1,0 +1,77 @@
+"""What a stage's script will see: its configuration, composed here and now with the overrides of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from nemo_mm_align.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A stage's configuration and, under `choices`, which file of each group it was made of."""
+
+    config: DictConfig
+    choices: dict[str, str]
+
+    def get(self, key: str) -> Any:
+        """Return the value of a dotted key, ``None`` where it is absent or mandatory and not given."""
+        return OmegaConf.select(self.config, key, throw_on_missing=False, throw_on_resolution_failure=False)
+
+    def missing(self) -> list[str]:
+        """Return the mandatory keys without a value."""
+        return _missing(OmegaConf.to_container(self.config))
+
+
+def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
+    """Compose ``conf/<stage>.yaml`` as its script would.
+
+    Raises:
+        UserError: an override names no key or no file of a group.
+    """
+    _open_attributes()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            config = compose(stage, list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        reason = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
+        raise UserError(
+            f"stage {stage}: {reason.strip()} Correct the settings under {stage} (conf/launch.yaml)."
+        ) from None
+    choices = {key: str(value) for key, value in config.hydra.runtime.choices.items() if not key.startswith("hydra/")}
+    with open_dict(config):
+        del config["hydra"]
+    return Composed(config, choices)
+
+
+@cache
+def whole_values(stage: str) -> Collection[str]:
+    """Keys of ``conf/<stage>.yaml`` that have to be given as one value: a mapping there is not a group of settings."""
+    config = OmegaConf.load(CONF / f"{stage}.yaml")
+    assert isinstance(config, DictConfig)
+    return frozenset(_missing(OmegaConf.to_container(config)))
+
+
+def _missing(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix.rstrip(".")] if values == "???" else []
+    return [name for key, value in values.items() for name in _missing(value, f"{prefix}{key}.")]
+
+
+def _open_attributes() -> None:
+    """As in scripts/generate.py: the names of attributes are the schema's to check."""
+    node = OmegaConf.create({"attributes": OmegaConf.create({}, flags={"struct": False})})
+    ConfigStore.instance().store(name="open_attributes", node=node)

@@ -1,0 +1,40 @@
+"""A job as a bash script that runs on this machine."""
+
+from __future__ import annotations
+
+from nemo_mm_align.launch.jobs import Job
+from nemo_mm_align.launch.script import (
+    Command,
+    end_lines,
+    preflight_command,
+    preflight_lines,
+    stage_command,
+    variable_lines,
+)
+from nemo_mm_align.launch.settings import LaunchSettings
+from nemo_mm_align.launch.shell import command_lines, python_words, quote, torchrun_words
+
+
+def render_interactive(job: Job, settings: LaunchSettings) -> str:
+    """Return the text of a job's script: torchrun for stages of several ranks, one process for the others."""
+    parts = [
+        ["#!/bin/bash"],
+        [
+            f"# Stage {job.stage}, written by scripts/launch.py; its settings are in {job.name}_hydra.yaml beside this file."
+        ],
+        ["set -u"],
+        variable_lines(job, settings),
+        [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
+        ["# Touch this file from elsewhere and the ranks save and end.", 'rm -f "$stop_file"'] if job.ranked else [],
+        preflight_lines(_lines(preflight_command(job), job, settings)) if settings.preflight else [],
+        [*_lines(stage_command(job), job, settings), "code=$?"],
+        end_lines(job),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _lines(command: Command, job: Job, settings: LaunchSettings) -> list[str]:
+    if job.processes_per_node == 1:
+        return command_lines(python_words(settings.python, command.script, command.overrides))
+    options = ["--standalone", f"--nproc-per-node={job.processes_per_node}"]
+    return command_lines(torchrun_words(settings.python, options, command.script, command.overrides))

@@ -1,0 +1,211 @@
+"""From the launcher's configuration to jobs: each stage's settings, where its files come from, its ranks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.launch.compose import Composed, compose_stage, whole_values
+from nemo_mm_align.launch.overrides import overrides_of
+from nemo_mm_align.launch.settings import STAGES, InteractiveCluster, LaunchSettings
+from nemo_mm_align.run_files import DONE_FILE
+
+RANKED_STAGES = frozenset({"sample", "train", "generate"})
+"""Stages whose script runs as many ranks; they poll the stop file. The others are one process without a GPU."""
+
+BUILD_METHODS = {"sft": "sft", "rejection": "rejection", "steerlm": "steerlm", "dpo": "preference"}
+"""Recipe and the training set that it learns from."""
+
+_LAYOUT_KEYS = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "num_layers_in_first_pipeline_stage",
+    "num_layers_in_last_pipeline_stage",
+)
+_DEFAULT_SCHEMA = "helpsteer"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage as a job.
+
+    Args:
+        stage: which.
+        name: of run and stage; the job's files begin with it.
+        overrides: arguments of the stage's script.
+        composed: the configuration that the script will make of them.
+        nodes, processes_per_node: its ranks; 1 and 1 for stages without ranks.
+        time_limit: as Slurm writes it.
+        training_overrides: the training's arguments, for the checks before the job; none if the launch has no training.
+        done_file: exists when the stage is finished; ``None``: it is when its script ends with exit code 0.
+    """
+
+    stage: str
+    name: str
+    overrides: tuple[str, ...]
+    composed: Composed
+    nodes: int
+    processes_per_node: int
+    time_limit: int | str
+    training_overrides: tuple[str, ...]
+    done_file: Path | None
+
+    @property
+    def ranked(self) -> bool:
+        """Whether this is a stage of many ranks, on GPUs where there are any."""
+        return self.stage in RANKED_STAGES
+
+    @property
+    def script(self) -> str:
+        """The stage's script, seen from the repository."""
+        return f"scripts/{self.stage}.py"
+
+    @property
+    def tensor_model_parallel_size(self) -> int:
+        """Ranks that share one layer."""
+        prefix = "model." if self.stage == "train" else ""
+        return int(self.composed.get(f"{prefix}tensor_model_parallel_size") or 1)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What other stages take from the training's configuration."""
+
+    overrides: tuple[str, ...]
+    composed: Composed
+    nodes: int
+    processes_per_node: int
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name."""
+        return str(self.composed.get("recipe.name"))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the training run: checkpoints, metrics, DONE."""
+        manager = self.composed.get("exp_manager")
+        return Path(manager.exp_dir) / str(manager.name)
+
+    def layout(self) -> dict[str, Any]:
+        """Return the layout as `sample` and `generate` name it; what is 1 or null there by default is left out."""
+        values = {key: self.composed.get(f"model.{key}") for key in _LAYOUT_KEYS}
+        return {key: value for key, value in values.items() if value not in (None, 1)}
+
+    def start(self) -> dict[str, Any]:
+        """Return the model that training starts from, as `sample` names it."""
+        folder = self.composed.get("model.hf_path")
+        if folder:
+            return {"checkpoint": folder, "template": self.composed.choices["template"]}
+        checkpoint = self.composed.get("model.checkpoint")
+        return {"checkpoint": checkpoint} if checkpoint else {}
+
+
+def stage_list(settings: LaunchSettings, config: DictConfig) -> list[str]:
+    """Return the stages in order; `generate` comes before an `evaluate` that was given no answers."""
+    stages = list(settings.stages)
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown or not stages or len(set(stages)) < len(stages):
+        problem = f"unknown: {', '.join(unknown)}" if unknown else "none, or one twice"
+        raise UserError(f"stages={stages}: {problem}. Choose from {', '.join(STAGES)}, each once.")
+    if "evaluate" in stages and "generate" not in stages and "answers" not in config.evaluate:
+        stages.insert(stages.index("evaluate"), "generate")
+    return stages
+
+
+def make_jobs(settings: LaunchSettings, config: DictConfig) -> list[Job]:
+    """Return the jobs of a launch in order.
+
+    Raises:
+        UserError: a stage is unknown, lacks a value, or has one that its script does not know.
+    """
+    stages = stage_list(settings, config)
+    needs_training = {*stages} & {"sample", "train", "generate"} or settings.run.experiment
+    training = _training(settings, config) if needs_training else None
+    return [_make_job(stage, settings, config, training) for stage in stages]
+
+
+def _training(settings: LaunchSettings, config: DictConfig) -> Training:
+    overrides, _ = _stage_overrides("train", settings, config, None)
+    composed = compose_stage("train", overrides)
+    per_node = None if isinstance(settings.cluster, InteractiveCluster) else settings.cluster.gpus_per_node
+    nodes = int(composed.get("trainer.num_nodes") or 1)
+    devices = int(composed.get("trainer.devices") or per_node or 1)
+    return Training(tuple(overrides), composed, nodes, devices)
+
+
+def _make_job(stage: str, settings: LaunchSettings, config: DictConfig, training: Training | None) -> Job:
+    overrides, time_limit = _stage_overrides(stage, settings, config, training)
+    composed = compose_stage(stage, overrides)
+    missing = composed.missing()
+    if missing:
+        where = (
+            f"{stage}.overrides=[{missing[0]}=...]" if missing[0] in composed.choices else f"{stage}.{missing[0]}=..."
+        )
+        raise UserError(f"stage {stage}: {', '.join(missing)} without a value. Give it on the command line: {where}")
+    ranked = stage in RANKED_STAGES and training is not None
+    return Job(
+        stage=stage,
+        name=f"{settings.run.name}_{stage}",
+        overrides=tuple(overrides),
+        composed=composed,
+        nodes=training.nodes if ranked and training else 1,
+        processes_per_node=training.processes_per_node if ranked and training else 1,
+        time_limit=time_limit or settings.run.time_limit,
+        training_overrides=training.overrides if ranked and training else (),
+        done_file=training.folder / DONE_FILE if stage == "train" and training else None,
+    )
+
+
+def _stage_overrides(
+    stage: str, settings: LaunchSettings, config: DictConfig, training: Training | None
+) -> tuple[list[str], int | str | None]:
+    """Return the arguments of a stage's script, and the stage's own time limit if it has one."""
+    given = _resolved(stage, config)
+    run, further = given.pop("run", None) or {}, given.pop("overrides", None) or []
+    if set(run) - {"time_limit"}:
+        raise UserError(f"{stage}.run: {', '.join(sorted(set(run) - {'time_limit'}))} unknown; it takes time_limit.")
+    head = [f"experiment={settings.run.experiment}"] if stage == "train" and settings.run.experiment else []
+    values = _merge(_wiring(stage, config, training), given)
+    return [*head, *overrides_of(values, whole_values(stage)), *map(str, further)], run.get("time_limit")
+
+
+def _resolved(stage: str, config: DictConfig) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(config[stage], resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        named = re.search(r"Missing mandatory value: (\S+)", str(error))
+        key = named[1].rstrip(".") if named else error.full_key
+        raise UserError(f"stage {stage} needs {key}. Give it on the command line: {key}=...") from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _wiring(stage: str, config: DictConfig, training: Training | None) -> dict[str, Any]:
+    """Return what a stage takes from the training and the stages before it, where its own settings say nothing else."""
+    values: dict[str, Any] = {}
+    if training is not None:
+        schema = training.composed.choices["attribute_schema"]
+        values |= {} if schema == _DEFAULT_SCHEMA else {"attribute_schema": schema}
+        if stage == "sample":
+            values |= training.start() | training.layout()
+        elif stage == "generate":
+            values |= {"checkpoint": str(training.folder)} | training.layout()
+        elif stage == "build" and training.recipe in BUILD_METHODS:
+            values["method"] = BUILD_METHODS[training.recipe]
+        elif stage == "evaluate" and "answers" not in config.evaluate:
+            values["answers"] = {training.recipe: config.generate.out}
+    return values
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(dict(below)), OmegaConf.create(dict(above))))
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}

@@ -1,0 +1,107 @@
+"""The body of a job script: what Slurm, Kubernetes and this machine have in common, in the order in which it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nemo_mm_align.cli import EXIT_CODE as SETTINGS_EXIT_CODE
+from nemo_mm_align.launch.jobs import Job
+from nemo_mm_align.launch.overrides import overrides_of
+from nemo_mm_align.launch.settings import LaunchSettings
+from nemo_mm_align.launch.shell import export_lines, quote
+from nemo_mm_align.run_files import STOP_FILE
+
+STOP_VARIABLE = "NEMO_MM_ALIGN_STOP_FILE"
+_INPUTS = {
+    "sample": ("prompts",),
+    "label": ("prompts", "candidates"),
+    "build": ("annotations",),
+    "generate": ("prompts", "checkpoint"),
+    "evaluate": ("prompts",),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One program of a job: a script of this repository and its arguments."""
+
+    script: str
+    overrides: tuple[str, ...] = field(default=())
+
+
+def stage_command(job: Job) -> Command:
+    """Return the stage itself."""
+    return Command(job.script, job.overrides)
+
+
+def preflight_command(job: Job) -> Command:
+    """Return the checks before the stage: what it reads and writes, and the training's configuration."""
+    read = [job.composed.get(key) for key in (*_INPUTS.get(job.stage, ()), "judge.api_key_file")]
+    # A key that comes from a file is not looked for in the environment.
+    settings: dict[str, object] = {} if job.stage == "label" and read[-1] else {"stages": [job.stage]}
+    if job.stage == "label":
+        settings["judge"] = job.composed.choices["judge"]
+    out = job.composed.get("out")
+    settings |= {"read": [str(path) for path in read if path]} if any(read) else {}
+    settings |= {"write": [str(Path(str(out)).parent)]} if out else {}
+    return Command("scripts/doctor.py", (*overrides_of(settings), *job.training_overrides))
+
+
+def variable_lines(job: Job, settings: LaunchSettings) -> list[str]:
+    """Return the script's variables and the environment of its programs."""
+    run, stop = quote(settings.run.results_dir), quote(str(STOP_FILE))
+    lines = [f"results={run}"]
+    if job.ranked:
+        lines.append(f"stop_file=$results/{stop}")
+    if job.done_file is not None:
+        lines.append(f"done_file={quote(job.done_file)}")
+    lines += ["", *export_lines(environment(job, settings))]
+    code = quote(settings.launcher_scripts_path)
+    lines.append(f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}")
+    if job.ranked:
+        lines.append(f'export {STOP_VARIABLE}="$stop_file"')
+    return lines
+
+
+def environment(job: Job, settings: LaunchSettings) -> dict[str, str]:
+    """Return the variables that a job exports; with tensor parallelism kernels are queued in one order."""
+    own = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if job.tensor_model_parallel_size > 1 else {}
+    return {**own, **settings.env_vars}
+
+
+def preflight_lines(words: list[str]) -> list[str]:
+    """Return the checks and what follows from them; `words` is the command, broken into lines."""
+    return [
+        "# Machine, ranks, paths and layout first: red ends the job here.",
+        *words,
+        "code=$?",
+        'if [ "$code" -gt 0 ] && [ "$code" -lt 128 ]; then',
+        '    echo "preflight failed with exit code $code; the stage was not started" >&2',
+        '    exit "$code"',
+        "fi",
+    ]
+
+
+def finished(job: Job) -> str:
+    """Return the condition in bash under which the stage is finished."""
+    return '[ -e "$done_file" ]' if job.done_file is not None else '[ "$code" -eq 0 ]'
+
+
+def end_lines(job: Job) -> list[str]:
+    """Return the end of a script that is not started again by itself."""
+    meaning = "the training wrote its marker" if job.done_file is not None else "the script says so"
+    return [
+        f"# Finished: {meaning}. Anything else is a failure, so that what depends on it does not start.",
+        f"if {finished(job)}; then",
+        "    exit 0",
+        "fi",
+        "exit $((code > 0 ? code : 1))",
+    ]
+
+
+SETTINGS_FAULT = f"""\
+# A mistake in the settings, which no restart mends.
+if [ "$code" -eq {SETTINGS_EXIT_CODE} ]; then
+    exit "$code"
+fi"""

@@ -1,0 +1,156 @@
+"""Typed settings of the launcher; what each means stands in ``conf/launch.yaml`` and ``conf/cluster/*.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from nemo_mm_align.launch.mounts import Mount, read_mount
+
+STAGES = ("sample", "label", "build", "train", "generate", "evaluate")
+
+
+def register_open_nodes() -> None:
+    """Tell Hydra which parts of the launcher's configuration take any key; others of unknown name are errors.
+
+    The settings of the stages are checked against their own configurations, environment variables and Kubernetes'
+    volumes and resources have names of the site's choosing.
+    """
+    store = ConfigStore.instance()
+    store.store(name="open_stages", node={name: _open() for name in (*STAGES, "env_vars")})
+    store.store(group="cluster", name="open_k8s", node={"volumes": _open(), "ib_interfaces": {"resources": _open()}})
+
+
+def _open() -> DictConfig:
+    return OmegaConf.create({}, flags={"struct": False})
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSettings(_Strict):
+    """Experiment, name, folder, time limit and dependency of a run's jobs."""
+
+    experiment: str | None
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    results_dir: Path
+    time_limit: int | str
+    dependency: str | None = None
+
+
+class SlurmCluster(BaseModel):
+    """``conf/cluster/bcm.yaml``; other keys are handed to sbatch as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: Literal["bcm"]
+    partition: str | None = None
+    cpu_partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    reservation: str | None = None
+    constraint: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    exclusive: bool = False
+    gpus_per_node: int | None = Field(default=None, ge=1)
+    gpus_per_task: int | None = Field(default=None, ge=1)
+    gres: str | None = None
+    cpus_per_task: int | None = Field(default=None, ge=1)
+    mem: str | int | None = None
+    job_name_prefix: str = ""
+    srun_args: list[str] = []
+    process_launcher: Literal["srun", "torchrun"] = "srun"
+    mpi: str | None = "none"
+    container_env: list[str] = []
+    container_workdir: Path | None = None
+    signal_grace_s: int = Field(default=300, ge=1)
+    max_requeues: int = Field(default=5, ge=0)
+    max_restarts: int = Field(default=0, ge=0)
+
+    @field_validator("srun_args", "container_env", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return [] if value is None else value
+
+
+class InteractiveCluster(_Strict):
+    """``conf/cluster/interactive.yaml``: torchrun on this machine."""
+
+    type: Literal["interactive"]
+    job_name_prefix: str = ""
+
+
+class InfinibandInterfaces(_Strict):
+    """Annotation and resources by which pods get InfiniBand devices."""
+
+    annotation: str | None = None
+    resources: dict[str, int] = {}
+
+
+class KubernetesCluster(_Strict):
+    """``conf/cluster/k8s.yaml``."""
+
+    type: Literal["k8s"]
+    namespace: str = "default"
+    job_name_prefix: str = ""
+    gpus_per_node: int | None = Field(default=None, ge=1)
+    gpu_resource: str = "nvidia.com/gpu"
+    pull_secret: str | None = None
+    env_secret: str | None = None
+    shm_size: str = "512Gi"
+    volumes: dict[str, dict[str, Any]] = {}
+    ib_interfaces: InfinibandInterfaces = InfinibandInterfaces()
+    dns_policy: str | None = None
+    scheduler: str | None = None
+    service_account: str | None = None
+    capabilities: list[str] = []
+    max_requeues: int = Field(default=5, ge=0)
+    termination_grace_s: int = Field(default=300, ge=1)
+    manifest_dir: Path
+
+
+Cluster = Annotated[SlurmCluster | InteractiveCluster | KubernetesCluster, Field(discriminator="type")]
+
+
+class LaunchSettings(_Strict):
+    """``conf/launch.yaml``, without the settings of the stages."""
+
+    stages: list[str]
+    run: RunSettings
+    cluster: Cluster
+    cluster_type: str
+    launcher_scripts_path: Path
+    python: str
+    data_dir: Path | None
+    base_results_dir: Path
+    container: str | None
+    container_mounts: list[Mount] = []
+    env_vars: dict[str, str] = {}
+    wandb_api_key_file: Path | None
+    preflight: bool
+    dry_run: bool
+
+    @field_validator("container_mounts", mode="before")
+    @classmethod
+    def _parse_mounts(cls, value: Any) -> Any:
+        return [read_mount(item) for item in value or []]
+
+    @field_validator("env_vars", mode="before")
+    @classmethod
+    def _null_is_unset(cls, value: Any) -> Any:
+        return {str(name): str(given) for name, given in (value or {}).items() if given is not None}
+
+    def mounts(self) -> list[Mount]:
+        """Everything that the container sees: code (if it lies here), data and results, then the user's mounts."""
+        if self.container is None:
+            return []
+        code = self.launcher_scripts_path if self.launcher_scripts_path.is_dir() else None
+        own = [Mount(path, path) for path in (code, self.data_dir, self.base_results_dir) if path is not None]
+        found = {mount.target: mount for mount in [*own, *self.container_mounts]}
+        return list(found.values())
