@@ -97,6 +97,9 @@ class JudgeFailure(Exception):
         self.kind, self.message, self.raw, self.retry_after = kind, message, raw, retry_after
         self.usage: Mapping[str, int] = usage or {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.message, self.raw, self.retry_after, self.usage)
+
 
 class Price(BaseModel):
     """What tokens cost, as the user says it (``price`` in conf/judge/*.yaml): prices change, so none is built in.

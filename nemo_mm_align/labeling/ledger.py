@@ -10,7 +10,9 @@ import fcntl
 import json
 import logging
 import os
+import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,33 +23,49 @@ from pydantic import ValidationError
 
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.labeling.judge import PERMANENT_KINDS, SERVICE_KINDS, FailureKind
+from nemo_mm_align.labeling.spending import Spending
 from nemo_mm_align.records import Record
 
 log = logging.getLogger(__name__)
+
+RECENT_S = 120.0
+"""How far back the starts of calls are kept in memory, for limits per minute."""
+
+SUCCESS_HEAD = re.compile(
+    rb'\{"key": "([^"\\]+)", "status": "ok", "configuration": "([^"\\]+)"'
+    rb'(?:, "usage": (\{[^{}]*\}))?(?:, "seconds": ([0-9.]+))?(?:, "time": "([^"\\]+)")?, "'
+)
+"""The part of a success that the index needs: it stands first in its line, since texts of several kB follow."""
 
 
 class Attempt(Record):
     """One call of a judge.
 
+    The order of the fields is that of a line: what a start reads of each line comes first (`SUCCESS_HEAD`).
+
     Args:
         key: content key of the request.
-        prompt_id: of the prompt that was labelled, for people.
-        configuration: fingerprint of the configuration line that this attempt belongs to.
-        order: indices of the candidates in the order shown to the judge.
         status: ``ok`` (then `ratings` are there) or ``failed`` (then `kind` and `message` are).
-        ratings, reasoning: per candidate, in the order of the candidates file.
-        raw: the reply as it came, of failures too.
+        configuration: fingerprint of the configuration line that this attempt belongs to.
         usage: token counts.
-        model_version: what the service says it answered with.
         seconds: how long the call took.
         time: when it ended, UTC.
+        prompt_id: of the prompt that was labelled, for people.
+        order: indices of the candidates in the order shown to the judge.
+        ratings, reasoning: per candidate, in the order of the candidates file.
+        raw: the reply as it came, of failures too.
+        model_version: what the service says it answered with.
+        source: digest of the line of a batch's replies that this was read from; "" for a call.
     """
 
     key: str
-    prompt_id: str
-    configuration: str
-    order: tuple[int, ...]
     status: Literal["ok", "failed"]
+    configuration: str
+    usage: dict[str, int] = {}
+    seconds: float = 0.0
+    time: str = ""
+    prompt_id: str
+    order: tuple[int, ...]
     ratings: tuple[dict[str, float], ...] = ()
     reasoning: tuple[str, ...] = ()
     reference_answer: str | None = None
@@ -55,10 +73,8 @@ class Attempt(Record):
     message: str = ""
     retry_after: float | None = None
     raw: str = ""
-    usage: dict[str, int] = {}
     model_version: str = ""
-    seconds: float = 0.0
-    time: str = ""
+    source: str = ""
 
 
 @dataclass
@@ -81,11 +97,28 @@ class Failures:
 
 @dataclass
 class _Index:
-    """Where the successes lie in the file, and what failed so far."""
+    """Where the successes lie in the file, what failed so far, and what it cost."""
 
     offsets: dict[str, int] = field(default_factory=dict)
     failures: dict[str, Failures] = field(default_factory=dict)
     configurations: set[str] = field(default_factory=set)
+    spending: dict[str, Spending] = field(default_factory=dict)
+    recent: list[tuple[float, int]] = field(default_factory=list)
+
+    def add_success(self, key: str, offset: int) -> None:
+        self.offsets.setdefault(key, offset)
+
+    def add_failure(self, key: str, kind: str, message: str) -> None:
+        self.failures.setdefault(key, Failures()).add(kind, message)
+
+    def add_cost(self, configuration: str, usage: dict[str, int], kind: str, seconds: float) -> None:
+        self.spending.setdefault(configuration, Spending()).add(usage, kind, seconds)
+
+    def add_start(self, ended: str, seconds: float, usage: dict[str, int], since: str) -> None:
+        """Note when a call began, if that was lately: `since` as written in ledgers, so that texts can be compared."""
+        if ended >= since:
+            start = datetime.fromisoformat(ended).timestamp() - seconds
+            self.recent.append((start, usage.get("input_tokens", 0) + usage.get("output_tokens", 0)))
 
 
 class Ledger:
@@ -95,17 +128,22 @@ class Ledger:
         path: the JSONL file, made where it is missing.
         fsync_every: lines between two flushes to the disk itself. A kill of the process loses no line at any value; a
             crash of the machine loses at most the lines since the last flush, which the next run asks (and pays) again.
+        read_only: change and lock nothing; a missing file is an empty ledger. Beside a run that writes it is allowed.
     """
 
-    def __init__(self, path: str | Path, fsync_every: int = 1) -> None:
+    def __init__(self, path: str | Path, fsync_every: int = 1, read_only: bool = False) -> None:
         self.path = Path(path)
-        self.fsync_every = fsync_every
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab+", buffering=0)
-        self._lock = threading.Lock()
+        self.fsync_every, self.read_only = fsync_every, read_only
+        self._lock, self._flush_lock = threading.Lock(), threading.Lock()
         self._unflushed = 0
+        if read_only:
+            self._file = (self.path if self.path.exists() else Path(os.devnull)).open("rb", buffering=0)
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab+", buffering=0)
         try:
-            self._lock_file()
+            if not read_only:
+                self._lock_file()
             self._index, self._size = self._scan()
         except BaseException:
             self._file.close()
@@ -120,7 +158,8 @@ class Ledger:
     def close(self) -> None:
         """Flush to the disk and close."""
         if not self._file.closed:
-            os.fsync(self._file.fileno())
+            if not self.read_only:
+                os.fsync(self._file.fileno())
             self._file.close()
 
     def succeeded(self, key: str) -> bool:
@@ -130,6 +169,14 @@ class Ledger:
     def failures(self, key: str) -> Failures:
         """Return the failed attempts at a key (zero where there are none)."""
         return self._index.failures.get(key, Failures())
+
+    def spending(self, configuration: str) -> Spending:
+        """Return what the attempts under a configuration cost; it grows with each attempt that is added."""
+        return self._index.spending.setdefault(configuration, Spending())
+
+    def recent_calls(self) -> list[tuple[float, int]]:
+        """Return (start in seconds since 1970, tokens) of calls of earlier runs that ended in the last `RECENT_S`."""
+        return list(self._index.recent)
 
     def result(self, key: str) -> Attempt:
         """Return the successful attempt at a key; `KeyError` where there is none."""
@@ -160,9 +207,10 @@ class Ledger:
         offset = self._append(attempt.model_dump(mode="json", exclude_defaults=True))
         with self._lock:
             if attempt.status == "ok":
-                self._index.offsets.setdefault(attempt.key, offset)
+                self._index.add_success(attempt.key, offset)
             else:
-                self._index.failures.setdefault(attempt.key, Failures()).add(attempt.kind or "", attempt.message)
+                self._index.add_failure(attempt.key, attempt.kind or "", attempt.message)
+            self._index.add_cost(attempt.configuration, attempt.usage, attempt.kind or "", attempt.seconds)
 
     def _append(self, value: dict[str, Any]) -> int:
         """Write a line in one go and return its offset; half a line of a full disk is taken back."""
@@ -173,15 +221,27 @@ class Ledger:
                 written = 0
                 while written < len(line):
                     written += self._file.write(line[written:]) or 0
-                self._unflushed += 1
-                if self._unflushed >= self.fsync_every:
-                    os.fsync(self._file.fileno())
-                    self._unflushed = 0
             except OSError as error:
                 self._file.truncate(offset)
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
             self._size = offset + len(line)
-            return offset
+            self._unflushed += 1
+        self._flush()
+        return offset
+
+    def _flush(self) -> None:
+        """Flush to the disk where it is due; threads that wait for a flush share the next one."""
+        with self._flush_lock:
+            with self._lock:
+                due, covered = self._unflushed >= self.fsync_every, self._unflushed
+            if not due:
+                return
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            with self._lock:
+                self._unflushed -= covered
 
     def _lock_file(self) -> None:
         try:
@@ -195,14 +255,14 @@ class Ledger:
 
     def _scan(self) -> tuple[_Index, int]:
         """Read the whole file once, mend its end, and return the index and the size in bytes."""
-        index, offset = _Index(), 0
+        index, offset, since = _Index(), 0, _timestamp(time.time() - RECENT_S)
         self._file.seek(0)
-        with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
+        with os.fdopen(os.dup(self._file.fileno()), "rb", buffering=1 << 20) as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     line = self._mend(line, offset)
-                if line.strip():
-                    self._note(index, line, number, offset)
+                if not _note_success(index, line, offset, since) and line.strip():
+                    self._note(index, line, number, offset, since)
                 offset += len(line)
         return index, offset
 
@@ -213,22 +273,29 @@ class Ledger:
         except ValueError:
             whole = False
         if whole:
-            self._file.write(b"\n")
+            if not self.read_only:
+                self._file.write(b"\n")
             return tail + b"\n"
-        log.warning("%s: dropped a torn last line of %d bytes, left by an interrupted run", self.path, len(tail))
-        self._file.truncate(offset)
+        if not self.read_only:
+            log.warning("%s: dropped a torn last line of %d bytes, left by an interrupted run", self.path, len(tail))
+            self._file.truncate(offset)
         return b""
 
-    def _note(self, index: _Index, line: bytes, number: int, offset: int) -> None:
+    def _note(self, index: _Index, line: bytes, number: int, offset: int, since: str) -> None:
         try:
             value = json.loads(line)
             if "key" not in value:
                 index.configurations.add(value["configuration"])
-            elif value["status"] == "ok":
-                index.offsets.setdefault(value["key"], offset)
+                return
+            kind = "" if value["status"] == "ok" else value["kind"]
+            if kind:
+                index.add_failure(value["key"], kind, value.get("message", ""))
             else:
-                index.failures.setdefault(value["key"], Failures()).add(value["kind"], value.get("message", ""))
-        except (ValueError, KeyError, TypeError):
+                index.add_success(value["key"], offset)
+            usage, seconds = value.get("usage", {}), value.get("seconds", 0.0)
+            index.add_cost(value["configuration"], usage, kind, seconds)
+            index.add_start(value.get("time", ""), seconds, usage, since)
+        except (ValueError, KeyError, TypeError, AttributeError):
             remedy = "delete this line (its request is then asked again) or restore the file from a copy."
             raise RecordError(self.path, number, "not a line of a judge ledger.", remedy) from None
 
@@ -242,6 +309,27 @@ class Ledger:
             ) from None
 
 
+def _note_success(index: _Index, line: bytes, offset: int, since: str) -> bool:
+    """Index a success by the head of its line alone; False where it is another kind of line, or not in this form.
+
+    Parsing all of it would take ten times as long. What is wrong further on shows when the judgement is read.
+    """
+    head = SUCCESS_HEAD.match(line)
+    if head is None or not line.endswith(b"}\n"):
+        return False
+    key, configuration, usage_text, seconds_text, ended = head.groups()
+    usage = json.loads(usage_text) if usage_text else {}
+    seconds = float(seconds_text) if seconds_text else 0.0
+    index.add_success(key.decode(), offset)
+    index.add_cost(configuration.decode(), usage, "", seconds)
+    index.add_start(ended.decode() if ended else "", seconds, usage, since)
+    return True
+
+
 def now() -> str:
-    """Return the time as ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """Return the time as ISO 8601 in UTC, to the millisecond."""
+    return _timestamp(time.time())
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

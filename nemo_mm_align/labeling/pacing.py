@@ -1,11 +1,9 @@
-"""When the next call may be made: back-off after failures, a common pause after a rate limit, a breaker."""
+"""What follows from failures: how long to wait before the next attempt, and when to stop trying at all."""
 
 from __future__ import annotations
 
 import random
-import threading
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nemo_mm_align.labeling.judge import JudgeFailure
 
@@ -29,28 +27,8 @@ class Backoff:
 
 
 @dataclass
-class Gate:
-    """Holds all workers back while a rate limit lasts, so that they do not run into it one after the other."""
-
-    opens_at: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def hold(self, seconds: float) -> None:
-        """Let nobody through for so long."""
-        with self.lock:
-            self.opens_at = max(self.opens_at, time.monotonic() + seconds)
-
-    def wait(self, stop: threading.Event) -> bool:
-        """Wait until the gate is open; False where `stop` was set before."""
-        while (remaining := self.opens_at - time.monotonic()) > 0:
-            if stop.wait(remaining):
-                return False
-        return not stop.is_set()
-
-
-@dataclass
 class Breaker:
-    """Counts calls that failed in a row, over all workers."""
+    """Counts calls that failed in a row, over all workers. It knows no half-open state: the run ends."""
 
     limit: int
     in_a_row: int = 0

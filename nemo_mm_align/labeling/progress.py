@@ -5,19 +5,26 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import track as rich_track
+
+from nemo_mm_align.labeling.admission import Admission
+from nemo_mm_align.labeling.budget import describe_tokens
 
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 30.0
+
+RATE_WINDOW_S = 60.0
+"""Seconds over which the present rate is taken: with a limit per minute a shorter time would show its bursts."""
 
 Item = TypeVar("Item")
 
@@ -53,33 +60,83 @@ class Tally:
     calls: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     usage: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
 
     @property
     def done(self) -> int:
         """Prompts that need no further work in this run."""
         return self.reused + self.labelled + self.given_up + self.set_aside
 
+    @property
+    def remaining(self) -> int:
+        """Prompts that this run still has to do."""
+        return max(0, self.total - self.done)
+
     def describe(self) -> str:
-        """Return the state in one line: rate, failures by kind, tokens."""
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        failed = ", ".join(f"{kind} {count}" for kind, count in sorted(self.failures.items())) or "none"
-        tokens = ", ".join(f"{name} {count:,}" for name, count in sorted(self.usage.items()))
-        text = f"{self.labelled / seconds:,.1f} prompts/s, {self.calls:,} calls, failed calls: {failed}"
-        return f"{text}, {tokens}" if tokens else text
+        """Return the state in one line: calls, and failures by kind with their share of the calls."""
+        if not self.failures:
+            return f"{self.calls:,} calls, none failed"
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.failures.items()))
+        return f"{self.calls:,} calls, {self.failures.total() / self.calls:.1%} failed ({kinds})"
+
+
+class Rate:
+    """Prompts per second, lately."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._points: deque[tuple[float, int]] = deque([(clock(), 0)])
+
+    def update(self, labelled: int) -> None:
+        """Note how many prompts this run has labelled."""
+        now = self._clock()
+        if now - self._points[-1][0] >= RATE_WINDOW_S / 60 or len(self._points) == 1:
+            self._points.append((now, labelled))
+        else:
+            self._points[-1] = (self._points[-1][0], labelled)
+        while len(self._points) > 2 and self._points[1][0] <= now - RATE_WINDOW_S:
+            self._points.popleft()
+
+    def per_second(self) -> float:
+        """Return the rate over the last minute, or since the start."""
+        seconds = self._clock() - self._points[0][0]
+        return (self._points[-1][1] - self._points[0][1]) / seconds if seconds > 0 else 0.0
+
+
+def eta_seconds(tally: Tally, rate: float, requests_per_minute: int | None) -> float | None:
+    """Return the seconds until all prompts are done, at the present rate and no faster than the limit allows.
+
+    None as long as nothing was labelled: a guess would be made up.
+    """
+    if tally.remaining == 0:
+        return 0.0
+    if rate <= 0 or not tally.labelled:
+        return None
+    if requests_per_minute:  # calls that failed take their share of the limit
+        rate = min(rate, requests_per_minute / 60 * tally.labelled / tally.calls)
+    return tally.remaining / rate
+
+
+def describe_seconds(seconds: float | None) -> str:
+    """Return ``1:02:03``, or ``?`` where it is not known."""
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 class ProgressDisplay:
-    """Shows a `Tally`; `update` is called a few times a second from the main thread."""
+    """Shows how a run goes: rate, cost, failures, time left. `update` is called a few times a second.
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
+    Args:
+        tally: counts of the run.
+        admission: knows what was spent and which limits hold.
+    """
+
+    def __init__(self, tally: Tally, admission: Admission) -> None:
+        self.tally, self.admission = tally, admission
+        self._rate = Rate()
         self._last_line = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            rest = (TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
-            self._bar = Progress(*columns, *rest, console=Console(stderr=True))
+            columns = (TextColumn("labelling"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True))
             self._task = self._bar.add_task("", total=tally.total, completed=tally.done, state="")
 
     def __enter__(self) -> ProgressDisplay:
@@ -95,9 +152,20 @@ class ProgressDisplay:
             self._bar.stop()
 
     def update(self) -> None:
-        """Show the present state."""
+        """Show the present state: on a terminal at once, else as a line of the log every `LOG_INTERVAL_S`."""
+        self._rate.update(self.tally.labelled)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.tally.done, state=self.tally.describe())
+            self._bar.update(self._task, completed=self.tally.done, state=self.describe())
         elif time.monotonic() - self._last_line >= LOG_INTERVAL_S:
             self._last_line = time.monotonic()
-            log.info("%d of %d prompts done; %s", self.tally.done, self.tally.total, self.tally.describe())
+            log.info("%d of %d prompts done; %s", self.tally.done, self.tally.total, self.describe())
+
+    def describe(self) -> str:
+        """Return rate, time left, failures and cost in one line."""
+        rate = self._rate.per_second()
+        eta = eta_seconds(self.tally, rate, self.admission.limiter.requests_per_minute)
+        parts = [f"{rate:,.1f} prompts/s", f"ETA {describe_seconds(eta)}", self.tally.describe()]
+        budget = self.admission.budget
+        if not self.admission.estimator.is_free:
+            parts.append(describe_tokens(budget.spent_now, budget.price))
+        return ", ".join(parts)

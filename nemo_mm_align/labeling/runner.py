@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.admission import Admission, Ticket
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
 from nemo_mm_align.labeling.judge import (
     PERMANENT_KINDS,
@@ -21,7 +22,7 @@ from nemo_mm_align.labeling.judge import (
     check_reply,
 )
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
-from nemo_mm_align.labeling.pacing import Backoff, Breaker, Gate
+from nemo_mm_align.labeling.pacing import Backoff, Breaker
 from nemo_mm_align.labeling.progress import ProgressDisplay, Tally
 from nemo_mm_align.labeling.signals import stop_on_signal
 
@@ -40,8 +41,9 @@ class RunnerSettings(BaseModel):
             per run.
         backoff_s, max_backoff_s: first and longest wait between attempts at one prompt; it doubles in between.
         max_retry_after_s: a longer wait than this, asked for by the service, gives the prompt up for this run.
-        stop_after_failures: calls that fail in a row, over all workers, before the run stops. Several times the
-            concurrency.
+        stop_after_failures: calls that fail in a row, over all workers, before the run stops; None for 50, or 5 times
+            the concurrency where that is more. It stops instead of trying again in a while: what makes all calls fail
+            (a wrong setting, a spent quota, a service that is down) takes a person, and starting again costs nothing.
         retry_set_aside: ask again for prompts that earlier runs have set aside.
         requests_per_minute, tokens_per_minute: limits of the service, never exceeded in any minute; None for none.
         processes: processes that the calls are spread over; worth it where one is busy with encoding images.
@@ -54,11 +56,16 @@ class RunnerSettings(BaseModel):
     backoff_s: float = Field(default=1.0, ge=0)
     max_backoff_s: float = Field(default=60.0, ge=0)
     max_retry_after_s: float = Field(default=600.0, ge=0)
-    stop_after_failures: int = Field(default=50, ge=1)
+    stop_after_failures: int | None = Field(default=None, ge=1)
     retry_set_aside: bool = False
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
     processes: int = Field(default=1, ge=1)
+
+    @property
+    def most_failures(self) -> int:
+        """`stop_after_failures`, or its default."""
+        return self.stop_after_failures or max(50, 5 * self.concurrency)
 
     def is_set_aside(self, ledger: Ledger, key: str) -> bool:
         """Whether a request has failed by its own fault often enough to be left alone."""
@@ -74,16 +81,17 @@ class LabelRunner:
         context: judge and schema.
         ledger: open ledger.
         settings: see `RunnerSettings`.
+        admission: budget and limits, which each call must pass.
     """
 
-    def __init__(self, context: LabelContext, ledger: Ledger, settings: RunnerSettings) -> None:
-        self.context, self.ledger, self.settings = context, ledger, settings
+    def __init__(self, context: LabelContext, ledger: Ledger, settings: RunnerSettings, admission: Admission) -> None:
+        self.context, self.ledger, self.settings, self.admission = context, ledger, settings, admission
         self.tally = Tally()
         self.stopped_by_signal: int | None = None
         self.error: BaseException | None = None
         self._fingerprint = context.fingerprint
         self._backoff = Backoff(settings.backoff_s, settings.max_backoff_s)
-        self._gate, self._breaker = Gate(), Breaker(settings.stop_after_failures)
+        self._breaker = Breaker(settings.most_failures)
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._jobs: Iterator[Job] = iter(())
         self._asked: set[str] = set()
@@ -93,7 +101,8 @@ class LabelRunner:
 
         A first Ctrl-C or SIGTERM lets the calls in flight end and sets `stopped_by_signal`; a second one ends the
         process at once. `error` is set where the run stopped by itself: too many failures in a row, a refused key, a
-        full disk. All finished attempts are in the ledger in every case.
+        full disk; a used up budget shows in `admission.exhausted`. All finished attempts are in the ledger in every
+        case.
         """
         self.tally.total = total
         self.ledger.add_configuration(self._fingerprint, self.context.configuration)
@@ -102,7 +111,7 @@ class LabelRunner:
             threading.Thread(target=self._work, name=f"judge-{index}", daemon=True)
             for index in range(self.settings.concurrency)
         ]
-        with stop_on_signal(self._stop) as caught, ProgressDisplay(self.tally) as display:
+        with stop_on_signal(self._stop) as caught, ProgressDisplay(self.tally, self.admission) as display:
             for worker in workers:
                 worker.start()
             for worker in workers:
@@ -140,19 +149,19 @@ class LabelRunner:
         request = job.request(self.context)
         own = 0 if self.settings.retry_set_aside else self.ledger.failures(job.key).own
         service = 0
-        while self._gate.wait(self._stop):
-            failure = self._attempt(job, request)
+        while (ticket := self._enter(request)) is not None:
+            failure = self._attempt(job, request, ticket)
             if failure is None:
                 return
             own += failure.kind not in SERVICE_KINDS
             service += failure.kind in SERVICE_KINDS
-            if failure.kind in PERMANENT_KINDS or max(own, service) >= self.settings.max_attempts:
-                break
             delay = self._backoff.delay(failure, own + service)
-            if (failure.retry_after or 0.0) > self.settings.max_retry_after_s:
+            too_long = (failure.retry_after or 0.0) > self.settings.max_retry_after_s
+            if not too_long and (failure.kind == "rate_limit" or failure.retry_after):
+                self.admission.limiter.hold(failure.retry_after or delay)
+            exhausted = max(own, service) >= self.settings.max_attempts
+            if too_long or exhausted or failure.kind in PERMANENT_KINDS:
                 break
-            if failure.kind == "rate_limit":
-                self._gate.hold(failure.retry_after or 0.0)
             if self._stop.wait(delay):
                 return
         else:
@@ -160,15 +169,24 @@ class LabelRunner:
         with self._lock:
             self.tally.given_up += 1
 
-    def _attempt(self, job: Job, request: JudgeRequest) -> JudgeFailure | None:
-        """Make one call and record it; return its failure, if it failed."""
+    def _enter(self, request: JudgeRequest) -> Ticket | None:
+        """Wait for leave to make a call; None where the run stops, for example since the budget is used up."""
+        ticket = self.admission.enter(request, self._stop)
+        if self.admission.exhausted:
+            self._stop.set()
+        return ticket
+
+    def _attempt(self, job: Job, request: JudgeRequest, ticket: Ticket) -> JudgeFailure | None:
+        """Make one call, record it and settle what it cost; return its failure, if it failed."""
         started = time.monotonic()
         try:
             reply = check_reply(self.context.judge.judge(request), request)
         except JudgeFailure as failure:
             self._record_failure(job, failure, started)
+            self.admission.leave(ticket, failure.usage, failure.kind)
             return failure
         self._record_success(job, reply, started)
+        self.admission.leave(ticket, reply.usage)
         return None
 
     def _record_success(self, job: Job, reply: JudgeReply, started: float) -> None:
@@ -195,7 +213,7 @@ class LabelRunner:
             self._halt(f"the judge refused the credentials: {failure.message}. Check the API key and its permissions.")
         elif tripped:
             self._halt(
-                f"{self.settings.stop_after_failures} calls failed in a row, the last with {failure}. Nothing done "
+                f"{self.settings.most_failures} calls failed in a row, the last with {failure}. Nothing done "
                 "so far is lost: mend the cause and start the same command again (see runner.stop_after_failures)."
             )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.admission import Admission, open_admission
 from nemo_mm_align.labeling.annotations import write_annotations, write_unlabelled
-from nemo_mm_align.labeling.inputs import LabelInputs
+from nemo_mm_align.labeling.batch.settings import BatchSettings
+from nemo_mm_align.labeling.batch.writer import write_batch
+from nemo_mm_align.labeling.budget import BudgetSettings, describe_tokens
+from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, survey
+from nemo_mm_align.labeling.estimates import EstimateSettings
+from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
-from nemo_mm_align.labeling.judge import Judge
+from nemo_mm_align.labeling.judge import Judge, price_of
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.progress import Tally
+from nemo_mm_align.labeling.progress import Tally, track
+from nemo_mm_align.labeling.provenance import check_same_repeat, report_path, settings_path
+from nemo_mm_align.labeling.quality import report_quality
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.runner import LabelRunner, RunnerSettings
+from nemo_mm_align.labeling.runs import calls_service, other_run
+from nemo_mm_align.labeling.workers import WorkerPoolJudge
 
 log = logging.getLogger(__name__)
-
-
-class BudgetSettings(BaseModel):
-    """Where a run stops spending; None for no limit. What earlier runs on the same ledger spent counts too.
-
-    Args:
-        max_cost: in the currency of the judge's price.
-        max_tokens: of questions and replies together.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    max_tokens: int | None = Field(default=None, gt=0)
 
 
 class LabelSettings(BaseModel):
@@ -52,6 +49,9 @@ class LabelSettings(BaseModel):
         fsync_every: see `Ledger`.
         allow_failures: end without an error although prompts are left without a judgement.
         budget: see `BudgetSettings`.
+        estimate: see `EstimateSettings`.
+        batch: see `BatchSettings`.
+        repeat, sample, seed: see `Selection`.
         dry_run: ask nothing and write nothing; say what the run would cost.
     """
 
@@ -68,11 +68,17 @@ class LabelSettings(BaseModel):
     fsync_every: int = Field(default=1, ge=1)
     allow_failures: bool = False
     budget: BudgetSettings = BudgetSettings()
+    estimate: EstimateSettings = EstimateSettings()
+    batch: BatchSettings = BatchSettings()
+    repeat: int = Field(default=0, ge=0)
+    sample: int | None = Field(default=None, ge=1)
+    seed: int = 0
     dry_run: bool = False
 
     @model_validator(mode="after")
     def _nothing_is_overwritten(self) -> LabelSettings:
-        written = [path.resolve() for path in (self.out, self.ledger_path, self.unlabelled_path)]
+        outputs = (self.out, self.ledger_path, self.unlabelled_path, report_path(self.out), settings_path(self.out))
+        written = [path.resolve() for path in outputs]
         paths = [self.prompts.resolve(), self.candidates.resolve(), *written]
         if len(set(paths)) < len(paths):
             raise ValueError(f"prompts, candidates, out and ledger must be different files; out is {self.out}")
@@ -82,6 +88,11 @@ class LabelSettings(BaseModel):
     def ledger_path(self) -> Path:
         """Where the attempts are recorded."""
         return self.ledger or self.out.with_name(f"{self.out.stem}.ledger.jsonl")
+
+    @property
+    def selection(self) -> Selection:
+        """Which prompts are labelled."""
+        return Selection(self.repeat, self.sample, self.seed)
 
     @property
     def unlabelled_path(self) -> Path:
@@ -99,41 +110,81 @@ class LabelSummary:
     tally: Tally
 
 
-def label_from_config(config: Mapping[str, Any]) -> LabelSummary:
-    """Run the stage on a plain configuration (``conf/label.yaml``, resolved)."""
+def label_from_config(config: Mapping[str, Any]) -> LabelSummary | Estimate:
+    """Run the stage, or its dry run, on a plain configuration (``conf/label.yaml``, resolved)."""
     settings = LabelSettings.model_validate({key: value for key, value in config.items() if key != "judge"})
-    return label(settings, build_judge(config["judge"], settings.attribute_schema))
+    judge = build_judge(config["judge"], settings.attribute_schema)
+    if settings.dry_run:
+        return dry_run(settings, judge)
+    runner = settings.runner
+    if runner.processes == 1 or not calls_service(settings.batch, judge):
+        return label(settings, judge)
+    with WorkerPoolJudge(
+        judge, config["judge"], settings.attribute_schema, runner.processes, runner.concurrency
+    ) as pool:
+        return label(settings, pool)
 
 
 def label(settings: LabelSettings, judge: Judge) -> LabelSummary:
     """Label all prompts that the ledger does not know yet, and write annotations of all that it knows then.
 
     Raises:
-        UserError: bad input (before any call), a run that stopped by itself, or prompts left without a judgement while
-            `allow_failures` is off. Annotations of all that was judged are written before the last two.
+        UserError: bad input or a budget in money without a price (before any call), a run that stopped by itself, or
+            prompts left without a judgement (a used up budget, failures) while `allow_failures` is off. Annotations of
+            all that was judged are written before the last two.
         SystemExit: after Ctrl-C or SIGTERM, with 128 + the signal's number; annotations are written before.
     """
-    context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
-    inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root)
-    with Ledger(settings.ledger_path, settings.fsync_every) as ledger:
-        inputs.check(context, ledger.succeeded)
-        runner = LabelRunner(context, ledger, settings.runner)
+    with _opened(settings, judge) as (context, inputs, ledger, admission):
+        if settings.batch.write is not None:
+            written = write_batch(settings.batch, inputs, context, ledger, settings.runner.is_set_aside)
+            return LabelSummary(len(inputs), 0, written["requests"], Tally(total=len(inputs)))
+        other = other_run(settings.batch, context, ledger)
+        runner = other or LabelRunner(context, ledger, settings.runner, admission)
         tally = runner.run(inputs.jobs(), len(inputs))
         annotations = write_annotations(settings.out, inputs, ledger, context)
         unlabelled = write_unlabelled(settings.unlabelled_path, inputs, ledger)
     summary = LabelSummary(len(inputs), annotations, unlabelled, tally)
-    _report(settings, summary)
+    _report(settings, summary, admission)
+    if annotations:
+        report_quality(settings.out, settings.attribute_schema, settings.ledger_path, settings.image_root)
     if runner.error is not None:
         raise runner.error
     if runner.stopped_by_signal is not None:
         raise SystemExit(128 + runner.stopped_by_signal)
     if unlabelled and not settings.allow_failures:
+        if admission.exhausted:
+            raise UserError(_describe_exhausted(summary, admission))
         raise UserError(_describe_unlabelled(settings, summary))
     return summary
 
 
-def _report(settings: LabelSettings, summary: LabelSummary) -> None:
-    tally = summary.tally
+def dry_run(settings: LabelSettings, judge: Judge) -> Estimate:
+    """Print what `label` would ask, cost and take; ask nothing that costs, write nothing. Raises as `label` does."""
+    with _opened(settings, judge) as (context, inputs, ledger, admission):
+        known = ledger.spending(context.fingerprint)
+        jobs = track(inputs.jobs(), "estimating", len(inputs))
+        work = survey(jobs, context, ledger, settings.runner, admission.estimator)
+        estimated = estimate(work, context, known, settings.runner, admission)
+    print_estimate(estimated, len(inputs), price_of(judge), settings.budget)
+    return estimated
+
+
+@contextmanager
+def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContext, LabelInputs, Ledger, Admission]]:
+    """Open and check all that a run needs; a dry run opens it without writing."""
+    settings.budget.check(price_of(judge))
+    check_same_repeat(settings.out, settings.selection)
+    context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
+    inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root, settings.selection)
+    with Ledger(settings.ledger_path, settings.fsync_every, read_only=settings.dry_run) as ledger:
+        inputs.check(context, ledger.succeeded)
+        typical = next(inputs.jobs()).request(context)
+        with open_admission(settings.runner, settings.budget, settings.estimate, context, ledger, typical) as admission:
+            yield context, inputs, ledger, admission
+
+
+def _report(settings: LabelSettings, summary: LabelSummary, admission: Admission) -> None:
+    tally, budget = summary.tally, admission.budget
     log.info(
         "%d of %d prompts have an annotation in %s (%d judged now, %d known before); %s",
         summary.annotations,
@@ -143,8 +194,25 @@ def _report(settings: LabelSettings, summary: LabelSummary) -> None:
         tally.reused,
         tally.describe(),
     )
+    if not admission.estimator.is_free:
+        now, before = (describe_tokens(tokens, budget.price) for tokens in (budget.spent_now, budget.spent_before))
+        log.info("spent by this run: %s; by earlier ones with these settings: %s", now, before)
+    if admission.unknown_calls:
+        log.warning(
+            "the service did not say what %d calls cost; each counts as an average one above", admission.unknown_calls
+        )
     if summary.unlabelled:
         log.warning("%d prompts have none: %s", summary.unlabelled, settings.unlabelled_path)
+
+
+def _describe_exhausted(summary: LabelSummary, admission: Admission) -> str:
+    budget = admission.budget
+    missing = describe_tokens(admission.per_prompt.times(summary.unlabelled), budget.price)
+    return (
+        f"the budget is used up: {budget.describe()}; the next call might have exceeded it. {summary.unlabelled} of "
+        f"{summary.prompts} prompts have no annotation yet and would cost about {missing} more. All that was judged is "
+        "written: start the same command with a larger budget.max_cost or budget.max_tokens to go on."
+    )
 
 
 def _describe_unlabelled(settings: LabelSettings, summary: LabelSummary) -> str:

@@ -170,6 +170,7 @@ class OracleJudge:
 
     name = "oracle"
     reads_metadata = True
+    max_output_tokens = 0
 
     def __init__(self, schema: AttributeSchema) -> None:
         self.schema = schema

@@ -1,0 +1,139 @@
+"""What stands between a worker and the judge: the budget first, then the limits per minute."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from nemo_mm_align.labeling.budget import Budget, BudgetSettings
+from nemo_mm_align.labeling.estimates import EstimateSettings, TokenEstimator
+from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.judge import JudgeRequest, max_output_tokens_of, price_of
+from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.labeling.limits import Departure, DepartureLog, Limiter, read_departures
+from nemo_mm_align.labeling.spending import Spending, Tokens, tokens_of
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Leave to make one call: what it was guessed to cost, and what is set aside for it."""
+
+    guessed: int
+    expected: Tokens
+    worst: Tokens
+    departure: Departure
+
+
+class Admission:
+    """Lets calls through, and learns from each what calls cost.
+
+    Args:
+        estimator, budget, limiter: what it goes by.
+        known: what earlier calls under the same configuration cost.
+        typical: what a call probably costs, as long as none was counted.
+
+    Attributes:
+        exhausted: whether a call did not fit into the budget any more; the run then ends.
+    """
+
+    def __init__(
+        self, estimator: TokenEstimator, budget: Budget, limiter: Limiter, known: Spending, typical: Tokens
+    ) -> None:
+        self.estimator, self.budget, self.limiter = estimator, budget, limiter
+        self.exhausted = False
+        self._known, self._typical = known, typical
+
+    @property
+    def unknown_calls(self) -> int:
+        """Calls, of earlier runs too, that may have cost something and of which nobody knows how much."""
+        return 0 if self.estimator.is_free else self._known.unknown
+
+    @property
+    def per_prompt(self) -> Tokens:
+        """Tokens that a prompt costs on average, failed calls included."""
+        return self.budget.spent.times(1 / self._known.judgements) if self._known.judgements else self._typical
+
+    def enter(self, request: JudgeRequest, stop: threading.Event) -> Ticket | None:
+        """Wait until a call may be made; None where `stop` was set before or the budget is used up."""
+        guessed, candidates = self.estimator.guess(request), len(request.candidates)
+        worst = self.estimator.worst(guessed, candidates)
+        if self.budget.settings.is_set and not self.budget.reserve(worst, stop):
+            self.exhausted |= not stop.is_set()
+            return None
+        expected = self.estimator.expected(guessed, candidates)
+        departure = self.limiter.acquire(stop, expected.total)
+        if departure is None:
+            self._release(worst, Tokens())
+            return None
+        return Ticket(guessed, expected, worst, departure)
+
+    def leave(self, ticket: Ticket, usage: Mapping[str, int], kind: str = "") -> None:
+        """Settle a call that ended; what nobody knows the cost of is taken at its expected one."""
+        counted = tokens_of(usage, kind)
+        actual = ticket.expected if counted is None else counted
+        self._release(ticket.worst, actual)
+        self.limiter.settle(ticket.departure, actual.total)
+        if counted is not None and usage:
+            self.estimator.observe(ticket.guessed, counted)
+
+    def _release(self, worst: Tokens, actual: Tokens) -> None:
+        self.budget.settle(worst if self.budget.settings.is_set else Tokens(), actual)
+
+
+class _PacingSettings(Protocol):
+    """What is read of the settings of a run."""
+
+    @property
+    def requests_per_minute(self) -> int | None: ...
+
+    @property
+    def tokens_per_minute(self) -> int | None: ...
+
+
+@contextmanager
+def open_admission(
+    pacing: _PacingSettings,
+    budget: BudgetSettings,
+    estimate: EstimateSettings,
+    context: LabelContext,
+    ledger: Ledger,
+    typical: JudgeRequest,
+) -> Iterator[Admission]:
+    """Make the `Admission` of a run on a ledger: what earlier runs spent, and asked in the last minute, counts.
+
+    Where there is a limit per minute, departures are written down beside the ledger (not by a read-only one).
+
+    Args:
+        pacing: with the limits per minute.
+        typical: any request of the run.
+    """
+    known = ledger.spending(context.fingerprint)
+    estimator = TokenEstimator(estimate, max_output_tokens_of(context.judge), known)
+    expected = estimator.expected(estimator.guess(typical), len(typical.candidates))
+    spent = Tokens() if estimator.is_free else known.with_unknown(expected)
+    limited = pacing.requests_per_minute or pacing.tokens_per_minute
+    path = ledger.path.with_suffix(".departures")
+    recent = _recent_calls(path, ledger)
+    departures = DepartureLog(path, recent) if limited and not ledger.read_only else None
+    limiter = Limiter(pacing.requests_per_minute, pacing.tokens_per_minute, departures)
+    limiter.remember((time.time() - start, tokens) for start, tokens in recent)
+    try:
+        yield Admission(estimator, Budget(budget, price_of(context.judge), spent), limiter, known, expected)
+    finally:
+        if departures is not None:
+            departures.close()
+
+
+def _recent_calls(path: Path, ledger: Ledger) -> list[tuple[float, int]]:
+    """Return (seconds since 1970, tokens) of recent calls: the departures written down, and what came after them.
+
+    Departures hold calls that were in flight at a kill, which no ledger knows; runs without limits write down none.
+    """
+    departures = read_departures(path)
+    latest = max((start for start, _ in departures), default=0.0)
+    return departures + [call for call in ledger.recent_calls() if call[0] > latest]

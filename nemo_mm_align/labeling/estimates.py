@@ -1,0 +1,112 @@
+"""How many tokens a call will cost: a guess from the length of its texts, made better by what the service counts."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nemo_mm_align.labeling.judge import JudgeRequest
+from nemo_mm_align.labeling.rubric import build_judge_prompt
+from nemo_mm_align.labeling.spending import Spending, Tokens
+
+BYTES_PER_TOKEN = 4.0
+"""UTF-8 bytes of a token: about right for English, on the high side for other scripts."""
+
+TOKENS_PER_IMAGE = 258
+"""What Gemini counts for an image of up to 384 x 384 pixels; larger ones cost more and show in the measured ratio."""
+
+UNMEASURED_RATIO = 2.0
+"""How far the guess may be too low, as long as no reply has shown by how much it is."""
+
+MARGIN = 1.25
+"""How much larger than everything seen so far the worst call may be."""
+
+
+class EstimateSettings(BaseModel):
+    """What estimates go by until replies tell better.
+
+    Args:
+        output_tokens_per_candidate: of a reply: reasoning, scores, thinking.
+        seconds_per_call: how long the judge takes for a reply.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output_tokens_per_candidate: int = Field(default=250, ge=0)
+    seconds_per_call: float = Field(default=10.0, gt=0)
+
+
+def guess_input_tokens(request: JudgeRequest) -> int:
+    """Return a guess of a question's tokens, images included, that needs no service."""
+    prompt = build_judge_prompt(request)
+    texts = [prompt.instructions, *(part for part in prompt.parts if not isinstance(part, Path))]
+    length = sum(len(text.encode("utf-8", errors="replace")) for text in texts)
+    return round(length / BYTES_PER_TOKEN) + TOKENS_PER_IMAGE * len(request.image_paths)
+
+
+class TokenEstimator:
+    """Expected and worst tokens of calls. Safe for several threads.
+
+    Args:
+        settings: see `EstimateSettings`.
+        max_output: the most tokens of one reply, where the judge has such a limit; 0: the judge uses no tokens at all.
+        known: what earlier calls under the same configuration cost.
+    """
+
+    def __init__(self, settings: EstimateSettings, max_output: int | None, known: Spending) -> None:
+        self.settings, self.max_output = settings, max_output
+        self._lock = threading.Lock()
+        self._guessed, self._counted, self._worst_ratio = 0, 0, 0.0
+        self._outputs, self._output_sum, self._largest_output = (
+            known.counted_judgements,
+            known.judgement_tokens.output,
+            0,
+        )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the judge uses no tokens."""
+        return self.max_output == 0
+
+    @property
+    def input_ratio(self) -> float:
+        """Tokens that the service counted for questions, per token guessed; 1.0 as long as nothing was counted."""
+        return self._counted / self._guessed if self._guessed else 1.0
+
+    def guess(self, request: JudgeRequest) -> int:
+        """Return `guess_input_tokens`, or 0 for a judge that uses none."""
+        return 0 if self.is_free else guess_input_tokens(request)
+
+    def expected(self, guessed: int, candidates: int) -> Tokens:
+        """Return what a call will probably cost."""
+        return Tokens(round(guessed * self.input_ratio), self.expected_output(candidates))
+
+    def expected_output(self, candidates: int) -> int:
+        """Return the probable tokens of a reply: the mean of those seen, else the assumption of the settings."""
+        if self.is_free:
+            return 0
+        assumed = self.settings.output_tokens_per_candidate * candidates
+        mean = round(self._output_sum / self._outputs) if self._outputs else assumed
+        return mean if self.max_output is None else min(mean, self.max_output)
+
+    def worst(self, guessed: int, candidates: int) -> Tokens:
+        """Return what a call can cost at most; without a limit of the judge this is more than any seen so far."""
+        ratio = MARGIN * self._worst_ratio if self._guessed else UNMEASURED_RATIO
+        if self.max_output is not None:
+            output = self.max_output
+        else:
+            output = round(max(2 * self.expected_output(candidates), MARGIN * self._largest_output))
+        return Tokens(round(guessed * ratio), output)
+
+    def observe(self, guessed: int, tokens: Tokens) -> None:
+        """Learn from a call that was answered."""
+        with self._lock:
+            if guessed and tokens.input:
+                self._guessed += guessed
+                self._counted += tokens.input
+                self._worst_ratio = max(self._worst_ratio, tokens.input / guessed)
+            self._outputs += 1
+            self._output_sum += tokens.output
+            self._largest_output = max(self._largest_output, tokens.output)

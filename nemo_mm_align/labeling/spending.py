@@ -1,0 +1,94 @@
+"""What calls have cost: tokens that the service counted, and calls of which nobody knows what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+UNBILLED_KINDS: frozenset[str] = frozenset({"rate_limit", "auth", "bad_request", "server"})
+"""Failures by which the service did no work: without token counts they cost nothing.
+
+A timeout is not among them: the service may have answered, and billed, what nobody waited for.
+"""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of questions (`input`) and of replies with thinking (`output`)."""
+
+    input: int = 0
+    output: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.input + self.output
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.input + other.input, self.output + other.output)
+
+    def __sub__(self, other: Tokens) -> Tokens:
+        return Tokens(self.input - other.input, self.output - other.output)
+
+    def times(self, factor: float) -> Tokens:
+        """Return so many times as many, rounded."""
+        return Tokens(round(self.input * factor), round(self.output * factor))
+
+
+def tokens_of(usage: Mapping[str, int], kind: str = "") -> Tokens | None:
+    """Return what a call cost: from its usage, nothing for a refused one, None where nobody knows.
+
+    Args:
+        usage: with `input_tokens` and `output_tokens`; empty where the service said nothing.
+        kind: of its failure; "" for a judgement.
+    """
+    if "input_tokens" in usage or "output_tokens" in usage:
+        return Tokens(usage.get("input_tokens", 0), usage.get("output_tokens", 0))
+    return Tokens() if kind in UNBILLED_KINDS else None
+
+
+@dataclass
+class Spending:
+    """Sums over calls.
+
+    Args:
+        tokens: as counted by the service.
+        judgements: successful calls; `judgement_tokens` are those of the ones whose tokens are known
+            (`counted_judgements`), `seconds` how long all of them took.
+        unknown: calls that may have cost something and whose tokens nobody knows.
+    """
+
+    tokens: Tokens = field(default_factory=Tokens)
+    judgements: int = 0
+    counted_judgements: int = 0
+    judgement_tokens: Tokens = field(default_factory=Tokens)
+    seconds: float = 0.0
+    unknown: int = 0
+
+    def add(self, usage: Mapping[str, int], kind: str = "", seconds: float = 0.0) -> None:
+        """Count one call; `kind` of its failure, "" for a judgement."""
+        tokens = tokens_of(usage, kind)
+        if tokens is None:
+            self.unknown += 1
+        else:
+            self.tokens += tokens
+        if not kind:
+            self.judgements += 1
+            self.seconds += seconds
+            if tokens is not None:
+                self.counted_judgements += 1
+                self.judgement_tokens += tokens
+
+    @property
+    def mean_tokens(self) -> Tokens | None:
+        """Tokens of a judgement on average, if any are known."""
+        return self.judgement_tokens.times(1 / self.counted_judgements) if self.counted_judgements else None
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """Seconds of a judgement on average, if there was one."""
+        return self.seconds / self.judgements if self.judgements else None
+
+    def with_unknown(self, per_call: Tokens) -> Tokens:
+        """Return all tokens, counting each unknown call as an average judgement (`per_call` where there is none)."""
+        return self.tokens + (self.mean_tokens or per_call).times(self.unknown)
