@@ -45,7 +45,8 @@ def preflight_command(job: Job) -> Command:
     out = job.composed.get("out")
     settings |= {"read": [str(path) for path in read if path]} if any(read) else {}
     settings |= {"write": [str(Path(str(out)).parent)]} if out else {}
-    return Command("scripts/doctor.py", (*overrides_of(settings), *job.training_overrides))
+    judge = [word for word in job.overrides if word.startswith("judge.")]
+    return Command("scripts/doctor.py", (*overrides_of(settings), *judge, *job.training_overrides))
 
 
 def variable_lines(job: Job, settings: LaunchSettings) -> list[str]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2] / PACKAGE
 LAYERS = (
     {"model", "parallel"},
     {"datasets", "callbacks", "capacity"},
-    {"labeling", "recipes", "inference", "evaluation", "miniature", "launch"},
+    {"labeling", "recipes", "inference", "evaluation", "miniature", "launch", "preflight"},
     {"benchmarks"},
 )
 """From low to high; modules that stand in the package's own folder are below them all."""

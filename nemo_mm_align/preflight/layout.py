@@ -1,0 +1,121 @@
+"""Whether ranks, batches, model sizes and number format fit each other, by the same checks as the training's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from nemo_mm_align.datasets.sampler import GlobalBatchSampler
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
+from nemo_mm_align.preflight.finding import Finding, amber, green, red
+from nemo_mm_align.preflight.job import Job
+
+
+def check_layout(job: Job, world_size: int) -> list[Finding]:
+    """All arithmetic of a training.
+
+    Args:
+        job: with a training configuration.
+        world_size: ranks that take part now; 1 is a look ahead, for which the experiment's own number counts.
+    """
+    try:
+        sizes, parallel = job.sizes(), job.parallel()
+        job.engine()
+        job.lora()
+    except UserError as error:
+        return [red("model", str(error), "correct the configuration")]
+    planned = job.planned_world_size
+    ranks = planned if world_size == 1 and planned else world_size
+    findings = [_world(parallel, ranks, world_size, planned), _sizes(sizes, parallel)]
+    findings += _batches(job, parallel, ranks) + _lengths(job, sizes, parallel)
+    if job.precision.startswith("fp8"):
+        findings.append(_fp8(sizes, parallel))
+    return findings
+
+
+def _checked(title: str, check: Callable[[], str]) -> Finding:
+    """Turn the message of a check that raises into a finding; its text holds the remedy already."""
+    try:
+        return green(title, check())
+    except UserError as error:
+        return red(title, str(error), "see above")
+
+
+def _world(parallel: ParallelConfig, ranks: int, here: int, planned: int | None) -> Finding:
+    if here > 1 and planned and planned != here:
+        remedy = "set trainer.num_nodes and trainer.devices to what is started, or start as many"
+        return red("ranks", f"the experiment is made for {planned} (nodes x devices), {here} were started", remedy)
+
+    def text() -> str:
+        data = parallel.data_parallel_size(ranks)
+        tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+        return f"tensor {tensor} x pipeline {pipeline} x data {data} = {ranks}"
+
+    return _checked("ranks", text)
+
+
+def _sizes(sizes: LlavaConfig, parallel: ParallelConfig) -> Finding:
+    def text() -> str:
+        sizes.check(parallel)
+        stages = sizes.layers_per_stage(parallel)
+        heads = sizes.language.num_attention_heads // parallel.tensor_model_parallel_size
+        return f"{sizes.name}: layers per stage {', '.join(map(str, stages))}; {heads} heads per tensor rank"
+
+    return _checked("model", text)
+
+
+def _batches(job: Job, parallel: ParallelConfig, ranks: int) -> list[Finding]:
+    micro, whole = int(job.value("model.micro_batch_size", 1)), int(job.value("model.global_batch_size", 1))
+    stages = parallel.pipeline_model_parallel_size
+    try:
+        replicas = parallel.data_parallel_size(ranks)
+    except UserError:
+        return []  # said above
+    finding = _checked("batches", lambda: _micro_batches(micro, whole, replicas))
+    passes = whole // (micro * replicas) if micro * replicas else 0
+    if finding.level == 0 and stages > 1 and passes < 4 * stages:
+        idle = (stages - 1) / (passes + stages - 1)
+        found = f"{passes} micro batches over {stages} pipeline stages: stages idle for {idle:.0%} of a step"
+        return [finding, amber("pipeline", found, "fewer pipeline stages, or a larger model.global_batch_size")]
+    return [finding]
+
+
+def _micro_batches(micro: int, whole: int, replicas: int) -> str:
+    sampler = GlobalBatchSampler(1, whole, micro, replicas, seed=0)
+    return f"global {whole} = micro {micro} x data {replicas} x {sampler.num_micro_batches} passes"
+
+
+def _lengths(job: Job, sizes: LlavaConfig, parallel: ParallelConfig) -> list[Finding]:
+    longest, positions = int(job.value("model.max_length", 0)), sizes.language.max_position_embeddings
+    tensor = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+    multiple = math.lcm(tensor, 16 if job.precision.startswith("fp8") else 1)
+    if longest > positions:
+        found = f"model.max_length={longest}, but the model has {positions} positions"
+        return [red("row length", found, f"model.max_length={positions}")]
+    if longest <= sizes.tokens_per_image:
+        found = f"model.max_length={longest} leaves no room beside the {sizes.tokens_per_image} tokens of one image"
+        return [red("row length", found, f"model.max_length={min(positions, 2 * sizes.tokens_per_image)}")]
+    padded = -(-longest // multiple) * multiple
+    if padded > positions:
+        found = f"rows of {longest} are padded to {padded}, a multiple of {multiple}, past the model's {positions} positions"
+        return [red("row length", found, f"model.max_length={longest // multiple * multiple}")]
+    return [
+        green("row length", f"up to {longest} (padded: {padded}) of {positions} positions, in multiples of {multiple}")
+    ]
+
+
+def _fp8(sizes: LlavaConfig, parallel: ParallelConfig) -> Finding:
+    """Widths of the decoder's matrices; adapters and vision tower do not compute in FP8."""
+    tensor, language = parallel.tensor_model_parallel_size, sizes.language
+    widths = {
+        "language.hidden_size": language.hidden_size,
+        "language.ffn_hidden_size / TP": language.ffn_hidden_size // tensor,
+        "query width / TP": language.num_attention_heads * language.kv_channels // tensor,
+        "key width / TP": language.groups * language.kv_channels // tensor,
+    }
+    odd = [f"{name}={width}" for name, width in widths.items() if width % 16]
+    if odd:
+        remedy = "a smaller model.tensor_model_parallel_size or precision=bf16"
+        return red("FP8 sizes", f"no multiple of 16: {', '.join(odd)}", remedy)
+    return green("FP8 sizes", "all widths are multiples of 16")
