@@ -58,9 +58,9 @@ For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llav
 * FP8 saves time, not memory: TransformerEngine keeps a quantised copy and its transpose beside each bf16 weight.
 * SFT, rejection sampling and SteerLM have the same rows, so they have the same memory; the hours differ with the
   paper's numbers of examples ({SAMPLES["sft"]:,} and about {SAMPLES["steerlm"]:,}, {_EPOCHS} epochs).
-* Fused attention is assumed. With grouped key/value heads **and** shared prefixes (the 70B's DPO) PyTorch needs a
-  kernel that takes a mask and grouped heads together; where it has none it stores the scores, which does not fit: set
-  `recipe.shared_prefix=false` then.
+* Fused attention is assumed. Grouped key/value heads **and** shared prefixes (the 70B's DPO) ask PyTorch for a kernel
+  that takes a mask and grouped heads together; where it has none it stores the scores (`fused_attention=false` in
+  `scripts/estimate.py` says what that takes): set `recipe.shared_prefix=false` then.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _answer(values: Mapping[str, Any]) -> str:
     nodes, gpus = values["nodes"] or trainer["num_nodes"], values["gpus_per_node"] or trainer["devices"]
     if values["suggest"]:
         nodes, gpus = nodes or 1, gpus or gpu.per_node
-    job = read_job(values, nodes, gpus, values["workload"])
+    job = replace(read_job(values, nodes, gpus, values["workload"]), fused_attention=values["fused_attention"])
     if not values["suggest"]:
         return render(estimate_job(job, gpu, reserve))
     found = suggest(job, gpu, reserve)
