@@ -163,6 +163,17 @@ def _ranks(values: Mapping[str, Any], nodes: int | None, gpus_per_node: int | No
     return int(found[0]), int(found[1])
 
 
+def check_started_ranks(trainer: Mapping[str, Any], started: int) -> None:
+    """Raise `UserError` where ``trainer.num_nodes`` x ``trainer.devices`` are given and are not the ranks that started."""
+    nodes, devices = trainer.get("num_nodes"), trainer.get("devices")
+    if nodes and devices and nodes * devices != started:
+        raise UserError(
+            f"trainer.num_nodes={nodes} x trainer.devices={devices} = {nodes * devices} ranks, but {started} were started. "
+            "Start that many, or set both to what you start (null: whatever is started) and see with scripts/estimate.py "
+            "whether the layout still fits."
+        )
+
+
 def read_model(values: Mapping[str, Any]) -> LlavaConfig:
     """Sizes of the model: the keys of conf/model/*.yaml among those of a composed configuration's ``model``."""
     keys = ("name", "image_token_id", "language", "vision")

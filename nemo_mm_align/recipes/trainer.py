@@ -19,6 +19,7 @@ from nemo_mm_align.callbacks.checkpointing import SaveCheckpoints
 from nemo_mm_align.callbacks.health import ReportHealth
 from nemo_mm_align.callbacks.metrics import WriteMetrics
 from nemo_mm_align.callbacks.stopping import StopOnSignal
+from nemo_mm_align.capacity.job import check_started_ranks
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
@@ -100,22 +101,13 @@ class TrainingRun:
         """Check sizes, layout, precision and batch arithmetic against each other; no weight has been read yet."""
         settings, sizes = self.settings, self.source.config
         sizes.check(settings.parallel)
-        self._check_started_ranks()
+        check_started_ranks(self.config.trainer, runtime.world_size())
         replicas = settings.parallel.data_parallel_size(runtime.world_size())
         GlobalBatchSampler(1, settings.global_batch_size, settings.micro_batch_size, replicas, settings.seed)
         longest = sizes.language.max_position_embeddings
         if settings.plan.max_length > longest:
             raise UserError(
                 f"model.max_length={settings.plan.max_length}: the model has {longest} positions. Set it to at most {longest}."
-            )
-
-    def _check_started_ranks(self) -> None:
-        nodes, devices = self.config.trainer.get("num_nodes"), self.config.trainer.get("devices")
-        if nodes and devices and nodes * devices != runtime.world_size():
-            raise UserError(
-                f"trainer.num_nodes={nodes} x trainer.devices={devices} = {nodes * devices} ranks, but {runtime.world_size()} "
-                "were started. Start that many, or set both to what you start (null: whatever is started) and see with "
-                "scripts/estimate.py whether the layout still fits."
             )
 
     @property

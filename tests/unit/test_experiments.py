@@ -8,7 +8,9 @@ import pytest
 
 from nemo_mm_align.capacity.estimate import estimate
 from nemo_mm_align.capacity.experiments import CLUSTERS, GPU_NAME, MODELS, PRECISIONS, RECIPES
+from nemo_mm_align.capacity.job import check_started_ranks
 from nemo_mm_align.capacity.run import CONF, compose_training, experiment_texts
+from nemo_mm_align.errors import UserError
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 LEARNING_RATES = {"sft": 4e-4, "rejection": 4e-4, "steerlm": 4e-4, "dpo": 5e-5}
@@ -61,3 +63,11 @@ def test_experiment(name: str) -> None:
 def test_values_on_the_command_line_win(name: str) -> None:
     values = compose_training([f"experiment={name}", "model.micro_batch_size=2", "recipe.epochs=1", "name=mine"])
     assert (values["model"]["micro_batch_size"], values["recipe"]["epochs"], values["name"]) == (2, 1, "mine")
+
+
+def test_refuses_another_number_of_processes() -> None:
+    trainer = compose_training(["experiment=sft_mini_1x4"])["trainer"]
+    check_started_ranks(trainer, 4)
+    check_started_ranks(trainer | {"num_nodes": None}, 3)
+    with pytest.raises(UserError, match="devices=4 = 4 ranks, but 2 were started"):
+        check_started_ranks(trainer, 2)
