@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -28,6 +30,13 @@ def read_api_key(path: str | None, variables: Sequence[str], service: str) -> Se
 def hide_key(text: str, key: SecretStr | None) -> str:
     """Return a text without the key: services and proxies echo it in their errors."""
     return text.replace(key.get_secret_value(), "[API key]") if key is not None else text
+
+
+def hide_key_in(body: Mapping[str, Any], key: SecretStr | None) -> Mapping[str, Any]:
+    """Return a JSON object without the key in any of its texts: a proxy may echo it in a reply with status 200."""
+    text = json.dumps(body)
+    hidden = hide_key(text, key)
+    return body if hidden == text else dict(json.loads(hidden))
 
 
 def _read_file(path: str) -> str:

@@ -12,6 +12,7 @@ from nemo_mm_align.labeling.gemini_client import GoogleAPICallError, make_client
 from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage
 from nemo_mm_align.labeling.gemini_replies import failure_of_status
 from nemo_mm_align.labeling.gemini_service import GeminiService
+from nemo_mm_align.labeling.http_failures import RAW_LIMIT
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.pricing import PriceSettings
 from nemo_mm_align.labeling.request_images import RequestImage
@@ -45,10 +46,17 @@ class GeminiJudge(GeminiService):
         super().__init__(decoding, timeout_s, api_endpoint, api_key_file, price)
 
     def _make_client(self) -> Any:
-        return make_client(self._key, self._api_endpoint)
+        client = make_client(self._key, self._api_endpoint)
+        # The client's exceptions for replies that are no JSON do not carry them.
+        client.transport._session.hooks["response"].append(self._keep)
+        return client
+
+    def _keep(self, http: requests.Response, **settings: Any) -> None:
+        self._local.http = http
 
     def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:
         asked = self._to_proto(message)
+        self._local.http = None
         response = client.generate_content(asked, retry=None, timeout=self._timeout_s)
         return dict(type(response).to_dict(response, use_integers_for_enums=False, preserving_proto_field_name=False))
 
@@ -68,8 +76,14 @@ class GeminiJudge(GeminiService):
             raw, headers = (http.text, http.headers) if http is not None else ("", {})
             texts = self._hide_key(str(error.message)), self._hide_key(raw)
             return failure_of_status(int(error.code or 0), *texts, headers, error.details)
-        message = self._hide_key(f"{type(error).__name__}: {error}")
-        return JudgeFailure("timeout" if _is_timeout(error) else "server", message)
+        message, raw = self._hide_key(f"{type(error).__name__}: {error}"), self._hide_key(self._body())[:RAW_LIMIT]
+        return JudgeFailure("timeout" if _is_timeout(error) else "server", message, raw)
+
+    def _body(self) -> str:
+        """Return the body that this thread got last; "" where it did not arrive whole."""
+        http: requests.Response | None = getattr(self._local, "http", None)
+        # Not `content`: that would wait once more for a body that stalls.
+        return http.text if http is not None and isinstance(http._content, bytes) else ""
 
     def _to_proto(self, message: GeminiMessage) -> Any:
         config = {GENERATION_FIELDS[name]: value for name, value in message.generation.items()}

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.labeling.api_key import hide_key, read_api_key
+from nemo_mm_align.labeling.api_key import hide_key, hide_key_in, read_api_key
 from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage, build_message
 from nemo_mm_align.labeling.gemini_replies import read_batch_reply, read_reply
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
@@ -57,7 +57,7 @@ class GeminiService(ABC):
             response = self._generate(self._client(), message)
         except Exception as error:  # the clients let exceptions of several libraries through
             raise self._failure(error) from None
-        return read_reply(response, request)
+        return read_reply(hide_key_in(response, self._key), request)
 
     def count_tokens(self, request: JudgeRequest) -> int | None:
         """Return the input tokens as the service counts them, or raise `JudgeFailure`."""
