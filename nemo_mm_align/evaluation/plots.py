@@ -1,9 +1,7 @@
-"""The report's plots as SVG data URIs: no display, no file, no global matplotlib state."""
+"""The report's plots."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -11,32 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.evaluation.figures import INK, STYLE, data_uri
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.results import MethodResult, SteeringResult
 
 COLOURS = {"base": "#8a8f98", "sft": "#0072b2", "rejection": "#e69f00", "steerlm": "#009e73", "dpo": "#cc3d5c"}
 """Okabe and Ito's palette, which readers with any colour vision can tell apart; grey for what all start from."""
 SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")
-INK = "#3c4148"
-
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#b8bcc2",
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e8eb",
-    "axes.titlesize": 11,
-    "legend.frameon": False,
-    "svg.hashsalt": "nemo_mm_align",  # the same figures give the same file
-}
-
 Labels = Mapping[str, str]
 
 
@@ -44,13 +23,6 @@ def colour_of(name: str, names: Sequence[str]) -> str:
     """Colour of a method, the same in every plot."""
     spare = [other for other in names if other not in COLOURS]
     return COLOURS.get(name) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
-
-
-def data_uri(figure: Figure) -> str:
-    """Return a figure as an SVG for the `src` of an image."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _errors(value: float, interval: Interval | None) -> tuple[list[float], list[float]]:

@@ -18,6 +18,11 @@ def settings_path(annotations: Path) -> Path:
     return annotations.with_name(f"{annotations.stem}.settings.json")
 
 
+def report_path(annotations: Path) -> Path:
+    """Return where the report on an annotations file stands."""
+    return annotations.with_suffix(".html")
+
+
 def write_settings(annotations: Path, context: LabelContext, selection: Selection) -> None:
     """Write judge, its settings with rubric text, schema, which prompts, and the hash that each annotation carries."""
     price = price_of(context.judge)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
 from nemo_mm_align.labeling import rubric
-from nemo_mm_align.labeling.jobs import Job, content_key, in_file_order
+from nemo_mm_align.labeling.jobs import Job, content_key, draw_prompts, in_file_order
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn
 
@@ -75,12 +75,14 @@ def candidate_set(*texts: str) -> CandidateSet:
 
 
 def test_content_key_follows_content_and_nothing_else() -> None:
-    def key(prompt=PROMPT, images=("h1", "h2"), texts=("a", "b"), fingerprint="f", with_metadata=False) -> str:
-        return content_key(fingerprint, prompt, images, candidate_set(*texts), with_metadata)
+    def key(prompt=PROMPT, images=("h1", "h2"), texts=("a", "b"), fingerprint="f", with_metadata=False, **more) -> str:
+        return content_key(fingerprint, prompt, images, candidate_set(*texts), with_metadata, **more)
 
     renamed = PROMPT.model_copy(update={"id": "b", "images": ("m.png", "n.png"), "metadata": {"truth": 1}})
     other = PROMPT.model_copy(update={"turns": (*TURNS[:-1], Turn(role="user", content="Size?"))})
-    assert key() == key(renamed)
+    assert (
+        key() == key(renamed) == key(repeat=0) == "ca71b3322d0b9db42db48f9b98e261b4"
+    )  # fixed: what was paid for stays known
     changed = [
         key(other),
         key(images=("h2", "h1")),
@@ -88,8 +90,19 @@ def test_content_key_follows_content_and_nothing_else() -> None:
         key(texts=("a", "c")),
         key(fingerprint="g"),
         key(renamed, with_metadata=True),
+        key(repeat=1),
+        key(repeat=2),
     ]
-    assert len({key(), *changed}) == 7
+    assert len({key(), *changed}) == 9
+
+
+def test_a_sample_depends_on_seed_and_ids_alone() -> None:
+    ids = [str(index) for index in range(500)]
+    drawn = draw_prompts(ids, 100, seed=0)
+    assert len(drawn) == 100 and drawn == draw_prompts(reversed(ids), 100, seed=0) != draw_prompts(ids, 100, seed=1)
+    assert draw_prompts(ids, 40, seed=0) < drawn
+    assert draw_prompts(ids[:250], 500, seed=0) == set(ids[:250])
+    assert drawn & set(ids[:250]) <= draw_prompts(ids[:250], 100, seed=0)
 
 
 def test_order_is_a_permutation_fixed_by_the_key_and_undone_again() -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from nemo_mm_align.evaluation.plots import INK, STYLE, data_uri
+from nemo_mm_align.evaluation.figures import INK, STYLE, data_uri
 from nemo_mm_align.labeling.quality.collect import Quality
 from nemo_mm_align.labeling.quality.statistics import Histogram, Mean
 

@@ -17,6 +17,7 @@ from nemo_mm_align.evaluation.page import STYLE
 from nemo_mm_align.images import load_image
 from nemo_mm_align.labeling.budget import describe_tokens
 from nemo_mm_align.labeling.judge import Price
+from nemo_mm_align.labeling.provenance import report_path
 from nemo_mm_align.labeling.quality import findings, page, plots
 from nemo_mm_align.labeling.quality.agreement import MEASURES, Estimate, PairwiseAccuracy
 from nemo_mm_align.labeling.quality.collect import LENGTH, SCORE, Quality, collect
@@ -35,12 +36,7 @@ HEADS = {"pearson": "Pearson", "spearman": "Spearman", "kappa": "Kappa", "mad": 
 Cell = dict[str, str]
 
 
-def report_path(annotations: Path) -> Path:
-    """Return where the report on an annotations file is written."""
-    return annotations.with_suffix(".html")
-
-
-def report_quality(
+def write_report(
     annotations: Path,
     schema: AttributeSchema,
     ledger: Path | None,

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -170,9 +171,10 @@ def _add_row(result: RatedFile, number: int, row: Mapping[str, Any], schema: Att
 
 
 def _checked(path: Path, number: int, value: Any, name: str, schema: AttributeSchema) -> float:
+    plain = isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,20})?\s*", value)
     try:
-        return schema[name].check(float(value) if isinstance(value, str) else value)
-    except ValueError as error:
+        return schema[name].check(float(value) if plain else value)
+    except UserError as error:
         raise RecordError(path, number, str(error), "correct the value, or leave it empty.") from None
 
 

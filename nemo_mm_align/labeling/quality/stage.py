@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.quality.comparison import SCORE, Comparison, compare
-from nemo_mm_align.labeling.quality.report import report_quality
+from nemo_mm_align.labeling.quality.report import write_report
 from nemo_mm_align.labeling.quality.sources import RatedFile, read_ratings
 from nemo_mm_align.records import write_text
 
@@ -53,28 +53,28 @@ def measure_agreement(settings: AgreementSettings) -> list[Comparison]:
         UserError: a file is missing or broken, not of this schema, or has nothing in common with the annotations.
     """
     schema, path = settings.attribute_schema, settings.annotations
-    first = read_ratings(path, schema)
-    _warn_of_other_schema(first, schema)
-    comparisons = []
-    for other in settings.against:
-        second = read_ratings(other, schema)
-        _warn_of_other_schema(second, schema)
-        comparisons.append(compare(first, second, schema, settings.seed))
-        _log(comparisons[-1])
+    comparisons: list[Comparison] = []
+    if settings.against:
+        first = _read(path, schema)
+        for other in settings.against:
+            comparisons.append(compare(first, _read(other, schema), schema, settings.seed))
+            _log(comparisons[-1])
     ledger = settings.ledger or path.with_name(f"{path.stem}.ledger.jsonl")
-    report_quality(path, schema, ledger, settings.image_root, comparisons)
+    write_report(path, schema, ledger, settings.image_root, comparisons)
     values = [comparison.as_json() for comparison in comparisons]
     write_text(path.with_name(f"{path.stem}.agreement.json"), json.dumps(values, indent=2) + "\n")
     return comparisons
 
 
-def _warn_of_other_schema(rated: RatedFile, schema: AttributeSchema) -> None:
+def _read(path: Path, schema: AttributeSchema) -> RatedFile:
+    rated = read_ratings(path, schema)
     if rated.schema_fingerprint not in ("", schema.fingerprint):
         log.warning(
             "%s was rated on another wording or version of the attribute schema than %r (attribute_schema=...)",
-            rated.path,
+            path,
             schema.name,
         )
+    return rated
 
 
 def _log(comparison: Comparison) -> None:

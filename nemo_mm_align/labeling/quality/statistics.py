@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+BUFFERED_ROWS = 1000
 Z95 = 1.959963984540054
 """Half width of a 95 % interval in standard errors."""
 
@@ -50,35 +51,48 @@ class Mean:
 
 
 class Correlations:
-    """Pearson correlations between named columns."""
+    """Pearson correlations between named columns; rows are taken in by the thousand (Chan's update)."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.names, self.count = names, 0
+        self.names = names
+        self._count = 0
         self._mean = np.zeros(len(names))
         self._products = np.zeros((len(names), len(names)))
+        self._rows: list[list[float]] = []
 
     def add(self, values: list[float]) -> None:
         """Take one row in, a value per name."""
-        self.count += 1
-        row = np.asarray(values)
-        delta = row - self._mean
-        self._mean += delta / self.count
-        self._products += np.outer(delta, row - self._mean)
+        self._rows.append(values)
+        if len(self._rows) == BUFFERED_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        rows, self._rows = np.array(self._rows, dtype=float), []
+        mean, count = rows.mean(axis=0), len(rows)
+        total, delta = self._count + count, mean - self._mean
+        self._products += (rows - mean).T @ (rows - mean) + np.outer(delta, delta) * self._count * count / total
+        self._mean += delta * count / total
+        self._count = total
 
     def matrix(self) -> np.ndarray:
         """Return the correlations; nan where a column is constant."""
-        deviations = np.sqrt(np.diag(self._products))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self._products / np.outer(deviations, deviations)
+        self._flush()
+        constant = [self.is_constant(name) for name in self.names]
+        deviations = np.sqrt(np.where(constant, np.nan, np.diag(self._products)))
+        return self._products / np.outer(deviations, deviations)
 
     def mean(self, name: str) -> float:
         """Return the mean of a column."""
+        self._flush()
         return float(self._mean[self.names.index(name)])
 
     def is_constant(self, name: str) -> bool:
         """Whether a column has one value only."""
+        self._flush()
         index = self.names.index(name)
-        return bool(self._products[index, index] <= 1e-12 * self.count)
+        return bool(self._products[index, index] <= 1e-12 * self._count)
 
     def between(self, first: str, second: str) -> float:
         """Return the correlation of two columns; nan where one is constant."""
