@@ -11,6 +11,8 @@ from typing import Any
 METRICS_FILE = Path("metrics/training.jsonl")
 FACTS_FILE = Path("metrics/run.json")
 LENGTH_PLAN_FILE = Path("metrics/length_plan.json")
+RANK_TIMES_FILE = Path("metrics/ranks.jsonl")
+DIVERGED_FILE = Path("metrics/diverged.json")
 
 # In the run's folder itself (exp_manager.exp_dir/name): what a job script and the training inside it tell each other.
 STOP_FILE = Path("STOP")  # touched from outside: save, then end; the job script removes it at each start
@@ -29,13 +31,22 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-def write_facts(run: Path, facts: dict[str, Any]) -> None:
-    """Write what a run consists of (method, samples, steps, layout) into its folder, complete or not at all."""
-    path = run / FACTS_FILE
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_facts(run: Path, facts: dict[str, Any]) -> None:
+    """Write what a run consists of (method, samples, steps, layout) into its folder."""
+    write_json(run / FACTS_FILE, facts)
+
+
+def write_done(run: Path, steps: int) -> None:
+    """Mark a training as finished after `steps` steps."""
+    write_json(run / DONE_FILE, {"steps": steps})
 
 
 def read_facts(run: Path) -> dict[str, Any] | None:

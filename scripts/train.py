@@ -4,6 +4,11 @@ torchrun --nproc-per-node 2 scripts/train.py recipe=dpo model=llava15_13b model.
 """
 
 if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper processes that read this file again
+    from nemo_mm_align.parallel.stopping import StopRequest
+
+    stop = StopRequest()
+    stop.listen()  # before NeMo: its import takes seconds in which a request must not be lost
+
     from nemo.core.config import hydra_runner
     from omegaconf import DictConfig
 
@@ -14,6 +19,6 @@ if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper 
     @user_errors
     def main(config: DictConfig) -> None:
         """Train as configured."""
-        train(config)
+        train(config, stop)
 
     main()

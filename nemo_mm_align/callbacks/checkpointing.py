@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from nemo_mm_align.callbacks.stopping import StopOnSignal
+from nemo_mm_align.callbacks.stopping import StopOnRequest
+from nemo_mm_align.parallel.background import BackgroundWriter
 from nemo_mm_align.parallel.checkpoint import keep_newest, step_folder
 
 
@@ -20,15 +21,28 @@ class SaveCheckpoints(Callback):
         keep: complete checkpoints to keep.
         total_steps: length of the run.
         stop: the stop flag; must stand before this callback in the trainer's list.
+        writer: where the strategy's saves go on in the background; None where they are complete at once.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int, keep: int, total_steps: int, stop: StopOnSignal) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every_n_steps: int,
+        keep: int,
+        total_steps: int,
+        stop: StopOnRequest,
+        writer: BackgroundWriter | None = None,
+    ) -> None:
         self.folder, self.every, self.keep, self.total, self.stop = folder, every_n_steps, keep, total_steps, stop
+        self.writer = writer
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
-        """Save if this step is one of those."""
+        """Save if this step is one of those; before the run ends, wait until all is written."""
         step = trainer.global_step
-        due = self.every and step % self.every == 0
-        if due or step == self.total or self.stop.requested:
+        ends = step == self.total or self.stop.requested
+        completed = self.writer is not None and self.writer.poll()
+        if ends or (self.every and step % self.every == 0):
             trainer.save_checkpoint(step_folder(self.folder, step))
+            completed = self.writer is None or (ends and self.writer.finish()) or completed
+        if completed and not (self.writer and self.writer.pending):
             keep_newest(self.folder, self.keep)

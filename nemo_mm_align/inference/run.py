@@ -20,7 +20,7 @@ from nemo_mm_align.inference.generator import candidate_set
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.requests import Request, check_lengths, make_requests, raise_faults
 from nemo_mm_align.inference.settings import InferenceSettings
-from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn, read_records, resolve_image
 from nemo_mm_align.run_files import write_layout
 
@@ -32,7 +32,21 @@ def answer_prompts(settings: InferenceSettings) -> None:
 
     Raises:
         UserError: bad input, found before weights are loaded; `out` made with other settings.
+        SystemExit: on SIGTERM, SIGUSR1 or the stop file, after the batch in work; the same command goes on from there.
     """
+    stop = stopping.StopRequest()
+    stop.listen()
+    try:
+        _answer_prompts(settings, stop)
+    except stopping.Stopped:
+        logger.warning("asked to stop: what has been answered is in %s; the same command goes on", settings.out)
+        runtime.shutdown()
+        raise SystemExit(stopping.EXIT_CODE) from None
+    finally:
+        stop.close()
+
+
+def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> None:
     prompts_path, out, sampling = settings.prompts, settings.out, settings.sampling
     if prompts_path is None or out is None:
         raise UserError("give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone.")
@@ -50,7 +64,7 @@ def answer_prompts(settings: InferenceSettings) -> None:
         done = _share(file and frozenset(index for index, item in enumerate(requests) if item.key in file.sets))
         if len(done) < len(requests):
             _verify_images([item for index, item in enumerate(requests) if index not in done])
-            _answer(settings, opened, requests, done, file)
+            _answer(settings, opened, requests, done, file, stop)
         if file is not None:
             file.finish(requests)
             write_layout(out, runtime.layout())
@@ -66,12 +80,15 @@ def _answer(
     requests: Sequence[Request],
     done: frozenset[int],
     file: AnswerFile | None,
+    stop: stopping.StopRequest,
 ) -> None:
+    stop.check()
     generator = opened.generator(settings.max_batch_tokens, settings.base)
     for answers in generator.stream(requests, settings.sampling, done):
         for index, candidates in answers.items():
             assert file is not None
             file.append(candidate_set(requests[index], candidates, settings.sampling))
+        stop.check()
 
 
 def answer_question(settings: InferenceSettings) -> list[str]:

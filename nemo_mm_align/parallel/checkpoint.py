@@ -26,12 +26,14 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.optimizer import MegatronOptimizer
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava
-from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel import background, runtime
+from nemo_mm_align.parallel.background import BackgroundWriter
 
 logger = logging.getLogger(__name__)
 
@@ -172,37 +174,57 @@ def save(
     optimizer: MegatronOptimizer | None = None,
     trainer_state: dict[str, Any] | None = None,
     tokenizer_source: str | Path | None = None,
+    writer: BackgroundWriter | None = None,
 ) -> Path:
     """Write a checkpoint of this step; all ranks call it.
 
     Args:
         run: the run's checkpoints folder, the same for all ranks.
         tokenizer_source: folder whose tokenizer and processor files travel along.
+        writer: writes in the background; the checkpoint is complete only after its `poll` or `finish` said so.
 
     Returns:
-        The complete checkpoint's folder.
+        The checkpoint's folder, complete unless `writer` was given.
 
     Raises:
         UserError: not enough disk space, or the file system refused; earlier checkpoints are untouched.
     """
+    background.install()
+    if writer is not None:
+        writer.finish()
     final = step_folder(run, metadata.step)
     partial = final.with_name(final.name + _PARTIAL)
     _on_first_rank(lambda: _prepare(partial))
     state = _sharded_state(model, optimizer, adapted=metadata.lora is not None, is_loading=False)
     state["trainer"] = trainer_state or {}
+
+    def complete() -> None:
+        _on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source))
+
     try:
         _check_space(partial, _bytes_to_write(state))
-        dist_checkpointing.save(state, str(partial / STATE_FOLDER))
-        _on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source))
-    except Exception as error:
-        _discard(partial)
-        if _is_disk_full(error):
-            raise UserError(
-                f"{partial}: the disk is full. Free some space or choose another exp_manager.exp_dir; checkpoints already "
-                "written are untouched."
-            ) from error
+        request = dist_checkpointing.save(state, str(partial / STATE_FOLDER), async_sharded_save=writer is not None)
+        if writer is None:
+            complete()
+        else:
+            request.add_finalize_fn(complete)
+            writer.start(request, lambda error: _give_up(partial, error))
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        _give_up(partial, error)
         raise
     return final
+
+
+def _give_up(partial: Path, error: BaseException) -> None:
+    """Remove what was written; raise `UserError` where the disk is full, `RuntimeError` where the format's writer failed."""
+    _discard(partial)
+    if _is_disk_full(error):
+        raise UserError(
+            f"{partial}: the disk is full. Free some space or choose another exp_manager.exp_dir; checkpoints already "
+            "written are untouched."
+        ) from error
+    if isinstance(error, CheckpointException):
+        raise RuntimeError(f"{partial}: was not written; checkpoints already written are untouched. {error}") from error
 
 
 def _is_disk_full(error: BaseException) -> bool:

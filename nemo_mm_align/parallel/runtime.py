@@ -19,41 +19,70 @@ from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import cpu
 
 
+def _launcher_value(torchrun: str, slurm: str) -> str | None:
+    """A variable of torchrun's if all ranks have them, else of a Slurm task.
+
+    Both are read as a set: a container may bring RANK without WORLD_SIZE, and the batch script of a Slurm job, which is no
+    task of a step, sees SLURM_NTASKS as well.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return os.environ.get(torchrun)
+    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
+        return os.environ.get(slurm)
+    return None
+
+
 def world_size() -> int:
     """Ranks of this run, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    return int(_launcher_value("WORLD_SIZE", "SLURM_STEP_NUM_TASKS") or 1)
 
 
 def rank() -> int:
     """This process among all ranks."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    return int(_launcher_value("RANK", "SLURM_PROCID") or 0)
 
 
 def local_rank() -> int:
     """This process among the ranks of its node."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return int(_launcher_value("LOCAL_RANK", "SLURM_LOCALID") or 0)
+
+
+def node_rank() -> int:
+    """This node among those of the run."""
+    return int(_launcher_value("GROUP_RANK", "SLURM_NODEID") or 0)
+
+
+def local_world_size() -> int:
+    """Ranks of this node."""
+    value = _launcher_value("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE") or "1"
+    counts: list[int] = []
+    for count, _, nodes in (part.partition("(x") for part in value.split(",")):  # Slurm: 2(x3),1
+        counts += [int(count)] * int(nodes.rstrip(")") or 1)
+    return counts[node_rank()] if len(counts) > 1 else counts[0]
 
 
 def device() -> torch.device:
-    """The device that this rank computes on."""
-    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    """The device that this rank computes on; where each task sees only its own GPU, that one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank() % torch.cuda.device_count())
 
 
-def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30) -> None:
+def initialize(parallel: ParallelConfig, seed: int, timeout_s: float = 1800) -> None:
     """Set up process groups, the device and the seeds; idempotent for the same layout.
 
     Args:
         parallel: layout; world size must be a multiple of tensor x pipeline.
         seed: start of all generators; tensor-parallel ranks differ only inside megatron-core's RNG tracker.
-        timeout_minutes: how long a collective may wait before the run ends with an error.
+        timeout_s: seconds that a collective may wait before the run ends with an error.
 
     Raises:
-        UserError: the world size does not fit the layout, or other groups are already up.
+        UserError: the world size does not fit the layout, other groups are already up, or nobody says where rank 0 is.
     """
     cpu.install()
     parallel.data_parallel_size(world_size())
     if not torch.distributed.is_initialized():
-        _initialize_process_group(timeout_minutes)
+        _initialize_process_group(timedelta(seconds=timeout_s))
     sizes = (parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
     if parallel_state.model_parallel_is_initialized():
         current = (
@@ -63,20 +92,24 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30)
         if current != sizes:
             raise UserError(f"process groups of layout {current} are up, {sizes} was asked for; call shutdown() first.")
     else:
-        parallel_state.initialize_model_parallel(*sizes)
+        parallel_state.initialize_model_parallel(*sizes, distributed_timeout_minutes=timeout_s / 60)
     seed_everything(seed)
 
 
-def _initialize_process_group(timeout_minutes: float) -> None:
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+def _initialize_process_group(timeout: timedelta) -> None:
     if world_size() == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "0")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"{world_size()} ranks were started, but {' and '.join(missing)} say nothing of where rank 0 listens. Start the "
+            "run with scripts/launch.py or torchrun, or export both before srun."
+        )
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
+        torch.cuda.set_device(device())
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(
-        backend, rank=rank(), world_size=world_size(), timeout=timedelta(minutes=timeout_minutes)
-    )
+    torch.distributed.init_process_group(backend, rank=rank(), world_size=world_size(), timeout=timeout)
 
 
 def seed_everything(seed: int) -> None:

@@ -61,7 +61,7 @@ class LauncherEnvironment(ClusterEnvironment):
 
     def node_rank(self) -> int:
         """This node."""
-        return int(os.environ.get("GROUP_RANK") or os.environ.get("SLURM_NODEID") or 0)
+        return runtime.node_rank()
 
 
 class MegatronCoreStrategy(DDPStrategy):

@@ -25,6 +25,7 @@ from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.recipes.data import Collator
 from nemo_mm_align.recipes.step import run_schedule
 from nemo_mm_align.records import RecordAppender
@@ -103,6 +104,7 @@ def fill(
     cache: ReferenceCache,
     micro_batch_size: int,
     progress: bool,
+    stop: StopRequest,
 ) -> list[list[float]]:
     """Return the reference log-probs of all samples, computing those that are not cached; all ranks call it.
 
@@ -110,6 +112,10 @@ def fill(
         model: weights as they stand before training; put into evaluation mode meanwhile.
         samples: the training set, the same on all ranks.
         micro_batch_size: samples per forward pass.
+        stop: looked at between micro batches; what has been computed by then stays in the cache.
+
+    Raises:
+        Stopped: on all ranks, if any was asked to.
     """
     keys_of = _SampleKeys()
     keys = [keys_of(sample) for sample in samples]
@@ -122,7 +128,7 @@ def fill(
     if missing:
         training = model.training
         model.eval()
-        _compute_missing(model, samples, keys, missing, collator, cache, micro_batch_size, progress)
+        _compute_missing(model, samples, keys, missing, collator, cache, micro_batch_size, progress, stop)
         model.train(training)
         torch.distributed.barrier()
         known = cache.read()
@@ -144,14 +150,18 @@ def _compute_missing(
     cache: ReferenceCache,
     micro_batch_size: int,
     progress: bool,
+    stop: StopRequest,
 ) -> None:
     replicas, own = runtime.data_parallel_size(), runtime.data_parallel_rank()
     mine = missing[own::replicas]
     writes = parallel_state.get_tensor_model_parallel_rank() == 0 and runtime.is_last_stage()
     appender = cache.appender() if writes else None
     try:
-        chunks = range(0, len(mine), micro_batch_size)
-        for start in tqdm(chunks, "reference log-probs", disable=not progress):
+        most = len(missing[::replicas])  # the first replica's share: all count as many rounds, to agree in each
+        for start in tqdm(range(0, most, micro_batch_size), "reference log-probs", disable=not progress):
+            stop.check()
+            if start >= len(mine):
+                continue
             chosen = [samples[index] for index in mine[start : start + micro_batch_size]]
             batch = collator(chosen, collator.length(chosen))
             values = compute(model, batch).tolist()

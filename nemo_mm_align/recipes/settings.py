@@ -35,10 +35,27 @@ class CheckpointSettings:
     every_n_steps: int = 100
     keep: int = 2
     resume: bool = True
+    asynchronous: bool = True
 
     def __post_init__(self) -> None:
         if self.every_n_steps < 0 or self.keep < 1:
             raise UserError("checkpoint.every_n_steps must be at least 0 and checkpoint.keep at least 1.")
+
+
+@dataclass(frozen=True)
+class FaultSettings:
+    """What ends a run that no longer moves, and who is named; 0 switches a report off."""
+
+    distributed_timeout_s: float = 1800.0
+    hang_timeout_s: float = 900.0
+    straggler_every_n_steps: int = 100
+    straggler_ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.distributed_timeout_s <= 0 or self.hang_timeout_s < 0 or self.straggler_every_n_steps < 0:
+            raise UserError("faults: distributed_timeout_s must be above 0, the others at least 0.")
+        if self.straggler_ratio <= 1:
+            raise UserError(f"faults.straggler_ratio={self.straggler_ratio}: must be above 1, the median's multiple.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,7 @@ class TrainSettings:
     template: ChatTemplate
     schema: AttributeSchema
     checkpoint: CheckpointSettings
+    faults: FaultSettings
     micro_batch_size: int
     global_batch_size: int
     shuffle: bool
@@ -105,6 +123,7 @@ def read_settings(config: DictConfig) -> TrainSettings:
         template=ChatTemplate.from_config(values["template"]),
         schema=AttributeSchema.model_validate(values["attribute_schema"]),
         checkpoint=_build(CheckpointSettings, values["checkpoint"], "checkpoint"),
+        faults=_build(FaultSettings, values["faults"], "faults"),
         micro_batch_size=model["micro_batch_size"],
         global_batch_size=model["global_batch_size"],
         shuffle=data["shuffle"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
@@ -24,9 +27,29 @@ from nemo_mm_align.recipes.methods import Method
 
 logger = logging.getLogger(__name__)
 
+_SAMPLES_SHOWN = 16
 
-class TrainingDiverged(RuntimeError):
-    """The loss is not a finite number; the message names step and samples."""
+
+class TrainingDiverged(UserError):
+    """Loss or gradient is not a finite number; raised on all ranks before any weight has changed.
+
+    Args:
+        step: steps completed before.
+        what: the loss or the gradient norm, with its value.
+        micro_batches: of all replicas: ``samples`` (ids) and their ``loss`` (mean, in the method's unit).
+    """
+
+    def __init__(self, step: int, what: str, micro_batches: list[dict[str, Any]]) -> None:
+        self.report = {"step": step + 1, "what": what, "micro_batches": micro_batches}
+        suspects = [part for part in micro_batches if not math.isfinite(part["loss"])] or micro_batches
+        ids = [sample for part in suspects for sample in part["samples"]]
+        shown = ", ".join(ids[:_SAMPLES_SHOWN]) + (
+            f" and {len(ids) - _SAMPLES_SHOWN} more" if ids[_SAMPLES_SHOWN:] else ""
+        )
+        super().__init__(
+            f"step {step + 1}: {what}; nothing was changed by this step. Samples: {shown}. Look at these samples, lower "
+            "model.optim.lr, or train in fp32 to see whether it is the number format."
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +128,7 @@ class TrainingEngine:
             step: number from 0; it alone decides learning rate and random numbers.
 
         Raises:
-            TrainingDiverged: the loss is NaN or infinite; no weight has been changed.
+            TrainingDiverged: loss or gradient is NaN or infinite; no weight has been changed.
         """
         self._seed(step)
         learning_rate = self.schedule.set_step(step)
@@ -113,12 +136,22 @@ class TrainingEngine:
         self.optimizer.zero_grad()
         reports = run_schedule(self.ddp, batches, self._loss, forward_only=False)
         metrics, count = reduce_metrics(reports)
-        self._check_finite(metrics["loss"], batches, step)
-        succeeded, gradient_norm, _ = self.optimizer.step()
-        if not succeeded:
-            logger.warning("step %d: gradients overflowed, weights left as they were", step)
-        metrics |= {"learning_rate": learning_rate, "gradient_norm": float(gradient_norm or 0.0)}
+        self._check_finite("the loss", metrics["loss"], batches, reports, step)
+        self.optimizer.prepare_grads()
+        gradient_norm = float(self.optimizer.get_grad_norm())
+        self._check_finite("the gradient norm", gradient_norm, batches, reports, step)
+        self._clip(gradient_norm)
+        self.optimizer.step_with_ready_grads()
+        metrics |= {"learning_rate": learning_rate, "gradient_norm": gradient_norm}
         return StepResult(metrics, count)
+
+    def _clip(self, gradient_norm: float) -> None:
+        """As the optimizer's own `step` does, which leaves no room to look at the norm first."""
+        limit = self.optimizer.config.clip_grad
+        for optimizer in getattr(self.optimizer, "chained_optimizers", [self.optimizer]):
+            parameters = optimizer.get_parameters()
+            if limit > 0 and parameters:
+                clip_grad_by_total_norm_fp32(parameters, limit, gradient_norm)
 
     def _loss(self, token_losses_BS: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         output: LossOutput = self.method.loss(token_losses_BS, batch)
@@ -128,14 +161,20 @@ class TrainingEngine:
         replica = parallel_state.get_data_parallel_rank() * 1009 + parallel_state.get_pipeline_model_parallel_rank()
         runtime.seed_generators((self.seed * 1_000_003 + step * 7919 + replica) % 2**31)
 
-    def _check_finite(self, loss: float, batches: Sequence[Batch], step: int) -> None:
-        if loss == loss and abs(loss) != float("inf"):
+    def _check_finite(
+        self, name: str, value: float, batches: Sequence[Batch], reports: Sequence[Any], step: int
+    ) -> None:
+        """Raise on all ranks, which see the same value; each replica's last stage knows its micro batches' losses."""
+        if math.isfinite(value):
             return
-        samples = [sample for batch in batches for sample in batch.sample_ids]
-        raise TrainingDiverged(
-            f"step {step}: the loss is {loss}. Samples of this rank: {', '.join(samples)}. Look at these samples, lower "
-            "model.optim.lr, or train in fp32 to see whether it is the number format."
-        )
+        own = [
+            {"samples": list(batch.sample_ids), "loss": float(report["loss"][0]) / float(report["loss"][1])}
+            for batch, report in zip(batches, reports, strict=False)
+        ]
+        writes = parallel_state.get_tensor_model_parallel_rank() == 0
+        parts: list[Any] = [None] * runtime.world_size()
+        torch.distributed.all_gather_object(parts, own if writes else [])
+        raise TrainingDiverged(step, f"{name} is {value}", [item for part in parts for item in part])
 
 
 def reduce_metrics(reports: Sequence[dict[str, tuple[Tensor, Tensor]]]) -> tuple[dict[str, float], float]:

@@ -16,17 +16,21 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from nemo_mm_align.callbacks.checkpointing import SaveCheckpoints
+from nemo_mm_align.callbacks.hangs import EndHangs
 from nemo_mm_align.callbacks.health import ReportHealth
 from nemo_mm_align.callbacks.metrics import WriteMetrics
-from nemo_mm_align.callbacks.stopping import StopOnSignal
+from nemo_mm_align.callbacks.stopping import StopOnRequest
+from nemo_mm_align.callbacks.stragglers import ReportStragglers
 from nemo_mm_align.capacity.job import check_started_ranks
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava, set_trainable
-from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel import checkpoint, kernels, runtime
+from nemo_mm_align.parallel.background import BackgroundWriter
 from nemo_mm_align.parallel.source import ModelSource, build_from, source_settings
+from nemo_mm_align.parallel.stopping import Stopped, StopRequest
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes import reference
@@ -39,8 +43,18 @@ from nemo_mm_align.recipes.data import (
     read_samples,
 )
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
-from nemo_mm_align.recipes.step import TrainingEngine
-from nemo_mm_align.run_files import LENGTH_PLAN_FILE, METRICS_FILE, write_facts
+from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
+from nemo_mm_align.run_files import (
+    DIVERGED_FILE,
+    DONE_FILE,
+    LENGTH_PLAN_FILE,
+    METRICS_FILE,
+    RANK_TIMES_FILE,
+    STOP_FILE,
+    write_done,
+    write_facts,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +88,20 @@ class AlignmentModule(pl.LightningModule):
 
 
 class TrainingRun:
-    """Builds the parts of a run in the order in which a user's mistakes are cheapest to find."""
+    """Builds the parts of a run in the order in which a user's mistakes are cheapest to find.
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
+    Args:
+        config: conf/train.yaml, composed.
+        stop: looked at from the start, so that a request during start-up is not lost.
+    """
+
+    def __init__(self, config: DictConfig, stop: StopRequest) -> None:
+        self.config, self.stop = config, stop
         self.settings: TrainSettings = read_settings(config)
         self.source: ModelSource = source_settings(config.model)
         self.check_before_loading()
-        runtime.initialize(self.settings.parallel, self.settings.seed)
+        runtime.initialize(self.settings.parallel, self.settings.seed, self.settings.faults.distributed_timeout_s)
+        self.writer = BackgroundWriter() if self.settings.checkpoint.asynchronous else None
         template = self.settings.template
         self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
         self.processor = self.source.image_processor()
@@ -123,8 +143,8 @@ class TrainingRun:
             options.pop(name, None)
         trainer = pl.Trainer(
             accelerator="gpu" if gpu else "cpu",
-            devices=_local_world_size(),
-            num_nodes=max(1, runtime.world_size() // _local_world_size()),
+            devices=min(runtime.local_world_size(), torch.cuda.device_count()) if gpu else runtime.local_world_size(),
+            num_nodes=max(1, runtime.world_size() // runtime.local_world_size()),
             strategy=strategy,
             logger=False,  # exp_manager brings the loggers
             enable_checkpointing=False,
@@ -133,8 +153,14 @@ class TrainingRun:
             max_epochs=1,
             **options,
         )
-        folder = exp_manager(trainer, self.config.exp_manager)
-        return trainer, Path(folder or self.config.exp_manager.exp_dir)
+        folder = Path(self.config.exp_manager.exp_dir) / str(self.config.exp_manager.name)
+        aside = set(folder.glob(f"run_*/{STOP_FILE}"))
+        folder = Path(exp_manager(trainer, self.config.exp_manager) or folder)
+        if self.stop.file is None:
+            self.stop.file = folder / STOP_FILE
+        if set(folder.glob(f"run_*/{STOP_FILE}")) - aside:
+            self.stop.request()  # exp_manager has just set the stop file aside with the files of the run before
+        return trainer, folder
 
     def _read_samples(self) -> Sequence[Sample]:
         report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
@@ -148,7 +174,13 @@ class TrainingRun:
         return min(steps, limit) if limit and limit > 0 else steps
 
     def run(self) -> None:
-        """Build the model, fill the reference cache if the method needs it, resume or start, train, save."""
+        """Build the model, fill the reference cache if the method needs it, resume or start, train, save.
+
+        Raises:
+            Stopped: on request, before the first step; after it, a run saves and returns.
+            TrainingDiverged: its report is in the run's folder.
+        """
+        self.stop.check()
         collator = self._collator()
         model = self._build_model()
         if self.settings.method.needs_reference:
@@ -159,13 +191,27 @@ class TrainingRun:
         resume = checkpoint.latest_checkpoint(self.checkpoints) if self.settings.checkpoint.resume else None
         start = checkpoint.read_metadata(resume).step if resume else 0
         self._announce(start)
-        if start >= self.total_steps:
+        if start < self.total_steps:
+            self._train(self._loader(collator, start), resume)
+        else:
             logger.info("already trained to step %d: nothing to do", start)
-            return
-        loader = self._loader(collator, start)
+        if runtime.rank() == 0 and max(start, self.trainer.global_step) >= self.total_steps:
+            write_done(self.folder, self.total_steps)
+
+    def _train(self, loader: DataLoader, resume: Path | None) -> None:
+        if runtime.rank() == 0:
+            (self.folder / DONE_FILE).unlink(missing_ok=True)  # of a shorter run in the same folder
+        self.stop.check()
         self.trainer.callbacks.extend(self._callbacks())
         self.trainer.fit_loop.epoch_loop.max_steps = self.total_steps
-        self.trainer.fit(AlignmentModule(self.engine), loader, ckpt_path=resume)
+        try:
+            self.trainer.fit(AlignmentModule(self.engine), loader, ckpt_path=resume)
+        except TrainingDiverged as error:
+            if self.writer is not None:
+                self.writer.finish()  # of an earlier, healthy step
+            if runtime.rank() == 0:
+                write_json(self.folder / DIVERGED_FILE, error.report)
+            raise
 
     @property
     def checkpoints(self) -> Path:
@@ -210,7 +256,9 @@ class TrainingRun:
             shape=asdict(collator.shape),
         )
         cache = reference.ReferenceCache(settings.reference_cache or self.folder / "reference_log_probs", key)
-        values = reference.fill(model, self.samples, collator, cache, settings.micro_batch_size, self.progress)
+        values = reference.fill(
+            model, self.samples, collator, cache, settings.micro_batch_size, self.progress, self.stop
+        )
         for index, log_probs in enumerate(values):
             self.samples.set_reference_log_probs(index, log_probs)  # type: ignore[attr-defined]
 
@@ -222,12 +270,22 @@ class TrainingRun:
         )
 
     def _callbacks(self) -> list[pl.Callback]:
-        settings, stop, metrics = self.settings.checkpoint, StopOnSignal(), self.folder / METRICS_FILE
-        save = SaveCheckpoints(self.checkpoints, settings.every_n_steps, settings.keep, self.total_steps, stop)
-        return [WriteMetrics(metrics), stop, save, ReportHealth(metrics)]
+        settings, faults, metrics = self.settings.checkpoint, self.settings.faults, self.folder / METRICS_FILE
+        stop = StopOnRequest(self.stop)
+        save = SaveCheckpoints(
+            self.checkpoints, settings.every_n_steps, settings.keep, self.total_steps, stop, self.writer
+        )
+        callbacks: list[pl.Callback] = [WriteMetrics(metrics), stop, save, ReportHealth(metrics)]
+        if faults.straggler_every_n_steps:
+            path = self.folder / RANK_TIMES_FILE
+            callbacks.append(ReportStragglers(faults.straggler_every_n_steps, faults.straggler_ratio, path))
+        if faults.hang_timeout_s:
+            callbacks.append(EndHangs(faults.hang_timeout_s, metrics.parent))
+        return callbacks
 
     def _announce(self, start: int) -> None:
-        settings = self.settings
+        settings, computed_with = self.settings, kernels.active(self.engine.model.transformer_impl)
+        logger.info("computes with %s", "; ".join(f"{part}: {origin}" for part, origin in computed_with.items()))
         if runtime.rank() == 0:
             write_facts(
                 self.folder,
@@ -241,6 +299,7 @@ class TrainingRun:
                     "lora": asdict(settings.lora) if settings.lora else None,
                     "recipe": settings.recipe,
                     "precision": settings.engine.precision,
+                    "kernels": computed_with,
                     "seed": settings.seed,
                     "layout": {**runtime.layout(), "sequence_parallel": settings.parallel.sequence_parallel},
                 },
@@ -266,6 +325,7 @@ class TrainingRun:
             self.engine.optimizer,
             trainer_state,
             self.source.tokenizer_folder,
+            self.writer,
         )
 
     def _load(self, folder: Path) -> dict[str, Any]:
@@ -305,15 +365,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _local_world_size() -> int:
-    import os
+def train(config: DictConfig, stop: StopRequest | None = None) -> None:
+    """Run a training job as configured; under torchrun or Slurm every rank calls this.
 
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
-
-
-def train(config: DictConfig) -> None:
-    """Run a training job as configured; under torchrun or Slurm every rank calls this."""
+    A run that was asked to stop saves and returns, with exit code 0 like one that has finished: anything else would make
+    torchrun start it again. What tells them apart is the file `DONE` in the run's folder.
+    """
+    stop = stop or StopRequest()
+    stop.listen()
     try:
-        TrainingRun(config).run()
+        TrainingRun(config, stop).run()
+    except Stopped:
+        logger.warning("asked to stop before the first step: ending, nothing is lost")
     finally:
+        stop.close()
         runtime.shutdown()

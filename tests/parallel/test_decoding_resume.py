@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +48,19 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> bytes:
+    finish(sample(folder, "undisturbed.jsonl"))
+    return (folder / "undisturbed.jsonl").read_bytes()
+
+
+def wait_for_answers(process: subprocess.Popen[str], out: Path) -> None:
+    deadline = time.monotonic() + 180
+    while not (out.exists() and out.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
 def sample(folder: Path, out: str, *overrides: str, ranks: int = 1) -> subprocess.Popen[str]:
     settings = ["num_samples=2", "max_new_tokens=24", "prompts=prompts.jsonl", f"out={out}"]
     return start(folder, "sample.py", *settings, *overrides, ranks=ranks)
@@ -61,25 +75,43 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=30)
 
 
-def test_killed_and_resumed_the_file_equals_an_undisturbed_run(folder: Path) -> None:
+def test_killed_and_resumed_the_file_equals_an_undisturbed_run(folder: Path, undisturbed: bytes) -> None:
     out = folder / "resumed.jsonl"
     layout = ["tensor_model_parallel_size=2", "max_batch_tokens=180"]
     process = sample(folder, out.name, *layout, ranks=2)
-    deadline = time.monotonic() + 180
-    while not (out.exists() and out.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_for_answers(process, out)
     kill(process)
     before = out.read_bytes()
     whole = before[: before.rindex(b"\n") + 1]
     assert 4 < whole.count(b"\n") < PROMPTS
     out.write_bytes(whole + b'{"prompt_id": "p1", "candi')  # as if the kill had come within a write
     finish(sample(folder, out.name, *layout, ranks=2))
-    finish(sample(folder, "undisturbed.jsonl"))
-    assert out.read_bytes() == (folder / "undisturbed.jsonl").read_bytes()
+    assert out.read_bytes() == undisturbed
     records = list(read_records(out, CandidateSet))
     assert [record.prompt_id for record in records] == [f"p{number}" for number in range(PROMPTS)]
     assert set(whole.splitlines()) <= set(out.read_bytes().splitlines())
+
+
+def test_asked_to_stop_it_ends_after_the_batch_and_goes_on(
+    folder: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "stopped.jsonl"
+    process = sample(folder, out.name, "max_batch_tokens=180")
+    wait_for_answers(process, out)
+    process.send_signal(signal.SIGTERM)
+    messages = "".join(process.communicate(timeout=60))
+    assert process.returncode == 143 and "asked to stop" in messages
+    before = out.read_bytes()
+    assert before.endswith(b"\n") and 4 < before.count(b"\n") < PROMPTS
+
+    monkeypatch.setenv("NEMO_MM_ALIGN_STOP_FILE", str(folder / "STOP"))
+    (folder / "STOP").touch()
+    process = sample(folder, out.name, "max_batch_tokens=180")
+    process.communicate(timeout=60)
+    assert process.returncode == 143 and out.read_bytes() == before
+    assert not (folder / "STOP").exists()
+    finish(sample(folder, out.name, "max_batch_tokens=180"))
+    assert out.read_bytes() == undisturbed
 
 
 def test_a_sweep_answers_every_prompt_once_per_value(folder: Path) -> None:
