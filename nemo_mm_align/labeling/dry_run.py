@@ -112,7 +112,7 @@ def print_estimate(estimated: Estimate, prompts: int, price: Price | None, budge
     """Print a table of the estimate to the standard output."""
     table = Table(title="Dry run: nothing was asked of the judge that costs, nothing was written")
     for name in ("", "estimate", "how it is known"):
-        table.add_column(name, justify="right" if name == "estimate" else "left")
+        table.add_column(name, justify="right" if name == "estimate" else "left", overflow="fold")
     for row in rows(estimated, prompts, price, budget):
         table.add_row(*row)
     Console().print(table)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+from array import array
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +19,9 @@ from nemo_mm_align.labeling.progress import track
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
 
 SHOWN_FAULTS = 10
+
+CANDIDATES_HEAD = re.compile(rb'\{"prompt_id": ?"([^"\\\x00-\x1f\x80-\xff]+)"')
+"""How a line of candidates begins as this package writes it: its id is read without parsing the line."""
 
 RecordType = TypeVar("RecordType", bound=Record)
 
@@ -54,9 +60,10 @@ class LabelInputs:
         self.prompts, self.candidates, self.image_root = prompts, candidates, image_root
         self.selection = selection
         self.keys: list[str] = []
+        self._places, self._numbers = array("q"), array("q")  # of the lines of the prompts that `keys` are of
         self._faults: list[str] = []
-        self._image_hashes: dict[Path, str] = {}
-        self._verified: set[Path] = set()
+        self._image_hashes: dict[str, str] = {}
+        self._verified: set[str] = set()
         self._candidate_lines = self._index_candidates()
         self._chosen = selection.choose(self._candidate_lines)
 
@@ -74,7 +81,7 @@ class LabelInputs:
         """
         fingerprint, seen, total = context.fingerprint, set[str](), len(self._candidate_lines)
         with self.candidates.open("rb") as candidates_file:
-            for _, line, prompt in track(numbered_records(self.prompts, Prompt), "checking the input", total):
+            for offset, line, prompt in track(numbered_records(self.prompts, Prompt), "checking the input", total):
                 if prompt.id in seen:
                     self._fault(self.prompts, line, f"prompt id {prompt.id!r} stands twice.")
                 elif prompt.id not in self._candidate_lines:
@@ -86,6 +93,8 @@ class LabelInputs:
                         with_metadata, repeat = context.judge.reads_metadata, self.selection.repeat
                         key = content_key(fingerprint, prompt, hashes, candidates, with_metadata, repeat)
                         self.keys.append(key)
+                        self._places.append(offset)
+                        self._numbers.append(line)
                         if not is_labelled(key):
                             self._verify_images(prompt)
                 seen.add(prompt.id)
@@ -94,43 +103,56 @@ class LabelInputs:
                 self._fault(self.candidates, line, f"candidates of prompt {prompt_id!r}, which {self.prompts} lacks.")
         self._raise_faults()
 
-    def jobs(self) -> Iterator[Job]:
-        """Yield the jobs in the order of the prompts file; `check` must have been called."""
-        with self.candidates.open("rb") as candidates_file:
-            prompts = (prompt for _, _, prompt in numbered_records(self.prompts, Prompt) if prompt.id in self._chosen)
-            for key, prompt in zip(self.keys, prompts, strict=True):
-                candidates = self._read_candidates(candidates_file, prompt.id)
-                yield Job(prompt, candidates, self._image_paths(prompt), key)
+    def jobs(self, wanted: Callable[[str], bool] | None = None) -> Iterator[Job]:
+        """Yield the jobs in the order of the prompts file; `check` must have been called.
+
+        Args:
+            wanted: tells by its key whether a job is wanted; the lines of others are not read. By default all are.
+        """
+        with self.prompts.open("rb") as prompts_file, self.candidates.open("rb") as candidates_file:
+            for key, offset, line in zip(self.keys, self._places, self._numbers, strict=True):
+                if wanted is None or wanted(key):
+                    prompts_file.seek(offset)
+                    prompt = parse_line(Prompt, prompts_file.readline(), self.prompts, line)
+                    candidates = self._read_candidates(candidates_file, prompt.id)
+                    yield Job(prompt, candidates, self._image_paths(prompt), key)
 
     def _index_candidates(self) -> dict[str, tuple[int, int]]:
         lines: dict[str, tuple[int, int]] = {}
-        for offset, line, candidates in numbered_records(self.candidates, CandidateSet):
-            if candidates.prompt_id in lines:
-                first = lines[candidates.prompt_id][1]
-                problem = f"prompt {candidates.prompt_id!r} has candidates in line {first} already."
+        for offset, line, text in numbered_lines(self.candidates, CandidateSet):
+            head = CANDIDATES_HEAD.match(text)
+            prompt_id = head[1].decode() if head else parse_line(CandidateSet, text, self.candidates, line).prompt_id
+            if prompt_id in lines:
+                first = lines[prompt_id][1]
+                problem = f"prompt {prompt_id!r} has candidates in line {first} already."
                 self._fault(self.candidates, line, f"{problem} Put all of them into one line.")
             else:
-                lines[candidates.prompt_id] = (offset, line)
+                lines[prompt_id] = (offset, line)
         return lines
 
     def _read_candidates(self, file: IO[bytes], prompt_id: str) -> CandidateSet:
         offset, line = self._candidate_lines[prompt_id]
         file.seek(offset)
-        return parse_line(CandidateSet, file.readline(), self.candidates, line)
+        candidates = parse_line(CandidateSet, file.readline(), self.candidates, line)
+        if candidates.prompt_id != prompt_id:
+            raise RecordError(self.candidates, line, "prompt_id stands twice in this line.", "keep one of them.")
+        return candidates
 
     def _image_paths(self, prompt: Prompt) -> tuple[Path, ...]:
         return tuple(resolve_image(image, self.prompts, self.image_root) for image in prompt.images)
 
     def _image_hash(self, path: Path) -> str:
-        if path not in self._image_hashes:
-            self._image_hashes[path] = hashlib.sha256(read_file(path)).hexdigest()
-        return self._image_hashes[path]
+        name = os.fspath(path)
+        if name not in self._image_hashes:
+            self._image_hashes[name] = hashlib.sha256(read_file(path)).hexdigest()
+        return self._image_hashes[name]
 
     def _verify_images(self, prompt: Prompt) -> None:
         for path in self._image_paths(prompt):
-            if path not in self._verified:
+            name = os.fspath(path)
+            if name not in self._verified:
                 read_image_bytes(path)
-                self._verified.add(path)
+                self._verified.add(name)
 
     @contextmanager
     def _faults_at(self, path: Path, line: int) -> Iterator[None]:
@@ -155,8 +177,12 @@ class LabelInputs:
         )
 
 
-def numbered_records(path: Path, kind: type[RecordType]) -> Iterator[tuple[int, int, RecordType]]:
-    """Yield (byte offset, line number, record) of a JSONL file; errors as `read_records` raises them."""
+def numbered_lines(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (byte offset, line number, text) of the lines of a JSONL file that are not blank.
+
+    Raises:
+        UserError: the file is missing or holds no line.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
     offset, count = 0, 0
@@ -164,7 +190,13 @@ def numbered_records(path: Path, kind: type[RecordType]) -> Iterator[tuple[int, 
         for line, text in enumerate(file, start=1):
             if text.strip():
                 count += 1
-                yield offset, line, parse_line(kind, text, path, line)
+                yield offset, line, text
             offset += len(text)
     if count == 0:
         raise UserError(f"{path}: the file is empty; it must hold one {kind.__name__} record per line.")
+
+
+def numbered_records(path: Path, kind: type[RecordType]) -> Iterator[tuple[int, int, RecordType]]:
+    """Yield (byte offset, line number, record) of a JSONL file; errors as `read_records` raises them."""
+    for offset, line, text in numbered_lines(path, kind):
+        yield offset, line, parse_line(kind, text, path, line)

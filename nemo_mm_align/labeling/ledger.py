@@ -10,32 +10,21 @@ import fcntl
 import json
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.labeling.judge import PERMANENT_KINDS, SERVICE_KINDS, FailureKind
+from nemo_mm_align.labeling.judge import FailureKind
+from nemo_mm_align.labeling.ledger_index import RECENT_S, Failures, Index, timestamp
 from nemo_mm_align.labeling.spending import Spending
 from nemo_mm_align.records import Record
 
 log = logging.getLogger(__name__)
-
-RECENT_S = 120.0
-"""How far back the starts of calls are kept in memory, for limits per minute."""
-
-SUCCESS_HEAD = re.compile(
-    rb'\{"key": "([^"\\]+)", "status": "ok", "configuration": "([^"\\]+)"'
-    rb'(?:, "usage": (\{[^{}]*\}))?(?:, "seconds": ([0-9.]+))?(?:, "time": "([^"\\]+)")?, "'
-)
-"""The part of a success that the index needs: it stands first in its line, since texts of several kB follow."""
 
 
 class Attempt(Record):
@@ -77,50 +66,6 @@ class Attempt(Record):
     source: str = ""
 
 
-@dataclass
-class Failures:
-    """The failed attempts at one key: `own` counts those that the sample is to blame for, not the service."""
-
-    own: int = 0
-    total: int = 0
-    permanent: bool = False
-    kind: str = ""
-    message: str = ""
-
-    def add(self, kind: str, message: str) -> None:
-        """Count one more."""
-        self.total += 1
-        self.own += kind not in SERVICE_KINDS
-        self.permanent |= kind in PERMANENT_KINDS
-        self.kind, self.message = kind, message
-
-
-@dataclass
-class _Index:
-    """Where the successes lie in the file, what failed so far, and what it cost."""
-
-    offsets: dict[str, int] = field(default_factory=dict)
-    failures: dict[str, Failures] = field(default_factory=dict)
-    configurations: set[str] = field(default_factory=set)
-    spending: dict[str, Spending] = field(default_factory=dict)
-    recent: list[tuple[float, int]] = field(default_factory=list)
-
-    def add_success(self, key: str, offset: int) -> None:
-        self.offsets.setdefault(key, offset)
-
-    def add_failure(self, key: str, kind: str, message: str) -> None:
-        self.failures.setdefault(key, Failures()).add(kind, message)
-
-    def add_cost(self, configuration: str, usage: dict[str, int], kind: str, seconds: float) -> None:
-        self.spending.setdefault(configuration, Spending()).add(usage, kind, seconds)
-
-    def add_start(self, ended: str, seconds: float, usage: dict[str, int], since: str) -> None:
-        """Note when a call began, if that was lately: `since` as written in ledgers, so that texts can be compared."""
-        if ended >= since:
-            start = datetime.fromisoformat(ended).timestamp() - seconds
-            self.recent.append((start, usage.get("input_tokens", 0) + usage.get("output_tokens", 0)))
-
-
 class Ledger:
     """An open ledger file. Appending is safe from several threads; a second process is refused.
 
@@ -135,7 +80,7 @@ class Ledger:
         self.path = Path(path)
         self.fsync_every, self.read_only = fsync_every, read_only
         self._lock, self._flush_lock = threading.Lock(), threading.Lock()
-        self._unflushed = 0
+        self._unflushed, self._flushed_size = 0, 0
         if read_only:
             self._file = (self.path if self.path.exists() else Path(os.devnull)).open("rb", buffering=0)
         else:
@@ -145,6 +90,7 @@ class Ledger:
             if not read_only:
                 self._lock_file()
             self._index, self._size = self._scan()
+            self._size_before = self._size
         except BaseException:
             self._file.close()
             raise
@@ -165,6 +111,10 @@ class Ledger:
     def succeeded(self, key: str) -> bool:
         """Whether there is a judgement under this key."""
         return key in self._index.offsets
+
+    def knew(self, key: str) -> bool:
+        """Whether there was a judgement under this key when the ledger was opened."""
+        return self._index.offsets.get(key, self._size_before) < self._size_before
 
     def failures(self, key: str) -> Failures:
         """Return the failed attempts at a key (zero where there are none)."""
@@ -226,20 +176,21 @@ class Ledger:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
             self._size = offset + len(line)
             self._unflushed += 1
-        self._flush()
+        self._flush(offset + len(line))
         return offset
 
-    def _flush(self) -> None:
-        """Flush to the disk where it is due; threads that wait for a flush share the next one."""
+    def _flush(self, end: int) -> None:
+        """Flush to the disk where it is due; a line up to `end` that another thread's flush covered needs none."""
         with self._flush_lock:
             with self._lock:
-                due, covered = self._unflushed >= self.fsync_every, self._unflushed
-            if not due:
+                due, covered, size = self._unflushed >= self.fsync_every, self._unflushed, self._size
+            if not due or self._flushed_size >= end:
                 return
             try:
                 os.fsync(self._file.fileno())
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
+            self._flushed_size = size
             with self._lock:
                 self._unflushed -= covered
 
@@ -253,16 +204,17 @@ class Ledger:
         except OSError as error:  # some network file systems know no locks
             log.warning("%s cannot be locked (%s): start no second run on it", self.path, error.strerror)
 
-    def _scan(self) -> tuple[_Index, int]:
+    def _scan(self) -> tuple[Index, int]:
         """Read the whole file once, mend its end, and return the index and the size in bytes."""
-        index, offset, since = _Index(), 0, _timestamp(time.time() - RECENT_S)
+        index, offset, since = Index(), 0, timestamp(time.time() - RECENT_S)
         self._file.seek(0)
         with os.fdopen(os.dup(self._file.fileno()), "rb", buffering=1 << 20) as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     line = self._mend(line, offset)
-                if not _note_success(index, line, offset, since) and line.strip():
-                    self._note(index, line, number, offset, since)
+                if line.strip() and not index.note(line, offset, since):
+                    remedy = "delete this line (its request is then asked again) or restore the file from a copy."
+                    raise RecordError(self.path, number, "not a line of a judge ledger.", remedy)
                 offset += len(line)
         return index, offset
 
@@ -281,24 +233,6 @@ class Ledger:
             self._file.truncate(offset)
         return b""
 
-    def _note(self, index: _Index, line: bytes, number: int, offset: int, since: str) -> None:
-        try:
-            value = json.loads(line)
-            if "key" not in value:
-                index.configurations.add(value["configuration"])
-                return
-            kind = "" if value["status"] == "ok" else value["kind"]
-            if kind:
-                index.add_failure(value["key"], kind, value.get("message", ""))
-            else:
-                index.add_success(value["key"], offset)
-            usage, seconds = value.get("usage", {}), value.get("seconds", 0.0)
-            index.add_cost(value["configuration"], usage, kind, seconds)
-            index.add_start(value.get("time", ""), seconds, usage, since)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            remedy = "delete this line (its request is then asked again) or restore the file from a copy."
-            raise RecordError(self.path, number, "not a line of a judge ledger.", remedy) from None
-
     def _attempt(self, line: bytes, offset: int) -> Attempt:
         try:
             return Attempt.model_validate_json(line)
@@ -309,27 +243,6 @@ class Ledger:
             ) from None
 
 
-def _note_success(index: _Index, line: bytes, offset: int, since: str) -> bool:
-    """Index a success by the head of its line alone; False where it is another kind of line, or not in this form.
-
-    Parsing all of it would take ten times as long. What is wrong further on shows when the judgement is read.
-    """
-    head = SUCCESS_HEAD.match(line)
-    if head is None or not line.endswith(b"}\n"):
-        return False
-    key, configuration, usage_text, seconds_text, ended = head.groups()
-    usage = json.loads(usage_text) if usage_text else {}
-    seconds = float(seconds_text) if seconds_text else 0.0
-    index.add_success(key.decode(), offset)
-    index.add_cost(configuration.decode(), usage, "", seconds)
-    index.add_start(ended.decode() if ended else "", seconds, usage, since)
-    return True
-
-
 def now() -> str:
     """Return the time as ISO 8601 in UTC, to the millisecond."""
-    return _timestamp(time.time())
-
-
-def _timestamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return timestamp(time.time())

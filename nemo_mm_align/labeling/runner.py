@@ -82,11 +82,14 @@ class LabelRunner:
         ledger: open ledger.
         settings: see `RunnerSettings`.
         admission: budget and limits, which each call must pass.
+        known: prompts whose judgement is known, which are not among the jobs.
     """
 
-    def __init__(self, context: LabelContext, ledger: Ledger, settings: RunnerSettings, admission: Admission) -> None:
+    def __init__(
+        self, context: LabelContext, ledger: Ledger, settings: RunnerSettings, admission: Admission, known: int = 0
+    ) -> None:
         self.context, self.ledger, self.settings, self.admission = context, ledger, settings, admission
-        self.tally = Tally()
+        self.tally = Tally(reused=known)
         self.stopped_by_signal: int | None = None
         self.error: BaseException | None = None
         self._fingerprint = context.fingerprint

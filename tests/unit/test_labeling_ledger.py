@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.labeling.ledger import Attempt, Ledger
+from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
+from nemo_mm_align.labeling.spending import Tokens
 
 
 def attempt(key: str, status: str = "ok", **changes: object) -> Attempt:
@@ -114,3 +117,59 @@ def test_fsync_is_called_as_often_as_asked(tmp_path: Path, monkeypatch, every: i
             ledger.add(attempt(f"k{index}"))
         assert len(calls) == expected
     assert len(calls) == expected + 1
+
+
+def test_a_start_reads_what_earlier_runs_spent_and_asked_lately(tmp_path: Path) -> None:
+    path, usage = tmp_path / "ledger.jsonl", {"input_tokens": 700, "output_tokens": 50}
+    with Ledger(path) as ledger:
+        ledger.add(attempt("k1", usage=usage, seconds=2.5, time=now()))
+        ledger.add(
+            attempt("k2", "failed", kind="unparsable", usage=usage, seconds=1.0, time="2020-01-01T00:00:00+00:00")
+        )
+        ledger.add(attempt("k3", "failed", kind="timeout", time=now()))
+        ledger.add(attempt("k4", configuration="other", usage=usage))
+        live = ledger.spending("c")
+    lines = path.read_text().splitlines()
+    shuffled = [json.dumps(dict(reversed(json.loads(line).items()))) for line in lines]  # as other versions wrote them
+    for content in (lines, shuffled):
+        path.write_text("".join(line + "\n" for line in content))
+        with Ledger(path) as ledger:
+            found = ledger.spending("c")
+            assert found == live and (found.tokens, found.unknown) == (Tokens(1400, 100), 1)
+            assert (found.mean_tokens, found.mean_seconds) == (Tokens(700, 50), 2.5)
+            assert ledger.spending("other").judgements == 1 and ledger.spending("none").judgements == 0
+            recent = sorted((round(time.time() - start), tokens) for start, tokens in ledger.recent_calls())
+            assert [tokens for _, tokens in recent] == [0, 750] and recent[1][0] - recent[0][0] in (2, 3)
+
+
+def test_read_only_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, read_only=True) as empty:
+        assert not empty.succeeded("k0")
+    assert not path.exists()
+    fill(path, 3)
+    torn = path.read_bytes()[:-9]
+    path.write_bytes(torn)
+    with Ledger(path, read_only=True) as ledger, Ledger(path, read_only=True):
+        assert ledger.succeeded("k1") and not ledger.succeeded("k2")
+    assert path.read_bytes() == torn
+
+
+def test_threads_share_flushes_and_lose_no_line(tmp_path: Path, monkeypatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.005), calls.append(descriptor)))
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger, ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda index: ledger.add(attempt(f"k{index}", raw="x" * index)), range(160)))
+        assert 10 <= len(calls) <= 80, "sixteen wait for a flush at a time"
+    with Ledger(path) as ledger:
+        results = list(ledger.results([f"k{index}" for index in range(160)]))
+    assert [len(result.raw) for result in results] == list(range(160))
+
+
+def test_what_was_known_at_the_start_is_told_from_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    fill(path, 1)
+    with Ledger(path) as ledger:
+        ledger.add(attempt("new"))
+        assert ledger.knew("k0") and ledger.succeeded("new") and not ledger.knew("new") and not ledger.knew("none")

@@ -125,13 +125,14 @@ def test_each_fault_is_recorded_and_retried(run: Run, files: Files) -> None:
     assert summary.tally.usage["input_tokens"] == 100 * (12 + 4), "unusable replies are paid too"
 
 
-def test_nobody_calls_while_a_rate_limit_lasts(run: Run, files: Files) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_nobody_calls_while_the_service_asks_to_wait(run: Run, files: Files, status: int) -> None:
     limited: list[float] = []
 
     def behaviour(exchange: Exchange) -> Reply | None:
         if exchange.number == 5:
             limited.append(exchange.time)
-            return error(429, Retry_After="1")
+            return error(status, Retry_After="1")
         return None
 
     with judge_server(behaviour, delay=0.02) as server:

@@ -1,0 +1,282 @@
+"""Budgets, the dry run, limits over a kill, and worker processes: real runs with a judge that costs tokens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.budget import Budget, BudgetSettings
+from nemo_mm_align.labeling.estimates import EstimateSettings, TokenEstimator
+from nemo_mm_align.labeling.judge import JudgeFailure, Price
+from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.labeling.progress import Rate, Tally, describe_seconds, eta_seconds
+from nemo_mm_align.labeling.spending import Spending, Tokens
+from nemo_mm_align.labeling.stage import label_from_config
+from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, write_records
+from tests.unit.paid_judge import DEADLY, MAX_OUTPUT_TOKENS, SLOW, calls_of
+
+PRICE = {"input_per_million": 2.0, "output_per_million": 10.0}
+COUNT = 40
+
+
+class Stage:
+    """A folder with prompts, and the stage run on it as `scripts/label.py` does."""
+
+    def __init__(self, folder: Path, schema: AttributeSchema) -> None:
+        self.folder, self.schema = folder, schema
+        self.calls_path, self.ledger = folder / "calls.txt", folder / "out.ledger.jsonl"
+        self.write({})
+
+    def write(self, special: dict[int, str], count: int = COUNT) -> None:
+        prompts = [
+            Prompt(id=f"p{index}", turns=(Turn(role="user", content=f"Question {index}?" + " word" * (index % 9)),))
+            for index in range(count)
+        ]
+        texts = [[special.get(index, f"an answer to {index}"), f"another to {index}"] for index in range(count)]
+        candidates = [
+            CandidateSet(prompt_id=prompt.id, candidates=tuple(Candidate(text=text) for text in pair))
+            for prompt, pair in zip(prompts, texts, strict=True)
+        ]
+        write_records(self.folder / "prompts.jsonl", prompts)
+        write_records(self.folder / "candidates.jsonl", candidates)
+
+    def config(self, judge: dict | None = None, runner: dict | None = None, **changes: object) -> dict:
+        target = {"_target_": "tests.unit.paid_judge.PaidJudge", "calls": str(self.calls_path), **(judge or {})}
+        pace = {"concurrency": 8, "backoff_s": 0.01, "max_backoff_s": 0.02, **(runner or {})}
+        files = {name: self.folder / f"{name}.jsonl" for name in ("prompts", "candidates", "out")}
+        return {**files, "judge": target, "runner": pace, "attribute_schema": self.schema.model_dump(), **changes}
+
+    def run(self, **changes: object) -> object:
+        return label_from_config(self.config(**changes))
+
+    def spent(self) -> Tokens:
+        lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
+        usage = [line.get("usage", {}) for line in lines]
+        return Tokens(*(sum(each.get(f"{kind}_tokens", 0) for each in usage) for kind in ("input", "output")))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, helpsteer: AttributeSchema) -> Stage:
+    return Stage(tmp_path, helpsteer)
+
+
+def test_a_budget_in_tokens_is_never_exceeded_and_counts_earlier_runs(stage: Stage) -> None:
+    for budget in (6_000, 12_000):
+        with pytest.raises(UserError, match=r"the budget is used up: .* of a budget of .*would cost about [1-9]"):
+            stage.run(judge={"latency": 0.005}, budget={"max_tokens": budget})
+        spent = stage.spent().total
+        # What is left is less than the worst call: 25 % more than any question so far, and the longest reply.
+        assert budget - 1.3 * 1000 - MAX_OUTPUT_TOKENS < spent <= budget
+    annotated = len((stage.folder / "out.jsonl").read_text().splitlines())
+    assert annotated == len(calls_of(stage.calls_path)) and 8 <= annotated < COUNT
+    summary = stage.run()
+    assert summary.annotations == COUNT and len(calls_of(stage.calls_path)) == COUNT
+
+
+def test_a_budget_in_money_needs_a_price_and_holds(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match=r"budget.max_cost=0.02 needs the judge's price. Set judge.price.input_per_mil"):
+        stage.run(budget={"max_cost": 0.02})
+    assert calls_of(stage.calls_path) == [] and not stage.ledger.exists()
+    with pytest.raises(
+        UserError, match=r"0\.0\d+ USD, of a budget of 0.02 USD.* (\d+) of 40 prompts have no ann.* USD"
+    ):
+        stage.run(judge={"price": PRICE}, budget={"max_cost": 0.02})
+    spent = stage.spent()
+    assert 0.012 < Price(**PRICE).cost(spent.input, spent.output) <= 0.02
+    with caplog.at_level("INFO"):
+        stage.run(judge={"price": PRICE}, budget={"max_cost": 0.0201}, allow_failures=True)
+    assert f"by earlier ones with these settings: {spent.input:,} input" in caplog.text
+
+
+def test_a_budget_smaller_than_one_call_asks_nothing(stage: Stage) -> None:
+    with pytest.raises(UserError, match="40 of 40 prompts have no annotation yet"):
+        stage.run(budget={"max_tokens": 300})
+    assert calls_of(stage.calls_path) == []
+
+
+def test_what_nobody_knows_the_cost_of_is_said_and_counted(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.write({3: SLOW})
+    stage.run(allow_failures=True, runner={"max_attempts": 2})
+    assert "did not say what 2 calls cost; each counts as an average one" in caplog.text
+    with Ledger(stage.ledger, read_only=True) as ledger:
+        known = next(iter(ledger._index.spending.values()))
+    assert (known.judgements, known.unknown) == (COUNT - 1, 2)
+    average = stage.spent().total / (COUNT - 1)
+    assert known.with_unknown(Tokens()).total == pytest.approx(stage.spent().total + 2 * average, rel=1e-3)
+    silent = stage.config(judge={"says_usage": False}, budget={"max_tokens": 6_000}, out=stage.folder / "silent.jsonl")
+    with pytest.raises(UserError, match="the budget is used up"):
+        label_from_config(silent)
+
+
+def test_failures_without_usage_cost_nothing_where_the_service_did_nothing() -> None:
+    spending = Spending()
+    for kind in ("rate_limit", "server", "auth", "bad_request", "timeout", "unparsable"):
+        spending.add({}, kind)
+    spending.add({"input_tokens": 10, "output_tokens": 4}, "unparsable")
+    spending.add({"input_tokens": 30, "output_tokens": 6}, seconds=2.0)
+    assert (spending.unknown, spending.tokens) == (2, Tokens(40, 10))
+    assert (spending.mean_tokens, spending.mean_seconds) == (Tokens(30, 6), 2.0)
+    assert spending.with_unknown(Tokens(1, 1)) == Tokens(100, 22)
+
+
+def test_a_dry_run_counts_and_writes_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    judge = {"price": PRICE}
+    before = sorted(stage.folder.iterdir())
+    first = stage.run(judge=judge, dry_run=True, runner={"concurrency": 4, "requests_per_minute": 600})
+    assert sorted(stage.folder.iterdir()) == before
+    assert first.input_source == "counted by the service"
+    assert first.output_source.startswith("assumed: estimate.output_tokens_per_candidate")
+    assert "38,600" in capsys.readouterr().out and first.tokens == Tokens(38_600, COUNT * MAX_OUTPUT_TOKENS)
+    assert first.work.to_do == COUNT and first.seconds == pytest.approx(COUNT * 10 / 4)
+    with pytest.raises(UserError, match="budget is used up"):
+        stage.run(judge=judge, budget={"max_tokens": 12_000})
+    done = len(calls_of(stage.calls_path))
+    after = sorted(stage.folder.iterdir())
+    second = stage.run(judge=judge, dry_run=True, budget={"max_tokens": 14_000})
+    assert sorted(stage.folder.iterdir()) == after and len(calls_of(stage.calls_path)) == done
+    assert (second.work.known, second.work.to_do, second.spent) == (done, COUNT - done, stage.spent())
+    assert second.output_source == f"mean of {done} replies in the ledger"
+    assert "enough for about" in capsys.readouterr().out
+    stage.run(judge=judge)
+    spent = stage.spent()
+    assert first.tokens.input == spent.input, "every prompt was in the sample"
+    assert second.tokens.output == pytest.approx((spent - second.spent).output, rel=0.05)
+    assert stage.run(judge=judge, dry_run=True).tokens == Tokens()
+
+
+def test_without_counts_a_dry_run_guesses_and_says_so(stage: Stage) -> None:
+    target = {"_target_": "tests.unit.paid_judge.UncountingJudge"}
+    estimated = stage.run(judge=target, dry_run=True, estimate={"output_tokens_per_candidate": 60})
+    assert estimated.input_source.startswith("guessed from the length")
+    stage.run(judge=target)
+    spent = stage.spent()
+    assert estimated.tokens.input == pytest.approx(spent.input * 3 / 4, rel=0.01), "this judge counts 3 per token"
+    assert estimated.tokens.output == pytest.approx(spent.output, rel=0.1)
+
+
+def test_estimates_follow_what_the_service_counts() -> None:
+    estimator = TokenEstimator(EstimateSettings(output_tokens_per_candidate=100), None, Spending())
+    assert estimator.expected(1000, 4) == Tokens(1000, 400) and estimator.worst(1000, 4) == Tokens(2000, 800)
+    for counted, output in ((1500, 500), (1300, 700)):
+        estimator.observe(1000, Tokens(counted, output))
+    assert estimator.expected(1000, 4) == Tokens(1400, 600) and estimator.worst(1000, 4) == Tokens(1875, 1200)
+    assert TokenEstimator(EstimateSettings(), 50, Spending()).worst(10, 4) == Tokens(20, 50)
+
+
+def test_reservations_give_back_what_calls_did_not_need() -> None:
+    import threading
+
+    budget, stop = Budget(BudgetSettings(max_tokens=100), None, Tokens(10, 10)), threading.Event()
+    assert budget.reserve(Tokens(30, 30), stop)
+    threading.Timer(0.1, budget.settle, (Tokens(30, 30), Tokens(10, 10))).start()
+    assert budget.reserve(Tokens(30, 30), stop), "it waits for the call in flight, which turns out cheaper"
+    budget.settle(Tokens(30, 30), Tokens(30, 30))
+    assert budget.spent == Tokens(50, 50) and not budget.reserve(Tokens(1, 0), stop)
+
+
+def test_eta_keeps_to_the_limit_and_knows_when_it_does_not_know() -> None:
+    now = [0.0]
+    rate, tally = Rate(lambda: now[0]), Tally(total=1000)
+    assert eta_seconds(tally, rate.per_second(), None) is None and describe_seconds(None) == "?"
+    for second in range(1, 101):
+        now[0], tally.labelled, tally.calls = float(second), 2 * second, 4 * second
+        rate.update(tally.labelled)
+    assert rate.per_second() == pytest.approx(2.0, rel=0.02)
+    assert eta_seconds(tally, rate.per_second(), None) == pytest.approx(400, rel=0.02)
+    assert eta_seconds(tally, rate.per_second(), 60) == pytest.approx(800 / 0.5), "half of the calls fail"
+    assert describe_seconds(3723.4) == "1:02:03"
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_limit_holds_over_a_kill(stage: Stage) -> None:
+    """Killed with calls in flight that no ledger knows, and started again at once."""
+    config = json.dumps(stage.config(judge={"latency": 60.0}, runner={"requests_per_minute": 1200}), default=str)
+    code = (
+        f"import json; from nemo_mm_align.labeling.stage import label_from_config as run; run(json.loads({config!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: len(calls_of(stage.calls_path)) == 8)
+    process.kill()
+    process.wait()
+    changed = stage.config(runner={"requests_per_minute": 9, "concurrency": 1})
+    code = code.replace(repr(config), repr(json.dumps(changed, default=str)))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: len(calls_of(stage.calls_path)) == 9)
+    time.sleep(1)
+    process.kill()
+    process.wait()
+    assert len(calls_of(stage.calls_path)) == 9, "9 a minute, of which 8 left before the kill"
+
+
+def test_worker_processes_share_the_calls_and_a_killed_one_is_replaced(stage: Stage) -> None:
+    stage.write({5: DEADLY})
+    runner = {"processes": 2, "concurrency": 4, "requests_per_minute": 6000}
+    summary = stage.run(judge={"latency": 0.05}, runner=runner)
+    assert summary.annotations == COUNT
+    calls = calls_of(stage.calls_path)
+    processes = {pid for pid, _, _ in calls}
+    assert len(processes) == 3 and os.getpid() not in processes
+    failures = summary.tally.failures
+    assert set(failures) == {"server"} and 1 <= failures["server"] <= 2, "what it had in flight: its share of 4"
+    assert COUNT < len(calls) <= COUNT + failures["server"], "a lost call may not have begun yet"
+    lines = [json.loads(line) for line in stage.ledger.read_text().splitlines()]
+    assert any("the worker process ended (exit code -9)" in line.get("message", "") for line in lines)
+    for pid in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_judge_that_no_worker_can_make_stops_the_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_mm_align.labeling import workers
+
+    monkeypatch.setattr(workers, "_serve", sys.exit)  # the new process imports the module afresh: this is for its name
+    with pytest.raises((UserError, AttributeError)):
+        stage.run(judge={"_target_": "no.such.Judge"}, runner={"processes": 2})
+
+
+def test_ctrl_c_ends_worker_processes_too(stage: Stage) -> None:
+    config = json.dumps(stage.config(judge={"latency": 0.5}, runner={"processes": 2}), default=str)
+    code = (
+        "import json\nfrom nemo_mm_align.labeling.stage import label_from_config as run\n"
+        f"if __name__ == '__main__':\n    run(json.loads({config!r}))\n"
+    )
+    script = stage.folder / "run.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE)
+    wait_until(lambda: len(calls_of(stage.calls_path)) >= 8)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes at once
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT, errors
+    calls = calls_of(stage.calls_path)
+    assert len(calls) < COUNT and len((stage.folder / "out.jsonl").read_text().splitlines()) == len(calls)
+    wait_until(lambda: not group_exists(process.pid))
+
+
+def test_failures_travel_between_processes() -> None:
+    import pickle
+
+    failure = JudgeFailure("rate_limit", "slow down", "raw", 3.5, {"input_tokens": 1})
+    copy = pickle.loads(pickle.dumps(failure))
+    assert vars(copy) == vars(failure) and str(copy) == str(failure)
