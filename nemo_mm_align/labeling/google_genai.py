@@ -10,6 +10,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage
 from nemo_mm_align.labeling.gemini_replies import failure_of_status
 from nemo_mm_align.labeling.gemini_service import GeminiService
+from nemo_mm_align.labeling.http_failures import RAW_LIMIT
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.pricing import PriceSettings
 from nemo_mm_align.labeling.request_images import RequestImage
@@ -86,7 +87,9 @@ class GoogleGenaiJudge(GeminiService):
             return failure_of_status(int(error.code or 0), message, self._hide_key(raw), headers, waits)
         # httpx or its fork raises: the names of both are the same.
         name = type(error).__name__
-        return JudgeFailure("timeout" if name.endswith("Timeout") else "server", self._hide_key(f"{name}: {error}"))
+        raw = self._hide_key(str(getattr(error, "doc", "")))  # a reply that is no JSON
+        message = self._hide_key(f"{name}: {error}")
+        return JudgeFailure("timeout" if name.endswith("Timeout") else "server", message, raw[:RAW_LIMIT])
 
 
 def _to_part(part: str | RequestImage) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
-import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import MAX_JUDGE_BYTES, load_image
+from nemo_mm_align.images import MAX_JUDGE_BYTES, load_image, read_file
 from nemo_mm_align.labeling.judge import JudgeFailure
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def read_request_image(path: Path, accepted: Collection[str]) -> RequestImage:
         JudgeFailure: ``bad_request`` where the file has gone, or changed into something else since the input check.
     """
     try:
-        data = _read(path)
+        data = read_file(path, MAX_JUDGE_BYTES)
         mime_type = sniff(data)
         if mime_type is None:
             raise UserError(f"{path}: neither PNG, JPEG, WebP nor GIF. Convert it to PNG or JPEG.")
@@ -53,18 +52,6 @@ def sniff(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((mime_type for start, mime_type in SIGNATURES.items() if data.startswith(start)), None)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: not a file. Check the record's path and the image root.")
-        if status.st_size > MAX_JUDGE_BYTES:
-            raise UserError(f"{path}: {status.st_size:,} bytes; at most {MAX_JUDGE_BYTES:,} are allowed.")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the record's path.") from None
 
 
 def _as_png(path: Path, mime_type: str) -> RequestImage:

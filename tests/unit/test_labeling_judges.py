@@ -8,7 +8,10 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
+from pydantic import ValidationError
 
 import nemo_mm_align.labeling.request_images
 from nemo_mm_align.attributes import AttributeSchema
@@ -18,6 +21,7 @@ from nemo_mm_align.labeling.google_genai import GoogleGenaiJudge
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeFailure, JudgeRequest, price_of
 from nemo_mm_align.labeling.openai_compatible import OpenAICompatibleJudge
 from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.labeling.stage import LabelSettings
 from nemo_mm_align.records import Prompt, Turn
 from tests.judge_server import FAULTS, Files, Reply, error, judge_server, make_files, reference_answer, true_ratings
 
@@ -95,6 +99,8 @@ def test_every_fault_has_its_class_and_is_not_retried_by_the_client(make, files,
                 make(server.address, timeout_s=0.5 if name in ("slow", "stall") else 10).judge(ask(files, helpsteer))
             assert len(server.exchanges) == 1, name
         found[name] = caught.value.kind
+        if name == "page":
+            assert "log in to the proxy" in caught.value.raw, "what came instead of a reply is kept"
         assert KEY not in f"{caught.value}{caught.value.raw}{caught.value.__cause__}"
     expected = {name: FAULTS[name].kind for name in names}
     if make is openai:  # its protocol knows no other reason
@@ -284,3 +290,46 @@ def test_settings_of_openai_are_checked(helpsteer: AttributeSchema) -> None:
         with pytest.raises(UserError, match=problem):
             OpenAICompatibleJudge(**{"base_url": "http://x/v1", "model": "m", **settings})
     assert OpenAICompatibleJudge("http://a/v1", "m").settings == OpenAICompatibleJudge("http://b/v1", "m").settings
+
+
+def configuration(repository: Path, *overrides: str) -> dict:
+    """What scripts/label.py is given with these overrides."""
+    paths = ["prompts=p.jsonl", "candidates=c.jsonl", "out=o.jsonl"]
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        config = compose("label", overrides=[*paths, *overrides])
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("judge=gemini",),
+        ("judge=google_genai", "judge.thinking_budget=0"),
+        ("judge=openai_compatible", "judge.base_url=http://x/v1", "judge.model=m", "judge.extra_body={top_k: 1}"),
+        ("judge=human", "judge.annotator=anna"),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_shipped_groups_make_their_judge(overrides, repository: Path, helpsteer: AttributeSchema) -> None:
+    judge = build_judge(configuration(repository, *overrides)["judge"], helpsteer)
+    assert price_of(judge) is None and judge.settings
+    if overrides[0] != "judge=human":
+        prices = ("judge.price.input_per_million=0.5", "judge.price.output_per_million=2")
+        price = price_of(build_judge(configuration(repository, *overrides, *prices)["judge"], helpsteer))
+        assert price is not None and price.cost(1e6, 1e6) == 2.5
+        with pytest.raises(ValidationError, match="output_per_million"):
+            build_judge(configuration(repository, *overrides, prices[0])["judge"], helpsteer)
+
+
+@pytest.mark.parametrize(
+    ("override", "write", "read"),
+    [
+        ("batch.write=r.jsonl", Path("r.jsonl"), ()),
+        ("batch.read=a.jsonl", None, (Path("a.jsonl"),)),
+        ("batch.read=[a.jsonl,b.jsonl]", None, (Path("a.jsonl"), Path("b.jsonl"))),
+    ],
+)
+def test_batches_are_asked_for_on_the_command_line(override, write, read, repository: Path) -> None:
+    config = configuration(repository, override)
+    settings = LabelSettings.model_validate({name: value for name, value in config.items() if name != "judge"})
+    assert (settings.batch.write, settings.batch.read) == (write, read)

@@ -1,0 +1,98 @@
+"""Writes the requests that the ledger lacks, in the form of the judge's service."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.labeling.batch.files import NumberedFiles
+from nemo_mm_align.labeling.batch.settings import BatchSettings, batch_judge
+from nemo_mm_align.labeling.inputs import LabelInputs
+from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.judge import JudgeFailure
+from nemo_mm_align.labeling.ledger import Ledger, now
+from nemo_mm_align.labeling.progress import track
+
+log = logging.getLogger(__name__)
+
+
+def write_batch(
+    settings: BatchSettings,
+    inputs: LabelInputs,
+    context: LabelContext,
+    ledger: Ledger,
+    is_set_aside: Callable[[Ledger, str], bool],
+) -> dict[str, Any]:
+    """Write one request per line and a manifest beside; return the manifest.
+
+    Args:
+        settings: `write` names the file.
+        inputs: all prompts of the run, checked.
+        context, ledger: prompts with a judgement are left out.
+        is_set_aside: whether a key is left alone since it failed too often by its own fault.
+
+    Raises:
+        UserError: the files are there already, or the judge's service knows no batches.
+    """
+    judge, path = batch_judge(context.judge), settings.write
+    assert path is not None
+    counts: Counter[str] = Counter()
+    asked: set[str] = set()
+    with NumberedFiles(path, round(settings.max_file_mb * 1e6), settings.max_file_requests) as files:
+        for job in track(inputs.jobs(), "writing requests", len(inputs)):
+            if ledger.succeeded(job.key) or job.key in asked:
+                counts["known"] += 1
+            elif is_set_aside(ledger, job.key):
+                counts["set_aside"] += 1
+            else:
+                asked.add(job.key)
+                try:
+                    line = judge.batch_request(job.key, job.request(context))
+                except JudgeFailure as failure:
+                    counts["unreadable"] += 1
+                    log.warning("prompt %s is left out: %s", job.prompt.id, failure.message)
+                    continue
+                files.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+                counts["requests"] += 1
+        manifest = {
+            "judge": context.judge.name,
+            "configuration": context.fingerprint,
+            "settings": dict(context.judge.settings),
+            "attribute_schema": context.schema.name,
+            "written": now(),
+            **{name: counts[name] for name in ("requests", "known", "set_aside", "unreadable")},
+            "files": files.finish(),
+        }
+    if counts["requests"]:
+        _write_manifest(settings, manifest)
+    _report(path, manifest)
+    return manifest
+
+
+def _write_manifest(settings: BatchSettings, manifest: dict[str, Any]) -> None:
+    path = settings.manifest_path
+    assert path is not None
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _report(path: Path, manifest: dict[str, Any]) -> None:
+    if not manifest["requests"]:
+        log.info("no requests to write: %d known, %d set aside", manifest["known"], manifest["set_aside"])
+        return
+    files = ", ".join(f"{each['file']} ({each['bytes'] / 1e6:,.1f} MB)" for each in manifest["files"])
+    log.info(
+        "%d requests in %s: %s; %d prompts are known already, %d set aside. Submit the files as batches of the service, "
+        "then read each file of replies with the same command and batch.read=... in place of batch.write=...",
+        manifest["requests"],
+        path.parent,
+        files,
+        manifest["known"],
+        manifest["set_aside"],
+    )

@@ -1,0 +1,25 @@
+"""Runs that ask no service: a batch is read, or a person labels."""
+
+from __future__ import annotations
+
+from nemo_mm_align.labeling.batch.reader import BatchReader
+from nemo_mm_align.labeling.batch.settings import BatchSettings
+from nemo_mm_align.labeling.human.judge import HumanJudge
+from nemo_mm_align.labeling.human.session import HumanSession
+from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.judge import Judge
+from nemo_mm_align.labeling.ledger import Ledger
+
+
+def calls_service(batch: BatchSettings, judge: Judge) -> bool:
+    """Whether a run makes calls: neither a batch is written or read, nor does a person label."""
+    return batch.write is None and not batch.read and not isinstance(judge, HumanJudge)
+
+
+def other_run(batch: BatchSettings, context: LabelContext, ledger: Ledger) -> BatchReader | HumanSession | None:
+    """Return the run that takes the place of the one that makes calls, if there is one."""
+    if batch.read:
+        return BatchReader(context, ledger, batch)
+    if isinstance(context.judge, HumanJudge):
+        return HumanSession(context.judge, context, ledger)
+    return None
