@@ -53,10 +53,10 @@ def agreement(
         seed: of the resampling.
     """
     count = int(prompts.max()) + 1 if len(prompts) else 0
-    codes = [np.unique(values, return_inverse=True)[1] for values in (first, second)]
+    first_codes, second_codes = (np.unique(values, return_inverse=True)[1] for values in (first, second))
 
     def measure(weights: np.ndarray) -> np.ndarray:
-        return _measures(first, second, *codes, weights[prompts])
+        return _measures(first, second, first_codes, second_codes, weights[prompts])
 
     return dict(zip(MEASURES, _bootstrap(measure, count, seed, resamples), strict=True))
 

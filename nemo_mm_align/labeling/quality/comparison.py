@@ -97,9 +97,9 @@ def _pairs(ours: np.ndarray, theirs: np.ndarray, owners: np.ndarray) -> tuple[np
 def _compare_preferences(first: RatedFile, second: RatedFile, schema: AttributeSchema, seed: int) -> Comparison:
     credits, owners = list[float](), list[str]()
     for prompt_id, chosen, rejected in second.preferences:
-        values = first.values.get(prompt_id, {})
-        if chosen in values and rejected in values:
-            difference = _score(values[chosen], schema) - _score(values[rejected], schema)
+        rated = first.values.get(prompt_id, {})
+        if chosen in rated and rejected in rated:
+            difference = _score(rated[chosen], schema) - _score(rated[rejected], schema)
             if not math.isnan(difference):
                 credits.append(0.5 if abs(difference) < 1e-9 else float(difference > 0))
                 owners.append(prompt_id)
