@@ -135,7 +135,7 @@ def test_a_prompt_is_labelled_with_the_keyboard_alone(browser: Browser, tmp_path
         assert browser.evaluate("document.activeElement.id") == "save", "the last digit leads to the button"
         browser.press("Enter", 13, modifiers=2)
         browser.wait("document.getElementById('finished') !== null")
-        process.wait(10)
+        process.wait(60)
     assert process.returncode == 0
     (annotation,) = read_records(tmp_path / "out.jsonl", Annotation)
     by_text = {candidate.text.strip(): list(candidate.ratings.values()) for candidate in annotation.candidates}
@@ -151,6 +151,6 @@ def test_ctrl_c_keeps_what_was_saved(tmp_path: Path, repository: Path) -> None:
         key = re.search(r'name="key" value="([0-9a-f]+)"', page)
         assert key and requests.post(address, data={"key": key[1], **fields}, timeout=5).status_code == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 128 + signal.SIGINT
+        assert process.wait(60) == 128 + signal.SIGINT
     (annotation,) = read_records(tmp_path / "out.jsonl", Annotation)
     assert annotation.judge == "human:anna" and annotation.candidates[0].ratings["verbosity"] == 3

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
+import nemo_mm_align.labeling.stage
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.gemini import GeminiJudge
@@ -26,6 +27,7 @@ JUDGES = {
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch) -> None:
+    monkeypatch.setattr(nemo_mm_align.labeling.stage, "report_quality", lambda *paths: None)  # has tests of its own
     monkeypatch.setenv("GEMINI_API_KEY", "test-key")
     monkeypatch.setenv("OPENAI_API_KEY", "test-key")
 

@@ -7,13 +7,14 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import requests
 
+import nemo_mm_align.labeling.stage
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.human.desk import FormError, read_score
@@ -23,6 +24,11 @@ from nemo_mm_align.records import Annotation, Candidate, read_records
 from tests.judge_server import Files, make_files, true_ratings
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/[\w-]+/")
+
+
+@pytest.fixture(autouse=True)
+def without_report(monkeypatch) -> None:
+    monkeypatch.setattr(nemo_mm_align.labeling.stage, "report_quality", lambda *paths: None)  # has tests of its own
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def sitting(files: Files, schema: AttributeSchema, caplog, **changes: object) ->
             time.sleep(0.01)
         now.address = found[0]
         yield now
-        if now.thread.is_alive():
+        with suppress(requests.RequestException):  # it may have ended by itself
             now.post(action="stop")
         now.thread.join(5)
         assert not now.thread.is_alive()
