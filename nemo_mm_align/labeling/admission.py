@@ -21,9 +21,14 @@ from nemo_mm_align.labeling.spending import Spending, Tokens, tokens_of
 
 @dataclass(frozen=True)
 class Ticket:
-    """Leave to make one call: what it was guessed to cost, and what is set aside for it."""
+    """Leave to make one call: what it was guessed to cost, and what is set aside for it.
 
-    guessed: int
+    Args:
+        guessed: input tokens; None where neither budget nor limit needs them (the guess builds the whole question).
+    """
+
+    request: JudgeRequest
+    guessed: int | None
     expected: Tokens
     worst: Tokens
     departure: Departure
@@ -60,26 +65,32 @@ class Admission:
 
     def enter(self, request: JudgeRequest, stop: threading.Event) -> Ticket | None:
         """Wait until a call may be made; None where `stop` was set before or the budget is used up."""
-        guessed, candidates = self.estimator.guess(request), len(request.candidates)
-        worst = self.estimator.worst(guessed, candidates)
+        needed = self.budget.settings.is_set or self.limiter.tokens_per_minute
+        guessed, candidates = self.estimator.guess(request) if needed else None, len(request.candidates)
+        worst = self.estimator.worst(guessed or 0, candidates)
         if self.budget.settings.is_set and not self.budget.reserve(worst, stop):
             self.exhausted |= not stop.is_set()
             return None
-        expected = self.estimator.expected(guessed, candidates)
+        expected = self.estimator.expected(guessed or 0, candidates)
         departure = self.limiter.acquire(stop, expected.total)
         if departure is None:
             self._release(worst, Tokens())
             return None
-        return Ticket(guessed, expected, worst, departure)
+        return Ticket(request, guessed, expected, worst, departure)
 
     def leave(self, ticket: Ticket, usage: Mapping[str, int], kind: str = "") -> None:
         """Settle a call that ended; what nobody knows the cost of is taken at its expected one."""
         counted = tokens_of(usage, kind)
-        actual = ticket.expected if counted is None else counted
+        actual = self._expected(ticket) if counted is None else counted
         self._release(ticket.worst, actual)
         self.limiter.settle(ticket.departure, actual.total)
         if counted is not None and usage:
-            self.estimator.observe(ticket.guessed, counted)
+            self.estimator.observe(ticket.guessed or 0, counted)
+
+    def _expected(self, ticket: Ticket) -> Tokens:
+        if ticket.guessed is not None:
+            return ticket.expected
+        return self.estimator.expected(self.estimator.guess(ticket.request), len(ticket.request.candidates))
 
     def _release(self, worst: Tokens, actual: Tokens) -> None:
         self.budget.settle(worst if self.budget.settings.is_set else Tokens(), actual)

@@ -1,7 +1,7 @@
 """A judge whose calls are made by several processes: encoding images keeps one process busy long before its network.
 
 The parent keeps everything else: ledger, limits, budget, retries. A worker is given paths and texts, builds its judge
-from the configuration, and makes as many calls at once as is its share. It holds no state that matters: a worker that
+from the configuration, and makes the calls that it is given at once. It holds no state that matters: a worker that
 dies is a failure of the service for the calls that it had, and another takes its place.
 """
 
@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -57,8 +58,8 @@ class WorkerPoolJudge:
         self, judge: Judge, config: Mapping[str, Any], schema: AttributeSchema, processes: int, concurrency: int
     ) -> None:
         self._judge = judge
-        share = -(-concurrency // processes)
-        self._workers = [_Worker(dict(config), schema, share) for _ in range(processes)]
+        # Each could take all calls: while another is replaced none may queue, since limits count when calls leave.
+        self._workers = [_Worker(dict(config), schema, concurrency) for _ in range(processes)]
 
     @property
     def name(self) -> str:
@@ -87,7 +88,8 @@ class WorkerPoolJudge:
 
     def judge(self, request: JudgeRequest) -> JudgeReply:
         """Make a call in the worker that has the fewest in flight."""
-        return min(self._workers, key=lambda worker: worker.in_flight).call(request)
+        ready = [worker for worker in self._workers if worker.ready.is_set()]
+        return min(ready or self._workers, key=lambda worker: worker.in_flight).call(request)
 
     def close(self) -> None:
         """End all workers."""
@@ -95,6 +97,8 @@ class WorkerPoolJudge:
             worker.close()
 
     def __enter__(self) -> WorkerPoolJudge:
+        for worker in self._workers:
+            worker.ready.wait()
         return self
 
     def __exit__(
@@ -113,6 +117,7 @@ class _Worker:
         self._number = 0
         self._closed = False
         self._broken: str | None = None
+        self.ready = threading.Event()
         self._start()
 
     @property
@@ -151,31 +156,37 @@ class _Worker:
 
     def _listen(self, connection: Connection) -> None:
         """Hand out the replies of one process until it ends."""
-        served = False
+        started, problem = False, "it died while it started"
         try:
             while True:
                 number, outcome = connection.recv()
-                served = True
                 if number:
                     with self._lock:
                         future = self._pending.pop(number)
                     _settle(future, outcome)
+                elif outcome is None:
+                    started = True
+                    self.ready.set()
+                else:
+                    problem = str(outcome)
         except (EOFError, OSError):
             if not self._closed:
-                self._replace(served)
+                self._replace(started, problem)
 
-    def _replace(self, served: bool) -> None:
+    def _replace(self, started: bool, problem: str) -> None:
         """Fail the calls of a process that died; start another, unless this one never came to work."""
         self._process.join(JOIN_S)
         code = self._process.exitcode
+        self.ready.clear()
         with self._lock:
             lost, self._pending = self._pending, {}
-            if served:
+            if started:
                 log.warning("a worker process ended (exit code %s) with %d calls; it is replaced", code, len(lost))
                 self._connection.close()
                 self._start()
             else:
-                self._broken = f"a worker process could not start (exit code {code}); its message stands above."
+                self._broken = f"a worker process could not make the judge: {problem} (exit code {code})."
+                self.ready.set()
         for future in lost.values():
             _settle(future, JudgeFailure("server", f"the worker process ended (exit code {code})"))
 
@@ -196,7 +207,11 @@ def _serve(connection: Connection, config: dict[str, Any], schema: AttributeSche
     """Run in the worker process: make calls until the parent sends None or is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):  # both reach the whole group: the parent decides what they mean
         signal.signal(number, signal.SIG_IGN)
-    judge = build_judge(config, schema)
+    try:
+        judge = build_judge(config, schema)
+    except Exception as error:
+        connection.send((0, UserError(f"{type(error).__name__}: {error}")))
+        sys.exit(1)
     lock = threading.Lock()
 
     def answer(number: int, prompt: Any, candidates: Any, image_paths: Any, want_reference: bool) -> None:
@@ -217,7 +232,9 @@ def _attempt(judge: Judge, request: JudgeRequest) -> Outcome:
     """Make one call; whatever it raises is an outcome, with its traceback as text where it is a bug."""
     try:
         return judge.judge(request)
-    except (JudgeFailure, UserError) as failure:
+    except JudgeFailure as failure:
         return failure
+    except UserError as error:
+        return UserError(str(error))  # subclasses need not survive pickling
     except Exception:
         return RuntimeError(f"in a worker process:\n{traceback.format_exc()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest, Price
 from nemo_mm_align.labeling.rubric import build_judge_prompt
 
@@ -68,6 +70,15 @@ class UncountingJudge(PaidJudge):
     """The same, but it cannot count beforehand."""
 
     count_tokens = None  # type: ignore[assignment]
+
+
+class HomelyJudge(PaidJudge):
+    """The same, but no worker process can make it."""
+
+    def __init__(self, calls: str) -> None:
+        super().__init__(calls)
+        if multiprocessing.parent_process() is not None:
+            raise UserError("not at home")
 
 
 def calls_of(path: Path) -> list[tuple[int, float, str]]:
