@@ -32,7 +32,7 @@ class Composed:
 
     def missing(self) -> list[str]:
         """Return the mandatory keys without a value."""
-        return _missing(OmegaConf.to_container(self.config))
+        return missing_keys(OmegaConf.to_container(self.config))
 
 
 def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
@@ -62,13 +62,14 @@ def whole_values(stage: str) -> Collection[str]:
     """Keys of ``conf/<stage>.yaml`` that have to be given as one value: a mapping there is not a group of settings."""
     config = OmegaConf.load(CONF / f"{stage}.yaml")
     assert isinstance(config, DictConfig)
-    return frozenset(_missing(OmegaConf.to_container(config)))
+    return frozenset(missing_keys(OmegaConf.to_container(config)))
 
 
-def _missing(values: Any, prefix: str = "") -> list[str]:
+def missing_keys(values: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys of plain values that are mandatory and not given."""
     if not isinstance(values, dict):
         return [prefix.rstrip(".")] if values == "???" else []
-    return [name for key, value in values.items() for name in _missing(value, f"{prefix}{key}.")]
+    return [name for key, value in values.items() for name in missing_keys(value, f"{prefix}{key}.")]
 
 
 def _open_attributes() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+from omegaconf.errors import InterpolationToMissingValueError
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.launch.compose import Composed, compose_stage, whole_values
+from nemo_mm_align.launch.compose import CONF, Composed, compose_stage, missing_keys, whole_values
 from nemo_mm_align.launch.overrides import overrides_of
 from nemo_mm_align.launch.settings import STAGES, InteractiveCluster, LaunchSettings
 from nemo_mm_align.run_files import DONE_FILE
@@ -103,9 +102,16 @@ class Training:
         """Return the model that training starts from, as `sample` names it."""
         folder = self.composed.get("model.hf_path")
         if folder:
-            return {"checkpoint": folder, "template": self.composed.choices["template"]}
+            return {"checkpoint": folder, **self._template()}
         checkpoint = self.composed.get("model.checkpoint")
         return {"checkpoint": checkpoint} if checkpoint else {}
+
+    def _template(self) -> dict[str, Any]:
+        """The chat template's file, and what the training has changed in it."""
+        choice = self.composed.choices["template"]
+        plain = OmegaConf.load(CONF / f"template/{choice}.yaml")
+        changed = {key: value for key, value in self.composed.get("template").items() if plain.get(key) != value}
+        return {"template": choice} | {f"template.{key}": value for key, value in changed.items()}
 
 
 def stage_list(settings: LaunchSettings, config: DictConfig) -> list[str]:
@@ -178,12 +184,13 @@ def _stage_overrides(
 
 
 def _resolved(stage: str, config: DictConfig) -> dict[str, Any]:
+    missing = [f"{stage}.{key}" for key in missing_keys(OmegaConf.to_container(config[stage]))]
     try:
-        values = OmegaConf.to_container(config[stage], resolve=True, throw_on_missing=True)
-    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
-        named = re.search(r"Missing mandatory value: (\S+)", str(error))
-        key = named[1].rstrip(".") if named else error.full_key
-        raise UserError(f"stage {stage} needs {key}. Give it on the command line: {key}=...") from None
+        values = {} if missing else OmegaConf.to_container(config[stage], resolve=True)
+    except InterpolationToMissingValueError as error:
+        missing = [str(error).splitlines()[0].rsplit(": ", 1)[-1]]  # "... Missing mandatory value: sample.prompts"
+    if missing:
+        raise UserError(f"stage {stage} needs {missing[0]}. Give it on the command line: {missing[0]}=...")
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

@@ -118,9 +118,9 @@ def _pod(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -> dict
     return {**head, "spec": _present(spec)}
 
 
-def _limits(job: Job, cluster: KubernetesCluster) -> dict[str, int]:
+def _limits(job: Job, cluster: KubernetesCluster) -> dict[str, str]:
     gpus = {cluster.gpu_resource: job.processes_per_node} if cluster.gpus_per_node else {}
-    return {**gpus, **cluster.ib_interfaces.resources}
+    return {name: str(count) for name, count in {**gpus, **cluster.ib_interfaces.resources}.items()}
 
 
 def _volumes(cluster: KubernetesCluster) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -58,7 +58,7 @@ def launch(config: DictConfig) -> str:
     settings = read_settings(config)
     check_env_vars(settings.env_vars)
     jobs = make_jobs(settings, config)
-    rendered = [_render(job, settings) for job in jobs]
+    rendered = [render(job, settings) for job in jobs]
     for item in rendered:
         check_text(item.path.name, item.text)
         check_text(item.settings_path.name, item.settings_text)
@@ -88,7 +88,8 @@ def read_settings(config: DictConfig) -> LaunchSettings:
     return LaunchSettings.model_validate(values)
 
 
-def _render(job: Job, settings: LaunchSettings) -> Rendered:
+def render(job: Job, settings: LaunchSettings) -> Rendered:
+    """Return a job's script or manifest and its settings, with the paths where they belong."""
     cluster = settings.cluster
     folder = cluster.manifest_dir if isinstance(cluster, KubernetesCluster) else settings.run.results_dir
     path = folder / f"{job.name}_submission.sh"

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from nemo_mm_align.errors import UserError
+
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@%+-]*")
 _WORDS_WITH_A_MEANING = frozenset({"null", "true", "false", "yes", "no", "on", "off", "nan", "inf"})
 
@@ -37,7 +39,7 @@ def override_value(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{override_value(key)}:{override_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_key(key)}:{override_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(override_value, value)) + "]"
     text = str(value)
@@ -45,3 +47,11 @@ def override_value(value: Any) -> str:
         return text
     # Inside quotes a backslash counts only where quotes follow, or the end does.
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
+
+
+def _key(key: Any) -> str:
+    if not _PLAIN.fullmatch(str(key)):  # Hydra's grammar has no quotes for keys
+        raise UserError(
+            f"the name {key!r} cannot be handed to a script: begin it with a letter, then letters, digits or ._-"
+        )
+    return str(key)

@@ -1,0 +1,84 @@
+#!/bin/bash
+#SBATCH --job-name=first_label
+#SBATCH --partition=batch
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --time=1-00:00:00
+#SBATCH --output=/shared/results/first/log-first_label_%j.out
+#SBATCH --error=/shared/results/first/log-first_label_%j.err
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+#SBATCH --kill-on-invalid-dep=yes
+
+# Stage label, written by scripts/launch.py; its settings are in first_label_hydra.yaml beside this file.
+
+set -u
+
+results=/shared/results/first
+
+export NCCL_DEBUG=WARN
+export TORCH_NCCL_AVOID_RECORD_STREAMS=1
+export PYTHONPATH=/shared/nemo_mm_align${PYTHONPATH:+:$PYTHONPATH}
+
+max_requeues=5
+restarts=${SLURM_RESTART_COUNT:-0}
+
+mkdir -p "$results"
+# Slurm sends USR1 before the time limit: the stage writes what it has and ends.
+trap 'interrupted=yes; echo "asked to stop"; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+
+# Runs a command in the background and waits for it: bash runs a trap only between commands, but `wait` ends at once
+# for one; the command goes on meanwhile.
+run() {
+    local code
+    "$@" &
+    task=$!
+    while true; do
+        interrupted=no
+        wait "$task"
+        code=$?
+        [ "$interrupted" = yes ] || return "$code"
+    done
+}
+
+# Machine, ranks, paths and layout first: red ends the job here.
+run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
+    --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
+    --container-workdir=/shared/nemo_mm_align \
+    --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS python -u scripts/doctor.py \
+    'stages=[label]' judge=gemini \
+    'read=[/shared/prompts.jsonl,/shared/results/first/candidates.jsonl]' \
+    'write=[/shared/results/first]'
+code=$?
+if [ "$code" -gt 0 ] && [ "$code" -lt 128 ]; then
+    echo "preflight failed with exit code $code; the stage was not started" >&2
+    exit "$code"
+fi
+
+if [ "$code" -eq 0 ]; then
+    run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
+        --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
+        --container-workdir=/shared/nemo_mm_align \
+        --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS python -u scripts/label.py \
+        prompts=/shared/prompts.jsonl candidates=/shared/results/first/candidates.jsonl \
+        out=/shared/results/first/annotations.jsonl
+    code=$?
+fi
+
+# Finished.
+if [ "$code" -eq 0 ]; then
+    exit 0
+fi
+# A mistake in the settings, which no restart mends.
+if [ "$code" -eq 2 ]; then
+    exit "$code"
+fi
+# Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
+# would end the job.
+if [ "$restarts" -lt "$max_requeues" ]; then
+    echo "not finished (exit code $code): requeue $((restarts + 1)) of $max_requeues"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600
+fi
+echo "not finished after $restarts restarts (exit code $code)" >&2
+exit $((code > 0 ? code : 1))
