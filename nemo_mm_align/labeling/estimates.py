@@ -61,7 +61,7 @@ class TokenEstimator:
         self._guessed, self._counted, self._worst_ratio = 0, 0, 0.0
         self._outputs, self._output_sum, self._largest_output = (
             known.counted_judgements,
-            known.judgement_tokens.output,
+            known.judged_output,
             0,
         )
 

@@ -7,7 +7,6 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -88,7 +87,7 @@ class LabelInputs:
                     self._fault(self.prompts, line, f"prompt {prompt.id!r} has no candidates in {self.candidates}.")
                 elif prompt.id in self._chosen:
                     candidates = self._read_candidates(candidates_file, prompt.id)
-                    with self._faults_at(self.prompts, line):
+                    try:
                         hashes = [self._image_hash(path) for path in self._image_paths(prompt)]
                         with_metadata, repeat = context.judge.reads_metadata, self.selection.repeat
                         key = content_key(fingerprint, prompt, hashes, candidates, with_metadata, repeat)
@@ -97,6 +96,8 @@ class LabelInputs:
                         self._numbers.append(line)
                         if not is_labelled(key):
                             self._verify_images(prompt)
+                    except UserError as error:
+                        self._fault(self.prompts, line, str(error))
                 seen.add(prompt.id)
         for prompt_id, (_, line) in self._candidate_lines.items():
             if prompt_id not in seen:
@@ -153,14 +154,6 @@ class LabelInputs:
             if name not in self._verified:
                 read_image_bytes(path)
                 self._verified.add(name)
-
-    @contextmanager
-    def _faults_at(self, path: Path, line: int) -> Iterator[None]:
-        """Note a `UserError` of the block as a fault of this line."""
-        try:
-            yield
-        except UserError as error:
-            self._fault(path, line, str(error))
 
     def _fault(self, path: Path, line: int, problem: str) -> None:
         self._faults.append(str(RecordError(path, line, problem)))

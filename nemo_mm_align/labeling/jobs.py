@@ -18,6 +18,9 @@ from nemo_mm_align.records import CandidateSet, Prompt
 
 KEY_VERSION = 1
 
+SORTED_JSON = json.JSONEncoder(sort_keys=True)
+"""As ``json.dumps(value, sort_keys=True)``, which makes an encoder at every call."""
+
 
 @dataclass(frozen=True)
 class LabelContext:
@@ -68,7 +71,7 @@ class Job:
 
 def digest(value: Any) -> str:
     """Return a hash of a JSON value (32 hex digits)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(SORTED_JSON.encode(value).encode()).hexdigest()[:32]
 
 
 def content_key(

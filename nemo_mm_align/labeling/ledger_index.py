@@ -67,7 +67,10 @@ class Index:
 
     def add_cost(self, configuration: str, usage: dict[str, int], kind: str, seconds: float) -> None:
         """Count what an attempt cost; `kind` of its failure, "" for a judgement."""
-        self.spending.setdefault(configuration, Spending()).add(usage, kind, seconds)
+        spending = self.spending.get(configuration)
+        if spending is None:
+            spending = self.spending[configuration] = Spending()
+        spending.add(usage, kind, seconds)
 
     def add_start(self, ended: str, seconds: float, usage: dict[str, int], since: str) -> None:
         """Note when a call began, if that was lately: `since` as written in ledgers, so that texts can be compared."""
@@ -93,12 +96,12 @@ class Index:
         head = SUCCESS_HEAD.match(line)
         if head is None or not line.endswith(b"}\n"):
             return False
-        key, configuration, usage_text, seconds_text, ended = (part.decode() if part else "" for part in head.groups())
-        usage = json.loads(usage_text) if usage_text else {}
+        key, configuration, usage_text, seconds_text, ended = head.groups()
+        usage = json.loads(usage_text.decode()) if usage_text else {}
         seconds = float(seconds_text) if seconds_text else 0.0
-        self.add_success(key, offset)
-        self.add_cost(configuration, usage, "", seconds)
-        self.add_start(ended, seconds, usage, since)
+        self.add_success(key.decode(), offset)
+        self.add_cost(configuration.decode(), usage, "", seconds)
+        self.add_start(ended.decode() if ended else "", seconds, usage, since)
         return True
 
     def _note_any(self, value: dict[str, Any], offset: int, since: str) -> None:

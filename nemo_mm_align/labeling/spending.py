@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 UNBILLED_KINDS: frozenset[str] = frozenset({"rate_limit", "auth", "bad_request", "server"})
 """Failures by which the service did no work: without token counts they cost nothing.
@@ -52,37 +52,48 @@ class Spending:
     """Sums over calls.
 
     Args:
-        tokens: as counted by the service.
-        judgements: successful calls; `judgement_tokens` are those of the ones whose tokens are known
-            (`counted_judgements`), `seconds` how long all of them took.
+        judged_input, judged_output: tokens of the `counted_judgements`.
+        failed_input, failed_output: tokens of failed calls; replies that cannot be used are paid all the same.
+        judgements: successful calls, which took `seconds` in all; `counted_judgements` are those with known tokens.
         unknown: calls that may have cost something and whose tokens nobody knows.
     """
 
-    tokens: Tokens = field(default_factory=Tokens)
+    judged_input: int = 0
+    judged_output: int = 0
+    failed_input: int = 0
+    failed_output: int = 0
     judgements: int = 0
     counted_judgements: int = 0
-    judgement_tokens: Tokens = field(default_factory=Tokens)
     seconds: float = 0.0
     unknown: int = 0
+
+    @property
+    def tokens(self) -> Tokens:
+        """All tokens that the service counted."""
+        return Tokens(self.judged_input + self.failed_input, self.judged_output + self.failed_output)
 
     def add(self, usage: Mapping[str, int], kind: str = "", seconds: float = 0.0) -> None:
         """Count one call; `kind` of its failure, "" for a judgement."""
         tokens = tokens_of(usage, kind)
-        if tokens is None:
-            self.unknown += 1
-        else:
-            self.tokens += tokens
         if not kind:
             self.judgements += 1
             self.seconds += seconds
-            if tokens is not None:
-                self.counted_judgements += 1
-                self.judgement_tokens += tokens
+        if tokens is None:
+            self.unknown += 1
+        elif kind:
+            self.failed_input += tokens.input
+            self.failed_output += tokens.output
+        else:
+            self.counted_judgements += 1
+            self.judged_input += tokens.input
+            self.judged_output += tokens.output
 
     @property
     def mean_tokens(self) -> Tokens | None:
         """Tokens of a judgement on average, if any are known."""
-        return self.judgement_tokens.times(1 / self.counted_judgements) if self.counted_judgements else None
+        if not self.counted_judgements:
+            return None
+        return Tokens(self.judged_input, self.judged_output).times(1 / self.counted_judgements)
 
     @property
     def mean_seconds(self) -> float | None:

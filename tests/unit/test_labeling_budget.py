@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling import limits, progress
 from nemo_mm_align.labeling.budget import Budget, BudgetSettings
 from nemo_mm_align.labeling.estimates import EstimateSettings, TokenEstimator
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest, Price
@@ -195,6 +197,31 @@ def test_eta_keeps_to_the_limit_and_knows_when_it_does_not_know() -> None:
     assert eta_seconds(tally, rate.per_second(), None) == pytest.approx(400, rel=0.02)
     assert eta_seconds(tally, rate.per_second(), 60) == pytest.approx(800 / 0.5), "half of the calls fail"
     assert describe_seconds(3723.4) == "1:02:03"
+
+
+def test_progress_is_logged_where_there_is_no_terminal(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.0)
+    stage.write({0: SLOW})
+    with caplog.at_level("INFO"):
+        stage.run(judge={"latency": 0.2, "price": PRICE}, allow_failures=True, runner={"max_attempts": 1})
+    lines = [record.message for record in caplog.records if "prompts done" in record.message]
+    pattern = r"\d+ of 40 prompts done; [\d.]+ prompts/s, ETA \d:\d\d:\d\d, \d+ calls, [\d.]+% failed \(timeout 1\), "
+    assert re.match(pattern + r"[\d,]+ input and [\d,]+ output tokens, 0\.\d+ USD", lines[-1]), lines
+
+
+def test_a_limit_in_tokens_slows_the_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WINDOW_S", 1.0)  # a minute of one second
+    monkeypatch.setattr(limits, "TRANSIT_S", 0.0)
+    stage.write({}, 24)
+    start, per_minute = time.monotonic(), 8_000
+    stage.run(runner={"tokens_per_minute": per_minute})
+    assert time.monotonic() - start >= stage.spent().total / per_minute - 1
+    assert max(
+        sum(first <= moment <= first + 1 for _, moment, _ in calls_of(stage.calls_path))
+        for _, first, _ in calls_of(stage.calls_path)
+    ) in range(5, 11), "about 1,000 tokens each"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
