@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from array import array
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.images import read_file, read_image_bytes
+from nemo_mm_align.images import read_image_bytes
+from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key, draw_prompts
 from nemo_mm_align.labeling.progress import track
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
@@ -51,17 +51,23 @@ class LabelInputs:
         prompts, candidates: the JSONL files. Order and number of lines may differ, ids must match.
         image_root: folder of the images; without one they lie relative to the prompts file.
         selection: which of the prompts are labelled.
+        hashes: of images; a file of them spares a later run reading all images again.
     """
 
     def __init__(
-        self, prompts: Path, candidates: Path, image_root: Path | None = None, selection: Selection = Selection()
+        self,
+        prompts: Path,
+        candidates: Path,
+        image_root: Path | None = None,
+        selection: Selection = Selection(),
+        hashes: ImageHashes | None = None,
     ) -> None:
         self.prompts, self.candidates, self.image_root = prompts, candidates, image_root
         self.selection = selection
         self.keys: list[str] = []
         self._places, self._numbers = array("q"), array("q")  # of the lines of the prompts that `keys` are of
         self._faults: list[str] = []
-        self._image_hashes: dict[str, str] = {}
+        self._hashes = hashes or ImageHashes()
         self._verified: set[str] = set()
         self._candidate_lines = self._index_candidates()
         self._chosen = selection.choose(self._candidate_lines)
@@ -88,7 +94,7 @@ class LabelInputs:
                 elif prompt.id in self._chosen:
                     candidates = self._read_candidates(candidates_file, prompt.id)
                     try:
-                        hashes = [self._image_hash(path) for path in self._image_paths(prompt)]
+                        hashes = [self._hashes.of(path) for path in self._image_paths(prompt)]
                         with_metadata, repeat = context.judge.reads_metadata, self.selection.repeat
                         key = content_key(fingerprint, prompt, hashes, candidates, with_metadata, repeat)
                         self.keys.append(key)
@@ -102,6 +108,7 @@ class LabelInputs:
         for prompt_id, (_, line) in self._candidate_lines.items():
             if prompt_id not in seen:
                 self._fault(self.candidates, line, f"candidates of prompt {prompt_id!r}, which {self.prompts} lacks.")
+        self._hashes.save()
         self._raise_faults()
 
     def jobs(self, wanted: Callable[[str], bool] | None = None) -> Iterator[Job]:
@@ -141,12 +148,6 @@ class LabelInputs:
 
     def _image_paths(self, prompt: Prompt) -> tuple[Path, ...]:
         return tuple(resolve_image(image, self.prompts, self.image_root) for image in prompt.images)
-
-    def _image_hash(self, path: Path) -> str:
-        name = os.fspath(path)
-        if name not in self._image_hashes:
-            self._image_hashes[name] = hashlib.sha256(read_file(path)).hexdigest()
-        return self._image_hashes[name]
 
     def _verify_images(self, prompt: Prompt) -> None:
         for path in self._image_paths(prompt):

@@ -20,6 +20,7 @@ from nemo_mm_align.labeling.batch.writer import write_batch
 from nemo_mm_align.labeling.budget import BudgetSettings, describe_tokens
 from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, survey
 from nemo_mm_align.labeling.estimates import EstimateSettings
+from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge, price_of
@@ -176,7 +177,8 @@ def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContex
     settings.budget.check(price_of(judge))
     check_same_repeat(settings.out, settings.selection)
     context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
-    inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root, settings.selection)
+    hashes = ImageHashes(settings.ledger_path.with_suffix(".images"), read_only=settings.dry_run)
+    inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root, settings.selection, hashes)
     with Ledger(settings.ledger_path, settings.fsync_every, read_only=settings.dry_run) as ledger:
         inputs.check(context, ledger.succeeded)
         typical = next(inputs.jobs()).request(context)

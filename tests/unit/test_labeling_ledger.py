@@ -1,5 +1,6 @@
 """The ledger: what was written stays, whatever interrupts the writing."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.images import read_file
+from nemo_mm_align.labeling import image_hashes
+from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.spending import Tokens
 
@@ -173,3 +177,32 @@ def test_what_was_known_at_the_start_is_told_from_what_is_new(tmp_path: Path) ->
     with Ledger(path) as ledger:
         ledger.add(attempt("new"))
         assert ledger.knew("k0") and ledger.succeeded("new") and not ledger.knew("new") and not ledger.knew("none")
+
+
+def test_image_hashes_hold_as_long_as_the_file_does(tmp_path: Path, monkeypatch) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr(image_hashes, "read_file", lambda path: reads.append(path) or read_file(path))
+    path, images = tmp_path / "a.images", [tmp_path / name for name in ("a.png", "b c\udcff.png", "c.png")]
+    for image in images:
+        image.write_bytes(image.name.encode(errors="surrogateescape"))
+
+    def run(read_only: bool = False) -> list[Path]:
+        reads.clear()
+        hashes = ImageHashes(path, read_only)
+        expected = [hashlib.sha256(image.read_bytes()).hexdigest() for image in images]
+        assert [hashes.of(image) for image in images + images] == expected * 2
+        hashes.save()
+        return list(reads)
+
+    assert run(read_only=True) == images and not path.exists()
+    assert run() == images and run() == images, "what changed a moment ago is read again"
+    monkeypatch.setattr(image_hashes, "SETTLED_S", -1.0)
+    assert run() == images and run() == []
+    time.sleep(0.02)
+    images[0].write_bytes(b"z.png")
+    os.utime(images[0], (1000, 1000))
+    images[2].touch()
+    assert run() == [images[0], images[2]] and run() == []
+    images[0].unlink()
+    with pytest.raises(UserError, match="no such image"):
+        ImageHashes(path).of(images[0])
