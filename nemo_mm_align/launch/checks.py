@@ -7,6 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
 
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.mounts import outside
@@ -22,7 +25,7 @@ _READ = {
     "build": ("annotations",),
     "train": ("data.train", "model.hf_path", "model.checkpoint"),
     "generate": ("prompts", "checkpoint", "base"),
-    "evaluate": ("prompts", "text_before"),
+    "evaluate": ("prompts", "answers", "steering", "text_before"),
 }
 _WRITTEN = {"train": ("exp_manager.exp_dir",)}
 _OUT = ("out",)
@@ -55,11 +58,13 @@ def _folders(settings: LaunchSettings) -> Iterator[str]:
     for key, folder in folders.items():
         if not folder.is_absolute():
             yield f"{key}={folder} is relative; jobs start elsewhere. Give the absolute path: {folder.absolute()}"
-    local = (
-        settings.cluster.manifest_dir if isinstance(settings.cluster, KubernetesCluster) else settings.run.results_dir
-    )
+    on_kubernetes = isinstance(settings.cluster, KubernetesCluster)
+    code = settings.launcher_scripts_path
+    if settings.container is None and not on_kubernetes and not code.is_dir():
+        yield f"launcher_scripts_path={code} is no folder; give the checkout that the nodes see."
+    local = getattr(settings.cluster, "manifest_dir", settings.run.results_dir)
     if local.is_absolute() and not _writable(local):
-        key = "cluster.manifest_dir" if isinstance(settings.cluster, KubernetesCluster) else "base_results_dir"
+        key = "cluster.manifest_dir" if on_kubernetes else "base_results_dir"
         yield f"{local} cannot be written to. Set {key} to a folder of yours."
 
 
@@ -138,8 +143,7 @@ def _files(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
     made: set[Path] = set()
     for job in jobs:
         for key in _READ.get(job.stage, ()):
-            value = job.composed.get(key)
-            if isinstance(value, str) and value:
+            for value in _texts(job.composed.get(key)):
                 yield from _read(job, key, value, made, settings)
         for key in _WRITTEN.get(job.stage, _OUT):
             path = Path(str(job.composed.get(key)))
@@ -148,6 +152,14 @@ def _files(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
             yield from _covered(job, key, path, settings)
         if job.done_file is not None:
             made.add(job.done_file.parent)
+
+
+def _texts(value: Any) -> list[str]:
+    """One path, or those in a list or mapping."""
+    if isinstance(value, DictConfig | ListConfig):
+        items = value.values() if isinstance(value, DictConfig) else value
+        return [text for item in items for text in _texts(item)]
+    return [value] if isinstance(value, str) and value else []
 
 
 def _read(job: Job, key: str, value: str, made: set[Path], settings: LaunchSettings) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -24,8 +25,9 @@ run() {
 
 
 def quote(word: object) -> str:
-    """Quote a word for the shell where it needs it."""
-    return shlex.quote(str(word))
+    """Quote a word for the shell where it needs it, the readable way."""
+    text = str(word)
+    return f'"{text}"' if "'" in text and not re.search(r'["$`\\!\n]', text) else shlex.quote(text)
 
 
 def command_lines(words: Iterable[str], indent: str = "") -> list[str]:

@@ -51,7 +51,17 @@ def test_only_the_trainer_glue_knows_lightning_and_nemo(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["evaluation.stage", "labeling.stage", "model.config", "attributes", "records", "images", "prompts"]
+    "module",
+    [
+        "evaluation.stage",
+        "labeling.stage",
+        "launch.launch",
+        "model.config",
+        "attributes",
+        "records",
+        "images",
+        "prompts",
+    ],
 )
 def test_runs_without_the_engine(module):
     """On a laptop these parts need neither megatron-core nor NeMo."""

@@ -150,6 +150,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     ("overrides", "text"),
     [
         ([], "sbatch is not on PATH"),
+        ([], "launcher_scripts_path=/shared/nemo_mm_align is no folder"),
         (["cluster.gpus_per_node=4"], "2 x 8 = 16 ranks, the cluster gives 2 nodes x 4 GPUs"),
         (["train.trainer.devices=2"], "set cluster.gpus_per_node=2"),
         (["cluster=interactive"], "wants 2 nodes; cluster=interactive is one"),
@@ -165,6 +166,13 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_faults_are_found_before_anything_is_submitted(overrides: list[str], text: str) -> None:
     assert text in faults(*overrides)
+
+
+def test_every_file_of_answers_has_to_be_there(tmp_path: Path) -> None:
+    (tmp_path / "base.jsonl").touch()
+    answers = f"evaluate.answers={{base: {tmp_path}/base.jsonl, dpo: {tmp_path}/dpo.jsonl}}"
+    found = faults(answers, f"generate.prompts={tmp_path}/base.jsonl", stages=["evaluate"])
+    assert f"answers={tmp_path}/dpo.jsonl is not there" in found and f"{tmp_path}/base.jsonl is not" not in found
 
 
 @pytest.mark.usefixtures("bare")
@@ -243,7 +251,7 @@ def submit(tmp_path: Path, *overrides: str) -> str:
     (tmp_path / "llava").mkdir(exist_ok=True)
     files = [f"sample.prompts={tmp_path}/prompts.jsonl", f"train.model.hf_path={tmp_path}/llava"]
     stages = ["sample", "label", "build", "train"]
-    places = [f"base_results_dir={tmp_path}/results", "label.judge=oracle"]
+    places = [f"base_results_dir={tmp_path}/results", f"launcher_scripts_path={tmp_path}", "label.judge=oracle"]
     return launch(launch_config(*TRAINING, *DATA, *PLACES, *files, *places, *overrides, stages=stages))
 
 
