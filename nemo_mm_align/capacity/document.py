@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -74,6 +75,7 @@ def _place(job: Job, number: int, gpu: GPU) -> Job:
     return replace(job, nodes=max(1, number // gpu.per_node), gpus_per_node=min(number, gpu.per_node))
 
 
+@functools.cache
 def _try(job: Job, number: int, gpu: GPU) -> Suggestion | None:
     try:
         return suggest(_place(job, number, gpu), gpu, explain=False)

@@ -16,6 +16,7 @@ _MICRO_BATCHES = (1, 2, 4, 8)
 _RECOMPUTE = ("none", "selective", "full")
 _NEARLY = 1.10  # rough times this close are taken as equal
 _MOST_GPUS = 1024
+_MOST_STAGES = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def balance_stages(job: Job, pipeline: int) -> ParallelConfig | None:
     layers = job.config.language.num_layers
     even = -(-layers // pipeline)
     near = [None, *range(max(1, even - 4), min(layers, even + 1) + 1)]
-    best: tuple[float, ParallelConfig] | None = None
+    splits: list[tuple[float, int, ParallelConfig]] = []
     for first in near:
         for last in near:
             layout = replace(
@@ -47,14 +48,14 @@ def balance_stages(job: Job, pipeline: int) -> ParallelConfig | None:
                 num_layers_in_last_pipeline_stage=last,
             )
             try:
-                job.config.layers_per_stage(layout)
+                counts = job.config.layers_per_stage(layout)
             except UserError:
                 continue
             candidate = replace(job, parallel=layout)
             slowest = max(sum(stage_flops(candidate, stage)) for stage in {0, 1, pipeline - 1})
-            if best is None or slowest < best[0] * 0.999:
-                best = slowest, layout
-    return best[1] if best else None
+            splits.append((slowest, max(counts) - min(counts), layout))
+    quick = [split for split in splits if split[0] <= 1.001 * min(splits, key=lambda split: split[0])[0]]
+    return min(quick, key=lambda split: split[1])[2] if quick else None
 
 
 def _layouts(job: Job, gpu: GPU) -> Iterator[Job]:
@@ -62,7 +63,7 @@ def _layouts(job: Job, gpu: GPU) -> Iterator[Job]:
     tensor = 1
     while tensor <= min(job.gpus_per_node, gpu.per_node):
         pipeline = 1
-        while tensor * pipeline <= job.world_size and pipeline <= job.config.language.num_layers:
+        while tensor * pipeline <= job.world_size and pipeline <= min(_MOST_STAGES, job.config.language.num_layers):
             layout = ParallelConfig(tensor_model_parallel_size=tensor, sequence_parallel=tensor > 1)
             candidate = replace(job, parallel=layout)
             split = balance_stages(candidate, pipeline) if pipeline > 1 else layout
@@ -99,6 +100,8 @@ def _candidates(job: Job, gpu: GPU, reserve: float) -> tuple[list[Estimate], Est
                     break
                 if leanest is None or found.peak < leanest.peak:
                     leanest = found
+            else:
+                break  # more rows need more still
     return fitting, leanest
 
 
