@@ -55,7 +55,7 @@ def _saturation(quality: Quality) -> Iterator[str]:
 def _same_attributes(quality: Quality) -> Iterator[str]:
     for first, second in itertools.combinations(quality.schema.names, 2):
         value = _correlation(quality, first, second)
-        if value > SAME_ATTRIBUTE:
+        if abs(value) > SAME_ATTRIBUTE:
             yield f"{first} and {second} are practically one attribute: they correlate at {value:.3f}."
 
 

@@ -163,9 +163,9 @@ def _agreement(comparison: Comparison) -> dict[str, Any]:
 def _pairwise(pairwise: PairwiseAccuracy, comparison: Comparison) -> str:
     accuracy, decided = _estimate(pairwise.accuracy, True), _estimate(pairwise.decided, True)
     return (
-        f"Of {pairwise.pairs:,} pairs of candidates that {comparison.second} orders, {comparison.first}'s score orders "
+        f"Of {pairwise.pairs:,} pairs of candidates ordered by {comparison.second}, {comparison.first}'s score orders "
         f"{accuracy['value']} {accuracy['small']} alike, its {pairwise.ties:,} ties counted as one half; without them "
-        f"{decided['value']} {decided['small']}. Pairs that {comparison.second} does not order: {pairwise.undecided:,}."
+        f"{decided['value']} {decided['small']}. Pairs not ordered by {comparison.second}: {pairwise.undecided:,}."
     )
 
 
@@ -235,7 +235,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 def _checks() -> list[str]:
     return [
         f"an attribute has one value only, or its best value for {findings.SATURATED_SHARE:.0%} of the candidates",
-        f"two attributes correlate above {findings.SAME_ATTRIBUTE}",
+        f"two attributes correlate above {findings.SAME_ATTRIBUTE}, either way",
         f"score and length correlate at {findings.LENGTH_CORRELATION} or more, either way",
         f"a place's scores, or those of the last third of the judgements against the first, are off by more than "
         f"{findings.STANDARD_ERRORS} standard errors and {findings.SMALL_SHIFT:.0%} of the score's range",

@@ -86,7 +86,7 @@ def _log(comparison: Comparison) -> None:
         log.info("%s, %d candidates: %s", name, comparison.counts[name], numbers)
     if (pairwise := comparison.pairwise) is not None and pairwise.accuracy.value is not None:
         log.info(
-            "%s: %s orders %.1f %% of %d pairs as %s does (%d ties of its own count one half)",
+            "%s: %s orders %.1f %% of %d pairs like %s (%d ties of its own count one half)",
             SCORE,
             comparison.first,
             100 * pairwise.accuracy.value,
