@@ -145,7 +145,7 @@ def _object_lines(value: Pairs, names: dict[str, str]) -> list[str]:
     lines = []
     for key, item in leaves(value):
         if isinstance(item, Pairs):
-            lines.append(f"{key}:\n")
+            lines.append(f"{' '.join(key.split())}:\n")
         elif spelling(key) in names:
             lines.append(f"{key}: {_plain(item)}\n")
     return lines
