@@ -63,7 +63,7 @@ class OpenAICompatibleJudge:
         self.name, self.max_output_tokens = model, max_output_tokens
         self.price = read_price(price)
         self._url, self._timeout_s = f"{_checked(base_url)}/chat/completions", timeout_s
-        self._key = None
+        self._key: SecretStr | None = None
         if api_key_file is not None or api_key_variable is not None:
             service = f"{base_url} (if it wants none: judge.api_key_variable=null)"
             self._key = read_api_key(api_key_file, (api_key_variable or "",), service)

@@ -59,7 +59,8 @@ class BatchReader:
     def __init__(self, context: LabelContext, ledger: Ledger, settings: BatchSettings) -> None:
         self.context, self.ledger, self.settings = context, ledger, settings
         self.tally = Tally()
-        self.error, self.stopped_by_signal = None, None  # as other runs have them
+        self.error: BaseException | None = None  # these two as other runs have them
+        self.stopped_by_signal: int | None = None
         self.faults: list[str] = []
         self._judge: WritesBatches = batch_judge(context.judge)
 

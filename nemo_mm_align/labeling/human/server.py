@@ -86,7 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._end("Labelling has stopped; the same command goes on where it was.")
             return
         try:
-            desk.skip(key) if action == "skip" else desk.save(key, form)
+            if action == "skip":
+                desk.skip(key)
+            else:
+                desk.save(key, form)
         except FormError as error:
             self._send_page(HTTPStatus.BAD_REQUEST, form, str(error))
             return
