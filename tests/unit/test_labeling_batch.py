@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,7 @@ def test_failures_have_the_classes_of_calls(name: str, files: Files, batch) -> N
 
 
 def test_odd_lines_are_reported_by_number_and_the_others_count(files: Files, batch, caplog) -> None:
+    caplog.set_level(logging.INFO)
     requests_path, replies_path = files.folder / "requests.jsonl", files.folder / "replies.jsonl"
     batch("gemini", write=requests_path)
     serve("gemini", requests_path, replies_path)
