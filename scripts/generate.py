@@ -25,13 +25,17 @@ ConfigStore.instance().store(
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet, or one question; conf/generate.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    from nemo_mm_align.parallel.stopping import StopRequest
+
+    stop = StopRequest()
+    stop.listen()  # before the slow imports
     from nemo_mm_align.inference.run import answer_prompts, answer_question
     from nemo_mm_align.inference.settings import settings_from_config
     from nemo_mm_align.parallel import runtime
 
     settings = settings_from_config(values)  # type: ignore[arg-type]
     if settings.question is None:
-        answer_prompts(settings)
+        answer_prompts(settings, stop)
     else:
         sys.stdout.writelines(f"{answer}\n" for answer in answer_question(settings))
     runtime.shutdown()

@@ -17,11 +17,15 @@ from nemo_mm_align.cli import user_errors
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet; conf/sample.yaml explains the settings."""
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    from nemo_mm_align.parallel.stopping import StopRequest
+
+    stop = StopRequest()
+    stop.listen()  # before the slow imports
     from nemo_mm_align.inference.run import answer_prompts
     from nemo_mm_align.inference.settings import settings_from_config
     from nemo_mm_align.parallel import runtime
 
-    answer_prompts(settings_from_config(settings))  # type: ignore[arg-type]
+    answer_prompts(settings_from_config(settings), stop)  # type: ignore[arg-type]
     runtime.shutdown()
 
 

@@ -27,23 +27,24 @@ from nemo_mm_align.run_files import write_layout
 logger = logging.getLogger(__name__)
 
 
-def answer_prompts(settings: InferenceSettings) -> None:
+def answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest | None = None) -> None:
     """Answer every prompt of the file that `out` does not answer yet; every rank calls this.
+
+    Args:
+        settings: what to answer, with what and how.
+        stop: what a script has listened with since it began.
 
     Raises:
         UserError: bad input, found before weights are loaded; `out` made with other settings.
         SystemExit: on SIGTERM, SIGUSR1 or the stop file, after the batch in work; the same command goes on from there.
     """
-    stop = stopping.StopRequest()
-    stop.listen()
-    try:
-        _answer_prompts(settings, stop)
-    except stopping.Stopped:
-        logger.warning("asked to stop: what has been answered is in %s; the same command goes on", settings.out)
-        runtime.shutdown()
-        raise SystemExit(stopping.EXIT_CODE) from None
-    finally:
-        stop.close()
+    with stopping.requests(stop) as request:
+        try:
+            _answer_prompts(settings, request)
+        except stopping.Stopped:
+            logger.warning("asked to stop: what has been answered is in %s; the same command goes on", settings.out)
+            runtime.shutdown()
+            raise SystemExit(stopping.EXIT_CODE) from None
 
 
 def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> None:

@@ -12,6 +12,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -54,13 +56,15 @@ class StopRequest:
             previous = signal.signal(number, self._on_signal)
             self._previous.setdefault(number, previous)
 
-    def close(self) -> None:
-        """Put the former handlers back; a request that has been met takes its file along."""
+    def ignore(self) -> None:
+        """Put the former handlers back. A script never does: a signal while it ends would change its exit code."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
-        if self._agreed and self._found:
-            assert self.file is not None
+
+    def settle(self) -> None:
+        """Remove the file of a request that has been met."""
+        if self._agreed and self._found and self.file is not None:
             self.file.unlink(missing_ok=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -99,3 +103,17 @@ class StopRequest:
         """Raise `Stopped` on all ranks if any was asked; all ranks call this."""
         if self.agreed():
             raise Stopped
+
+
+@contextmanager
+def requests(given: StopRequest | None) -> Iterator[StopRequest]:
+    """Yield what the caller listens with, or a request of our own that is listened to as long as the block lasts."""
+    stop = given or StopRequest()
+    if given is None:
+        stop.listen()
+    try:
+        yield stop
+    finally:
+        stop.settle()
+        if given is None:
+            stop.ignore()

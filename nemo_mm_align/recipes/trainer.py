@@ -30,7 +30,7 @@ from nemo_mm_align.model.llava import Llava, set_trainable
 from nemo_mm_align.parallel import checkpoint, kernels, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
 from nemo_mm_align.parallel.source import ModelSource, build_from, source_settings
-from nemo_mm_align.parallel.stopping import Stopped, StopRequest
+from nemo_mm_align.parallel.stopping import Stopped, StopRequest, requests
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes import reference
@@ -371,12 +371,10 @@ def train(config: DictConfig, stop: StopRequest | None = None) -> None:
     A run that was asked to stop saves and returns, with exit code 0 like one that has finished: anything else would make
     torchrun start it again. What tells them apart is the file `DONE` in the run's folder.
     """
-    stop = stop or StopRequest()
-    stop.listen()
-    try:
-        TrainingRun(config, stop).run()
-    except Stopped:
-        logger.warning("asked to stop before the first step: ending, nothing is lost")
-    finally:
-        stop.close()
-        runtime.shutdown()
+    with requests(stop) as request:
+        try:
+            TrainingRun(config, request).run()
+        except Stopped:
+            logger.warning("asked to stop before the first step: ending, nothing is lost")
+        finally:
+            runtime.shutdown()

@@ -184,7 +184,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> object:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1000k", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small file system is not permitted here")
     yield folder

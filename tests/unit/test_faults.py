@@ -15,7 +15,7 @@ from nemo_mm_align.callbacks.stragglers import slow_ranks
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.background import _ResultFile
-from nemo_mm_align.parallel.stopping import STOP_FILE_VARIABLE, StopRequest
+from nemo_mm_align.parallel.stopping import STOP_FILE_VARIABLE, StopRequest, requests
 from nemo_mm_align.parallel.watchdog import Place, late_ranks, silent_ranks
 from nemo_mm_align.recipes.settings import FaultSettings
 from nemo_mm_align.recipes.step import TrainingDiverged
@@ -60,17 +60,13 @@ def test_ranks_come_from_the_launcher(
 
 def test_any_number_of_signals_is_one_request() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    stop = StopRequest()
-    stop.listen()
-    try:
+    with requests(None) as stop:
         assert not stop.here()
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
         assert stop.here()
         stop.listen()  # as after another library has taken the signals
         os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        stop.close()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -82,7 +78,7 @@ def test_stop_file_is_the_one_that_the_environment_names(tmp_path: Path, monkeyp
     assert not stop.here(), "looked at twice within half a second"
     assert StopRequest().here()
     assert not StopRequest().here(look=False)
-    stop.close()
+    stop.settle()
     assert (tmp_path / "STOP").exists(), "a request that nobody has met stays"
 
 
