@@ -48,6 +48,10 @@ _MINI_LAYOUTS = {
     ),
 }
 _SECTIONS = ("trainer", "exp_manager", "data", "recipe", "template", "model", "checkpoint")
+# Mandatory, although Hydra's merging keeps conf/train.yaml's null here: training itself asks for one of the two.
+_WEIGHTS = (
+    "hf_path: ???           # a Hugging Face folder; or give model.checkpoint, a complete checkpoint of this package"
+)
 _MADE_BY = (
     "# Written by `python scripts/estimate.py model=mini recipe=sft experiments=conf/experiment`: change\n"
     "# nemo_mm_align/capacity/experiments.py and write again, or override values on the command line.\n"
@@ -103,26 +107,30 @@ def _cluster_experiment(recipe: str, model: str, base: Mapping[str, Any], job: J
         f"# Layout: {describe(found)}.\n# Why: {chosen.reason}.\n"
     )
     optim = {key: values["optim"][key] for key in ("lr", "projector_lr", "weight_decay", "schedule", "warmup_ratio")}
-    return _text(
-        name,
-        head,
-        {
-            "model_group": model,
-            "recipe_group": recipe,
-            "precision": job.engine.precision,
-            "trainer": {"num_nodes": job.nodes, "devices": job.gpus_per_node},
-            "exp_manager": {"exp_dir": "???"},
-            "data": {"train": "???"},
-            "recipe": {key: value for key, value in base["recipe"].items() if key != "name"},
-            "model": {
-                "hf_path": "???",
-                **_layout(found),
-                "max_length": values["max_length"],
-                "lora": values["lora"],
-                "optim": {**optim, "use_distributed_optimizer": found.distributed_optimizer},
+    return (
+        _text(
+            name,
+            head,
+            {
+                "model_group": model,
+                "recipe_group": recipe,
+                "precision": job.engine.precision,
+                "trainer": {"num_nodes": job.nodes, "devices": job.gpus_per_node},
+                "exp_manager": {"exp_dir": "???"},
+                "data": {"train": "???"},
+                "recipe": {key: value for key, value in base["recipe"].items() if key != "name"},
+                "model": {
+                    "hf_path": "???",
+                    **_layout(found),
+                    "max_length": values["max_length"],
+                    "lora": values["lora"],
+                    "optim": {**optim, "use_distributed_optimizer": found.distributed_optimizer},
+                },
             },
-        },
-    ).replace("train: ???", f"train: ???             # {DATA[recipe]}")
+        )
+        .replace("train: ???", f"train: ???             # {DATA[recipe]}")
+        .replace("hf_path: ???", _WEIGHTS)
+    )
 
 
 def cluster_experiments(compose: Compose) -> Iterator[tuple[str, str]]:
