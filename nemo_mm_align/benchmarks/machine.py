@@ -43,14 +43,22 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def peak_resident_bytes() -> int:
-    """Most memory that this process has held since it began, libraries included."""
-    return _status("VmHWM")
+def peak_resident_bytes(process: str = "self") -> int:
+    """Most memory that a process has held since it began, libraries included; 0 where it has ended."""
+    return _status("VmHWM", process)
 
 
 def anonymous_bytes() -> int:
-    """Memory that no file stands behind, shared memory included, of this process and those that it started."""
-    return sum(_status("RssAnon", process) + _status("RssShmem", process) for process in ["self", *_children("self")])
+    """Memory that no file stands behind, shared memory included, of this process and those that it started.
+
+    Pages that a forked process shares with its parent count once: each process is given its proportional share.
+    """
+    return sum(_proportional_bytes(process) for process in ["self", *_children("self")])
+
+
+def _proportional_bytes(process: str) -> int:
+    path = Path(f"/proc/{process}/smaps_rollup")
+    return sum(int(_first(path, rf"{field}:\s*(\d+) kB") or 0) * 1024 for field in ("Pss_Anon", "Pss_Shmem"))
 
 
 def _children(process: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nemo_mm_align.benchmarks.machine import MIB
@@ -11,12 +11,13 @@ from nemo_mm_align.benchmarks.machine import MIB
 def markdown(results: dict[str, Any]) -> str:
     """Return machine and tables of all parts that were run."""
     sections = [_machine(results["machine"])]
-    tables = {
+    tables: dict[str, Callable[[Any], str]] = {
         "training": training,
         "layouts": layouts,
         "reference": reference,
         "import": conversion,
         "decoding": decoding,
+        "labeling": labeling,
     }
     sections += [table(results[part]) for part, table in tables.items() if part in results]
     return "\n\n".join(sections) + "\n"
@@ -145,3 +146,66 @@ def decoding(results: list[dict[str, Any]]) -> str:
     ]
     head = ("", "transformers, tokens/s", "ours, tokens/s", "ours against transformers", "load")
     return "**Greedy decoding, prompt included** (same tokens)\n\n" + _table(head, rows)
+
+
+def labeling(results: dict[str, Any]) -> str:
+    """One table per measurement of the label command."""
+    tables: dict[str, Callable[[Any], str]] = {
+        "rate": _label_rates,
+        "limit": _label_limit,
+        "kills": _label_kills,
+        "scale": _label_scale,
+    }
+    rates = [line for name in ("text", "images") for line in results.get(name, ())]
+    found = {**results, **({"rate": rates} if rates else {})}
+    return "\n\n".join(table(found[name]) for name, table in tables.items() if name in found)
+
+
+def _label_rates(results: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            f"{found['prompts']:,} {'336 x 336 images' if found['images'] else 'texts'}, processes: {found['processes']}",
+            f"{found['rate']:.1f}",
+            f"{found['share']:.1%}",
+            f"{1000 * found['cpu_seconds_per_call']:.1f} ms",
+            _seconds(found["seconds_without_calls"]),
+            found["load_after"],
+        )
+        for found in results
+    ]
+    head = ("", "calls/s", "of the ideal", "processor time per call", "start and end without calls", "load")
+    return "**Labelling, rate** (four candidates of 60 words; ideal: concurrency / latency)\n\n" + _table(head, rows)
+
+
+def _label_limit(found: dict[str, Any]) -> str:
+    return (
+        f"**Labelling, {found['limit']} requests/minute allowed:** {found['requests']:,} requests in "
+        f"{found['seconds']:.0f} s, {found['share']:.2%} of the limit; most in any 60 s by the server's clock: "
+        f"{found['most_in_a_minute']} (load {found['load_after']})."
+    )
+
+
+def _label_kills(found: dict[str, Any]) -> str:
+    return (
+        f"**Labelling, {found['prompts']:,} prompts, {found['kills']} kills:** {found['annotations']:,} annotations, "
+        f"{found['missing']} missing, {found['requests']:,} requests; in flight at the kills {found['in_flight_at_kills']} "
+        f"(at most {found['most_in_flight_at_a_kill']} at one), paid twice beyond those {found['paid_twice_beyond']}; "
+        f"torn lines {found['torn_lines']}, lines that stand twice {found['lines_twice']}; first request of a resume after "
+        f"{_seconds(found['start_seconds'])} (median); {found['seconds']:.0f} s in all (load {found['load_after']})."
+    )
+
+
+def _label_scale(results: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            f"{found['prompts']:,}",
+            _mib(found["ledger_bytes"]),
+            _mib(found["peak_bytes"]),
+            _seconds(found["resume_seconds"]),
+            _mib(found["resume_peak_bytes"]),
+            found["load_after"],
+        )
+        for found in results
+    ]
+    head = ("prompts", "ledger", "peak memory", "start of a resume to its first request", "its peak memory", "load")
+    return "**Labelling, scale** (text; libraries included)\n\n" + _table(head, rows)

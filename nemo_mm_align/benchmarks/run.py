@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nemo_mm_align.benchmarks import report
+from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import measure
 from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
@@ -113,6 +114,10 @@ class Benchmark:
             results.append(found)
         return results
 
+    def labeling(self) -> dict[str, Any]:
+        """The label command against a local judge server."""
+        return measure_labeling(self.size["labeling"], self.scratch)
+
     def _measured(self, name: str, settings: dict[str, Any], threads: int | None, processes: int = 1) -> dict[str, Any]:
         logger.info("%s, %s, threads %s, processes %d", name, Path(settings["folder"]).name, threads, processes)
         return measure(name, settings, threads, processes)
@@ -126,12 +131,13 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
     """
     with tempfile.TemporaryDirectory(dir=config["scratch"]) as scratch:
         benchmark = Benchmark(config["size"], config["template"], Path(scratch))
-        parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        parts: dict[str, Callable[[], Any]] = {
             "training": benchmark.training,
             "layouts": benchmark.layouts,
             "reference": benchmark.reference,
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
+            "labeling": benchmark.labeling,
         }
         unknown = [name for name in config["parts"] if name not in parts]
         if unknown:

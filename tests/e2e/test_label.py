@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -46,8 +45,9 @@ class Command:
         return process.returncode, output + errors
 
 
-def attempts(files: Files) -> list[dict]:
-    lines = (files.folder / "annotations.ledger.jsonl").read_text(encoding="utf-8").splitlines()
+def attempts(files: Files, ledger: Path | None = None) -> list[dict]:
+    path = ledger or files.folder / "annotations.ledger.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [value for line in lines if "key" in (value := json.loads(line))]
 
 
@@ -66,29 +66,20 @@ def wait_for(server: JudgeServer, count: int, process: subprocess.Popen) -> None
     assert len(server.exchanges) >= count, process.communicate()
 
 
-def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path: Path, repository: Path) -> None:
-    files, rng = make_files(tmp_path, 60), random.Random(0)
+def test_a_killed_command_goes_on_where_it_was(tmp_path: Path, repository: Path) -> None:
+    """Once, as a user does it; `test_label_kills.py` does it twenty times without the time that Python takes to start."""
+    files = make_files(tmp_path, 60)
     with judge_server(delay=0.03) as server:
-        command, kills = Command(repository, files, server), 3
-        for kill in range(kills):
-            process = command.start()
-            wait_for(server, len(server.exchanges) + rng.randint(5, 15), process)
-            time.sleep(rng.uniform(0, 0.03))
-            process.kill()
-            process.communicate()
-            if kill == 0:  # as if the kill had come in the middle of a write
-                ledger = files.folder / "annotations.ledger.jsonl"
-                ledger.write_bytes(ledger.read_bytes()[:-40])
-        known = len({attempt["key"] for attempt in attempts(files)})
-        assert 5 <= known < 60
-        before = len(server.exchanges)
+        command = Command(repository, files, server)
+        process = command.start()
+        wait_for(server, 20, process)
+        process.kill()
+        process.communicate()
+        known, before = len({attempt["key"] for attempt in attempts(files)}), len(server.exchanges)
+        assert known >= 20 - CONCURRENCY and before - known <= CONCURRENCY
         code, output = command.run()
         assert code == 0, output
         assert len(server.exchanges) - before == 60 - known, "what the ledger knows is not asked again"
-        # A kill may cost the calls in flight; the torn line is one more that was paid and lost.
-        assert 60 < len(server.exchanges) <= 60 + kills * CONCURRENCY + 1
-        code, output = command.run()
-        assert code == 0 and len(server.exchanges) == before + 60 - known
     assert_complete(files)
     assert set(Counter(attempt["key"] for attempt in attempts(files)).values()) == {1}
 
