@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -18,6 +19,8 @@ from pydantic import ValidationError
 from nemo_mm_align.errors import UserError
 
 EXIT_CODE = 2
+FAULT_FILE_VARIABLE = "NEMO_MM_ALIGN_FAULT_FILE"
+"""Names a file that gets the text of such an error: of several ranks' exit codes a job script learns only one."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -37,6 +40,8 @@ def user_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, 
             return function(*args, **kwargs)
         except Exception as error:
             text = describe(error)
+            if text is not None:
+                _leave_note(text)
             if text is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if _first_to_say(text):
@@ -95,6 +100,13 @@ def _describe_full_disk(error: BaseException) -> str | None:
         f"the disk is full{where}. What was finished before is intact: free some space (or choose another folder) "
         "and start the same command again."
     )
+
+
+def _leave_note(text: str) -> None:
+    path = os.environ.get(FAULT_FILE_VARIABLE)
+    if path:
+        with contextlib.suppress(OSError):
+            Path(path).write_text(f"{text}\n", encoding="utf-8")
 
 
 def _first_to_say(text: str) -> bool:

@@ -12,6 +12,7 @@ from nemo_mm_align.launch.settings import LaunchSettings
 from nemo_mm_align.launch.shell import export_lines, quote
 from nemo_mm_align.run_files import STOP_FILE
 
+FAULT_FILE = "FAULT"
 STOP_VARIABLE = "NEMO_MM_ALIGN_STOP_FILE"
 _INPUTS = {
     "sample": ("prompts",),
@@ -102,7 +103,8 @@ def end_lines(job: Job) -> list[str]:
 
 
 SETTINGS_FAULT = f"""\
-# A mistake in the settings, which no restart mends.
-if [ "$code" -eq {SETTINGS_EXIT_CODE} ]; then
-    exit "$code"
+# A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
+# one has failed leave higher ones.
+if [ -e "$fault_file" ]; then
+    exit {SETTINGS_EXIT_CODE}
 fi"""

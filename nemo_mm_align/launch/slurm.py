@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from nemo_mm_align.cli import FAULT_FILE_VARIABLE
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.script import (
+    FAULT_FILE,
     SETTINGS_FAULT,
     STOP_VARIABLE,
     Command,
@@ -65,7 +67,13 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
         [f"max_requeues={cluster.max_requeues}", "restarts=${SLURM_RESTART_COUNT:-0}"],
         [_RENDEZVOUS] if job.ranked else [],
         [] if settings.container else [f"cd {quote(code)} || exit 1"],
-        ['mkdir -p "$results"', _STOP_BY_FILE] if job.ranked else ['mkdir -p "$results"', _STOP_BY_SIGNAL],
+        [
+            'mkdir -p "$results"',
+            f"fault_file=$results/{FAULT_FILE}",
+            f'export {FAULT_FILE_VARIABLE}="$fault_file"',
+            'rm -f "$fault_file"',
+        ],
+        [_STOP_BY_FILE if job.ranked else _STOP_BY_SIGNAL],
         [RUN_FUNCTION],
         [*_body(job, settings, cluster)],
         [
@@ -150,11 +158,11 @@ def _srun_options(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> 
     if settings.container:
         workdir = cluster.container_workdir or settings.launcher_scripts_path
         own = ["MASTER_ADDR", "MASTER_PORT", STOP_VARIABLE] if job.ranked else []
-        names = dict.fromkeys([*environment(job, settings), *own, *cluster.container_env])
+        names = dict.fromkeys([*environment(job, settings), *own, FAULT_FILE_VARIABLE, *cluster.container_env])
         options += [
             f"--container-image={quote(settings.container)}",
             f"--container-mounts={quote(','.join(map(str, settings.mounts())))}",
             f"--container-workdir={quote(workdir)}",
-            *([f"--container-env={','.join(names)}"] if names else []),  # without it the image's own values win
+            f"--container-env={','.join(names)}",  # without it the image's own values win
         ]
     return [*options, *map(str, cluster.srun_args)]

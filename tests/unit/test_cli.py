@@ -41,9 +41,19 @@ def test_user_error_prints_its_message_alone(capsys):
     assert message_of(raising(UserError("a.jsonl:3: torn.")), capsys) == "error: a.jsonl:3: torn.\n"
 
 
-def test_bugs_keep_their_traceback():
+def test_job_scripts_find_the_error_in_a_file(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("NEMO_MM_ALIGN_FAULT_FILE", str(tmp_path / "FAULT"))
+    message_of(raising(UserError("a.jsonl:3: torn.")), capsys)
+    assert (tmp_path / "FAULT").read_text() == "a.jsonl:3: torn.\n"
+    monkeypatch.setenv("NEMO_MM_ALIGN_FAULT_FILE", str(tmp_path / "nowhere/FAULT"))
+    message_of(raising(UserError("a.jsonl:3: torn.")), capsys)
+
+
+def test_bugs_keep_their_traceback(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEMO_MM_ALIGN_FAULT_FILE", str(tmp_path / "FAULT"))
     with pytest.raises(KeyError):
         user_errors(raising(KeyError("x")))()
+    assert not (tmp_path / "FAULT").exists()
 
 
 def test_traceback_on_request(monkeypatch):

@@ -79,7 +79,7 @@ def test_with_the_marker_the_job_is_done_however_it_ended(training: Script, code
     assert not training.lines("requeued")
 
 
-@pytest.mark.parametrize("code", [0, 1, 86, 137, 143])
+@pytest.mark.parametrize("code", [0, 1, 2, 86, 137, 143])
 def test_without_the_marker_it_is_requeued(training: Script, code: int) -> None:
     assert training.run(f"exit {code}") == -signal.SIGTERM  # the stand-in ends the shell, as Slurm does
     assert training.lines("requeued") == ["4711"]
@@ -91,8 +91,12 @@ def test_after_the_last_requeue_it_fails(training: Script, code: int, ends_with:
     assert not training.lines("requeued")
 
 
-def test_a_mistake_in_the_settings_is_not_tried_again(training: Script) -> None:
-    assert training.run("exit 2") == 2 and not training.lines("requeued")
+@pytest.mark.parametrize("code", [1, 2, 143])
+def test_a_mistake_in_the_settings_is_not_tried_again(training: Script, code: int) -> None:
+    assert training.run(f'echo "no such file" > "$NEMO_MM_ALIGN_FAULT_FILE"; exit {code}') == 2
+    assert not training.lines("requeued")
+    assert training.run("exit 1") == -signal.SIGTERM  # the next start does not remember it
+    assert training.lines("requeued") == ["4711"]
 
 
 def test_red_preflight_ends_the_job_with_its_code(training: Script) -> None:

@@ -25,6 +25,10 @@ max_requeues=5
 restarts=${SLURM_RESTART_COUNT:-0}
 
 mkdir -p "$results"
+fault_file=$results/FAULT
+export NEMO_MM_ALIGN_FAULT_FILE="$fault_file"
+rm -f "$fault_file"
+
 # Slurm sends USR1 before the time limit: the stage writes what it has and ends.
 trap 'interrupted=yes; echo "asked to stop"; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
@@ -46,8 +50,8 @@ run() {
 run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
     --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
     --container-workdir=/shared/nemo_mm_align \
-    --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS python -u scripts/doctor.py \
-    'stages=[label]' judge=gemini \
+    --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,NEMO_MM_ALIGN_FAULT_FILE python -u \
+    scripts/doctor.py 'stages=[label]' judge=gemini \
     'read=[/shared/prompts.jsonl,/shared/results/first/candidates.jsonl]' \
     'write=[/shared/results/first]'
 code=$?
@@ -60,9 +64,9 @@ if [ "$code" -eq 0 ]; then
     run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
         --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
         --container-workdir=/shared/nemo_mm_align \
-        --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS python -u scripts/label.py \
-        prompts=/shared/prompts.jsonl candidates=/shared/results/first/candidates.jsonl \
-        out=/shared/results/first/annotations.jsonl
+        --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,NEMO_MM_ALIGN_FAULT_FILE python -u \
+        scripts/label.py prompts=/shared/prompts.jsonl \
+        candidates=/shared/results/first/candidates.jsonl out=/shared/results/first/annotations.jsonl
     code=$?
 fi
 
@@ -70,9 +74,10 @@ fi
 if [ "$code" -eq 0 ]; then
     exit 0
 fi
-# A mistake in the settings, which no restart mends.
-if [ "$code" -eq 2 ]; then
-    exit "$code"
+# A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
+# one has failed leave higher ones.
+if [ -e "$fault_file" ]; then
+    exit 2
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.

@@ -39,6 +39,10 @@ export MASTER_ADDR=${MASTER_ADDR:-$first_node}
 export MASTER_PORT=$((15000 + (SLURM_JOB_ID * 16 + restarts) % 16000))
 
 mkdir -p "$results"
+fault_file=$results/FAULT
+export NEMO_MM_ALIGN_FAULT_FILE="$fault_file"
+rm -f "$fault_file"
+
 # Slurm sends USR1 before the time limit: the ranks look for this file, save and end.
 rm -f "$stop_file"
 trap 'interrupted=yes; echo "asked to stop"; touch "$stop_file"' USR1
@@ -61,7 +65,7 @@ run() {
 run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
     --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
     --container-workdir=/shared/nemo_mm_align \
-    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE \
+    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
     python -u scripts/doctor.py 'stages=[train]' data.train=/shared/results/first/training.jsonl \
     exp_manager.exp_dir=/shared/results/first name=dpo trainer.num_nodes=2 trainer.devices=8 \
     model.tensor_model_parallel_size=2 model.hf_path=/shared/llava recipe=dpo model=llava15_13b
@@ -75,7 +79,7 @@ if [ "$code" -eq 0 ]; then
     run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
         --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
         --container-workdir=/shared/nemo_mm_align \
-        --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE \
+        --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
         python -u scripts/train.py data.train=/shared/results/first/training.jsonl \
         exp_manager.exp_dir=/shared/results/first name=dpo trainer.num_nodes=2 trainer.devices=8 \
         model.tensor_model_parallel_size=2 model.hf_path=/shared/llava recipe=dpo model=llava15_13b
@@ -86,9 +90,10 @@ fi
 if [ -e "$done_file" ]; then
     exit 0
 fi
-# A mistake in the settings, which no restart mends.
-if [ "$code" -eq 2 ]; then
-    exit "$code"
+# A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
+# one has failed leave higher ones.
+if [ -e "$fault_file" ]; then
+    exit 2
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.

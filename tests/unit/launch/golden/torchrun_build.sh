@@ -26,6 +26,10 @@ restarts=${SLURM_RESTART_COUNT:-0}
 cd /shared/nemo_mm_align || exit 1
 
 mkdir -p "$results"
+fault_file=$results/FAULT
+export NEMO_MM_ALIGN_FAULT_FILE="$fault_file"
+rm -f "$fault_file"
+
 # Slurm sends USR1 before the time limit: the stage writes what it has and ends.
 trap 'interrupted=yes; echo "asked to stop"; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
@@ -62,9 +66,10 @@ fi
 if [ "$code" -eq 0 ]; then
     exit 0
 fi
-# A mistake in the settings, which no restart mends.
-if [ "$code" -eq 2 ]; then
-    exit "$code"
+# A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
+# one has failed leave higher ones.
+if [ -e "$fault_file" ]; then
+    exit 2
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.

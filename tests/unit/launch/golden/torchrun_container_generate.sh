@@ -36,6 +36,10 @@ export MASTER_ADDR=${MASTER_ADDR:-$first_node}
 export MASTER_PORT=$((15000 + (SLURM_JOB_ID * 16 + restarts) % 16000))
 
 mkdir -p "$results"
+fault_file=$results/FAULT
+export NEMO_MM_ALIGN_FAULT_FILE="$fault_file"
+rm -f "$fault_file"
+
 # Slurm sends USR1 before the time limit: the ranks look for this file, save and end.
 rm -f "$stop_file"
 trap 'interrupted=yes; echo "asked to stop"; touch "$stop_file"' USR1
@@ -57,7 +61,7 @@ run() {
 run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
     --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
     --container-workdir=/shared/nemo_mm_align \
-    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE \
+    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
     python -u -m torch.distributed.run --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d \
     --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" --rdzv-id="$SLURM_JOB_ID.$restarts" \
     --max-restarts=0 scripts/generate.py checkpoint=/shared/results/first/dpo \
@@ -69,9 +73,10 @@ code=$?
 if [ "$code" -eq 0 ]; then
     exit 0
 fi
-# A mistake in the settings, which no restart mends.
-if [ "$code" -eq 2 ]; then
-    exit "$code"
+# A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
+# one has failed leave higher ones.
+if [ -e "$fault_file" ]; then
+    exit 2
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.

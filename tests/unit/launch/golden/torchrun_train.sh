@@ -39,6 +39,10 @@ export MASTER_PORT=$((15000 + (SLURM_JOB_ID * 16 + restarts) % 16000))
 cd /shared/nemo_mm_align || exit 1
 
 mkdir -p "$results"
+fault_file=$results/FAULT
+export NEMO_MM_ALIGN_FAULT_FILE="$fault_file"
+rm -f "$fault_file"
+
 # Slurm sends USR1 before the time limit: the ranks look for this file, save and end.
 rm -f "$stop_file"
 trap 'interrupted=yes; echo "asked to stop"; touch "$stop_file"' USR1
@@ -84,9 +88,10 @@ fi
 if [ -e "$done_file" ]; then
     exit 0
 fi
-# A mistake in the settings, which no restart mends.
-if [ "$code" -eq 2 ]; then
-    exit "$code"
+# A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
+# one has failed leave higher ones.
+if [ -e "$fault_file" ]; then
+    exit 2
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.
