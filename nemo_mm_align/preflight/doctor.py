@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ def node_findings(job: Job, ranks: Ranks, gpus: Sequence[hardware.Gpu] | None) -
         versions.check_python(),
         versions.check_pins(source, pins, found),
         versions.check_engine(found),
+        versions.check_checkout(Path(sys.argv[0])),
         *versions.check_kernels(kernels.installed(import_them=gpu), gpu, precision, implementation),
         *hardware.check_gpus(gpus, ranks.local_world_size, precision, precision != "fp32"),
         _torch(gpus),

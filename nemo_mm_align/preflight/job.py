@@ -80,10 +80,8 @@ class Job:
         folder = self.value("model.hf_path")
         if folder and (Path(folder) / "config.json").is_file():
             return llava_config_from_hf(folder)
-        keys = ("name", "language", "vision", "image_token_id")
-        return LlavaConfig.from_dict(
-            {key: self.training["model"][key] for key in keys if key in self.training["model"]}
-        )  # type: ignore[index]
+        keys, model = ("name", "language", "vision", "image_token_id"), self.value("model", {})
+        return LlavaConfig.from_dict({key: model[key] for key in keys if key in model})
 
     def parallel(self) -> ParallelConfig:
         """Layout of the training."""
@@ -96,7 +94,7 @@ class Job:
 
     def engine(self) -> EngineConfig:
         """Number format and kernels of the training."""
-        model = self.training["model"]  # type: ignore[index]
+        model = self.value("model", {})
         return EngineConfig(self.precision, model["transformer_impl"], model["recompute"])
 
 

@@ -137,15 +137,30 @@ def _kernel(item: Installed, gpu: bool, precision: str, transformer_impl: str) -
     return green(title, f"{absent}: {package.without}")
 
 
+def check_checkout(script: Path, package: Path = ROOT) -> Finding | None:
+    """The scripts and the package are of one checkout: an image's own PYTHONPATH can win over a job's.
+
+    Args:
+        script: the running script, in its checkout's folder scripts.
+        package: folder that the package was imported from.
+    """
+    checkout = script.resolve().parents[1] if script.parent.name == "scripts" else package
+    if not (checkout / "nemo_mm_align").is_dir() or checkout == package:
+        return None
+    if _source_hash(checkout) == _source_hash(package):
+        return green("checkout", f"scripts of {checkout}, package of {package}: the same source")
+    remedy = "name PYTHONPATH in cluster.container_env, or build the image from this checkout"
+    return red("checkout", f"scripts of {checkout}, but the package of {package}, whose source differs", remedy)
+
+
 def fingerprint() -> dict[str, str]:
     """What must be the same on every rank: Python, engine packages, this package's source and commit."""
     versions = {name: found or "missing" for name, found in installed_versions(_COMPARED).items()}
     return {"python": platform.python_version(), **versions, "source": _source_hash(), "commit": _commit()}
 
 
-def _source_hash() -> str:
-    digest = hashlib.sha256()
-    folder = ROOT / "nemo_mm_align"
+def _source_hash(root: Path = ROOT) -> str:
+    digest, folder = hashlib.sha256(), root / "nemo_mm_align"
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

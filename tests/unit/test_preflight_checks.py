@@ -166,6 +166,16 @@ def test_ranks_with_other_versions_are_named():
     assert finding.level == Level.RED and "source: aa on ranks 0-1, bb on ranks 2" in finding.detail
 
 
+def test_scripts_and_package_of_different_checkouts(tmp_path):
+    for name, text in (("job", "a"), ("image", "b"), ("copy", "a")):
+        (tmp_path / name / "nemo_mm_align").mkdir(parents=True)
+        (tmp_path / name / "nemo_mm_align" / "module.py").write_text(text)
+    script = tmp_path / "job" / "scripts" / "doctor.py"
+    assert versions.check_checkout(script, tmp_path / "job") is None
+    assert versions.check_checkout(script, tmp_path / "copy").level == Level.GREEN
+    assert versions.check_checkout(script, tmp_path / "image").level == Level.RED
+
+
 def test_the_fingerprint_holds_versions_and_source():
     found = versions.fingerprint()
     assert found["python"].startswith("3.") and found["megatron-core"] != "missing" and len(found["source"]) == 12
