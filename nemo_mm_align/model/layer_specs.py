@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
@@ -22,6 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import CoreAttention
 from nemo_mm_align.model.config import LoRAConfig
+from nemo_mm_align.model.linear import LocalColumnLinear, LocalRowLinear
 from nemo_mm_align.model.lora import QKVJoin, gate_up_join, lora_column, lora_row
 
 
@@ -64,7 +64,7 @@ def kernels(implementation: str) -> Kernels:
     if implementation == "auto":
         implementation = "transformer_engine" if transformer_engine_available() else "local"
     if implementation == "local":
-        return Kernels("local", ColumnParallelLinear, RowParallelLinear, LocalNorm)
+        return Kernels("local", LocalColumnLinear, LocalRowLinear, LocalNorm)
     if not transformer_engine_available():
         raise UserError(
             "model.transformer_impl=transformer_engine: TransformerEngine or a GPU is missing. Run in the NGC "
