@@ -41,7 +41,7 @@ def user_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, 
         except Exception as error:
             text = describe(error)
             if text is not None:
-                _leave_note(text)
+                leave_note(text)
             if text is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if _first_to_say(text):
@@ -102,7 +102,8 @@ def _describe_full_disk(error: BaseException) -> str | None:
     )
 
 
-def _leave_note(text: str) -> None:
+def leave_note(text: str) -> None:
+    """Write an error that no restart mends where a job script looks for it; nothing outside of one."""
     path = os.environ.get(FAULT_FILE_VARIABLE)
     if path:
         with contextlib.suppress(OSError):

@@ -12,9 +12,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.cli import leave_note, user_errors
 from nemo_mm_align.preflight.collectives import leave_hanging_group
-from nemo_mm_align.preflight.doctor import examine
+from nemo_mm_align.preflight.doctor import Examination, examine
 from nemo_mm_align.preflight.job import split_words
 
 CONFIG = Path(__file__).resolve().parents[1] / "conf" / "doctor.yaml"
@@ -26,11 +26,17 @@ OWN, TRAINING = split_words(sys.argv[1:], set(OmegaConf.load(CONFIG)) | {"hydra"
 def main(config: DictConfig) -> None:
     """Run all checks; the settings are explained in conf/doctor.yaml."""
     values = OmegaConf.to_container(config, resolve=True)
-    outcome = examine(values, TRAINING, colour=sys.stdout.isatty())  # type: ignore[arg-type]
-    if outcome.text:
-        sys.stdout.write(f"{outcome.text}\n")
+    outcome = examine(values, TRAINING, publish, colour=sys.stdout.isatty())  # type: ignore[arg-type]
     leave_hanging_group()
     sys.exit(outcome.code)
+
+
+def publish(outcome: Examination) -> None:
+    """Print the report; a red one also ends a job for good."""
+    sys.stdout.write(f"{outcome.text}\n")
+    sys.stdout.flush()
+    if outcome.code:
+        leave_note(outcome.text)
 
 
 if __name__ == "__main__":

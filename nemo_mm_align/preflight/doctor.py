@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,15 @@ def job_from_config(config: Mapping[str, Any], words: Sequence[str]) -> Job:
     )
 
 
-def examine(config: Mapping[str, Any], words: Sequence[str], colour: bool = False) -> Examination:
+def examine(
+    config: Mapping[str, Any], words: Sequence[str], publish: Callable[[Examination], None], colour: bool = False
+) -> Examination:
     """Run every check; all ranks of a run call this together.
 
     Args:
         config: values of conf/doctor.yaml.
         words: overrides of scripts/train.py; none checks the machine alone.
+        publish: called by rank 0 before any rank learns the exit code: Slurm kills the others as soon as one fails.
         colour: colour the levels of the text.
     """
     ranks, job = ranks_from_environment(), job_from_config(config, words)
@@ -67,6 +70,7 @@ def examine(config: Mapping[str, Any], words: Sequence[str], colour: bool = Fals
         if config["json"]:
             facts = {"ranks": ranks.world_size, "stages": list(job.stages), "versions": versions.fingerprint()}
             write_json(Path(config["json"]), findings, facts, outcome.code)
+        publish(outcome)
     outcome.code = meeting.tell("code", outcome.code)
     meeting.part()
     return outcome

@@ -69,15 +69,18 @@ def test_two_ranks_meet_and_sum(tmp_path):
     assert list(tmp_path.iterdir()) == [report]  # the token is gone
 
 
-def test_a_rank_with_another_folder_is_named(tmp_path):
+def test_a_rank_with_another_folder_is_named(tmp_path, monkeypatch):
     """Each node has a folder of its own at the path: rank 1 never sees what rank 0 writes."""
     port = free_port()
+    note = tmp_path / "FAULT"  # by which a job script knows that no restart helps
+    monkeypatch.setenv("NEMO_MM_ALIGN_FAULT_FILE", str(note))
     ranks = [start(rank, 2, port, f"write=[{tmp_path / str(rank)}]", "timeout_s=16") for rank in (0, 1)]
     texts = outputs(ranks)
     assert [rank.returncode for rank in ranks] == [2, 2]
     assert "ranks 1 (node1) do not see what rank 0 writes" in " ".join(texts[0].split())
     assert "values right" in texts[0]  # the network is fine
     assert texts[1] == ""
+    assert note.read_text() == texts[0]
 
 
 def test_ranks_that_never_come_are_named():
