@@ -1,25 +1,43 @@
 """The attribute schema: the one source for judge prompt, training template, checkpoint metadata and report.
 
-A schema names the attributes a judge scores and a SteerLM model is conditioned on, their range, direction and rubric.
-The default is HelpSteer's five attributes, integers 0 to 4 (Wang et al., arXiv 2311.09528, appendix A.1).
+A schema names the attributes a judge scores and a SteerLM model is conditioned on, their range, direction and rubric,
+and the line that asks for them. The default is HelpSteer's five attributes, integers 0 to 4 (Wang et al., arXiv
+2311.09528, appendix A.1). A schema of another kind is a YAML file, in ``conf/attribute_schema/`` or in a folder of the
+user's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from nemo_mm_align.errors import UserError
 
-STEERING_LINE = (
-    "Please answer the question such that your response is in the following attributes "
-    "in 5-point Likert scale:\n{attributes}"
-)
+PLACEHOLDER = "{attributes}"
+REQUEST = "Please answer the question such that your response is in the following attributes"
+STEERING_LINE = f"{REQUEST} in 5-point Likert scale:\n{PLACEHOLDER}"
 """The paper's attribute turn (Li, Lin and Pei, arXiv 2402.10884), appended to the user turn after a newline."""
+
+FRACTION_STEPS = 5
+"""Values that a sweep over an attribute of fractions takes, both ends included."""
+
+
+def spelling(name: str) -> str:
+    """Return a name as it is compared: case, blanks, hyphens and underscores make no difference."""
+    return re.sub(r"[\s_-]", "", name).lower()
 
 
 class Attribute(BaseModel):
@@ -30,33 +48,79 @@ class Attribute(BaseModel):
         minimum, maximum: inclusive range of scores.
         integer: whether scores are whole numbers.
         higher_is_better: direction; ``None`` for a matter of taste (complexity, verbosity), which never enters a score.
-        default: the value asked for at inference where the user asks for nothing.
+        default: the value asked for at inference where the user asks for nothing; left out, the better end of the
+            range, or its middle for a matter of taste.
         description: what the judge is told to look at.
         levels: rubric text per score.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    name: str
     minimum: float = 0
     maximum: float = 4
     integer: bool = True
     higher_is_better: bool | None = True
-    default: float = 4
+    default: float = math.nan  # always given or filled in by `_best_by_default`
     description: str = ""
-    levels: dict[int, str] = {}
+    levels: dict[int | float, str] = {}
 
     @property
     def label(self) -> str:
         """Name as it stands in the steering string: first letter capitalised, as in the paper."""
         return self.name[0].upper() + self.name[1:]
 
+    @field_validator("name")
+    @classmethod
+    def _can_be_asked_for(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+            raise ValueError(
+                f"{name!r} cannot be the name of an attribute: it stands in overrides (attributes.NAME=...) and in "
+                "NAME:value,NAME:value; use letters, digits, - and _, beginning with a letter"
+            )
+        return name
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _levels_are_numbers(cls, levels: Any) -> Any:
+        if not isinstance(levels, Mapping):
+            return levels
+        numbers = {_number(level): text for level, text in levels.items()}
+        if len(numbers) < len(levels):
+            raise ValueError(f"levels {list(levels)} name a score twice")
+        return numbers
+
+    @model_validator(mode="before")
+    @classmethod
+    def _best_by_default(cls, values: Any) -> Any:
+        """Fill in a missing default here, so that it is part of what is stored, hashed and shown."""
+        if not isinstance(values, Mapping) or values.get("default") is not None:
+            return values
+        try:
+            low, high = float(values.get("minimum", 0)), float(values.get("maximum", 4))
+        except (TypeError, ValueError):
+            low, high = 0.0, 4.0  # the fields themselves are then refused
+        middle = float((low + high) // 2) if values.get("integer", True) else (low + high) / 2
+        default = {None: middle, False: low}.get(values.get("higher_is_better", True), high)
+        return {**values, "default": default}
+
     @model_validator(mode="after")
     def _range_holds(self) -> Attribute:
+        ends = f"{self.minimum:g}..{self.maximum:g}"
+        if not (math.isfinite(self.minimum) and math.isfinite(self.maximum)):
+            raise ValueError(f"attribute {self.name}: the range {ends} has no end")
         if not self.minimum < self.maximum:
             raise ValueError(f"attribute {self.name}: minimum {self.minimum} is not below maximum {self.maximum}")
         if not self.minimum <= self.default <= self.maximum:
-            raise ValueError(f"attribute {self.name}: default {self.default} outside {self.minimum}..{self.maximum}")
+            raise ValueError(f"attribute {self.name}: default {self.default} outside {ends}")
+        if self.integer and any(value != int(value) for value in (self.minimum, self.maximum, self.default)):
+            raise ValueError(
+                f"attribute {self.name}: range {ends} and default {self.default:g} must be whole numbers, "
+                "or set integer: false"
+            )
+        outside = [level for level in self.levels if not self.minimum <= level <= self.maximum]
+        if outside:
+            raise ValueError(f"attribute {self.name}: levels {outside} outside {ends}")
         return self
 
     def check(self, value: Any) -> float:
@@ -71,6 +135,22 @@ class Attribute(BaseModel):
             raise UserError(f"{self.name}={value:g} is not a whole number from {self.minimum:g} to {self.maximum:g}.")
         return int(value) if self.integer else float(value)
 
+    def steps(self) -> list[float]:
+        """Return the values of a sweep: the whole numbers of the range, or five evenly spaced fractions."""
+        if self.integer:
+            return [float(value) for value in range(int(self.minimum), int(self.maximum) + 1)]
+        width = self.maximum - self.minimum
+        return [self.minimum + width * step / (FRACTION_STEPS - 1) for step in range(FRACTION_STEPS)]
+
+
+def _number(level: Any) -> Any:
+    """Return a level as int or float (JSON and YAML may hold it as text); what is no number goes on as it is."""
+    try:
+        value = float(level)
+    except (TypeError, ValueError):
+        return level
+    return int(value) if value.is_integer() else value
+
 
 class AttributeSchema(BaseModel):
     """An ordered set of attributes, and the ones whose sum is the score that builders rank candidates by."""
@@ -81,14 +161,31 @@ class AttributeSchema(BaseModel):
     attributes: tuple[Attribute, ...]
     score: tuple[str, ...]
     """Attributes summed into the quality score (paper: helpfulness + correctness + coherence)."""
+    steering: str | None = None
+    """Line that asks for attributes, ``{attributes}`` at its end; None: the paper's, or one that fits the ranges."""
 
     @field_validator("attributes")
     @classmethod
     def _names_are_unique(cls, attributes: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
-        names = [attribute.name.lower() for attribute in attributes]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"attribute names must be present and distinct, got {names}")
+        names = [attribute.name for attribute in attributes]
+        if not names or len(set(map(spelling, names))) != len(names):
+            raise ValueError(
+                "attribute names must be present and distinct, where case, hyphens and underscores make no difference; "
+                f"got {names}"
+            )
         return attributes
+
+    @field_validator("steering")
+    @classmethod
+    def _line_can_be_found_again(cls, line: str | None) -> str | None:
+        if line is None:
+            return None
+        head, found, rest = line.rstrip().partition(PLACEHOLDER)
+        if not found or rest or len(head.strip()) < len("Attributes:"):
+            raise ValueError(f"steering must be a sentence that ends with {PLACEHOLDER}, got {line!r}")
+        if "<image>" in line:
+            raise ValueError("steering must not contain <image>")
+        return head.lstrip("\n") + PLACEHOLDER
 
     @model_validator(mode="after")
     def _score_is_known(self) -> AttributeSchema:
@@ -99,6 +196,14 @@ class AttributeSchema(BaseModel):
         if tasteful:
             raise ValueError(f"score uses {tasteful}, which have no better direction (higher_is_better: null)")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_steering(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a steering line that is not set: schemas are hashed, and older ones had no such field."""
+        values: dict[str, Any] = serialize(self)
+        if values.get("steering") is None:
+            values.pop("steering", None)
+        return values
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,9 +240,27 @@ class AttributeSchema(BaseModel):
         checked = self.check(values)
         return ",".join(f"{attribute.label}:{checked[attribute.name]:g}" for attribute in self.attributes)
 
+    @property
+    def steering_head(self) -> str:
+        """What stands before the values in the attribute turn.
+
+        `steering`'s own words; else the paper's where all attributes are whole numbers from 0 to 4, and the same
+        sentence with the right scale where they are not.
+        """
+        if self.steering is not None:
+            return self.steering.removesuffix(PLACEHOLDER)
+        ranges = {(attribute.minimum, attribute.maximum) for attribute in self.attributes}
+        if ranges == {(0, 4)} and all(attribute.integer for attribute in self.attributes):
+            return STEERING_LINE.removesuffix(PLACEHOLDER)
+        if len(ranges) == 1:
+            low, high = next(iter(ranges))
+            return f"{REQUEST} on a scale from {low:g} to {high:g}:\n"
+        scales = ", ".join(f"{item.label} {item.minimum:g} to {item.maximum:g}" for item in self.attributes)
+        return f"{REQUEST} on these scales ({scales}):\n"
+
     def steering_line(self, values: Mapping[str, Any]) -> str:
         """Return the whole attribute turn that is appended to the user turn after a newline."""
-        return STEERING_LINE.format(attributes=self.steering_string(values))
+        return self.steering_head + self.steering_string(values)
 
     def total(self, values: Mapping[str, Any]) -> float:
         """Quality score: sum over `score`, an attribute where lower is better counting from its other end."""
@@ -154,6 +277,15 @@ class AttributeSchema(BaseModel):
         return sum(self[name].maximum for name in self.score)
 
     @property
+    def worst_total(self) -> float:
+        """The lowest score an answer can have."""
+        return sum(self[name].minimum for name in self.score)
+
+    def judged(self) -> dict[str, Any]:
+        """Return what a judge goes by, JSON-ready: everything but the line that asks a model for attributes."""
+        return self.model_dump(mode="json", exclude={"steering"})
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of everything in the schema, rubric texts included: annotations of two schemas never mix."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of all that a judge goes by, rubric texts included: annotations of two schemas never mix."""
+        return hashlib.sha256(json.dumps(self.judged(), sort_keys=True).encode()).hexdigest()[:16]

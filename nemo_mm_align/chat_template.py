@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nemo_mm_align.attributes import STEERING_LINE, AttributeSchema
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, Turn
 
@@ -134,6 +134,5 @@ def _steering_jinja(schema: AttributeSchema | None) -> str:
     for attribute in schema.attributes:
         value = f"(attributes['{attribute.name}'] if '{attribute.name}' in attributes else {attribute.default:g})"
         values.append(f"{json.dumps(attribute.label + ':')} + '%g' | format({value} | float)")
-    before, after = STEERING_LINE.split("{attributes}")
     string = " + ',' + ".join(f"({value})" for value in values)
-    return "{{- " + f"{json.dumps(chr(10) + before)} + {string} + {json.dumps(after)}" + " -}}"
+    return "{{- " + f"{json.dumps(chr(10) + schema.steering_head)} + {string}" + " -}}"

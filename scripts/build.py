@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from nemo_mm_align.cli import user_errors
-from nemo_mm_align.datasets.builders import build_from_config
+from nemo_mm_align.datasets.build_stage import build_from_config
 
 
 @hydra.main(version_base=None, config_path="../conf", config_name="build")

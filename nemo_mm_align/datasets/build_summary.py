@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.records import Annotation
+from nemo_mm_align.datasets.build_statistics import LengthBias, SideStatistics, score_distribution
+from nemo_mm_align.records import Annotation, PreferenceExample, TrainingExample, write_text
+
+PAPER = {"preference": (5182, 6000), "rejection": (5034, 6000)}
+"""Prompts that gave an example, of those annotated: Li, Lin and Pei's published files (arXiv 2402.10884)."""
 
 
 @dataclass
@@ -19,16 +23,26 @@ class BuildSummary:
     Attributes:
         prompts, candidates: read.
         kept: examples written.
-        dropped: (``prompt`` or ``candidate``, reason) -> how many.
+        prompts_kept: prompts with an example.
+        dropped: (``prompt``, ``candidate``, ``pair`` or ``example``, reason) -> how many.
         judges: judge -> annotated prompts.
+        flipped: ids of pairs whose chosen and rejected were swapped.
+        warnings: what a user should look at.
     """
 
     method: str
+    schema: AttributeSchema
     prompts: int = 0
     candidates: int = 0
     kept: int = 0
+    prompts_kept: int = 0
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     judges: Counter[str] = field(default_factory=Counter)
+    flipped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    sides: dict[str, SideStatistics] = field(default_factory=dict)
+    lengths: LengthBias = field(default_factory=LengthBias)
+    _last_prompt: str | None = None
 
     def see(self, annotation: Annotation) -> None:
         """Count an annotation that was read."""
@@ -36,34 +50,67 @@ class BuildSummary:
         self.candidates += len(annotation.candidates)
         self.judges[annotation.judge] += 1
 
-    def keep(self) -> None:
-        """Count an example that is written."""
+    def keep(self, example: TrainingExample | PreferenceExample) -> None:
+        """Count an example that is written; examples of one prompt come one after the other."""
         self.kept += 1
+        prompt = example.metadata.get("prompt_id", example.id)
+        self.prompts_kept += prompt != self._last_prompt
+        self._last_prompt = prompt
+        if isinstance(example, PreferenceExample):
+            self._side("chosen").add(example.chosen, example.chosen_score)
+            self._side("rejected").add(example.rejected, example.rejected_score)
+            self.lengths.add(example.chosen, example.rejected)
+            if example.metadata.get("flipped"):
+                self.flipped.append(example.id)
+        else:
+            self._side("answer").add(example.turns[-1].content, example.metadata.get("score"))
 
-    def drop(self, what: str, reason: str) -> None:
-        """Count a prompt or candidate that gave no example."""
-        self.dropped[what, reason] += 1
+    def _side(self, name: str) -> SideStatistics:
+        if name not in self.sides:
+            self.sides[name] = SideStatistics(score_distribution(self.schema))
+        return self.sides[name]
+
+    def drop(self, what: str, reason: str, count: int = 1) -> None:
+        """Count prompts, candidates, pairs or examples that are left out."""
+        self.dropped[what, reason] += count
+
+    def paper(self) -> str | None:
+        """Return the share of prompts that gave an example beside the paper's; None where it names none."""
+        if self.method not in PAPER or not self.prompts:
+            return None
+        kept, prompts = PAPER[self.method]
+        here = self.prompts_kept / self.prompts
+        return f"{here:.0%} of the prompts gave an example; in the paper {kept / prompts:.0%} ({kept:,} of {prompts:,})"
 
     def table(self) -> str:
         """Return the counts as aligned lines."""
         rows = [("prompts", self.prompts), ("candidates", self.candidates)]
         rows += [(f"{what}s dropped: {reason}", count) for (what, reason), count in self.dropped.most_common()]
+        rows += [("pairs with chosen and rejected swapped", len(self.flipped))] if self.flipped else []
         rows += [(f"examples for {self.method}", self.kept)]
         width = max(len(name) for name, _ in rows)
-        return "\n".join(f"  {name:<{width}}  {count:>7,}" for name, count in rows)
+        lines = [f"  {name:<{width}}  {count:>7,}" for name, count in rows]
+        lines += [f"  {name}: {side.line()}" for name, side in self.sides.items()]
+        return "\n".join(lines + ([f"  {hint}"] if (hint := self.paper()) else []))
 
-    def write(self, path: Path, settings: dict[str, Any], schema: AttributeSchema) -> None:
+    def write(self, path: Path, settings: dict[str, Any]) -> None:
         """Write the counts, the settings and the schema's identity as JSON."""
         content = {
             "method": self.method,
             "prompts": self.prompts,
             "candidates": self.candidates,
             "kept": self.kept,
+            "prompts_kept": self.prompts_kept,
+            "paper": self.paper(),
             "dropped": [
                 {"what": what, "reason": reason, "count": count} for (what, reason), count in self.dropped.most_common()
             ],
+            "answers": {name: side.content() for name, side in self.sides.items()},
+            "lengths": self.lengths.content() if self.lengths.pairs else None,
+            "flipped": self.flipped,
+            "warnings": self.warnings,
             "judges": dict(self.judges),
             "settings": settings,
-            "attribute_schema": {"name": schema.name, "fingerprint": schema.fingerprint},
+            "attribute_schema": {"name": self.schema.name, "fingerprint": self.schema.fingerprint},
         }
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=2) + "\n")

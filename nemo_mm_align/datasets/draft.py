@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import STEERING_LINE, AttributeSchema
+from nemo_mm_align.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema, spelling
 from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, TrainingExample, Turn
 
 Example = TrainingExample | PreferenceExample
 
-ATTRIBUTE_HEAD = STEERING_LINE.split("{attributes}")[0].rstrip("\n")
-"""The sentence that begins an attribute turn."""
+PAPER_HEAD = STEERING_LINE.removesuffix(PLACEHOLDER)
+"""The sentence that begins an attribute turn in the paper's data."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ def check(draft: Draft, schema: AttributeSchema | None, ignore_labels: Sequence[
     _check_order(draft)
     _check_text(draft)
     _check_placeholders(draft)
-    _check_attribute_lines(draft)
+    _check_attribute_lines(draft, schema)
     _take_attribute_line(draft, schema, ignore_labels)
     _check_attributes(draft, schema)
 
@@ -113,10 +113,15 @@ def _check_placeholders(draft: Draft) -> None:
         draft.fault("image_outside_question", problem, "move it into the question or remove it.")
 
 
-def _check_attribute_lines(draft: Draft) -> None:
+def _heads(schema: AttributeSchema | None) -> set[str]:
+    """Return the sentences that begin an attribute turn: the paper's, and the schema's own if it has another one."""
+    return {head.strip() for head in (PAPER_HEAD, schema.steering_head if schema else PAPER_HEAD)}
+
+
+def _check_attribute_lines(draft: Draft, schema: AttributeSchema | None) -> None:
     last = draft.last_user_turn()
     for number, turn in enumerate(draft.turns, start=1):
-        lines = turn[1].count(ATTRIBUTE_HEAD)
+        lines = sum(turn[1].count(head) for head in _heads(schema))
         if lines > 1:
             problem = f"turn {number} carries the attribute line {lines} times."
             draft.fault("attribute_line_repeated", problem, "keep the one that describes the answer.")
@@ -128,9 +133,12 @@ def _check_attribute_lines(draft: Draft) -> None:
 def _take_attribute_line(draft: Draft, schema: AttributeSchema | None, ignore_labels: Sequence[str]) -> None:
     """Turn a single attribute line in the last user turn into `attributes`, so that its values are checked."""
     turn = draft.last_user_turn()
-    if schema is None or turn is None or draft.attributes is not None or turn[1].count(ATTRIBUTE_HEAD) != 1:
+    if schema is None or turn is None or draft.attributes is not None:
         return
-    question, _, labels = turn[1].partition(ATTRIBUTE_HEAD)
+    found = [head for head in _heads(schema) for _ in range(turn[1].count(head))]
+    if len(found) != 1:
+        return
+    question, _, labels = turn[1].partition(found[0])
     draft.attributes = parse_labels(draft, labels.strip(), schema, ignore_labels)
     turn[1] = question.removesuffix("\n")
 
@@ -140,18 +148,20 @@ def parse_labels(
 ) -> dict[str, float] | None:
     """Parse ``helpfulness:4,Verbosity:2`` into values by attribute name, noting what the schema does not know.
 
-    Labels in `ignore_labels` are left out. Returns None where nothing could be parsed.
+    In labels, case, hyphens and underscores make no difference. Those in `ignore_labels` are left out. Returns None
+    where nothing could be parsed.
     """
-    names = {name.lower(): name for name in schema.names}
+    names = {spelling(name): name for name in schema.names}
+    ignored = set(map(spelling, ignore_labels))
     values: dict[str, float] = {}
     unknown = []
     for label, number in _split_labels(draft, text):
-        name = names.get(label.lower())
+        name = names.get(spelling(label))
         if name is not None:
             if name in values:
                 draft.fault("label_twice", f"label {label} is given twice.", "keep one.")
             values[name] = number
-        elif label.lower() not in {ignored.lower() for ignored in ignore_labels}:
+        elif spelling(label) not in ignored:
             unknown.append(label)
     if unknown:
         problem = f"labels {', '.join(unknown)} are not in the attribute schema {schema.name!r}."

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from nemo_mm_align.records import PreferenceExample, Prompt, TrainingExample, resolve_image
 
-WithImages = TypeVar("WithImages", Prompt, TrainingExample, PreferenceExample)
+WithImages = TypeVar("WithImages", bound=Prompt | TrainingExample | PreferenceExample)
 
 
 def relocate_images(records: Iterable[WithImages], source: str | Path, target: str | Path) -> Iterator[WithImages]:

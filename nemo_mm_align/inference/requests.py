@@ -40,16 +40,12 @@ def request_key(prompt_id: str, attributes: Mapping[str, float] | None) -> tuple
 
 
 def sweep_assignments(schema: AttributeSchema, base: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, float]]:
-    """Return the assignments that move one named attribute at a time over its whole numbers, the others as in `base`.
+    """Return the assignments that move one named attribute at a time over its range, the others as in `base`.
 
     Attributes that `base` leaves out have their defaults. An assignment that several attributes share comes once.
     """
     start = schema.complete(base)
-    found = [
-        {**start, name: float(value)}
-        for name in names
-        for value in range(int(schema[name].minimum), int(schema[name].maximum) + 1)
-    ]
+    found = [{**start, name: value} for name in names for value in schema[name].steps()]
     return [assignment for place, assignment in enumerate(found) if assignment not in found[:place]]
 
 

@@ -32,13 +32,13 @@ class LabelContext:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """Judge, its settings and the whole attribute schema, as recorded in the ledger."""
+        """Judge, its settings and what it goes by in the attribute schema, as recorded in the ledger."""
         return {
             "key_version": KEY_VERSION,
             "judge": self.judge.name,
             "settings": dict(self.judge.settings),
             "want_reference": self.want_reference,
-            "attribute_schema": self.schema.model_dump(mode="json"),
+            "attribute_schema": self.schema.judged(),
         }
 
     @property

@@ -12,6 +12,12 @@ def schema_with(**score_settings: object) -> AttributeSchema:
     return AttributeSchema(name="two", attributes=(Attribute(name="quality"), toxicity), **score_settings)
 
 
+def fractions(*names: str, **settings: object) -> AttributeSchema:
+    """Attributes from 0 to 1."""
+    attributes = tuple(Attribute(name=name, integer=False, maximum=1) for name in names)
+    return AttributeSchema(name="fractions", attributes=attributes, score=names, **settings)
+
+
 def test_steering_line_is_the_papers(helpsteer):
     assert helpsteer.steering_line(VALUES) == (
         "Please answer the question such that your response is in the following attributes in 5-point Likert scale:\n"
@@ -71,7 +77,17 @@ def test_unknown_and_missing_names_are_refused(helpsteer):
     [
         ({"minimum": 4, "maximum": 4}, "not below maximum"),
         ({"default": 5}, "default 5.0 outside"),
-        ({"name": "two words"}, "should match pattern"),
+        ({"name": "two words"}, "'two words' cannot be the name of an attribute.*letters, digits, - and _"),
+        ({"name": "größe"}, "cannot be the name"),
+        ({"name": "a=b"}, "cannot be the name"),
+        ({"name": "a:b"}, "cannot be the name"),
+        ({"name": "a.b"}, "cannot be the name"),
+        ({"default": 2.5}, "must be whole numbers, or set integer: false"),
+        ({"maximum": 0.5}, "must be whole numbers"),
+        ({"maximum": float("inf"), "integer": False}, "has no end"),
+        ({"levels": {5: "too much"}}, r"levels \[5\] outside 0..4"),
+        ({"levels": {1: "a", "1": "b"}}, "name a score twice"),
+        ({"levels": {"high": "a"}}, "valid integer"),
         ({"weight": 2}, "Extra inputs"),
     ],
 )
@@ -83,8 +99,9 @@ def test_impossible_attribute_is_refused(settings, message):
 def test_impossible_schema_is_refused(helpsteer):
     with pytest.raises(ValidationError, match="score names unknown attributes"):
         schema_with(score=("wit",))
-    with pytest.raises(ValidationError, match="present and distinct"):
-        AttributeSchema(name="twice", attributes=(Attribute(name="a"), Attribute(name="A")), score=())
+    for first, second in (("a", "A"), ("spatial-awareness", "spatial_awareness"), ("on_topic", "OnTopic")):
+        with pytest.raises(ValidationError, match="present and distinct"):
+            AttributeSchema(name="twice", attributes=(Attribute(name=first), Attribute(name=second)), score=())
     with pytest.raises(ValidationError, match="no better direction"):
         AttributeSchema(name="taste", attributes=helpsteer.attributes, score=("verbosity",))
 
@@ -94,3 +111,74 @@ def test_fingerprint_changes_with_a_rubric_text(helpsteer):
     changed["attributes"][0]["levels"][0] += "!"
     assert AttributeSchema.model_validate(changed).fingerprint != helpsteer.fingerprint
     assert AttributeSchema.model_validate(helpsteer.model_dump()).fingerprint == helpsteer.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "default"),
+    [
+        ({"maximum": 1, "integer": False}, 1),
+        ({"maximum": 1, "integer": False, "higher_is_better": False}, 0),
+        ({"maximum": 1, "integer": False, "higher_is_better": None}, 0.5),
+        ({"minimum": 1, "maximum": 10}, 10),
+        ({"minimum": 1, "maximum": 10, "higher_is_better": None}, 5),
+        ({"minimum": -2, "maximum": 2, "higher_is_better": False}, -2),
+        ({"default": None}, 4),
+        ({"default": 3}, 3),
+    ],
+)
+def test_nothing_asked_for_means_the_better_end_or_the_middle(settings, default):
+    assert Attribute(name="quality", **settings).default == default
+
+
+def test_fingerprint_of_the_shipped_schema_stays(helpsteer):
+    """Annotations carry it: with another one they would have to be paid for again."""
+    assert helpsteer.fingerprint == "767988d01ffdec02"
+    assert "steering" not in helpsteer.model_dump(mode="json")
+
+
+def test_levels_of_fractions_survive_json():
+    attribute = Attribute(name="a", integer=False, maximum=1, levels={0: "none", 0.5: "half", 1.0: "all"})
+    assert attribute.levels == {0: "none", 0.5: "half", 1: "all"}
+    schema = AttributeSchema(name="one", attributes=(attribute,), score=("a",))
+    again = AttributeSchema.model_validate_json(schema.model_dump_json())
+    assert again == schema and again.fingerprint == schema.fingerprint
+    assert list(again.attributes[0].levels) == [0, 0.5, 1]
+
+
+def test_steering_line_names_the_scale_of_the_schema():
+    request = "Please answer the question such that your response is in the following attributes"
+    values = {"clarity": 0.5, "wit": 1}
+    assert fractions("clarity", "wit").steering_line(values) == f"{request} on a scale from 0 to 1:\nClarity:0.5,Wit:1"
+    mixed = schema_with(score=("quality",)).steering_line({"quality": 4, "toxicity": 1})
+    assert mixed == f"{request} on these scales (Quality 0 to 4, Toxicity 1 to 5):\nQuality:4,Toxicity:1"
+    own = fractions("clarity", "wit", steering="Wanted from 0 to 1 -> {attributes}")
+    assert own.steering_line(values) == "Wanted from 0 to 1 -> Clarity:0.5,Wit:1"
+    assert own.fingerprint == fractions("clarity", "wit").fingerprint, "the judge does not read this line"
+    assert AttributeSchema.model_validate(own.model_dump(mode="json")).steering_head == "Wanted from 0 to 1 -> "
+
+
+@pytest.mark.parametrize(
+    "line", ["Please be good", "{attributes}", "Wanted: {attributes}!", "See <image> for {attributes}"]
+)
+def test_a_steering_line_that_could_not_be_found_again_is_refused(line):
+    with pytest.raises(ValidationError, match="steering must"):
+        fractions("clarity", steering=line)
+
+
+def test_a_sweep_takes_whole_numbers_or_five_fractions(helpsteer):
+    assert helpsteer["verbosity"].steps() == [0, 1, 2, 3, 4]
+    assert Attribute(name="a", minimum=0, maximum=1, integer=False).steps() == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_every_shipped_schema_is_sound(repository):
+    import yaml
+
+    files = sorted((repository / "conf/attribute_schema").glob("*.yaml"))
+    assert [path.stem for path in files] == ["helpsteer", "vision_hallucination"]
+    for path in files:
+        schema = AttributeSchema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        assert schema.name == path.stem and schema.score
+        assert all(item.description and item.levels for item in schema.attributes)
+    assert schema.complete({}) == {
+        "hallucinations": 0, "helpfulness": 1, "quality": 1, "spatial_awareness": 1, "domain_knowledge": 0.5,
+    }  # fmt: skip

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from nemo_mm_align.datasets.builders import BuildSettings, build
+from nemo_mm_align.datasets.build_settings import BuildSettings
+from nemo_mm_align.datasets.builders import build
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, read_records, write_records
@@ -99,13 +100,13 @@ def test_groups_without_a_pair_are_dropped_with_the_reason(helpsteer):
     }
 
 
-@pytest.mark.parametrize("name", ["rejection", "preference"])
+@pytest.mark.parametrize("name", ["rejection", "preference", "all_pairs"])
 def test_choices_depend_on_seed_and_prompt_only(helpsteer, name):
     candidates = [rated(str(index), *(BEST if index < 4 else POOR)) for index in range(8)]
     given = [annotation(helpsteer, *candidates, name=str(index)) for index in range(20)]
-    first, _ = build(BuildSettings(name=name, seed=1), given, helpsteer)
-    again, _ = build(BuildSettings(name=name, seed=1), given[::-1], helpsteer)
-    other, _ = build(BuildSettings(name=name, seed=2), given, helpsteer)
+    first, _ = build(BuildSettings(name=name, seed=1, max_pairs=1), given, helpsteer)
+    again, _ = build(BuildSettings(name=name, seed=1, max_pairs=1), given[::-1], helpsteer)
+    other, _ = build(BuildSettings(name=name, seed=2, max_pairs=1), given, helpsteer)
     assert first == again[::-1] and first != other
 
 
@@ -146,7 +147,12 @@ def test_the_script_writes_records_whose_images_resolve(repository, tmp_path, he
         assert example.images == (str(tmp_path / "data/img/a.png"),)
     summary = json.loads((tmp_path / "rejection.jsonl.summary.json").read_text())
     assert (summary["prompts"], summary["candidates"], summary["kept"]) == (3, 6, 3)
-    assert summary["settings"] == {"name": "rejection", "threshold": None, "drop_truncated": True, "seed": 1234}
+    settings = {"name": "rejection", "threshold": None, "drop_truncated": True, "fraction": 1.0, "seed": 1234}
+    assert summary["settings"] == settings
+    assert summary["answers"]["answer"]["score"] | {"deviation": 0} == {
+        "count": 3, "mean": 12, "deviation": 0, "minimum": 12, "maximum": 12, "bins": {"12": 3},
+    }  # fmt: skip
+    assert summary["paper"] == "100% of the prompts gave an example; in the paper 84% (5,034 of 6,000)"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "data",
         "rejection.jsonl",
@@ -160,3 +166,8 @@ def test_the_script_names_what_is_wrong(repository, tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: none.jsonl: no such file.")
     done = run(repository, tmp_path, "method=sft", "method.margin=1", "annotations=a", "out=x")
     assert done.returncode != 0 and "margin" in done.stderr
+    done = run(repository, tmp_path)
+    assert done.returncode == 2 and done.stderr == (
+        "error: missing on the command line: method=... (sft, rejection, steerlm, preference, best_worst, all_pairs), "
+        "annotations=..., out=.... Each is explained in conf/build.yaml.\n"
+    )

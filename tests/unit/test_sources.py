@@ -7,6 +7,7 @@ from PIL import Image
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import PreferenceExample, TrainingExample, Turn, write_records
+from tests.unit.test_attributes import fractions
 
 HEAD = "Please answer the question such that your response is in the following attributes in 5-point Likert scale:"
 LABELS = "Helpfulness:4,Correctness:3,Coherence:2,Complexity:1,Verbosity:0"
@@ -176,6 +177,19 @@ def test_an_attribute_line_in_the_text_becomes_attributes(tmp_path, helpsteer):
     assert (example.turns[0].content, example.attributes) == ("<image>\nWhat?", VALUES)
     (example,) = read(path)
     assert example.turns[0].content == f"<image>\nWhat?\n{HEAD}\n{LABELS}" and example.attributes is None
+
+
+def test_an_attribute_line_of_another_schema_is_found_and_checked(tmp_path):
+    schema = fractions("clarity", "local_wit")
+    values = {"clarity": 0.5, "local_wit": 1}
+    own, papers = schema.steering_line(values), f"{HEAD}\nclarity:0.5,Local-Wit:1"
+    for line in (own, papers):
+        (example,) = read(write(tmp_path / "data.json", [llava(f"<image>\nWhat?\n{line}")]), schema)
+        assert (example.turns[0].content, example.attributes) == ("<image>\nWhat?", values)
+    assert faults_of(tmp_path, [llava(f"<image>\nWhat?\n{own}\n{papers}")], schema) == [
+        ("record 1", "attribute_line_repeated")
+    ]
+    assert faults_of(tmp_path, [llava(f"<image>\nWhat?\n{HEAD}\n{LABELS}")], schema) == [("record 1", "unknown_label")]
 
 
 def test_every_fault_of_every_record_is_reported(tmp_path, helpsteer):

@@ -1,0 +1,53 @@
+"""Sets for ablations: a share of the examples, and pairs with wrong labels, both in exact numbers drawn by seed.
+
+Every example has a place in an order that the seed and its id alone decide. A share takes the first ones, so that the
+examples of 25 % are among those of 50 %, and the pairs swapped at 25 % among those swapped at 50 %.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nemo_mm_align.datasets.build_settings import BuildSettings
+from nemo_mm_align.records import PreferenceExample
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Which examples are kept (None: all) and which pairs are swapped, by id."""
+
+    kept: frozenset[str] | None = None
+    flipped: frozenset[str] = frozenset()
+
+
+def plan_ablation(settings: BuildSettings, ids: Iterable[str]) -> Ablation:
+    """Choose among the ids of a whole set; swapped pairs are a share of the kept ones."""
+    names = list(ids)
+    if settings.fraction < 1:
+        names = _first(names, settings.fraction, f"{settings.seed}:fraction")
+    kept = frozenset(names) if settings.fraction < 1 else None
+    return Ablation(kept, frozenset(_first(names, settings.label_noise, f"{settings.seed}:noise")))
+
+
+def _first(ids: list[str], share: float, seed: str) -> list[str]:
+    count = math.floor(share * len(ids) + 0.5)
+    return sorted(ids, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:count]
+
+
+def flip(pair: PreferenceExample) -> PreferenceExample:
+    """Return a pair with chosen and rejected swapped, their scores and reference log-probs with them."""
+    metadata = pair.metadata | {"flipped": True}
+    if "chosen" in metadata and "rejected" in metadata:
+        metadata |= {"chosen": pair.metadata["rejected"], "rejected": pair.metadata["chosen"]}
+    swapped = {
+        "chosen": pair.rejected,
+        "rejected": pair.chosen,
+        "chosen_score": pair.rejected_score,
+        "rejected_score": pair.chosen_score,
+        "reference_chosen_log_prob": pair.reference_rejected_log_prob,
+        "reference_rejected_log_prob": pair.reference_chosen_log_prob,
+    }
+    return pair.model_copy(update=swapped | {"metadata": metadata})

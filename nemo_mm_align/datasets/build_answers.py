@@ -1,0 +1,77 @@
+"""Sets of single answers: the judge's own, the perfect ones, or all with their ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.datasets.build_settings import BuildSettings
+from nemo_mm_align.datasets.build_summary import BuildSummary
+from nemo_mm_align.datasets.candidates import (
+    TOLERANCE,
+    check_scored,
+    checked,
+    metadata_of,
+    random_of,
+    usable_candidates,
+)
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, Annotation, TrainingExample, Turn
+
+
+def build_sft(
+    annotations: Iterable[Annotation], settings: BuildSettings, schema: AttributeSchema, summary: BuildSummary
+) -> Iterator[TrainingExample]:
+    """Pair each prompt with the judge's reference answer; prompts without one are dropped."""
+    for annotation in checked(annotations, schema, summary):
+        answer = (annotation.reference_answer or "").strip()
+        if not answer or IMAGE_PLACEHOLDER in answer:
+            summary.drop("prompt", "no reference answer" if not answer else f"{IMAGE_PLACEHOLDER} in the answer")
+            continue
+        yield _example(annotation, annotation.prompt.id, answer, {})
+
+
+def build_rejection(
+    annotations: Iterable[Annotation], settings: BuildSettings, schema: AttributeSchema, summary: BuildSummary
+) -> Iterator[TrainingExample]:
+    """Pair each prompt with one of its candidates that reach the threshold, drawn among their distinct texts."""
+    check_scored(schema)
+    threshold = schema.perfect_total if settings.threshold is None else settings.threshold
+    for annotation in checked(annotations, schema, summary):
+        usable = usable_candidates(annotation, settings, schema, summary)
+        good = list({item.text: item for item in usable if item.score >= threshold - TOLERANCE}.values())
+        if not good:
+            summary.drop("prompt", f"no candidate with a score of {threshold:g}" if usable else "no usable candidate")
+            continue
+        pick = random_of(settings, annotation).choice(good)
+        metadata = {"candidate": pick.index, "score": pick.score}
+        yield _example(annotation, annotation.prompt.id, pick.text, metadata)
+
+
+def build_steerlm(
+    annotations: Iterable[Annotation], settings: BuildSettings, schema: AttributeSchema, summary: BuildSummary
+) -> Iterator[TrainingExample]:
+    """Pair each prompt with each of its candidates, the candidate's ratings as the example's attributes."""
+    for annotation in checked(annotations, schema, summary):
+        usable = usable_candidates(annotation, settings, schema, summary)
+        if not usable:
+            summary.drop("prompt", "no usable candidate")
+        for item in usable:
+            metadata = {"candidate": item.index, "score": item.score}
+            yield _example(annotation, f"{annotation.prompt.id}#{item.index}", item.text, metadata, item.ratings)
+
+
+def _example(
+    annotation: Annotation,
+    example_id: str,
+    answer: str,
+    metadata: dict[str, Any],
+    attributes: dict[str, float] | None = None,
+) -> TrainingExample:
+    return TrainingExample(
+        id=example_id,
+        images=annotation.prompt.images,
+        turns=(*annotation.prompt.turns, Turn(role="assistant", content=answer)),
+        attributes=attributes,
+        metadata=metadata_of(annotation, metadata),
+    )

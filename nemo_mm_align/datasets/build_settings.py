@@ -1,0 +1,46 @@
+"""How a training set is built: one settings class for all methods; conf/method/*.yaml says which keys a method has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Method = Literal["sft", "rejection", "steerlm", "preference", "best_worst", "all_pairs"]
+PAIR_METHODS = ("preference", "best_worst", "all_pairs")
+
+
+class BuildSettings(BaseModel):
+    """How a training set is built.
+
+    Args:
+        name: the method.
+        threshold: rejection: least score of an answer to imitate; None for the schema's perfect score.
+        margin: pairs: least difference of the scores of chosen and rejected.
+        strict: pairs: the difference must be greater than `margin`; a difference of exactly `margin` is not enough.
+        max_pairs: all_pairs: at most so many pairs of a prompt, drawn at random; None for all.
+        label_noise: pairs: share of pairs whose chosen and rejected are swapped (an ablation).
+        length_bias: pairs: warn where the longer answer is chosen, or rejected, in more than this share of pairs.
+        fraction: share of the examples that is kept, drawn by `seed`; a smaller share lies inside a larger one.
+        drop_truncated: leave out candidates that were cut at the token limit: they would teach to stop anywhere.
+        seed: of the random choices.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Method
+    threshold: float | None = None
+    margin: float = Field(default=2, gt=0)
+    strict: bool = False
+    max_pairs: int | None = Field(default=None, ge=1)
+    label_noise: float = Field(default=0, ge=0, le=1)
+    length_bias: float = Field(default=0.6, ge=0.5, le=1)
+    fraction: float = Field(default=1, gt=0, le=1)
+    drop_truncated: bool = True
+    seed: int = 1234
+
+    @model_validator(mode="after")
+    def _noise_needs_pairs(self) -> BuildSettings:
+        if self.label_noise and self.name not in PAIR_METHODS:
+            raise ValueError(f"label_noise swaps the answers of pairs; method={self.name} makes none")
+        return self

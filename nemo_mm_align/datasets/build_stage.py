@@ -1,0 +1,61 @@
+"""The stage behind ``scripts/build.py``: annotations in, a training set and its summary out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.datasets.build_settings import BuildSettings
+from nemo_mm_align.datasets.build_summary import BuildSummary
+from nemo_mm_align.datasets.builders import BUILDERS, stream
+from nemo_mm_align.datasets.relocate import relocate_images
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.records import Annotation, read_records, write_records
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """An annotations file as something that can be gone through more than once."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Annotation]:
+        return read_records(self.path, Annotation)
+
+
+def build_from_config(config: DictConfig) -> BuildSummary:
+    """Read ``annotations``, build, write ``out`` and ``<out>.summary.json`` beside it; return the summary.
+
+    Raises:
+        UserError: a setting is missing, annotations of another attribute schema, a prompt annotated twice, or nothing
+            left to write.
+    """
+    _check_complete(config)
+    schema = AttributeSchema.model_validate(OmegaConf.to_container(config.attribute_schema, resolve=True))
+    settings = BuildSettings.model_validate(OmegaConf.to_container(config.method, resolve=True))
+    source, out = Path(config.annotations), Path(config.out)
+    if out.resolve() == source.resolve():
+        raise UserError(f"out={out} is the annotations file itself; give another name.")
+    summary = BuildSummary(settings.name, schema)
+    examples = stream(settings, AnnotationFile(source), schema, summary)
+    write_records(out, relocate_images(examples, source, out))
+    summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True))
+    logger.info("%s\nwrote %s", summary.table(), out)
+    for warning in summary.warnings:
+        logger.warning("%s", warning)
+    return summary
+
+
+def _check_complete(config: DictConfig) -> None:
+    missing = [f"{key}=..." for key in ("annotations", "out") if OmegaConf.is_missing(config, key)]
+    if "method" not in config:
+        missing.insert(0, f"method=... ({', '.join(BUILDERS)})")
+    if missing:
+        raise UserError(f"missing on the command line: {', '.join(missing)}. Each is explained in conf/build.yaml.")

@@ -1,0 +1,128 @@
+"""Scores and lengths of what a builder writes, collected one example at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemo_mm_align.attributes import AttributeSchema
+
+FLOAT_BINS = 20
+NOTICEABLE = 3.0
+"""Standard errors by which a share must differ from one half to be no accident."""
+
+
+@dataclass
+class Distribution:
+    """Mean, standard deviation, ends and histogram of a quantity.
+
+    Args:
+        low: lower end of the histogram.
+        width: of a bin; None for no histogram.
+    """
+
+    low: float = 0.0
+    width: float | None = None
+    count: int = 0
+    mean: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    bins: Counter[int] = field(default_factory=Counter)
+    _squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value (Welford's update)."""
+        self.count += 1
+        step = value - self.mean
+        self.mean += step / self.count
+        self._squares += step * (value - self.mean)
+        self.minimum, self.maximum = min(self.minimum, value), max(self.maximum, value)
+        if self.width:
+            self.bins[math.floor((value - self.low) / self.width + 1e-9)] += 1
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the values themselves."""
+        return math.sqrt(self._squares / self.count) if self.count else 0.0
+
+    def content(self) -> dict[str, Any]:
+        """Return the figures for the summary's file; bins by their lower end."""
+        if not self.count:
+            return {"count": 0}
+        figures = {"count": self.count, "mean": self.mean, "deviation": self.deviation}
+        figures |= {"minimum": self.minimum, "maximum": self.maximum}
+        if not self.width:
+            return figures
+        width = self.width
+        return figures | {"bins": {f"{self.low + place * width:g}": n for place, n in sorted(self.bins.items())}}
+
+
+def score_distribution(schema: AttributeSchema) -> Distribution:
+    """Return an empty distribution of scores: a bin per whole number, or 20 over the range of a schema of fractions."""
+    low, high = schema.worst_total, schema.perfect_total
+    whole = all(schema[name].integer for name in schema.score)
+    return Distribution(low, (1.0 if whole else (high - low) / FLOAT_BINS) if schema.score else None)
+
+
+@dataclass
+class SideStatistics:
+    """Scores and lengths (characters) of the answers on one side: ``chosen``, ``rejected`` or the only one."""
+
+    scores: Distribution
+    lengths: Distribution = field(default_factory=Distribution)
+
+    def add(self, text: str, score: float | None) -> None:
+        """Count an answer."""
+        self.lengths.add(len(text))
+        if score is not None:
+            self.scores.add(score)
+
+    def content(self) -> dict[str, Any]:
+        """Return the figures for the summary's file."""
+        return {"score": self.scores.content(), "characters": self.lengths.content()}
+
+    def line(self) -> str:
+        """Return the figures in words."""
+        text = f"{self.lengths.mean:.0f} characters"
+        if self.scores.count:
+            text = f"score {self.scores.mean:.2f} (standard deviation {self.scores.deviation:.2f}), {text}"
+        return text
+
+
+@dataclass
+class LengthBias:
+    """In how many pairs the longer answer is the chosen one."""
+
+    longer: int = 0
+    shorter: int = 0
+    pairs: int = 0
+
+    def add(self, chosen: str, rejected: str) -> None:
+        """Count a pair."""
+        self.pairs += 1
+        self.longer += len(chosen) > len(rejected)
+        self.shorter += len(chosen) < len(rejected)
+
+    def warning(self, limit: float) -> str | None:
+        """Return what is wrong where length alone tells chosen from rejected in more than `limit` of the pairs."""
+        unequal = self.longer + self.shorter
+        if not unequal:
+            return None
+        share = max(self.longer, self.shorter) / unequal
+        if share <= limit or share - 0.5 <= NOTICEABLE * 0.5 / math.sqrt(unequal):
+            return None
+        word = "longer" if self.longer > self.shorter else "shorter"
+        return (
+            f"the chosen answer is the {word} one in {share:.0%} of the pairs of unequal length (length_bias={limit:g}): "
+            "a model can win by length alone. Compare lengths after training, or balance the candidates."
+        )
+
+    def content(self) -> dict[str, int]:
+        """Return the counts for the summary's file."""
+        return {
+            "chosen_longer": self.longer,
+            "chosen_shorter": self.shorter,
+            "equal": self.pairs - self.longer - self.shorter,
+        }
