@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from nemo_mm_align.labeling.admission import Admission
-from nemo_mm_align.labeling.budget import BudgetSettings, describe_tokens, money
-from nemo_mm_align.labeling.estimates import TokenEstimator
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeFailure, JudgeRequest, Price
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.limits import Limiter
-from nemo_mm_align.labeling.progress import describe_seconds
-from nemo_mm_align.labeling.runner import RunnerSettings
-from nemo_mm_align.labeling.spending import Spending, Tokens
+from nemo_mm_align.labeling.running.admission import Admission
+from nemo_mm_align.labeling.running.budget import BudgetSettings, describe_tokens, money
+from nemo_mm_align.labeling.running.estimates import TokenEstimator
+from nemo_mm_align.labeling.running.limits import Limiter
+from nemo_mm_align.labeling.running.progress import describe_seconds
+from nemo_mm_align.labeling.running.runner import RunnerSettings
+from nemo_mm_align.labeling.running.spending import Spending, Tokens
 
 log = logging.getLogger(__name__)
 

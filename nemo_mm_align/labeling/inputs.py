@@ -14,7 +14,7 @@ from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.images import read_image_bytes
 from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key, draw_prompts
-from nemo_mm_align.labeling.progress import track
+from nemo_mm_align.labeling.running.progress import track
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line, resolve_image
 
 SHOWN_FAULTS = 10

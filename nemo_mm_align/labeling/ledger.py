@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.labeling.judge import FailureKind
 from nemo_mm_align.labeling.ledger_index import RECENT_S, Failures, Index, timestamp
-from nemo_mm_align.labeling.spending import Spending
+from nemo_mm_align.labeling.running.spending import Spending
 from nemo_mm_align.records import Record
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nemo_mm_align.labeling.judge import PERMANENT_KINDS, SERVICE_KINDS
-from nemo_mm_align.labeling.spending import Spending
+from nemo_mm_align.labeling.running.spending import Spending
 
 RECENT_S = 120.0
 """How far back the starts of calls are kept in memory, for limits per minute."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from nemo_mm_align.labeling.batch.reader import BatchReader
 from nemo_mm_align.labeling.batch.settings import BatchSettings
-from nemo_mm_align.labeling.human.judge import HumanJudge
-from nemo_mm_align.labeling.human.session import HumanSession
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge
+from nemo_mm_align.labeling.judges.human.judge import HumanJudge
+from nemo_mm_align.labeling.judges.human.session import HumanSession
 from nemo_mm_align.labeling.ledger import Ledger
 
 

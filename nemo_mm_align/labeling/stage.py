@@ -13,25 +13,25 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.admission import Admission, open_admission
 from nemo_mm_align.labeling.annotations import write_annotations, write_unlabelled
 from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.batch.writer import write_batch
-from nemo_mm_align.labeling.budget import BudgetSettings, describe_tokens
 from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, survey
-from nemo_mm_align.labeling.estimates import EstimateSettings
 from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge, price_of
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.progress import Tally, track
 from nemo_mm_align.labeling.provenance import check_same_repeat, report_path, settings_path
 from nemo_mm_align.labeling.quality import report_quality
 from nemo_mm_align.labeling.registry import build_judge
-from nemo_mm_align.labeling.runner import LabelRunner, RunnerSettings
+from nemo_mm_align.labeling.running.admission import Admission, open_admission
+from nemo_mm_align.labeling.running.budget import BudgetSettings, describe_tokens
+from nemo_mm_align.labeling.running.estimates import EstimateSettings
+from nemo_mm_align.labeling.running.progress import Tally, track
+from nemo_mm_align.labeling.running.runner import LabelRunner, RunnerSettings
+from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.runs import calls_service, other_run
-from nemo_mm_align.labeling.workers import WorkerPoolJudge
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,14 @@ def label(settings: LabelSettings, judge: Judge) -> LabelSummary:
         unlabelled = write_unlabelled(settings.unlabelled_path, inputs, ledger)
     summary = LabelSummary(len(inputs), annotations, unlabelled, tally)
     _report(settings, summary, admission)
-    if annotations:
-        report_quality(settings.out, settings.attribute_schema, settings.ledger_path, settings.image_root)
-    if runner.error is not None:
-        raise runner.error
-    if runner.stopped_by_signal is not None:
+    if runner.stopped_by_signal is not None and runner.error is None:
         raise SystemExit(128 + runner.stopped_by_signal)
+    try:
+        if annotations:
+            report_quality(settings.out, settings.attribute_schema, settings.ledger_path, settings.image_root)
+    finally:  # why the run stopped goes before what became of its report
+        if runner.error is not None:
+            raise runner.error
     if unlabelled and not settings.allow_failures:
         if admission.exhausted:
             raise UserError(_describe_exhausted(summary, admission))

@@ -10,8 +10,8 @@ import pytest
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.benchmarks.judge_server.faults import PASSING
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini import GeminiJudge
 from nemo_mm_align.labeling.judge import PERMANENT_KINDS
+from nemo_mm_align.labeling.judges.gemini import GeminiJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import (

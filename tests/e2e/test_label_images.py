@@ -9,7 +9,7 @@ from PIL import Image
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini import GeminiJudge
+from nemo_mm_align.labeling.judges.gemini import GeminiJudge
 from nemo_mm_align.labeling.stage import LabelSettings, label
 from tests.judge_server import Files, JudgeServer, judge_server, make_files
 from tests.unit.test_images import huge_png, noise

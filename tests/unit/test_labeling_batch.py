@@ -11,9 +11,9 @@ import requests
 import nemo_mm_align.labeling.stage
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini import GeminiJudge
-from nemo_mm_align.labeling.google_genai import GoogleGenaiJudge
-from nemo_mm_align.labeling.openai_compatible import OpenAICompatibleJudge
+from nemo_mm_align.labeling.judges.gemini import GeminiJudge
+from nemo_mm_align.labeling.judges.google_genai import GoogleGenaiJudge
+from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatibleJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.miniature.oracle import OracleJudge
 from nemo_mm_align.records import Annotation, read_records

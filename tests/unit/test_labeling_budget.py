@@ -14,16 +14,16 @@ import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling import limits, progress
-from nemo_mm_align.labeling.budget import Budget, BudgetSettings
-from nemo_mm_align.labeling.estimates import EstimateSettings, TokenEstimator
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest, Price
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.progress import Rate, Tally, describe_seconds, eta_seconds
 from nemo_mm_align.labeling.registry import build_judge
-from nemo_mm_align.labeling.spending import Spending, Tokens
+from nemo_mm_align.labeling.running import limits, progress
+from nemo_mm_align.labeling.running.budget import Budget, BudgetSettings
+from nemo_mm_align.labeling.running.estimates import EstimateSettings, TokenEstimator
+from nemo_mm_align.labeling.running.progress import Rate, Tally, describe_seconds, eta_seconds
+from nemo_mm_align.labeling.running.spending import Spending, Tokens
+from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.stage import label_from_config
-from nemo_mm_align.labeling.workers import WorkerPoolJudge
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, write_records
 from tests.unit.paid_judge import DEADLY, MAX_OUTPUT_TOKENS, SLOW, calls_of
 

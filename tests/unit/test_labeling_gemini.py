@@ -11,8 +11,8 @@ import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini import GeminiJudge
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.judges.gemini import GeminiJudge
 from nemo_mm_align.labeling.registry import build_judge
 from tests.judge_server import (
     Files,
@@ -226,11 +226,11 @@ def test_a_missing_or_odd_key_is_an_error_before_any_call(monkeypatch, tmp_path:
 
 
 def test_settings_of_the_group_are_checked(helpsteer: AttributeSchema) -> None:
-    target = "nemo_mm_align.labeling.gemini.GeminiJudge"
+    target = "nemo_mm_align.labeling.judges.gemini.GeminiJudge"
     assert build_judge({"_target_": target, "model": "models/gemini-x"}, helpsteer).name == "gemini-x"
     with pytest.raises(UserError, match=r"unexpected keyword argument 'api_key'.*temperature"):
         build_judge({"_target_": target, "model": "gemini-x", "api_key": "secret"}, helpsteer)
     with pytest.raises(UserError, match="safety_threshold"):
         build_judge({"_target_": target, "model": "gemini-x", "safety_threshold": "OFF"}, helpsteer)
     with pytest.raises(UserError, match="cannot be imported"):
-        build_judge({"_target_": "nemo_mm_align.labeling.gemini.Gemini"}, helpsteer)
+        build_judge({"_target_": "nemo_mm_align.labeling.judges.gemini.Gemini"}, helpsteer)

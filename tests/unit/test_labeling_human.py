@@ -17,8 +17,8 @@ import requests
 import nemo_mm_align.labeling.stage
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.human.desk import FormError, read_score
-from nemo_mm_align.labeling.human.judge import HumanJudge
+from nemo_mm_align.labeling.judges.human.desk import FormError, read_score
+from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.records import Annotation, Candidate, read_records
 from tests.judge_server import Files, make_files, true_ratings

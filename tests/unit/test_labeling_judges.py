@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pydantic import ValidationError
 
-import nemo_mm_align.labeling.request_images
+import nemo_mm_align.labeling.judges.request_images
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini import GeminiJudge
-from nemo_mm_align.labeling.google_genai import GoogleGenaiJudge
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeFailure, JudgeRequest, price_of
-from nemo_mm_align.labeling.openai_compatible import OpenAICompatibleJudge
+from nemo_mm_align.labeling.judges.gemini import GeminiJudge
+from nemo_mm_align.labeling.judges.google_genai import GoogleGenaiJudge
+from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatibleJudge
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.stage import LabelSettings
 from nemo_mm_align.records import Prompt, Turn
@@ -140,7 +140,7 @@ def test_bytes_go_as_they_are_undecoded(make, files: Files, helpsteer: Attribute
 
 
 def test_gif_becomes_png_where_the_service_takes_none(make, files, helpsteer, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(nemo_mm_align.labeling.request_images, "_noted", set())
+    monkeypatch.setattr(nemo_mm_align.labeling.judges.request_images, "_noted", set())
     path = files.folder / "a.gif"
     Image.new("RGB", (8, 8), (255, 0, 0)).save(path)
     with judge_server() as server:
@@ -200,9 +200,11 @@ def test_google_genai_sends_rubric_schema_and_decoding(files: Files, helpsteer: 
 def test_google_genai_without_its_package_says_how_to_install_it(helpsteer, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "google.genai", None)
     monkeypatch.delattr("google.genai")
-    monkeypatch.delitem(sys.modules, "nemo_mm_align.labeling.google_genai")
+    monkeypatch.delitem(sys.modules, "nemo_mm_align.labeling.judges.google_genai")
     with pytest.raises(UserError, match=r"^judge=google_genai needs .* pip install google-genai=="):
-        build_judge({"_target_": "nemo_mm_align.labeling.google_genai.GoogleGenaiJudge", "model": "m"}, helpsteer)
+        build_judge(
+            {"_target_": "nemo_mm_align.labeling.judges.google_genai.GoogleGenaiJudge", "model": "m"}, helpsteer
+        )
 
 
 def test_openai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:

@@ -16,7 +16,7 @@ from nemo_mm_align.images import read_file
 from nemo_mm_align.labeling import image_hashes
 from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
-from nemo_mm_align.labeling.spending import Tokens
+from nemo_mm_align.labeling.running.spending import Tokens
 
 
 def attempt(key: str, status: str = "ok", **changes: object) -> Attempt:

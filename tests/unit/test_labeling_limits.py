@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.labeling import limits
-from nemo_mm_align.labeling.limits import TRANSIT_S, WINDOW_S, DepartureLog, Limiter, MinuteLimit, read_departures
+from nemo_mm_align.labeling.running import limits
+from nemo_mm_align.labeling.running.limits import (
+    TRANSIT_S,
+    WINDOW_S,
+    DepartureLog,
+    Limiter,
+    MinuteLimit,
+    read_departures,
+)
 
 
 def most_in_a_minute(times: list[float], amounts: list[int] | None = None) -> int:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini import GeminiJudge
+from nemo_mm_align.labeling.judges.gemini import GeminiJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import (

@@ -16,11 +16,11 @@ from typing import Any
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.batch.settings import BatchSettings, WritesBatches, batch_judge
-from nemo_mm_align.labeling.http_failures import RAW_LIMIT
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest, check_reply, price_of
+from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
-from nemo_mm_align.labeling.progress import Tally
+from nemo_mm_align.labeling.running.progress import Tally
 
 log = logging.getLogger(__name__)
 

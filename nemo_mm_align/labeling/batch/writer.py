@@ -16,7 +16,7 @@ from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.ledger import Ledger, now
-from nemo_mm_align.labeling.progress import track
+from nemo_mm_align.labeling.running.progress import track
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.page import STYLE
 from nemo_mm_align.images import load_image
-from nemo_mm_align.labeling.budget import describe_tokens
 from nemo_mm_align.labeling.judge import Price
 from nemo_mm_align.labeling.provenance import report_path
 from nemo_mm_align.labeling.quality import findings, page, plots
@@ -23,7 +22,8 @@ from nemo_mm_align.labeling.quality.agreement import MEASURES, Estimate, Pairwis
 from nemo_mm_align.labeling.quality.collect import LENGTH, SCORE, Quality, collect
 from nemo_mm_align.labeling.quality.comparison import Comparison
 from nemo_mm_align.labeling.quality.statistics import Mean
-from nemo_mm_align.labeling.spending import Tokens
+from nemo_mm_align.labeling.running.budget import describe_tokens
+from nemo_mm_align.labeling.running.spending import Tokens
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, Annotation, resolve_image, write_text
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.labeling.api_key import hide_key, hide_key_in, read_api_key
-from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage, build_message
-from nemo_mm_align.labeling.gemini_replies import read_batch_reply, read_reply
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.pricing import PriceSettings, read_price
+from nemo_mm_align.labeling.judges.api_key import hide_key, hide_key_in, read_api_key
+from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage, build_message
+from nemo_mm_align.labeling.judges.gemini_replies import read_batch_reply, read_reply
 from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
+from nemo_mm_align.labeling.running.pricing import PriceSettings, read_price
 
 KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 

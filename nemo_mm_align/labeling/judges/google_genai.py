@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage
-from nemo_mm_align.labeling.gemini_replies import failure_of_status
-from nemo_mm_align.labeling.gemini_service import GeminiService
-from nemo_mm_align.labeling.http_failures import RAW_LIMIT
 from nemo_mm_align.labeling.judge import JudgeFailure
-from nemo_mm_align.labeling.pricing import PriceSettings
-from nemo_mm_align.labeling.request_images import RequestImage
+from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
+from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status
+from nemo_mm_align.labeling.judges.gemini_service import GeminiService
+from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT
+from nemo_mm_align.labeling.judges.request_images import RequestImage
+from nemo_mm_align.labeling.running.pricing import PriceSettings
 
 try:
     from google import genai

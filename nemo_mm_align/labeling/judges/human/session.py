@@ -6,13 +6,13 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from nemo_mm_align.labeling.human.desk import Desk
-from nemo_mm_align.labeling.human.judge import HumanJudge
-from nemo_mm_align.labeling.human.server import LabelServer
 from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.judges.human.desk import Desk
+from nemo_mm_align.labeling.judges.human.judge import HumanJudge
+from nemo_mm_align.labeling.judges.human.server import LabelServer
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.progress import Tally
-from nemo_mm_align.labeling.signals import stop_on_signal
+from nemo_mm_align.labeling.running.progress import Tally
+from nemo_mm_align.labeling.running.signals import stop_on_signal
 
 log = logging.getLogger(__name__)
 

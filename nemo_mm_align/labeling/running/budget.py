@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import Price
-from nemo_mm_align.labeling.spending import Tokens
+from nemo_mm_align.labeling.running.spending import Tokens
 
 POLL_S = 0.2
 

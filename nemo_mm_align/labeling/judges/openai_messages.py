@@ -10,7 +10,7 @@ from typing import Any
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.request_images import read_request_image
+from nemo_mm_align.labeling.judges.request_images import read_request_image
 from nemo_mm_align.labeling.rubric import build_judge_prompt
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")

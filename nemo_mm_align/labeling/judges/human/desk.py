@@ -12,7 +12,7 @@ from nemo_mm_align.attributes import Attribute
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
-from nemo_mm_align.labeling.progress import Tally
+from nemo_mm_align.labeling.running.progress import Tally
 
 MAX_TEXT = 20_000
 

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.admission import Admission, Ticket
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
 from nemo_mm_align.labeling.judge import (
     PERMANENT_KINDS,
@@ -22,9 +21,10 @@ from nemo_mm_align.labeling.judge import (
     check_reply,
 )
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
-from nemo_mm_align.labeling.pacing import Backoff, Breaker
-from nemo_mm_align.labeling.progress import ProgressDisplay, Tally
-from nemo_mm_align.labeling.signals import stop_on_signal
+from nemo_mm_align.labeling.running.admission import Admission, Ticket
+from nemo_mm_align.labeling.running.pacing import Backoff, Breaker
+from nemo_mm_align.labeling.running.progress import ProgressDisplay, Tally
+from nemo_mm_align.labeling.running.signals import stop_on_signal
 
 log = logging.getLogger(__name__)
 

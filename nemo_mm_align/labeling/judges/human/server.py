@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.human.desk import Desk, FormError
-from nemo_mm_align.labeling.human.page import render
 from nemo_mm_align.labeling.judge import JudgeFailure
-from nemo_mm_align.labeling.request_images import read_request_image
+from nemo_mm_align.labeling.judges.human.desk import Desk, FormError
+from nemo_mm_align.labeling.judges.human.page import render
+from nemo_mm_align.labeling.judges.request_images import read_request_image
 
 log = logging.getLogger(__name__)
 

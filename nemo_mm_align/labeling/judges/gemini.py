@@ -8,14 +8,14 @@ from typing import Any
 import requests
 import urllib3
 
-from nemo_mm_align.labeling.gemini_client import GoogleAPICallError, make_client, protos
-from nemo_mm_align.labeling.gemini_messages import Decoding, GeminiMessage
-from nemo_mm_align.labeling.gemini_replies import failure_of_status
-from nemo_mm_align.labeling.gemini_service import GeminiService
-from nemo_mm_align.labeling.http_failures import RAW_LIMIT
 from nemo_mm_align.labeling.judge import JudgeFailure
-from nemo_mm_align.labeling.pricing import PriceSettings
-from nemo_mm_align.labeling.request_images import RequestImage
+from nemo_mm_align.labeling.judges.gemini_client import GoogleAPICallError, make_client, protos
+from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
+from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status
+from nemo_mm_align.labeling.judges.gemini_service import GeminiService
+from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT
+from nemo_mm_align.labeling.judges.request_images import RequestImage
+from nemo_mm_align.labeling.running.pricing import PriceSettings
 
 GENERATION_FIELDS = {
     "temperature": "temperature",

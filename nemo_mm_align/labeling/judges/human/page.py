@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from nemo_mm_align.attributes import Attribute
-from nemo_mm_align.labeling.human.desk import Desk, Task, note_field, score_field
-from nemo_mm_align.labeling.human.template import PAGE
+from nemo_mm_align.labeling.judges.human.desk import Desk, Task, note_field, score_field
+from nemo_mm_align.labeling.judges.human.template import PAGE
 from nemo_mm_align.labeling.rubric import SPEAKERS
 from nemo_mm_align.records import IMAGE_PLACEHOLDER
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nemo_mm_align.labeling.budget import Budget, BudgetSettings
-from nemo_mm_align.labeling.estimates import EstimateSettings, TokenEstimator
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import JudgeRequest, max_output_tokens_of, price_of
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.limits import Departure, DepartureLog, Limiter, read_departures
-from nemo_mm_align.labeling.spending import Spending, Tokens, tokens_of
+from nemo_mm_align.labeling.running.budget import Budget, BudgetSettings
+from nemo_mm_align.labeling.running.estimates import EstimateSettings, TokenEstimator
+from nemo_mm_align.labeling.running.limits import Departure, DepartureLog, Limiter, read_departures
+from nemo_mm_align.labeling.running.spending import Spending, Tokens, tokens_of
 
 
 @dataclass(frozen=True)

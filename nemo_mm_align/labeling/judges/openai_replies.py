@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.labeling.http_failures import RAW_LIMIT, kind_of_status, retry_after
 from nemo_mm_align.labeling.judge import FailureKind, JudgeFailure, JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT, kind_of_status, retry_after
 from nemo_mm_align.labeling.parsing import parse_reply
 
 BLOCKED = frozenset({"content_filter", "content_policy_violation"})

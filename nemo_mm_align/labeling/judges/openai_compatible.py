@@ -13,12 +13,12 @@ import urllib3
 from pydantic import SecretStr
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.api_key import hide_key, read_api_key
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.openai_messages import ChatSettings, build_body
-from nemo_mm_align.labeling.openai_replies import failure_of_http, read_batch_reply, read_reply
-from nemo_mm_align.labeling.pricing import PriceSettings, read_price
+from nemo_mm_align.labeling.judges.api_key import hide_key, read_api_key
+from nemo_mm_align.labeling.judges.openai_messages import ChatSettings, build_body
+from nemo_mm_align.labeling.judges.openai_replies import failure_of_http, read_batch_reply, read_reply
 from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
+from nemo_mm_align.labeling.running.pricing import PriceSettings, read_price
 
 BATCH_URL = "/v1/chat/completions"
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.labeling.rubric import build_judge_prompt
-from nemo_mm_align.labeling.spending import Spending, Tokens
+from nemo_mm_align.labeling.running.spending import Spending, Tokens
 
 BYTES_PER_TOKEN = 4.0
 """UTF-8 bytes of a token: about right for English, on the high side for other scripts."""

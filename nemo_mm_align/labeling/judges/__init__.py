@@ -1,0 +1,1 @@
+"""The judges that ask somebody: Gemini through two clients, services with OpenAI's protocol, a person."""

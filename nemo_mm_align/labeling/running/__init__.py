@@ -1,0 +1,1 @@
+"""Making the calls: workers, limits, budget, back-off, progress."""
