@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from nemo_mm_align.records import PreferenceExample, Prompt, TrainingExample, resolve_image
+from nemo_mm_align.records import resolve_image
 
-WithImages = TypeVar("WithImages", bound=Prompt | TrainingExample | PreferenceExample)
+
+class RecordWithImages(Protocol):
+    """A record that names images: a prompt or an example."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Pydantic's."""
+
+
+WithImages = TypeVar("WithImages", bound=RecordWithImages)
 
 
 def relocate_images(records: Iterable[WithImages], source: str | Path, target: str | Path) -> Iterator[WithImages]:
