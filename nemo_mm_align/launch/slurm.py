@@ -77,11 +77,11 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
         [RUN_FUNCTION],
         [*_body(job, settings, cluster)],
         [
+            SETTINGS_FAULT,
             "# Finished, however it ended." if job.done_file else "# Finished.",
             f"if {finished(job)}; then",
             "    exit 0",
             "fi",
-            SETTINGS_FAULT,
             _AGAIN,
         ],
     ]

@@ -107,7 +107,8 @@ class Browser:
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
     if shutil.which("chromium") is None:
-        pytest.skip("chromium is not installed")
+        reason = "chromium is not installed (apt-get install chromium)"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     browser = Browser(tmp_path / "profile")
     yield browser
     browser.close()

@@ -69,14 +69,14 @@ run srun --kill-on-bad-exit=1 --mpi=none python -u scripts/train.py \
     model.hf_path=/shared/llava recipe=dpo model=llava15_13b
 code=$?
 
-# Finished, however it ended.
-if [ -e "$done_file" ]; then
-    exit 0
-fi
 # A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
 # one has failed leave higher ones.
 if [ -e "$fault_file" ]; then
     exit 2
+fi
+# Finished, however it ended.
+if [ -e "$done_file" ]; then
+    exit 0
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.

@@ -69,14 +69,14 @@ run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align
     out=/shared/results/first/answers.jsonl
 code=$?
 
-# Finished.
-if [ "$code" -eq 0 ]; then
-    exit 0
-fi
 # A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
 # one has failed leave higher ones.
 if [ -e "$fault_file" ]; then
     exit 2
+fi
+# Finished.
+if [ "$code" -eq 0 ]; then
+    exit 0
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.

@@ -84,14 +84,14 @@ if [ "$code" -eq 0 ]; then
     code=$?
 fi
 
-# Finished, however it ended.
-if [ -e "$done_file" ]; then
-    exit 0
-fi
 # A mistake that no restart mends; the error stands in this file. Exit codes do not tell: the ranks that are killed when
 # one has failed leave higher ones.
 if [ -e "$fault_file" ]; then
     exit 2
+fi
+# Finished, however it ended.
+if [ -e "$done_file" ]; then
+    exit 0
 fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.
