@@ -191,14 +191,19 @@ def read_records(path: str | Path, kind: type[RecordType]) -> Iterator[RecordTyp
 
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
     """Write records to a new file beside `path` and rename it into place; return how many were written."""
+    return write_lines(path, (record.model_dump_json(exclude_defaults=True) for record in records))
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> int:
+    """Write lines (each gets its newline) to a new file beside `path` and rename it into place; return their number."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(record.model_dump_json(exclude_defaults=True) + "\n")
+            for line in lines:
+                file.write(line + "\n")
                 count += 1
             file.flush()
             os.fsync(file.fileno())

@@ -13,9 +13,10 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.builders import BUILDERS, stream
+from nemo_mm_align.datasets.exports import export_named
 from nemo_mm_align.datasets.relocate import relocate_images
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation, read_records, write_records
+from nemo_mm_align.records import Annotation, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,11 @@ def build_from_config(config: DictConfig) -> BuildSummary:
     source, out = Path(config.annotations), Path(config.out)
     if out.resolve() == source.resolve():
         raise UserError(f"out={out} is the annotations file itself; give another name.")
-    summary = BuildSummary(settings.name, schema)
-    examples = stream(settings, AnnotationFile(source), schema, summary)
-    write_records(out, relocate_images(examples, source, out))
-    summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True))
+    summary, export = BuildSummary(settings.name, schema), export_named(config.format, schema, out)
+    examples = stream(settings, AnnotationFile(source), schema, summary, export.unfit)
+    export.write(relocate_images(examples, source, out))
+    summary.warnings += export.warnings()
+    summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True) | {"format": config.format})
     logger.info("%s\nwrote %s", summary.table(), out)
     for warning in summary.warnings:
         logger.warning("%s", warning)

@@ -46,7 +46,11 @@ def build(
 
 
 def stream(
-    settings: BuildSettings, annotations: Iterable[Annotation], schema: AttributeSchema, summary: BuildSummary
+    settings: BuildSettings,
+    annotations: Iterable[Annotation],
+    schema: AttributeSchema,
+    summary: BuildSummary,
+    unfit: Callable[[Example], str | None] = lambda example: None,
 ) -> Iterator[Example]:
     """Yield the examples one by one and count them in `summary`, which is complete when the last one has been taken.
 
@@ -55,15 +59,24 @@ def stream(
         annotations: read once; twice for a share of the set or label noise, which need the number of examples first.
         schema: that the annotations were made with.
         summary: empty.
+        unfit: says why an example cannot be written in the wanted format; None where it can.
 
     Raises:
         UserError: annotations of another schema, a prompt annotated twice, or no example left.
     """
+
+    def fitting(counts: BuildSummary) -> Iterator[Example]:
+        for example in BUILDERS[settings.name](annotations, settings, schema, counts):
+            if reason := unfit(example):
+                counts.drop("example", reason)
+            else:
+                yield example
+
     ablation = Ablation()
     if settings.fraction < 1 or settings.label_noise > 0:
-        first_pass = BUILDERS[settings.name](annotations, settings, schema, BuildSummary(settings.name, schema))
+        first_pass = fitting(BuildSummary(settings.name, schema))
         ablation = plan_ablation(settings, (example.id for example in first_pass))
-    for example in BUILDERS[settings.name](annotations, settings, schema, summary):
+    for example in fitting(summary):
         if ablation.kept is not None and example.id not in ablation.kept:
             summary.drop("example", f"outside fraction={settings.fraction:g}")
             continue

@@ -12,6 +12,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import IMAGE_PART
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
 
+SCORE_KEYS = ("chosen_score", "rejected_score")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -119,11 +120,20 @@ def _literal(text: str) -> Any:
     return text
 
 
+def score_fields(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the scores of a pair, which our exports of other formats carry along."""
+    return {key: number_field(record, key) for key in SCORE_KEYS}
+
+
 def extra_fields(record: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Return the fields that a format does not use, as metadata, where JSON can hold them."""
-    extras = {}
+    """Return the fields that a format does not use, as metadata, where JSON can hold them.
+
+    A ``metadata`` object, which our exports carry along, is taken over as it is.
+    """
+    own = record.get("metadata")
+    extras = dict(own) if isinstance(own, Mapping) else {}
     for key, value in record.items():
-        if key in known:
+        if key in known or value is own:
             continue
         try:
             json.dumps(value)

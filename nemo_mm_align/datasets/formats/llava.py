@@ -7,16 +7,18 @@ from typing import Any
 
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.formats.common import (
+    SCORE_KEYS,
     Context,
     extra_fields,
     image_list,
     message_text,
     number_field,
+    score_fields,
     turn_list,
 )
 
 CONVERSATION_KEYS = ("id", "image", "images", "conversations")
-DPO_KEYS = ("id", "image", "images", "question", "chosen", "rejected", "ref_win_logp", "ref_rej_logp")
+DPO_KEYS = ("id", "image", "images", "question", "chosen", "rejected", "ref_win_logp", "ref_rej_logp", *SCORE_KEYS)
 
 
 def parse_conversation(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
@@ -38,6 +40,7 @@ def parse_dpo(record: Mapping[str, Any], record_id: str, context: Context) -> Dr
     if (reference[0] is None) != (reference[1] is None):
         draft.fault("reference", "only one of ref_win_logp and ref_rej_logp is there.", "give both or neither.")
     draft.extras = {
+        **score_fields(record),
         "reference_chosen_log_prob": reference[0],
         "reference_rejected_log_prob": reference[1],
         "metadata": extra_fields(record, DPO_KEYS),

@@ -8,18 +8,20 @@ from typing import Any
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
 from nemo_mm_align.datasets.formats.common import (
+    SCORE_KEYS,
     Context,
     extra_fields,
     image_list,
     malformed,
     number_field,
+    score_fields,
     text_field,
     turn_list,
 )
 from nemo_mm_align.records import PreferenceExample, TrainingExample
 
 NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
-MESSAGE_KEYS = ("id", "image", "images", "messages", "prompt", "chosen", "rejected")
+MESSAGE_KEYS = ("id", "image", "images", "messages", "prompt", "chosen", "rejected", *SCORE_KEYS)
 
 
 def parse_record(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
@@ -50,7 +52,8 @@ def parse_messages(record: Mapping[str, Any], record_id: str, context: Context) 
     Content is a string or a list of image and text parts. Without a prompt, chosen and rejected are whole conversations
     that differ in the last message.
     """
-    images, extras = image_list(record), {"metadata": extra_fields(record, MESSAGE_KEYS)}
+    images = image_list(record)
+    extras: dict[str, Any] = {"metadata": extra_fields(record, MESSAGE_KEYS)}
     if "messages" in record:
         return Draft(record_id, images, turn_list(record, "messages", "role", "content"), extras=extras)
     chosen, rejected = (_messages(record, key, "assistant") for key in ("chosen", "rejected"))
@@ -59,6 +62,7 @@ def parse_messages(record: Mapping[str, Any], record_id: str, context: Context) 
         if messages[:-1] not in ([], prompt) or messages[-1][0] != "assistant":
             problem = f"{key} is not the prompt with one answer."
             raise MalformedRecord(Problem("field", problem, "chosen and rejected must answer the same prompt."))
+    extras |= score_fields(record)
     return Draft(record_id, images, prompt, (chosen[-1][1].strip(), rejected[-1][1].strip()), extras=extras)
 
 
