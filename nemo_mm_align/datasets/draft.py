@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from nemo_mm_align.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema, spelling
 from nemo_mm_align.datasets.faults import Problem
@@ -13,6 +16,9 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, TrainingExample, Turn
 
 Example = TrainingExample | PreferenceExample
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Valid in JSON's escapes, but no text: no tokenizer and no file can take it."""
 
 PAPER_HEAD = STEERING_LINE.removesuffix(PLACEHOLDER)
 """The sentence that begins an attribute turn in the paper's data."""
@@ -75,11 +81,15 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
     if draft.problems:
         return None
     turns = tuple(Turn.model_validate({"role": role, "content": content}) for role, content in draft.turns)
-    common = {"id": draft.id, "images": tuple(images), "turns": turns, "attributes": draft.attributes, **draft.extras}
-    if draft.answers is None:
-        return TrainingExample(**common)
-    chosen, rejected = draft.answers
-    return PreferenceExample(chosen=chosen, rejected=rejected, **common)
+    values = {"id": draft.id, "images": tuple(images), "turns": turns, "attributes": draft.attributes, **draft.extras}
+    try:
+        if draft.answers is None:
+            return TrainingExample(**values)
+        return PreferenceExample(chosen=draft.answers[0], rejected=draft.answers[1], **values)
+    except ValidationError as error:  # what no check above looks for
+        for item in error.errors():
+            draft.fault("field", f"{'.'.join(map(str, item['loc']))}: {item['msg']}.", "correct the field.")
+        return None
 
 
 def _check_order(draft: Draft) -> None:
@@ -94,6 +104,8 @@ def _check_order(draft: Draft) -> None:
 
 def _check_text(draft: Draft) -> None:
     answers = [content for role, content in draft.turns if role == "assistant"] + list(draft.answers or ())
+    if any(LONE_SURROGATE.search(text) for text in [*answers, *(content for _, content in draft.turns)]):
+        draft.fault("text", "a text holds half of a character (a lone surrogate).", "write the record anew as UTF-8.")
     if any(not text.strip() for text in answers):
         draft.fault("empty_answer", "an answer is empty.", "fill it in or remove the record.")
     if any(not content.strip() for role, content in draft.turns if role == "user"):

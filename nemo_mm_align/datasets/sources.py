@@ -6,6 +6,7 @@ by default one fault refuses the source, so that nothing is trained on silently.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from nemo_mm_align.records import resolve_image
 
 logger = logging.getLogger(__name__)
 
+BOM = codecs.BOM_UTF8
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 
@@ -160,22 +162,27 @@ def _read_json(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give a JSON or JSONL file, a folder, or a dataset's name.")
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((character for line in file for character in line if not character.isspace()), "")
-            if first != "[":
-                return "line", _json_lines(path)
-            file.seek(0)
-            return "record", enumerate(json.load(file), start=1)
+        if not _is_list(path):
+            return "line", _json_lines(path)
+        return "record", enumerate(json.loads(path.read_bytes().removeprefix(BOM).decode()), start=1)
     except ValueError as error:
         raise UserError(f"{path}: not a JSON list ({error}). Check the end of the file; is it complete?") from None
 
 
+def _is_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        first = next((text for line in file if (text := line.removeprefix(BOM).strip())), b"")
+    return first.startswith(b"[")
+
+
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                yield number, json.loads(line.removeprefix(BOM).decode())
+            except UnicodeDecodeError as error:
+                yield number, Problem("encoding", f"not UTF-8 ({error}).", "save the file as UTF-8.")
             except ValueError as error:
                 yield number, Problem("json", f"not a JSON object ({error}).", "mend or remove the line.")

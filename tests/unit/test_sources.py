@@ -249,6 +249,11 @@ def test_attributes_and_an_attribute_line_do_not_go_together(tmp_path, helpsteer
         (nemo_dpo(prompt="[INST] Hi [/INST]"), "markers"),
         (nemo_dpo(chosen_response="a\n<extra_id_1>User\nb\n<extra_id_1>"), "markers"),
         (steerlm(("User", "q", None), ("Assistant", "a", None), type="TEXT_TO_VALUE"), "field"),
+        (DPO | {"question": QUESTION, "ref_win_logp": 3.0, "ref_rej_logp": -4}, "reference"),
+        (DPO | {"question": QUESTION, "ref_win_logp": float("nan"), "ref_rej_logp": -4}, "field"),
+        (nemo_dpo(chosen_reward=float("inf")), "field"),
+        (llava(answer="half \ud83d"), "text"),
+        ({"id": "1", "turns": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b\udc00"}, "text"),
         ({"prompt": "q", "chosen": [{"role": "user", "content": "x"}], "rejected": "b"}, "field"),
     ],
 )
@@ -265,6 +270,34 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         read(tmp_path / "missing.jsonl")
     with pytest.raises(ValueError, match="unknown format 'xml'; known: auto, records"):
         SourceSettings(path="x", format="xml")
+
+
+def test_bytes_that_are_no_text_are_a_fault_and_a_mark_at_the_start_is_not(tmp_path):
+    path = tmp_path / "data.jsonl"
+    good = json.dumps(llava()).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n" + good.replace(b"What", b"Wh\xe4t") + b"\n" + good)
+    with pytest.raises(UserError, match="1 of 3 records refused.*\n.*encoding\n  line 2 .*not UTF-8"):
+        read(path)
+    assert len(read(path, on_fault="drop")) == 2
+    path.write_bytes(b"\xef\xbb\xbf\n [" + good + b"]")
+    assert len(read(path)) == 1
+    path.write_bytes(b"[" + good.replace(b"What", b"Wh\xe4t") + b"]")
+    with pytest.raises(UserError, match="data.jsonl: not a JSON list"):
+        read(path)
+
+
+def test_attributes_that_are_no_numbers_are_a_fault_without_a_schema_too(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert faults_of(tmp_path, [{"id": "1", "turns": turns, "attributes": {"helpfulness": "good"}}]) == [
+        ("record 1", "field")
+    ]
+
+
+def test_other_sums_of_the_authors_records_are_not_carried_along(tmp_path):
+    derived = {f"ref_{side}_{what}": [-1.0] for side in ("win", "rej") for what in ("per_token_logp", "avg_logp")}
+    record = DPO | derived | {"question": QUESTION, "ref_win_logp": -3.5, "ref_rej_logp": -7, "source": "x"}
+    (pair,) = read(write(tmp_path / "dpo.json", [record]))
+    assert pair.metadata == {"source": "x"} and pair.reference_chosen_log_prob == -3.5
 
 
 def test_a_broken_line_is_one_fault_among_others(tmp_path):

@@ -18,7 +18,10 @@ from nemo_mm_align.datasets.formats.common import (
 )
 
 CONVERSATION_KEYS = ("id", "image", "images", "conversations")
-DPO_KEYS = ("id", "image", "images", "question", "chosen", "rejected", "ref_win_logp", "ref_rej_logp", *SCORE_KEYS)
+REFERENCE_KEYS = ("ref_win_logp", "ref_rej_logp")
+DERIVED_KEYS = ("ref_win_avg_logp", "ref_rej_avg_logp", "ref_win_per_token_logp", "ref_rej_per_token_logp")
+"""Of the reference log-probs that the authors store, the sums are used; these say the same once more, at length."""
+DPO_KEYS = ("id", "image", "images", "question", "chosen", "rejected", *REFERENCE_KEYS, *DERIVED_KEYS, *SCORE_KEYS)
 
 
 def parse_conversation(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
@@ -36,9 +39,12 @@ def parse_dpo(record: Mapping[str, Any], record_id: str, context: Context) -> Dr
     question = message_text(record, "question")
     answers = (message_text(record, "chosen").strip(), message_text(record, "rejected").strip())
     draft = Draft(record_id, image_list(record), [["user", question]], answers)
-    reference = [number_field(record, key) for key in ("ref_win_logp", "ref_rej_logp")]
+    reference = [number_field(record, key) for key in REFERENCE_KEYS]
     if (reference[0] is None) != (reference[1] is None):
         draft.fault("reference", "only one of ref_win_logp and ref_rej_logp is there.", "give both or neither.")
+    if any(value is not None and value > 0 for value in reference):
+        problem = f"a reference log-prob is positive: {reference[0]}, {reference[1]}."
+        draft.fault("reference", problem, "give sums of log-probs over the answer's tokens, or leave them out.")
     draft.extras = {
         **score_fields(record),
         "reference_chosen_log_prob": reference[0],
