@@ -19,7 +19,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
 from nemo_mm_align.datasets.build_answers import build_rejection, build_sft, build_steerlm
 from nemo_mm_align.datasets.build_pairs import build_all_pairs, build_best_worst, build_preference
-from nemo_mm_align.datasets.build_settings import BuildSettings
+from nemo_mm_align.datasets.build_settings import PAIR_METHODS, BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.errors import UserError
@@ -85,6 +85,14 @@ def stream(
         summary.keep(example)
         yield example
     if not summary.kept:
-        raise UserError(f"no example is left for method={settings.name}:\n{summary.table()}")
+        raise UserError(f"no example is left for method={settings.name}:\n{summary.table()}{_scores(settings, schema)}")
     if warning := summary.lengths.warning(settings.length_bias):
         summary.warnings.append(warning)
+
+
+def _scores(settings: BuildSettings, schema: AttributeSchema) -> str:
+    if settings.name not in (*PAIR_METHODS, "rejection"):
+        return ""
+    key = "threshold" if settings.name == "rejection" else "margin"
+    ends = f"{schema.worst_total:g} to {schema.perfect_total:g}"
+    return f"\nScores of schema {schema.name!r} go from {ends}; a lower method.{key} keeps more."

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Annotation, Candidate, CandidateSet, Prompt, read_records, write_records
 from tests.tiny import tiny_llava, training_data
 
@@ -92,8 +94,8 @@ def test_own_names_fractions_and_lower_is_better_from_judge_to_answer(tmp_path: 
     assert {json.dumps(item.sampling["attributes"]) for item in answers} == {
         '{"made-up": 0.5, "clarity": 1.0, "tone": 2}'
     }
-    output = commands.run("generate", *ask, "out=other.jsonl", "attributes.verbosity=0", code=2)
-    assert "unknown attribute 'verbosity'; schema 'mine' has made-up, clarity, tone." in output
+    with pytest.raises(UserError, match="unknown attribute 'verbosity'; schema 'mine' has made-up, clarity, tone"):
+        AttributeSchema.model_validate(stored).complete({"verbosity": 0})
 
 
 def _pairs(commands: Commands, annotations: str) -> list[dict]:

@@ -49,7 +49,8 @@ def test_all_pairs_above_the_margin(helpsteer):
 def test_strict_asks_for_more_than_the_margin(helpsteer, name):
     given = named(("best", BEST), ("fair", FAIR), schema=helpsteer)
     assert len(build(BuildSettings(name=name, margin=2), [given], helpsteer)[0]) == 1
-    with pytest.raises(UserError, match="no candidate more than 2 below the best"):
+    remedy = "no candidate more than 2 below the best(.|\n)*scores? .*go from 0 to 12; a lower method.margin keeps more"
+    with pytest.raises(UserError, match=f"(?i){remedy}"):
         build(BuildSettings(name=name, margin=2, strict=True), [given], helpsteer)
 
 
