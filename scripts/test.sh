@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Makes the test environment and runs every check: lint, format, types, tests. Arguments go to pytest.
+# Without any, two workers share the test files, since most tests wait for processes to start; the real Slurm then has the
+# machine to itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 pytest_arguments=("$@")
@@ -10,4 +12,10 @@ export OMP_NUM_THREADS=1 TORCHDYNAMO_DISABLE=1 TOKENIZERS_PARALLELISM=false
 ruff check .
 ruff format --check .
 mypy nemo_mm_align
-python -m pytest "${pytest_arguments[@]}"
+if [ "${#pytest_arguments[@]}" -gt 0 ]; then
+    exec python -m pytest "${pytest_arguments[@]}"
+fi
+status=0
+python -m pytest -n 2 --dist loadfile --ignore=tests/slurm || status=$?
+python -m pytest tests/slurm || status=$?
+exit "$status"

@@ -15,19 +15,17 @@ from tests.distributed import REPOSITORY
 
 SMOKE = [
     "base=train",
-    "methods=[steerlm,dpo]",
+    "methods=[steerlm]",
     "steering_prompts=2",
     "world.train={easyvqa:12,charts:12,text:4}",
     "world.dev={easyvqa:2,charts:2,text:2}",
     "world.heldout={easyvqa:6,charts:6,text:4}",
     "world.base={easyvqa_images:20,charts:20,text:40,captions:40,visual:60}",
     "sampling.max_new_tokens=12",
-    'build.dpo=["method.margin=1","method.drop_truncated=false"]',
     'build.steerlm=["method.drop_truncated=false"]',
     *(f'base_stages.{name}=["model.global_batch_size=8","model.micro_batch_size=4","trainer.max_steps=3"]'
       for name in ("text", "captions", "visual")),
     'train.steerlm=["model.global_batch_size=16","model.micro_batch_size=16","trainer.max_steps=2"]',
-    'train.dpo=["model.global_batch_size=2","model.micro_batch_size=2","trainer.max_steps=2"]',
 ]  # fmt: skip
 
 
@@ -58,14 +56,14 @@ def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     text = log.read_text()
     assert "base_text: done before" in text
     results = json.loads((out / "results.json").read_text())
-    assert set(results["methods"]) == {"base", "steerlm", "dpo"}
+    assert set(results["methods"]) == {"base", "steerlm"}
     for method in results["methods"].values():
         assert method["correctness"] is not None and method["text_score"] is not None
         assert set(method["judged"]) == {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}
     assert set(results["steering"]) == {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}
-    assert results["layouts"]["dpo"]["tensor"] == 2 and results["layouts"]["sample"]["tensor"] == 2
+    assert results["layouts"]["steerlm"]["tensor"] == 2 and results["layouts"]["sample"]["tensor"] == 2
     assert results["layouts"]["base_visual"]["data"] == 2
-    assert results["methods"]["dpo"]["training"]["optimizer_steps"] == 2
+    assert results["methods"]["steerlm"]["training"]["optimizer_steps"] == 2
     assert results["text_ability"]["before_visual_tuning"] is not None
     report = (out / "report.html").read_text()
     assert "SteerLM" in report and "data:image/" in report
