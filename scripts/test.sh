@@ -16,6 +16,6 @@ if [ "${#pytest_arguments[@]}" -gt 0 ]; then
     exec python -m pytest "${pytest_arguments[@]}"
 fi
 status=0
-python -m pytest -n 2 --dist loadfile --ignore=tests/slurm || status=$?
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/slurm || status=$?
 python -m pytest tests/slurm || status=$?
 exit "$status"
