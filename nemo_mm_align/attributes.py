@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import (
@@ -205,7 +206,7 @@ class AttributeSchema(BaseModel):
             values.pop("steering", None)
         return values
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Attribute names in schema order, the order of the steering string."""
         return tuple(attribute.name for attribute in self.attributes)

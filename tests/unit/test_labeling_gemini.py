@@ -234,3 +234,14 @@ def test_settings_of_the_group_are_checked(helpsteer: AttributeSchema) -> None:
         build_judge({"_target_": target, "model": "gemini-x", "safety_threshold": "OFF"}, helpsteer)
     with pytest.raises(UserError, match="cannot be imported"):
         build_judge({"_target_": "nemo_mm_align.labeling.judges.gemini.Gemini"}, helpsteer)
+
+
+def test_the_environments_proxy_is_used_and_its_exceptions_are_kept(files, helpsteer, monkeypatch) -> None:
+    with judge_server() as proxy, judge_server() as server:
+        monkeypatch.setenv("http_proxy", proxy.address)
+        monkeypatch.setenv("no_proxy", "")
+        GeminiJudge("gemini-test", api_endpoint="http://judge.example:8").judge(request(files, helpsteer))
+        assert proxy.exchanges[0].path.startswith("http://judge.example:8/v1beta/models/gemini-test:generateContent")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        judge_at(server).judge(request(files, helpsteer))
+    assert (len(proxy.exchanges), len(server.exchanges)) == (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ class GeminiJudge(GeminiService):
         name = model.removeprefix("models/")
         decoding = Decoding(name, temperature, top_p, max_output_tokens, safety_threshold)
         super().__init__(decoding, timeout_s, api_endpoint, api_key_file, price)
+        self._schemas: dict[str, Any] = {}
 
     def _make_client(self) -> Any:
         client = make_client(self._key, self._api_endpoint)
@@ -91,9 +93,16 @@ class GeminiJudge(GeminiService):
             model=f"models/{self.name}",
             system_instruction=protos.Content(parts=[protos.Part(text=message.instructions)]),
             contents=[protos.Content(role="user", parts=[_to_part(part) for part in message.parts])],
-            generation_config=protos.GenerationConfig(**config, response_schema=_to_schema(message.schema)),
+            generation_config=protos.GenerationConfig(**config, response_schema=self._schema(message.schema)),
             safety_settings=[protos.SafetySetting(**setting) for setting in message.safety],
         )
+
+    def _schema(self, schema: Mapping[str, Any]) -> Any:
+        """Return the client's message for a schema, which is made once: it is the same for thousands of requests."""
+        text = json.dumps(schema)
+        if text not in self._schemas:
+            self._schemas[text] = _to_schema(schema)
+        return self._schemas[text]
 
 
 def _to_part(part: str | RequestImage) -> Any:

@@ -6,6 +6,7 @@ import threading
 import warnings
 from typing import Any
 
+import requests
 from pydantic import SecretStr
 
 with warnings.catch_warnings():
@@ -27,4 +28,13 @@ def make_client(key: SecretStr, api_endpoint: str | None) -> Any:
     options = {"api_endpoint": api_endpoint} if api_endpoint else None
     with _configure_lock:
         genai.configure(api_key=key.get_secret_value(), transport="rest", client_options=options)
-        return get_default_generative_client()
+        client = get_default_generative_client()
+    _read_environment_once(client.transport._session, client.transport._host)
+    return client
+
+
+def _read_environment_once(session: requests.Session, url: str) -> None:
+    """Settle proxies and certificates now: a session that trusts the environment goes through all of it per call."""
+    settings = session.merge_environment_settings(url, {}, None, None, None)
+    session.proxies, session.verify = dict(settings["proxies"]), settings["verify"]
+    session.trust_env = False
