@@ -88,6 +88,7 @@ def test_request_carries_rubric_schema_and_decoding(files: Files, helpsteer: Att
     ratings = config["responseSchema"]["properties"]["ratings"]
     assert ratings["items"]["properties"]["scores"]["properties"]["coherence"]["type"] == INTEGER
     assert int(ratings["minItems"]) == 3
+    assert int(exchange.headers["content-length"]) <= len(json.dumps(exchange.body)), "written without indentation"
     assert {setting["threshold"] for setting in exchange.body["safetySettings"]} == {BLOCK_NONE}
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import requests
+from google.protobuf import json_format
 from pydantic import SecretStr
 
 with warnings.catch_warnings():
     # It says at every start that its successor is google-genai; this is the client that the judge is made for.
     warnings.simplefilter("ignore", FutureWarning)
     import google.generativeai as genai
+    from google.ai.generativelanguage_v1beta.services.generative_service.transports import rest_base
     from google.api_core.exceptions import GoogleAPICallError
     from google.generativeai import protos
     from google.generativeai.client import get_default_generative_client
 
 __all__ = ["GoogleAPICallError", "make_client", "protos"]
+
+# The client indents the JSON of its requests, for which Python has no fast encoder: a tenth of what a call costs.
+_write_compactly = functools.partial(json_format.MessageToJson, indent=None)
+rest_base.json_format = SimpleNamespace(**{**vars(json_format), "MessageToJson": _write_compactly})
 
 # genai.configure sets module-wide state: two judges, or two threads, must not make clients at the same time.
 _configure_lock = threading.Lock()

@@ -33,10 +33,13 @@ class Found(NamedTuple):
 def find_objects(text: str) -> list[Found]:
     """Return the outermost objects of a text, in order; what only looks like one is passed over."""
     strict = json.JSONDecoder(object_pairs_hook=Pairs)
-    ends = _matching_braces(text)
+    ends: dict[int, int] | None = None
     found, position = [], text.find("{")
     while position >= 0:
-        item = _strict_object(strict, text, position) or _relaxed_object(text, position, ends.get(position))
+        item = _strict_object(strict, text, position)
+        if item is None:
+            ends = _matching_braces(text) if ends is None else ends
+            item = _relaxed_object(text, position, ends.get(position))
         if item is not None:
             found.append(item)
         position = text.find("{", item.end if item else position + 1)
