@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.errors import RecordError, UserError
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -192,40 +193,6 @@ def read_records(path: str | Path, kind: type[RecordType]) -> Iterator[RecordTyp
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
     """Write records to a new file beside `path` and rename it into place; return how many were written."""
     return write_lines(path, (record.model_dump_json(exclude_defaults=True) for record in records))
-
-
-def write_lines(path: str | Path, lines: Iterable[str]) -> int:
-    """Write lines (each gets its newline) to a new file beside `path` and rename it into place; return their number."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    count = 0
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(line + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file beside `path` and rename it into place, so that no reader sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RecordAppender:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from nemo_mm_align.atomic import write_json, write_text
 
 # In a folder of their own: NeMo's exp_manager sets the files beside them aside when a run is resumed.
 METRICS_FILE = Path("metrics/training.jsonl")
@@ -31,22 +32,19 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_facts(run: Path, facts: dict[str, Any]) -> None:
     """Write what a run consists of (method, samples, steps, layout) into its folder."""
-    write_json(run / FACTS_FILE, facts)
+    write_json(run / FACTS_FILE, facts, indent=1)
 
 
 def write_done(run: Path, steps: int) -> None:
     """Mark a training as finished after `steps` steps."""
-    write_json(run / DONE_FILE, {"steps": steps})
+    write_json(run / DONE_FILE, {"steps": steps}, indent=1)
+
+
+def write_diverged(run: Path, report: dict[str, Any]) -> None:
+    """Write what a training that diverged reports of itself."""
+    write_json(run / DIVERGED_FILE, report, indent=1)
 
 
 def read_facts(run: Path) -> dict[str, Any] | None:
@@ -58,11 +56,15 @@ def read_facts(run: Path) -> dict[str, Any] | None:
 
 def write_layout(answers: Path, layout: dict[str, int]) -> None:
     """Write beside an answers file the layout that its ranks reported."""
-    answers.with_name(f"{answers.stem}.layout.json").write_text(json.dumps(layout) + "\n", encoding="utf-8")
+    write_text(_layout_path(answers), json.dumps(layout) + "\n")
 
 
 def read_layout(answers: Path) -> dict[str, int] | None:
     """Read what `write_layout` wrote, if it is there."""
-    path = answers.with_name(f"{answers.stem}.layout.json")
+    path = _layout_path(answers)
     layout: dict[str, int] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return layout
+
+
+def _layout_path(answers: Path) -> Path:
+    return answers.with_name(f"{answers.stem}.layout.json")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.build_statistics import LengthBias, SideStatistics, score_distribution
-from nemo_mm_align.records import Annotation, PreferenceExample, TrainingExample, write_text
+from nemo_mm_align.records import Annotation, PreferenceExample, TrainingExample
 
 PAPER = {"preference": (5182, 6000), "rejection": (5034, 6000)}
 """Prompts that gave an example, of those annotated: Li, Lin and Pei's published files (arXiv 2402.10884)."""
@@ -113,4 +113,4 @@ class BuildSummary:
             "settings": settings,
             "attribute_schema": {"name": self.schema.name, "fingerprint": self.schema.fingerprint},
         }
-        write_text(path, json.dumps(content, indent=2) + "\n")
+        write_json(path, content)

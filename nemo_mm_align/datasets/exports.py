@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.prompts import with_attributes
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn, write_lines, write_records
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn, write_records
 
 SPEAKERS = {"user": "human", "assistant": "gpt"}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from nemo_mm_align.atomic import write_lines
 
 SHOWN = 5
 """Examples of faults in a summary; the report has them all."""
@@ -72,9 +73,5 @@ class FaultReport:
 
     def write(self, path: str | Path) -> None:
         """Write one JSON object per fault, replacing the file at once (several ranks may do so)."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        lines = [json.dumps({"source": self.source, **asdict(fault)}, ensure_ascii=False) for fault in self.faults]
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, path)
+        rows = ({"source": self.source, **asdict(fault)} for fault in self.faults)
+        write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))

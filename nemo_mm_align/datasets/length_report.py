@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.prompts import EncodedSequence, Encoder
 
@@ -95,11 +94,7 @@ class LengthPlan:
             "histogram": self.histogram(),
             "dropped": [vars(item) for item in self.dropped],
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, content)
 
 
 def show_loss_mask(sequence: EncodedSequence, encoder: Encoder) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from nemo_mm_align.atomic import write_text
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import page, plots, tables, wording
 from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.records import Prompt, write_text
+from nemo_mm_align.records import Prompt
 
 TITLE = "Aligning a vision-language model with attribute annotations"
 SHARES = {

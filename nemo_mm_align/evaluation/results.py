@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.records import write_text
 
 METHODS = ("base", "sft", "rejection", "steerlm", "dpo")
 """The methods of a complete run; others may stand beside them, and a run of a subset is a valid result."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.ledger import Attempt, Ledger
@@ -33,15 +34,8 @@ def write_unlabelled(path: Path, inputs: LabelInputs, ledger: Ledger) -> int:
     if all(ledger.succeeded(key) for key in inputs.keys):
         path.unlink(missing_ok=True)
         return 0
-    count = 0
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        for job in inputs.jobs():
-            if not ledger.succeeded(job.key):
-                file.write(json.dumps(_describe_failure(job, ledger)) + "\n")
-                count += 1
-    os.replace(temporary, path)
-    return count
+    missing = (job for job in inputs.jobs() if not ledger.succeeded(job.key))
+    return write_lines(path, (json.dumps(_describe_failure(job, ledger)) for job in missing))
 
 
 def rebase_images(prompt: Prompt, inputs: LabelInputs, out: Path) -> Prompt:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.inputs import Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import price_of
-from nemo_mm_align.records import write_text
 
 
 def settings_path(annotations: Path) -> Path:
@@ -35,7 +35,7 @@ def write_settings(annotations: Path, context: LabelContext, selection: Selectio
         "seed": selection.seed,
         "price": price.model_dump() if price else None,
     }
-    write_text(settings_path(annotations), json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_json(settings_path(annotations), value, ensure_ascii=False)
 
 
 def read_settings(annotations: Path) -> dict[str, Any]:

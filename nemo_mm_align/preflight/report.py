@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align import atomic
 from nemo_mm_align.preflight.finding import Finding, Level
 
 EXIT_RED = 2
@@ -59,7 +58,6 @@ def write_json(path: Path, findings: Sequence[Finding], facts: dict[str, Any], c
         facts: what is known of the run (ranks, nodes, versions).
         code: the exit code that goes with it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "verdict": max((finding.level for finding in findings), default=Level.GREEN).name.lower(),
@@ -67,6 +65,4 @@ def write_json(path: Path, findings: Sequence[Finding], facts: dict[str, Any], c
         **facts,
         "findings": [finding.to_dict() for finding in findings],
     }
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    atomic.write_json(path, report, indent=1)

@@ -45,15 +45,14 @@ from nemo_mm_align.recipes.data import (
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
 from nemo_mm_align.run_files import (
-    DIVERGED_FILE,
     DONE_FILE,
     LENGTH_PLAN_FILE,
     METRICS_FILE,
     RANK_TIMES_FILE,
     STOP_FILE,
+    write_diverged,
     write_done,
     write_facts,
-    write_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -210,7 +209,7 @@ class TrainingRun:
             if self.writer is not None:
                 self.writer.finish()  # of an earlier, healthy step
             if runtime.rank() == 0:
-                write_json(self.folder / DIVERGED_FILE, error.report)
+                write_diverged(self.folder, error.report)
             raise
 
     @property

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.labeling.batch.files import NumberedFiles
 from nemo_mm_align.labeling.batch.settings import BatchSettings, batch_judge
 from nemo_mm_align.labeling.inputs import LabelInputs
@@ -69,17 +69,10 @@ def write_batch(
             "files": files.finish(),
         }
     if counts["requests"]:
-        _write_manifest(settings, manifest)
+        assert settings.manifest_path is not None
+        write_json(settings.manifest_path, manifest, indent=1, ensure_ascii=False)
     _report(path, manifest)
     return manifest
-
-
-def _write_manifest(settings: BatchSettings, manifest: dict[str, Any]) -> None:
-    path = settings.manifest_path
-    assert path is not None
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _report(path: Path, manifest: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from nemo_mm_align.atomic import write_text
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.page import STYLE
@@ -24,7 +25,7 @@ from nemo_mm_align.labeling.quality.comparison import Comparison
 from nemo_mm_align.labeling.quality.statistics import Mean
 from nemo_mm_align.labeling.running.budget import describe_tokens
 from nemo_mm_align.labeling.running.spending import Tokens
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, Annotation, resolve_image, write_text
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, Annotation, resolve_image
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.quality.comparison import SCORE, Comparison, compare
 from nemo_mm_align.labeling.quality.report import write_report
 from nemo_mm_align.labeling.quality.sources import RatedFile, read_ratings
-from nemo_mm_align.records import write_text
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def measure_agreement(settings: AgreementSettings) -> list[Comparison]:
     ledger = settings.ledger or path.with_name(f"{path.stem}.ledger.jsonl")
     write_report(path, schema, ledger, settings.image_root, comparisons)
     values = [comparison.as_json() for comparison in comparisons]
-    write_text(path.with_name(f"{path.stem}.agreement.json"), json.dumps(values, indent=2) + "\n")
+    write_json(path.with_name(f"{path.stem}.agreement.json"), values)
     return comparisons
 
 
