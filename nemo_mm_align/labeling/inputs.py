@@ -125,6 +125,10 @@ class LabelInputs:
                     candidates = self._read_candidates(candidates_file, prompt.id)
                     yield Job(prompt, candidates, self._image_paths(prompt), key)
 
+    def job(self, key: str) -> Job | None:
+        """Return the first job of a key, None where there is none; `check` must have been called."""
+        return next(self.jobs(lambda each: each == key), None)
+
     def _index_candidates(self) -> dict[str, tuple[int, int]]:
         lines: dict[str, tuple[int, int]] = {}
         for offset, line, text in numbered_lines(self.candidates, CandidateSet):

@@ -1,7 +1,8 @@
 """The memory of labelling: an append-only JSONL file with one line per attempt, which survives a kill at any moment.
 
 A line is either a configuration (who judges, on what; once per change) or an attempt. A key that has a successful
-attempt is never asked again; failures are kept as failures, with the raw reply, and are never results.
+attempt is never asked again; failures are kept as failures, with the raw reply, and are never results. Of several
+successes under one key the last one holds: a person corrects an answer by a later line, and the earlier one stays.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Attempt(Record):
         raw: the reply as it came, of failures too.
         model_version: what the service says it answered with.
         source: digest of the line of a batch's replies that this was read from; "" for a call.
+        revision: 0 for the first judgement under a key, 1 for its first correction, and so on.
     """
 
     key: str
@@ -64,6 +66,7 @@ class Attempt(Record):
     raw: str = ""
     model_version: str = ""
     source: str = ""
+    revision: int = 0
 
 
 class Ledger:
@@ -129,14 +132,14 @@ class Ledger:
         return list(self._index.recent)
 
     def result(self, key: str) -> Attempt:
-        """Return the successful attempt at a key; `KeyError` where there is none."""
+        """Return the judgement that holds for a key; `KeyError` where there is none."""
         offset = self._index.offsets[key]
         with self.path.open("rb") as file:
             file.seek(offset)
             return self._attempt(file.readline(), offset)
 
     def results(self, keys: list[str]) -> Iterator[Attempt | None]:
-        """Yield per key its successful attempt, or None; the file is opened once."""
+        """Yield per key the judgement that holds, or None; the file is opened once."""
         with self.path.open("rb") as file:
             for key in keys:
                 offset = self._index.offsets.get(key)

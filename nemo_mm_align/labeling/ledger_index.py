@@ -44,7 +44,7 @@ class Index:
     """What of a ledger is kept in memory.
 
     Args:
-        offsets: where the first success of a key lies in the file, in bytes.
+        offsets: where the last success of a key lies in the file, in bytes.
         failures: the failed attempts of a key.
         configurations: fingerprints that have a line.
         spending: what the attempts under a configuration cost.
@@ -58,8 +58,8 @@ class Index:
     recent: list[tuple[float, int]] = field(default_factory=list)
 
     def add_success(self, key: str, offset: int) -> None:
-        """Note that the line at `offset` is a judgement under this key."""
-        self.offsets.setdefault(key, offset)
+        """Note that the line at `offset` is a judgement under this key; the last line of the file holds."""
+        self.offsets[key] = max(offset, self.offsets.get(key, 0))
 
     def add_failure(self, key: str, kind: str, message: str) -> None:
         """Count a failed attempt."""

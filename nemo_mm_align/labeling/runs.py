@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nemo_mm_align.labeling.batch.reader import BatchReader
 from nemo_mm_align.labeling.batch.settings import BatchSettings
+from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
@@ -16,10 +17,12 @@ def calls_service(batch: BatchSettings, judge: Judge) -> bool:
     return batch.write is None and not batch.read and not isinstance(judge, HumanJudge)
 
 
-def other_run(batch: BatchSettings, context: LabelContext, ledger: Ledger) -> BatchReader | HumanSession | None:
+def other_run(
+    batch: BatchSettings, context: LabelContext, ledger: Ledger, inputs: LabelInputs
+) -> BatchReader | HumanSession | None:
     """Return the run that takes the place of the one that makes calls, if there is one."""
     if batch.read:
         return BatchReader(context, ledger, batch)
     if isinstance(context.judge, HumanJudge):
-        return HumanSession(context.judge, context, ledger)
+        return HumanSession(context.judge, context, ledger, inputs)
     return None

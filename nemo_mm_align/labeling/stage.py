@@ -139,7 +139,7 @@ def label(settings: LabelSettings, judge: Judge) -> LabelSummary:
         if settings.batch.write is not None:
             written = write_batch(settings.batch, inputs, context, ledger, settings.runner.is_set_aside)
             return LabelSummary(len(inputs), 0, written["requests"], Tally(total=len(inputs)))
-        other = other_run(settings.batch, context, ledger)
+        other = other_run(settings.batch, context, ledger, inputs)
         known = sum(map(ledger.knew, inputs.keys))
         runner = other or LabelRunner(context, ledger, settings.runner, admission, known)
         tally = runner.run(inputs.jobs(None if other else lambda key: not ledger.knew(key)), len(inputs))

@@ -135,13 +135,22 @@ def test_a_prompt_is_labelled_with_the_keyboard_alone(browser: Browser, tmp_path
                 browser.press(digit, ord(digit), text=digit)
         assert browser.evaluate("document.activeElement.id") == "save", "the last digit leads to the button"
         browser.press("Enter", 13, modifiers=2)
+        browser.wait("document.getElementById('complete') !== null")
+        browser.evaluate("document.getElementById('back').click()")
+        browser.wait("document.activeElement?.type === 'radio'")
+        assert browser.evaluate("document.querySelectorAll('input:checked').length") == 20, "what was saved is shown"
+        browser.press("4", ord("4"), text="4")
+        browser.press("Enter", 13, modifiers=2)
+        browser.wait("document.getElementById('complete') !== null")
+        browser.evaluate("document.getElementById('stop').click()")
         browser.wait("document.getElementById('finished') !== null")
         process.wait(60)
     assert process.returncode == 0
     (annotation,) = read_records(tmp_path / "out.jsonl", Annotation)
     by_text = {candidate.text.strip(): list(candidate.ratings.values()) for candidate in annotation.candidates}
     for position, text in enumerate(shown):
-        assert by_text[text.strip()] == [(2 * position + attribute) % 5 for attribute in range(5)]
+        entered = [(2 * position + attribute) % 5 for attribute in range(5)]
+        assert by_text[text.strip()] == ([4, *entered[1:]] if position == 0 else entered)
 
 
 def test_ctrl_c_keeps_what_was_saved(tmp_path: Path, repository: Path) -> None:

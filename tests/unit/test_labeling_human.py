@@ -17,7 +17,7 @@ import requests
 import nemo_mm_align.labeling.stage
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.human.desk import FormError, read_score
+from nemo_mm_align.labeling.judges.human.answers import FormError, read_score
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.records import Annotation, Candidate, read_records
@@ -54,15 +54,17 @@ class Sitting:
 
 
 @contextmanager
-def sitting(files: Files, schema: AttributeSchema, caplog, **changes: object) -> Iterator[Sitting]:
-    """Start the stage with judge=human; wait for its end at the end."""
+def sitting(
+    files: Files, schema: AttributeSchema, caplog, revise: bool = False, **changes: object
+) -> Iterator[Sitting]:
+    """Start the stage with judge=human; end it at the end and wait for that."""
     caplog.clear()
     paths = {"prompts": files.prompts_path, "candidates": files.candidates_path, "out": files.folder / "human.jsonl"}
     values = {**paths, "attribute_schema": schema, "allow_failures": True, **changes}
     run, now = LabelSettings.model_validate(values), Sitting()
 
     def work() -> None:
-        now.summary = label(run, HumanJudge("anna", port=0))
+        now.summary = label(run, HumanJudge("anna", 0, revise))
 
     with caplog.at_level(logging.INFO):
         now.thread = threading.Thread(target=work, daemon=True)
@@ -82,6 +84,12 @@ def key_of(page: str) -> str:
     found = re.search(r'name="key" value="([0-9a-f]+)"', page)
     assert found
     return found[1]
+
+
+def revision_of(page: str) -> int:
+    found = re.search(r'name="revision" value="([0-9]+)"', page)
+    assert found
+    return int(found[1])
 
 
 def shown(page: str) -> list[str]:
@@ -106,7 +114,7 @@ def answer(page: str, files: Files) -> dict[str, object]:
         for name, value in true_ratings(image, text).items()
     }
     notes = {f"note-{position}": f"on {text}" for position, text in enumerate(shown(page), start=1)}
-    return {"key": key_of(page), **scores, **notes}
+    return {"key": key_of(page), "revision": revision_of(page), **scores, **notes}
 
 
 def annotations(files: Files) -> list[Annotation]:
@@ -123,6 +131,7 @@ def test_scores_land_on_their_candidates_and_each_prompt_is_saved_at_once(files,
             orders.append(tuple(shown(page)))
             assert now.post(**answer(page, files), reference="my own").status_code == 200
             assert ledger.read_text("utf-8").count('"status": "ok"') == count + 1
+        assert "All is labelled" in now.post(action="stop").text
         now.thread.join(5)
     assert now.summary is not None and (now.summary.annotations, now.summary.unlabelled) == (3, 0)
     for index, annotation in enumerate(annotations(files)):
@@ -198,7 +207,11 @@ def test_the_page_is_closed_to_others(files: Files, helpsteer: AttributeSchema, 
         assert requests.post(root + "x/", data=answer(page, files), timeout=5).status_code == 404
         assert requests.post(now.address, json=answer(page, files), timeout=5).status_code == 404
         now.post(**answer(page, files))
-        assert requests.get(now.address + image, timeout=5).status_code == 404, "only the prompt's own images"
+        assert requests.get(now.address + image, timeout=5).status_code == 200, "it can still be corrected"
+        second = key_of(now.get())
+        now.post(key=second, action="skip")
+        closed = (f"image/{second}/0", f"prompt-{second}", "prompt-", "answers/", "prompt-../answers")
+        assert {requests.get(now.address + path, timeout=5).status_code for path in closed} == {404}
         policy = requests.get(now.address, timeout=5).headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy
     assert len(annotations(files)) == 1
@@ -265,3 +278,65 @@ def test_a_person_is_no_service(helpsteer: AttributeSchema, files: Files, caplog
             label(LabelSettings.model_validate({**values, "attribute_schema": helpsteer}), HumanJudge("ben", port))
     ledger = files.folder / "human.ledger.jsonl"
     assert "human:anna" in ledger.read_text("utf-8") and len(json.loads(ledger.read_text().splitlines()[0])) > 3
+
+
+def ledger_lines(files: Files) -> list[dict]:
+    lines = (files.folder / "human.ledger.jsonl").read_text("utf-8").splitlines()
+    return [value for line in lines if "key" in (value := json.loads(line))]
+
+
+def test_an_answer_can_be_corrected_and_the_ledger_keeps_both(files: Files, helpsteer, caplog) -> None:
+    with sitting(files, helpsteer, caplog) as now:
+        wrong = {**answer(now.get(), files), "score-1-verbosity": 0, "note-1": "a slip"}
+        now.post(**wrong)
+        now.post(**answer(now.get(), files))
+        page = now.post(key=key_of(now.get()), action="back", **{"note-2": "half an answer"}).text
+        assert index_of(page) == 1 and 'id="answered"' in page
+        page = now.post(key=key_of(page), action="back").text
+        assert index_of(page) == 0 and 'value="back"' not in page, "it was the first"
+        assert "a slip</textarea>" in page and re.search(r'name="score-1-verbosity" value="0" required checked', page)
+        assert page.count(" checked>") == 20
+        right = answer(page, files)
+        next_page = now.post(**right).text
+        assert index_of(next_page) == 2 and "half an answer</textarea>" in next_page, "nothing filled in was lost"
+        assert now.post(**right).status_code == 200, "sent twice, recorded once"
+    lines = ledger_lines(files)
+    first = [line for line in lines if line["key"] == wrong["key"]]
+    assert [line.get("revision", 0) for line in first] == [0, 1] and len(lines) == 3
+    assert first[0]["reasoning"] != first[1]["reasoning"], "the earlier answer stays in the ledger"
+    assert len(annotations(files)) == 2
+    for candidate in annotations(files)[0].candidates:
+        assert candidate.ratings == true_ratings(files.image(0), candidate.text)
+
+
+def test_a_finished_set_is_opened_again_for_corrections(files: Files, helpsteer, caplog) -> None:
+    with sitting(files, helpsteer, caplog) as now:
+        for _ in range(3):
+            page = now.post(**answer(now.get(), files)).text
+        assert 'id="complete"' in page and now.thread.is_alive(), "the last answer can be wrong as well"
+    with sitting(files, helpsteer, caplog, revise=True) as now:
+        listed = requests.get(now.address + "answers", timeout=5).text
+        links = re.findall(r'href="(prompt-[0-9a-f]+)">(p[0-9])<', listed)
+        assert [prompt for _, prompt in links] == ["p0", "p1", "p2"] and "Which one? (2)" in listed
+        page = requests.get(now.address + links[1][0], timeout=5).text
+        entered = answer(page, files)
+        entered["score-2-helpfulness"] = (entered["score-2-helpfulness"] + 1) % 5
+        assert 'id="complete"' in now.post(**entered).text
+        assert "correction 1" in requests.get(now.address + "answers", timeout=5).text
+    assert now.summary is not None and now.summary.tally.labelled == 0 and "1 answers were corrected" in caplog.text
+    ratings = {each.text: each.ratings["helpfulness"] for each in annotations(files)[1].candidates}
+    text = shown(page)[1]
+    assert ratings[text] == entered["score-2-helpfulness"] != true_ratings(files.image(1), text)["helpfulness"]
+
+
+def test_an_answer_from_an_older_page_replaces_nothing_unasked(files: Files, helpsteer, caplog) -> None:
+    with sitting(files, helpsteer, caplog) as now:
+        stale = answer(now.get(), files)
+        now.post(**{**stale, "note-1": "from another tab"})
+        reply = now.post(**stale)
+        assert reply.status_code == 400 and "on another page meanwhile" in reply.text
+        assert len(ledger_lines(files)) == 1 and revision_of(reply.text) == 1
+        now.post(**{**stale, "revision": revision_of(reply.text)})
+        incomplete = {**stale, "revision": 2, "score-1-verbosity": "7"}
+        assert "outside 0 to 4" in now.post(**incomplete).text
+    assert [line.get("revision", 0) for line in ledger_lines(files)] == [0, 1]

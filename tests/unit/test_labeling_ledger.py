@@ -66,6 +66,21 @@ def test_a_line_torn_at_any_byte_costs_that_line_alone(tmp_path: Path) -> None:
             assert [entry is not None for entry in ledger.results(["k0", "k2", "k9"])] == [True, complete, True]
 
 
+def test_of_several_judgements_the_last_line_holds(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        for revision in range(3):
+            ledger.add(attempt("k", ratings=[{"quality": revision}], revision=revision))
+            assert ledger.result("k").revision == revision
+        ledger.add(attempt("k", "failed"))
+    content = path.read_bytes()
+    with Ledger(path) as ledger:
+        assert (ledger.result("k").ratings[0]["quality"], ledger.result("k").revision) == (2, 2)
+    path.write_bytes(content[: content.index(b'"revision": 2') - 20])
+    with Ledger(path) as ledger:
+        assert ledger.result("k").revision == 1, "a correction torn by a kill leaves what stood before"
+
+
 def test_damage_inside_the_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     fill(path, 3)

@@ -1,4 +1,7 @@
-"""Which prompt a person is asked next, and what was answered: each answer goes into the ledger at once."""
+"""Which prompt a person is asked, and what was answered: each answer, and each correction, goes into the ledger at once.
+
+A correction is a further line of the ledger under the same key; the last one holds, the earlier ones stay.
+"""
 
 from __future__ import annotations
 
@@ -8,137 +11,180 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from nemo_mm_align.attributes import Attribute
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
+from nemo_mm_align.labeling.inputs import LabelInputs
+from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.judges.human.answers import Answer, FormError, fill_form, read_answer
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.running.progress import Tally
 
-MAX_TEXT = 20_000
 
-
-@dataclass
+@dataclass(frozen=True)
 class Task:
-    """The prompt on the page. `skipped`: it was left for later before. `shown`: when it came up first (monotonic, s)."""
+    """A prompt on the page.
+
+    Args:
+        job: the prompt and its candidates.
+        answer: what stands in the ledger; None for a prompt that was not answered yet.
+        skipped: whether it was left for later before.
+        values: fields of the form to fill in.
+    """
 
     job: Job
+    answer: Attempt | None
     skipped: bool
-    shown: float
+    values: Mapping[str, str]
 
-
-class FormError(UserError):
-    """An answer that is not complete or not in range."""
-
-
-def score_field(position: int, name: str) -> str:
-    """Return the form field of an attribute of the candidate shown at a position (from 1)."""
-    return f"score-{position}-{name}"
-
-
-def note_field(position: int) -> str:
-    """Return the form field of the reasoning on the candidate shown at a position (from 1)."""
-    return f"note-{position}"
-
-
-REFERENCE_FIELD = "reference"
+    @property
+    def revision(self) -> int:
+        """Number that the answer to this page gets: 0 for the first one, then one more per correction."""
+        return self.answer.revision + 1 if self.answer else 0
 
 
 class Desk:
-    """Hands out one prompt at a time. Safe for several threads, so that two open tabs do no harm.
+    """Hands out one prompt at a time, and any answered one again. Safe for several threads: two open tabs do no harm.
 
     Args:
-        jobs: all prompts; those with a judgement in the ledger are passed over.
-        total: their number.
+        jobs: all prompts, in the order of asking; those with a judgement in the ledger are passed over.
+        inputs: the same prompts, to look up answered ones.
         context, ledger: as for any run.
     """
 
-    def __init__(self, jobs: Iterable[Job], total: int, context: LabelContext, ledger: Ledger) -> None:
-        self.context, self.ledger = context, ledger
-        self.tally = Tally(total=total)
-        self._jobs: Iterator[Job] = iter(jobs)
-        self._later: deque[Job] = deque()
+    def __init__(self, jobs: Iterable[Job], inputs: LabelInputs, context: LabelContext, ledger: Ledger) -> None:
+        self.inputs, self.context, self.ledger = inputs, context, ledger
+        self._jobs, self._later = iter(jobs), deque[Job]()
+        self._skipped, self._drafts = set[str](), dict[str, dict[str, str]]()
+        self._shown: dict[str, float] = {}
+        self._answered = [key for key in dict.fromkeys(inputs.keys) if ledger.succeeded(key)]
         self._lock = threading.RLock()
-        self._task: Task | None = None
+        self._current: Job | None = None
+        self.tally = Tally(total=len(inputs), reused=self.done)
+        self.corrections = 0
         self._advance()
 
     @property
-    def task(self) -> Task | None:
+    def current(self) -> Job | None:
         """The prompt to ask now; None where all are answered."""
         with self._lock:
-            return self._task
+            return self._current
+
+    @property
+    def done(self) -> int:
+        """How many prompts have an answer."""
+        return sum(map(self.ledger.succeeded, self.inputs.keys))
 
     @property
     def waiting(self) -> int:
         """How many prompts have been left for later."""
         return len(self._later)
 
-    def save(self, key: str, form: Mapping[str, str]) -> None:
-        """Record the answer to the prompt on the page and go on to the next; an older page's answer changes nothing.
+    def task(self, key: str | None = None) -> Task | None:
+        """Return the page of an answered prompt, or of the one to ask now; None where there is none of that key."""
+        with self._lock:
+            job = self.job(key) if key is not None else self._current
+            if job is None:
+                return None
+            self._shown.setdefault(job.key, time.monotonic())
+            answer = self._standing(job.key)
+            values = fill_form(Answer.of(answer), job.order) if answer else self._drafts.get(job.key, {})
+            return Task(job, answer, job.key in self._skipped, values)
+
+    def job(self, key: str) -> Job | None:
+        """Return a prompt that may be shown: the one to ask now, or an answered one."""
+        with self._lock:
+            if self._current is not None and self._current.key == key:
+                return self._current
+            return self.inputs.job(key) if self.ledger.succeeded(key) else None
+
+    def before(self, key: str | None) -> str | None:
+        """Return the key of the prompt answered before this one (before the one to ask now); None for the first."""
+        with self._lock:
+            place = self._answered.index(key) if key in self._answered else len(self._answered)
+            return self._answered[place - 1] if place else None
+
+    def answers(self) -> Iterator[tuple[Job, Attempt]]:
+        """Yield the answered prompts with what stands in the ledger, in the order of the prompts file."""
+        keys = [key for key in self.inputs.keys if self.ledger.succeeded(key)]
+        wanted = set(keys)
+        for job, attempt in zip(self.inputs.jobs(wanted.__contains__), self.ledger.results(keys), strict=True):
+            if attempt is not None:
+                yield job, attempt
+
+    def save(self, key: str, revision: int, form: Mapping[str, str]) -> None:
+        """Record an answer or a correction; the answer to the prompt to ask now leads on to the next.
+
+        Sent twice, it is recorded once; so is a correction that changes nothing.
+
+        Args:
+            revision: of the page that was answered (`Task.revision`).
 
         Raises:
-            FormError: a score is missing or out of range.
+            FormError: a score is missing or out of range, or the prompt was answered on another page meanwhile.
         """
         with self._lock:
-            task = self._task
-            if task is None or task.job.key != key:
+            job = self.job(key)
+            if job is None:
                 return
-            self._record(task, form)
-            self.tally.calls += 1
-            self.tally.labelled += 1
-            self._advance()
-
-    def skip(self, key: str) -> None:
-        """Leave the prompt on the page for later; it comes again after all others."""
-        with self._lock:
-            if self._task is not None and self._task.job.key == key:
-                self._later.append(self._task.job)
+            standing = self._standing(key)
+            answer = read_answer(form, job.order, self.context.schema)
+            if standing is None or answer != Answer.of(standing):
+                self._check_revision(standing, revision)
+                self._record(job, answer, revision)
+            if self._current is not None and self._current.key == key:
                 self._advance()
 
-    def _advance(self) -> None:
-        """Go on to the next prompt without a judgement: first those not seen yet, then those left for later."""
-        for job in self._jobs:
-            if not self.ledger.succeeded(job.key):
-                self._task = Task(job, False, time.monotonic())
-                return
-            self.tally.reused += 1
-        while self._later:
-            job = self._later.popleft()
-            if not self.ledger.succeeded(job.key):
-                self._task = Task(job, True, time.monotonic())
-                return
-        self._task = None
+    def keep(self, key: str, form: Mapping[str, str]) -> None:
+        """Remember what was filled in for the prompt to ask now, as long as this sitting lasts."""
+        with self._lock:
+            if self._current is not None and self._current.key == key:
+                self._drafts[key] = dict(form)
 
-    def _record(self, task: Task, form: Mapping[str, str]) -> None:
-        job, schema = task.job, self.context.schema
-        positions = range(1, len(job.order) + 1)
-        ratings = [
-            {each.name: read_score(form.get(score_field(position, each.name), ""), each) for each in schema.attributes}
-            for position in positions
-        ]
-        reasoning = [form.get(note_field(position), "").strip()[:MAX_TEXT] for position in positions]
+    def skip(self, key: str, form: Mapping[str, str]) -> None:
+        """Leave the prompt to ask now for later, with what was filled in; it comes again after all others."""
+        with self._lock:
+            if self._current is not None and self._current.key == key:
+                self.keep(key, form)
+                self._skipped.add(key)
+                self._later.append(self._current)
+                self._advance()
+
+    def _standing(self, key: str) -> Attempt | None:
+        return self.ledger.result(key) if self.ledger.succeeded(key) else None
+
+    def _check_revision(self, standing: Attempt | None, revision: int) -> None:
+        if revision != (standing.revision + 1 if standing else 0):
+            raise FormError(
+                "This prompt was answered on another page meanwhile. Save again to replace that answer by this one."
+            )
+
+    def _record(self, job: Job, answer: Answer, revision: int) -> None:
+        shown = self._shown.pop(job.key, time.monotonic())
         self.ledger.add(
             Attempt(
                 key=job.key,
                 status="ok",
                 configuration=self.context.fingerprint,
                 usage={"input_tokens": 0, "output_tokens": 0},
-                seconds=round(time.monotonic() - task.shown, 3),
+                seconds=round(time.monotonic() - shown, 3),
                 time=now(),
                 prompt_id=job.prompt.id,
                 order=job.order,
-                ratings=tuple(in_file_order(ratings, job.order)),
-                reasoning=tuple(in_file_order(reasoning, job.order)),
-                reference_answer=form.get(REFERENCE_FIELD, "").strip()[:MAX_TEXT] or None,
+                ratings=answer.ratings,
+                reasoning=answer.reasoning,
+                reference_answer=answer.reference_answer,
+                revision=revision,
             )
         )
+        self.tally.calls += 1
+        if revision:
+            self.corrections += 1
+        else:
+            self._answered.append(job.key)
+            self.tally.labelled = self.done - self.tally.reused
 
-
-def read_score(text: str, attribute: Attribute) -> float:
-    """Return a score as it stands in a form, or raise `FormError`."""
-    try:
-        return attribute.check(float(text.strip().replace(",", ".")))
-    except UserError as error:
-        raise FormError(str(error)) from None
-    except ValueError:
-        problem = f"{text.strip()[:20]!r} is not a number" if text.strip() else "is missing"
-        raise FormError(f"{attribute.name}: {problem}; give every candidate a score.") from None
+    def _advance(self) -> None:
+        """Go on to the next prompt without a judgement: first those not seen yet, then those left for later."""
+        unseen = (job for job in self._jobs if not self.ledger.succeeded(job.key))
+        self._current = next(unseen, None)
+        while self._current is None and self._later:
+            job = self._later.popleft()
+            self._current = None if self.ledger.succeeded(job.key) else job

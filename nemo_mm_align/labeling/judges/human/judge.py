@@ -19,16 +19,18 @@ class HumanJudge:
     Args:
         annotator: who it is; recorded as judge ``human:<annotator>``.
         port: of the page on 127.0.0.1; 0 for any free one.
+        revise: open the page although all is labelled, to correct answers.
     """
 
     reads_metadata = False
     price = None
     max_output_tokens = 0
 
-    def __init__(self, annotator: str, port: int = 8765) -> None:
+    def __init__(self, annotator: str, port: int = 8765, revise: bool = False) -> None:
         if not re.fullmatch(r"[\w.@-]{1,64}", annotator):
             raise UserError(f"judge.annotator={annotator!r}: use letters, digits and . _ - @, at most 64 of them.")
-        self.name, self.annotator, self.port = f"human:{annotator}", annotator, port
+        self.name, self.annotator = f"human:{annotator}", annotator
+        self.port, self.revise = port, revise
 
     @property
     def settings(self) -> Mapping[str, Any]:

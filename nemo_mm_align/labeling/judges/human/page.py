@@ -1,53 +1,83 @@
-"""From a task to its page: candidates in the order of the request, no scores of anybody, every text escaped."""
+"""From a desk to its pages: candidates in the order of the request, no scores of anybody else, every text escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from nemo_mm_align.attributes import Attribute
-from nemo_mm_align.labeling.judges.human.desk import Desk, Task, note_field, score_field
-from nemo_mm_align.labeling.judges.human.template import PAGE
+from nemo_mm_align.labeling.jobs import Job
+from nemo_mm_align.labeling.judges.human.answers import note_field, score_field
+from nemo_mm_align.labeling.judges.human.desk import Desk, Task
+from nemo_mm_align.labeling.judges.human.template import TEMPLATES
 from nemo_mm_align.labeling.rubric import SPEAKERS
 from nemo_mm_align.records import IMAGE_PLACEHOLDER
 
 MOST_CHOICES = 11
 """Scales of more whole numbers get a number field."""
 
+QUESTION_LENGTH = 80
+"""Characters of a question in the list of answers."""
+
 DIRECTIONS = {True: "higher is better", False: "lower is better", None: "neither end is better"}
 
-_template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+_templates = Environment(loader=DictLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
-def render(
-    desk: Desk, nonce: str, values: Mapping[str, str] | None = None, error: str = "", closing: str | None = None
-) -> str:
-    """Return the page for the task of the desk, or the last page.
+def render_task(desk: Desk, nonce: str, task: Task, values: Mapping[str, str] | None = None, error: str = "") -> str:
+    """Return the page of a prompt, with the scores that stand for it if it was answered.
 
     Args:
         desk: where the task comes from.
         nonce: that the page's own style and script carry.
         values, error: what was filled in, and why it was not accepted.
-        closing: what the last page says.
     """
-    task = desk.task if closing is None else None
-    tally = desk.tally
+    task_values = task.values if values is None else values
+    common = {"error": error, "values": task_values, "before": desk.before(task.job.key)}
+    return _render("task", desk, nonce, **common, **_describe(task, desk))
+
+
+def render_answers(desk: Desk, nonce: str) -> str:
+    """Return the list of all answers, each with a link to its page."""
+    schema = desk.context.schema
+    rows = [
+        {
+            "key": job.key,
+            "prompt": job.prompt.id,
+            "question": _question(job),
+            "scores": [
+                " ".join(f"{attempt.ratings[index][name]:g}" for name in schema.names) for index in attempt.order
+            ],
+            "time": attempt.time.replace("T", " ")[:19],
+            "revision": attempt.revision,
+        }
+        for job, attempt in desk.answers()
+    ]
+    return _render("answers", desk, nonce, rows=rows, names=schema.names)
+
+
+def render_complete(desk: Desk, nonce: str) -> str:
+    """Return the page that stands when every prompt is answered: the last answers can still be corrected."""
+    return _render("complete", desk, nonce, before=desk.before(None))
+
+
+def render_closing(desk: Desk, nonce: str, closing: str) -> str:
+    """Return the last page."""
+    return _render("closing", desk, nonce, closing=closing)
+
+
+def _render(template: str, desk: Desk, nonce: str, **values: Any) -> str:
     common = {
         "title": "Label answers",
         "nonce": nonce,
         "judge": desk.context.judge.name,
-        "done": tally.labelled + tally.reused,
-        "total": tally.total,
+        "done": desk.done,
+        "total": desk.tally.total,
         "waiting": desk.waiting,
-        "closing": closing or "All is labelled.",
-        "error": error,
-        "values": values or {},
-        "task": task is not None,
-        "skipped": task is not None and task.skipped,
     }
-    return _template.render(**common, **(_describe(task, desk) if task is not None else {}))
+    return _templates.get_template(template).render(**common, **values)
 
 
 def _describe(task: Task, desk: Desk) -> dict[str, Any]:
@@ -55,8 +85,12 @@ def _describe(task: Task, desk: Desk) -> dict[str, Any]:
     texts = [job.candidates.candidates[index].text for index in job.order]
     return {
         "key": job.key,
+        "prompt": job.prompt.id,
+        "skipped": task.skipped,
+        "revision": task.revision,
+        "answered": task.answer.time.replace("T", " ")[:19] if task.answer else None,
         "want_reference": desk.context.want_reference,
-        "turns": list(_turns(task)),
+        "turns": list(_turns(job)),
         "candidates": [
             {
                 "position": position,
@@ -69,13 +103,19 @@ def _describe(task: Task, desk: Desk) -> dict[str, Any]:
     }
 
 
-def _turns(task: Task) -> Iterator[dict[str, Any]]:
+def _question(job: Job) -> str:
+    """Return the start of the last question, in one line."""
+    text = " ".join(job.prompt.turns[-1].content.replace(IMAGE_PLACEHOLDER, " ").split())
+    return text if len(text) <= QUESTION_LENGTH else text[: QUESTION_LENGTH - 1] + "…"
+
+
+def _turns(job: Job) -> Iterator[dict[str, Any]]:
     number = 0
-    for turn in task.job.prompt.turns:
+    for turn in job.prompt.turns:
         parts: list[dict[str, Any]] = []
         for index, text in enumerate(turn.content.split(IMAGE_PLACEHOLDER)):
             if index:
-                parts.append({"image": f"image/{task.job.key}/{number}", "number": number + 1})
+                parts.append({"image": f"image/{job.key}/{number}", "number": number + 1})
                 number += 1
             parts.append({"image": None, "text": text.strip("\n")})
         yield {"speaker": SPEAKERS[turn.role], "parts": parts}

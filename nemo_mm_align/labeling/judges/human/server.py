@@ -1,4 +1,4 @@
-"""The page's server: 127.0.0.1 only, a secret in every address, images of the prompt on the page and nothing else."""
+"""The page's server: 127.0.0.1 only, a secret in every address, images of prompts that may be shown and nothing else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeFailure
-from nemo_mm_align.labeling.judges.human.desk import Desk, FormError
-from nemo_mm_align.labeling.judges.human.page import render
+from nemo_mm_align.labeling.judges.human.answers import FormError
+from nemo_mm_align.labeling.judges.human.desk import Desk
+from nemo_mm_align.labeling.judges.human.page import render_answers, render_closing, render_complete, render_task
 from nemo_mm_align.labeling.judges.request_images import read_request_image
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ TIMEOUT_S = 30.0
 
 
 class LabelServer(ThreadingHTTPServer):
-    """Serves a desk; `finished` is set when all is labelled or the person has had enough.
+    """Serves a desk; `finished` is set when the person has had enough.
 
     Args:
         desk: what is asked.
@@ -67,36 +68,44 @@ class _Handler(BaseHTTPRequestHandler):
     server: LabelServer
     timeout = TIMEOUT_S
 
+    def setup(self) -> None:
+        super().setup()
+        self._nonce = secrets.token_urlsafe(12)  # of the one reply of this connection
+
     def do_GET(self) -> None:
         path = self._path()
         if path == "":
-            self._send_page()
+            self._send_next()
+        elif path == "answers":
+            self._send_html(render_answers(self.server.desk, self._nonce))
+        elif path is not None and (match := re.fullmatch(r"prompt-([0-9a-f]+)", path)):
+            self._send_task(match[1])
         elif path is not None and (match := re.fullmatch(r"image/([0-9a-f]+)/(\d{1,4})", path)):
             self._send_image(match[1], int(match[2]))
         else:
-            self._send(HTTPStatus.NOT_FOUND, b"not here", "text/plain")
+            self._refuse()
 
     def do_POST(self) -> None:
         form = self._form() if self._path() == "" else None
         if form is None:
-            self._send(HTTPStatus.NOT_FOUND, b"not here", "text/plain")
+            self._refuse()
             return
         desk, key, action = self.server.desk, form.get("key", ""), form.get("action", "save")
-        if action == "stop":
-            self._end("Labelling has stopped; the same command goes on where it was.")
-            return
-        try:
-            if action == "skip":
-                desk.skip(key)
-            else:
-                desk.save(key, form)
-        except FormError as error:
-            self._send_page(HTTPStatus.BAD_REQUEST, form, str(error))
-            return
-        if desk.task is None:
-            self._end("All is labelled.")
+        if action == "save":
+            try:
+                desk.save(key, _number(form.get("revision", "")), form)
+            except FormError as error:
+                self._send_task(key, HTTPStatus.BAD_REQUEST, form, str(error))
+                return
+        elif action == "skip":
+            desk.skip(key, form)
         else:
-            self._send(HTTPStatus.SEE_OTHER, b"", "text/plain", {"Location": f"/{self.server.token}/"})
+            desk.keep(key, form)
+        if action == "stop":
+            self._end()
+        else:
+            before = desk.before(key) if action == "back" else None
+            self._go_to("answers" if action == "answers" else f"prompt-{before}" if before else "")
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: addresses hold the secret."""
@@ -122,29 +131,48 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return {name: values[-1].replace("\r\n", "\n") for name, values in fields.items()}
 
-    def _end(self, closing: str) -> None:
-        nonce = secrets.token_urlsafe(12)
-        page = render(self.server.desk, nonce, closing=closing)
-        self._send(
-            HTTPStatus.OK, page.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": _policy(nonce)}
-        )
+    def _end(self) -> None:
+        unfinished = self.server.desk.current is not None
+        closing = "Labelling has stopped; the same command goes on where it was." if unfinished else "All is labelled."
+        self._send_html(render_closing(self.server.desk, self._nonce, closing))
         self.server.finished.set()
 
-    def _send_page(self, status: int = HTTPStatus.OK, values: dict[str, str] | None = None, error: str = "") -> None:
-        nonce = secrets.token_urlsafe(12)
-        page = render(self.server.desk, nonce, values, error)
-        self._send(status, page.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": _policy(nonce)})
+    def _send_next(self) -> None:
+        task = self.server.desk.task()
+        if task is None:
+            self._send_html(render_complete(self.server.desk, self._nonce))
+        else:
+            self._send_html(render_task(self.server.desk, self._nonce, task))
+
+    def _send_task(
+        self, key: str, status: int = HTTPStatus.OK, values: dict[str, str] | None = None, error: str = ""
+    ) -> None:
+        task = self.server.desk.task(key)
+        if task is None:
+            self._refuse()
+        else:
+            self._send_html(render_task(self.server.desk, self._nonce, task, values, error), status)
 
     def _send_image(self, key: str, number: int) -> None:
-        task = self.server.desk.task
+        job = self.server.desk.job(key)
         try:
-            if task is None or task.job.key != key:
-                raise JudgeFailure("bad_request", "an image of another prompt")
-            image = read_request_image(task.job.image_paths[number], IMAGE_TYPES)
+            if job is None:
+                raise JudgeFailure("bad_request", "an image of a prompt that is not to be shown")
+            image = read_request_image(job.image_paths[number], IMAGE_TYPES)
         except (JudgeFailure, IndexError):
-            self._send(HTTPStatus.NOT_FOUND, b"no such image", "text/plain")
+            self._refuse()
             return
         self._send(HTTPStatus.OK, image.data, image.mime_type)
+
+    def _send_html(self, page: str, status: int = HTTPStatus.OK) -> None:
+        policy = {"Content-Security-Policy": _policy(self._nonce)}
+        self._send(status, page.encode(), "text/html; charset=utf-8", policy)
+
+    def _go_to(self, place: str) -> None:
+        self._send(HTTPStatus.SEE_OTHER, b"", "text/plain", {"Location": f"/{self.server.token}/{place}"})
+
+    def _refuse(self) -> None:
+        self._send(HTTPStatus.NOT_FOUND, b"not here", "text/plain")
 
     def _send(self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -161,6 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def _policy(nonce: str) -> str:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterable
 
+from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judges.human.desk import Desk
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
@@ -26,15 +27,16 @@ class HumanSession:
         judge: who, and at which port.
         context: judge and schema.
         ledger: open ledger.
+        inputs: all prompts, to look up answered ones.
     """
 
-    def __init__(self, judge: HumanJudge, context: LabelContext, ledger: Ledger) -> None:
-        self.judge, self.context, self.ledger = judge, context, ledger
+    def __init__(self, judge: HumanJudge, context: LabelContext, ledger: Ledger, inputs: LabelInputs) -> None:
+        self.judge, self.context, self.ledger, self.inputs = judge, context, ledger, inputs
         self.stopped_by_signal: int | None = None
         self.error: BaseException | None = None
 
     def run(self, jobs: Iterable[Job], total: int) -> Tally:
-        """Serve the page until all prompts are labelled, the person stops, or Ctrl-C or SIGTERM comes.
+        """Serve the page until the person ends it, or Ctrl-C or SIGTERM comes; not at all where nothing is to label.
 
         `error` is set where an answer could not be saved: the sitting ends then.
 
@@ -42,25 +44,35 @@ class HumanSession:
             UserError: the port is taken.
         """
         self.ledger.add_configuration(self.context.fingerprint, self.context.configuration)
-        desk = Desk(jobs, total, self.context, self.ledger)
-        if desk.task is None:
+        desk = Desk(jobs, self.inputs, self.context, self.ledger)
+        if desk.current is None and not self.judge.revise:
+            log.info("all %d prompts are labelled as %s; judge.revise=true corrects answers", total, self.judge.name)
             return desk.tally
         finished = threading.Event()
         server = LabelServer(desk, self.judge.port, finished)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         with stop_on_signal(finished) as caught:
             thread.start()
-            port = server.server_address[1]
-            log.info(
-                "label at %s (from another machine: ssh -L %d:127.0.0.1:%d HOST, then the same address there); "
-                "every prompt is saved at once, Ctrl-C stops",
-                server.address,
-                port,
-                port,
-            )
+            self._announce(server)
+            told = desk.current is None
             while not finished.wait(WAIT_S):
-                pass
+                if desk.current is None and not told:
+                    told = True
+                    log.info("all is labelled: Finish on the page or Ctrl-C ends the command")
         server.shutdown()
         server.server_close()
-        self.stopped_by_signal, self.error = caught.number, server.error
+        if desk.corrections:
+            log.info("%d answers were corrected; the ledger keeps the earlier ones too", desk.corrections)
+        self.error = server.error
+        self.stopped_by_signal = caught.number if desk.current is not None else None
         return desk.tally
+
+    def _announce(self, server: LabelServer) -> None:
+        port = server.server_address[1]
+        log.info(
+            "label at %s (from another machine: ssh -L %d:127.0.0.1:%d HOST, then the same address there); "
+            "every answer is saved at once, Ctrl-C stops",
+            server.address,
+            port,
+            port,
+        )

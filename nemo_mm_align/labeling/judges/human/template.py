@@ -1,6 +1,9 @@
-"""The page: one prompt, its candidates, a score per attribute. Nothing comes from elsewhere; works without a mouse."""
+"""The pages: one prompt with a score per attribute, the list of answers, the end. Works without a mouse.
 
-PAGE = """<!doctype html>
+Nothing comes from elsewhere. All addresses are relative to the folder that carries the secret.
+"""
+
+FRAME = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -20,9 +23,13 @@ textarea { width: 100%; box-sizing: border-box; font: inherit; }
 button { font: inherit; padding: .5rem 1rem; margin: 0 .5rem 0 0; }
 .bar { position: sticky; bottom: 0; background: #fff; border-top: 1px solid #767676; padding: .75rem 0; }
 .error { border: 2px solid #a40000; padding: .5rem 1rem; }
+.note { border: 2px solid #1f5fbf; padding: .5rem 1rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { border: 1px solid #767676; padding: .25rem .5rem; text-align: left; vertical-align: top; }
 .turn { border-left: 4px solid #ccc; padding-left: 1rem; margin: 1rem 0; }
 @media (prefers-color-scheme: dark) {
   body, .bar { background: #161616; color: #eee; } fieldset p { color: #bbb; } .error { border-color: #ff8080; }
+  a, a:visited { color: #8ab4f8; }
 }
 </style>
 </head>
@@ -30,14 +37,22 @@ button { font: inherit; padding: .5rem 1rem; margin: 0 .5rem 0 0; }
 <header>
 <h1>{{ title }}</h1>
 <p role="status">{{ done }} of {{ total }} prompts labelled as {{ judge }}.
-{%- if waiting %} {{ waiting }} left for later.{% endif %}
-{%- if skipped %} This prompt was left for later before.{% endif %}</p>
-{% if task %}<p>Keys: a digit chooses a score and goes on, Tab moves, Ctrl+Enter saves.</p>{% endif %}
+{%- if waiting %} {{ waiting }} left for later.{% endif %}</p>
+{% block help %}{% endblock %}
 </header>
 <main>
-{% if not task %}
-<p id="finished">{{ closing }} You can close this page.</p>
-{% else %}
+{% block main %}{% endblock %}
+</main>
+</body>
+</html>
+"""
+
+TASK = """{% extends "frame" %}
+{% block help %}<p>Keys: a digit chooses a score and goes on, Tab moves, Ctrl+Enter saves.</p>{% endblock %}
+{% block main %}
+{% if skipped %}<p>This prompt was left for later before.</p>{% endif %}
+{% if answered %}<p class="note" id="answered">You answered prompt {{ prompt }} at {{ answered }} UTC. Saving replaces that
+answer; the ledger keeps both.</p>{% endif %}
 {% if error %}<p class="error" role="alert" id="error">{{ error }} Nothing was saved.</p>{% endif %}
 <section aria-labelledby="conversation">
 <h2 id="conversation">Conversation</h2>
@@ -50,8 +65,9 @@ button { font: inherit; padding: .5rem 1rem; margin: 0 .5rem 0 0; }
 </div>
 {% endfor %}
 </section>
-<form method="post" autocomplete="off" id="label">
+<form method="post" action="./" autocomplete="off" id="label">
 <input type="hidden" name="key" value="{{ key }}">
+<input type="hidden" name="revision" value="{{ revision }}">
 {% if want_reference %}
 <section aria-labelledby="own"><h2 id="own">Your own answer</h2>
 <label for="reference">What would you answer to the last question? (optional)</label>
@@ -84,8 +100,17 @@ button { font: inherit; padding: .5rem 1rem; margin: 0 .5rem 0 0; }
 </article>
 {% endfor %}
 <div class="bar">
-<button name="action" value="save" id="save">Save and go on</button>
+<button name="action" value="save" id="save">{{ "Save the correction" if answered else "Save and go on" }}</button>
+{% if not answered %}
 <button name="action" value="skip" id="skip" formnovalidate>Leave for later</button>
+{% endif %}
+{% if before %}
+<button name="action" value="back" id="back" formnovalidate>Back to the answer before</button>
+{% endif %}
+{% if answered %}
+<button name="action" value="next" id="next" formnovalidate>Leave it as it was</button>
+{% endif %}
+<button name="action" value="answers" id="answers" formnovalidate>All answers</button>
 <button name="action" value="stop" id="stop" formnovalidate>Stop labelling</button>
 </div>
 </form>
@@ -110,8 +135,46 @@ document.addEventListener("keydown", (event) => {
   (next ? first(next) : document.getElementById("save")).focus();
 });
 </script>
-{% endif %}
-</main>
-</body>
-</html>
+{% endblock %}
 """
+
+ANSWERS = """{% extends "frame" %}
+{% block main %}
+<h2>All answers</h2>
+<p><a href="./" id="next">Go on labelling</a></p>
+<table>
+<thead><tr><th>Prompt</th><th>Question</th><th>Scores of the candidates as shown ({{ names|join(", ") }})</th>
+<th>Answered (UTC)</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><td><a href="prompt-{{ row.key }}">{{ row.prompt }}</a></td><td>{{ row.question }}</td>
+<td>{% for scores in row.scores %}{{ loop.index }}: {{ scores }}{% if not loop.last %}<br>{% endif %}{% endfor %}</td>
+<td>{{ row.time }}{% if row.revision %}, correction {{ row.revision }}{% endif %}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+{% endblock %}
+"""
+
+COMPLETE = """{% extends "frame" %}
+{% block main %}
+<p id="complete">All is labelled. Answers can still be corrected; Finish ends the command.</p>
+<form method="post" action="./">
+<div class="bar">
+<button name="action" value="stop" id="stop">Finish</button>
+{% if before %}
+<button name="action" value="back" id="back">Back to the answer before</button>
+{% endif %}
+<button name="action" value="answers" id="answers">All answers</button>
+</div>
+</form>
+{% endblock %}
+"""
+
+CLOSING = """{% extends "frame" %}
+{% block main %}
+<p id="finished">{{ closing }} You can close this page.</p>
+{% endblock %}
+"""
+
+TEMPLATES = {"frame": FRAME, "task": TASK, "answers": ANSWERS, "complete": COMPLETE, "closing": CLOSING}
