@@ -63,6 +63,11 @@ class Prompt(Record):
     turns: tuple[Turn, ...]
     metadata: dict[str, Any] = {}
 
+    @property
+    def question(self) -> str:
+        """What the last turn asks, without the places of its images."""
+        return self.turns[-1].content.replace(IMAGE_PLACEHOLDER, "").strip()
+
     @model_validator(mode="after")
     def _consistent(self) -> Prompt:
         _check_turns(self.turns, self.images, last="user")

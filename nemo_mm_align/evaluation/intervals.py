@@ -28,6 +28,11 @@ class Interval(BaseModel):
         return self.low > 0 or self.high < 0
 
 
+def bounds_of(interval: Interval | None) -> tuple[float, float] | None:
+    """Return the ends of an interval."""
+    return (interval.low, interval.high) if interval else None
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Student's interval of the mean; None for fewer than two values."""
     if len(values) < 2:

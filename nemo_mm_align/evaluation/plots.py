@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
-from nemo_mm_align.evaluation.figures import INK, STYLE, data_uri
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.results import MethodResult, SteeringResult
+from nemo_mm_align.reporting.figures import BLUE, GUIDE, INK, STYLE, figure_uri
 
-COLOURS = {"base": "#8a8f98", "sft": "#0072b2", "rejection": "#e69f00", "steerlm": "#009e73", "dpo": "#cc3d5c"}
+COLOURS = {"base": "#8a8f98", "sft": BLUE, "rejection": "#e69f00", "steerlm": "#009e73", "dpo": "#cc3d5c"}
 """Okabe and Ito's palette, which readers with any colour vision can tell apart; grey for what all start from."""
 SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")
 Labels = Mapping[str, str]
@@ -60,7 +60,7 @@ def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema
         low = min(attribute.minimum for attribute in schema.attributes)
         axes.set_ylim(low, max(attribute.maximum for attribute in schema.attributes))
         axes.set_ylabel("judged, mean")
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str], labels: Labels) -> str:
@@ -71,7 +71,7 @@ def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str],
         _bars(axes, methods, metrics, labels)
         axes.set_ylim(0, 1)
         axes.set_ylabel("share of answers")
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
@@ -89,7 +89,7 @@ def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("words per answer")
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def plot_steering(steering: Mapping[str, SteeringResult], schema: AttributeSchema) -> str:
@@ -100,12 +100,12 @@ def plot_steering(steering: Mapping[str, SteeringResult], schema: AttributeSchem
         for axes, (name, result) in zip(panels, steering.items(), strict=True):
             _steering_panel(axes, result, schema[name])
         panels[0].set_ylabel("judged, mean")
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def _steering_panel(axes: Axes, result: SteeringResult, attribute: Attribute) -> None:
     ends = (attribute.minimum, attribute.maximum)
-    axes.plot(ends, ends, color="#b8bcc2", linestyle="--", linewidth=1)
+    axes.plot(ends, ends, color=GUIDE, linestyle="--", linewidth=1)
     errors = [_errors(point.judged, point.interval) for point in result.curve]
     axes.errorbar(
         [point.asked for point in result.curve],
@@ -134,7 +134,7 @@ def plot_losses(methods: Mapping[str, MethodResult], labels: Labels) -> str | No
             axes.plot(steps, losses, color=colour_of(name, list(methods)), linewidth=1)
             axes.set(title=labels[name], xlabel="optimizer step")
         panels[0].set_ylabel("training loss")
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def plot_text_ability(values: Mapping[str, tuple[float, Interval | None]]) -> str:
@@ -151,4 +151,4 @@ def plot_text_ability(values: Mapping[str, tuple[float, Interval | None]]) -> st
         axes.set_xlim(0, 1)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("share of text instructions followed")
-        return data_uri(figure)
+        return figure_uri(figure)

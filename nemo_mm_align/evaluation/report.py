@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from nemo_mm_align.atomic import write_text
@@ -17,6 +16,8 @@ from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.records import Prompt
+from nemo_mm_align.reporting.page import render
+from nemo_mm_align.reporting.tables import cells
 
 TITLE = "Aligning a vision-language model with attribute annotations"
 SHARES = {
@@ -54,43 +55,41 @@ def write_report(
     Raises:
         UserError: the image of a sample is missing or broken.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(page.TEMPLATE)
-    write_text(path, template.render(**_context(results, schema, samples, title)))
+    write_text(path, render(page.TEMPLATE, title, **_context(results, schema, samples)))
 
 
-def _context(results: Results, schema: AttributeSchema, samples: Sequence[ReportSample], title: str) -> dict[str, Any]:
+def _context(results: Results, schema: AttributeSchema, samples: Sequence[ReportSample]) -> dict[str, Any]:
     methods = results.methods
     has_base = "base" in methods and len(methods) > 1
     return {
-        "title": title,
-        "style": page.STYLE,
         "headline": wording.headline(results, schema),
         "basis": wording.basis(results),
         "missing": wording.listing([wording.label_of(name) for name in results.missing_methods] or [""]),
         "notes": results.notes,
-        "columns": [
+        "method_heads": [
+            "Method",
             f"Score (of {schema.perfect_total:g})",
             *(["Score − base"] if has_base else []),
             *tables.COLUMNS.values(),
         ],
-        "rows": [tables.method_row(name, result, results, schema, has_base) for name, result in methods.items()],
+        "method_rows": [tables.method_row(name, one, results, schema, has_base) for name, one in methods.items()],
         "score_means": f"Score: {' + '.join(schema.score)}, as judged. Correct: answers judged entirely correct.",
         "interval_basis": wording.interval_basis(results),
         "cautions": wording.cautions(methods),
-        "attribute_names": schema.names,
+        "attribute_heads": ["Method", *schema.names],
+        "attribute_rows": [tables.attribute_row(name, one, results, schema) for name, one in methods.items()],
         "taste": tables.taste(schema),
         **_plots(results, schema),
-        "steering_values": [f"{value:g}" for value in tables.asked_values(results.steering)],
+        "steering_heads": tables.steering_heads(results.steering),
         "steering_rows": list(tables.steering_rows(results.steering)),
         "samples": [tables.sample_card(sample, list(methods), schema) for sample in samples],
         "sample_note": f"{len(samples)} held-out prompts, drawn at random with the seed of the run.",
         "training_rows": [tables.training_row(name, result) for name, result in methods.items() if result.training],
         "layout_rows": [
-            (stage, layout.world_size, layout.tensor, layout.pipeline, layout.data)
+            cells(stage, layout.world_size, layout.tensor, layout.pipeline, layout.data)
             for stage, layout in results.layouts.items()
         ],
-        "fact_lists": tables.fact_lists(results),
+        "fact_lists": tables.made_of(results),
     }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.evaluation.intervals import Interval
+from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.results import MethodResult, Results
+from nemo_mm_align.reporting.tables import bracket
 
 LABELS = {
     "base": "Base",
@@ -20,17 +21,6 @@ LABELS = {
 def label_of(name: str) -> str:
     """Name of a method as a reader sees it."""
     return LABELS.get(name, name.replace("_", " "))
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number for a table; a dash where nothing was measured."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def bracket(interval: Interval | None, digits: int = 2, signed: bool = False) -> str:
-    """An interval as ``[low, high]``; nothing where there is none."""
-    sign = "+" if signed else ""
-    return f"[{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]" if interval else ""
 
 
 def listing(names: Sequence[str]) -> str:
@@ -54,7 +44,7 @@ def _best_method(results: Results, schema: AttributeSchema) -> str:
         return text + "."
     interval = results.methods[best].minus_base_intervals.get("score")
     difference = results.methods[best].minus_base["score"]
-    comparison = f"{difference:+.2f} {bracket(interval, signed=True)}".strip()
+    comparison = f"{difference:+.2f} {bracket(bounds_of(interval), '+.2f')}".strip()
     if difference <= 0:
         nearest = f"the nearest is {label_of(best)}, {comparison}"
         return f"No method scores higher than the base ({scored['base']:.2f}); {nearest}."

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = "nemo_mm_align"
 ROOT = Path(__file__).resolve().parents[2] / PACKAGE
 LAYERS = (
-    {"model", "parallel"},
+    {"model", "parallel", "reporting"},
     {"datasets", "callbacks", "capacity"},
     {"labeling", "recipes", "inference", "evaluation", "miniature", "launch", "preflight"},
     {"benchmarks"},

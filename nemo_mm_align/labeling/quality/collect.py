@@ -71,8 +71,7 @@ def collect(annotations: Path, schema: AttributeSchema, ledger: Path | None = No
     quality.histograms = {attribute.name: _histogram(attribute) for attribute in schema.attributes}
     if scored:
         whole = all(schema[name].integer for name in schema.score)
-        low = sum(schema[name].minimum for name in schema.score)
-        quality.histograms[SCORE] = Histogram(low, schema.perfect_total, None if whole else FLOAT_BINS)
+        quality.histograms[SCORE] = Histogram(schema.worst_total, schema.perfect_total, None if whole else FLOAT_BINS)
     drawn: list[tuple[int, int, Annotation]] = []
     for annotation in read_records(annotations, Annotation):
         _add(quality, annotation)

@@ -18,9 +18,8 @@ from nemo_mm_align.labeling.quality.agreement import (
     pair_credits,
     pairwise_accuracy,
 )
+from nemo_mm_align.labeling.quality.collect import SCORE
 from nemo_mm_align.labeling.quality.sources import RatedFile, Values, match
-
-SCORE = "score"
 
 
 @dataclass

@@ -1,24 +1,9 @@
-"""The page of ``annotations.html`` as a Jinja template: one file, no script, nothing fetched. Autoescape is on."""
+"""What ``annotations.html`` shows, as a template for `reporting.page`."""
 
 TEMPLATE = """\
-{% macro figure(source, alt, caption) %}{% if source %}<figure><img src="{{ source }}" alt="{{ alt }}">
-<figcaption>{{ caption }}</figcaption></figure>{% endif %}{% endmacro %}
-{% macro table(heads, rows) %}<div class="scroll"><table>
-<thead><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell.value }}
-{%- if cell.small %}<small>{{ cell.small }}</small>{% endif %}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>{% endmacro %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>{{ style | safe }}</style>
-</head>
-<body>
-<main>
-<h1>{{ title }}</h1>
+{% extends "frame" %}
+{% from "parts" import facts, figure, sample, table %}
+{% block body %}
 <p class="headline">{{ headline }}</p>
 <p class="soft">{{ made_with }}</p>
 {% for finding in findings %}<p class="notice">Look at this: {{ finding }}</p>
@@ -55,22 +40,15 @@ defined, since one of the two is constant.</p>{% endif %}{% endfor %}
 
 {% if samples %}<h2>Samples</h2>
 <p class="soft">{{ samples | length }} prompts, drawn at random.</p>
-<div class="samples">{% for sample in samples %}<article class="sample">
-<header>{% for image in sample.images %}<img src="{{ image }}" alt="Image of the question">{% endfor %}
-<div><p class="question">{{ sample.question }}</p>
-{% if sample.reference %}<p class="soft">The judge's own answer: {{ sample.reference }}</p>{% endif %}</div></header>
-<table class="left"><tbody>{% for answer in sample.answers %}<tr><td>{{ answer.place }}</td>
+<div class="samples">{% for card in samples %}{% call(answer) sample(card) %}
+<td>{{ answer.place }}</td>
 <td>{{ answer.text }}<small class="wrap">{{ answer.scores }}</small>
-{% if answer.reasoning %}<small class="wrap">{{ answer.reasoning }}</small>{% endif %}</td></tr>{% endfor %}</tbody></table>
-</article>{% endfor %}</div>{% endif %}
+{% if answer.reasoning %}<small class="wrap">{{ answer.reasoning }}</small>{% endif %}</td>
+{% endcall %}{% endfor %}</div>{% endif %}
 
 <h2>How this was made</h2>
-{% for heading, facts in fact_lists %}<h3>{{ heading }}</h3>
-<dl>{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-{% endfor %}
+{{ facts(fact_lists) }}
 <h3>Checks</h3>
 <ul>{% for check in checks %}<li>{{ check }}</li>{% endfor %}</ul>
-</main>
-</body>
-</html>
+{% endblock %}
 """

@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from nemo_mm_align.evaluation.figures import INK, STYLE, data_uri
 from nemo_mm_align.labeling.quality.collect import Quality
 from nemo_mm_align.labeling.quality.statistics import Histogram, Mean
+from nemo_mm_align.reporting.figures import BLUE, GUIDE, INK, STYLE, figure_uri
 
-BLUE = "#0072b2"
 STRETCHES = 40
 
 
@@ -30,7 +29,7 @@ def plot_distributions(quality: Quality) -> str:
             _histogram_panel(axes, name, quality.histograms[name])
         for axes in panels[len(names) :]:
             axes.set_visible(False)
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def _histogram_panel(axes: Axes, name: str, histogram: Histogram) -> None:
@@ -59,7 +58,7 @@ def plot_correlations(quality: Quality) -> str:
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
         axes.set_yticks(range(len(names)), names)
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def plot_positions(positions: Sequence[Mean]) -> str:
@@ -68,13 +67,13 @@ def plot_positions(positions: Sequence[Mean]) -> str:
         figure = Figure(figsize=(4.4, 2.8), layout="constrained")
         axes = figure.subplots()
         places = range(1, len(positions) + 1)
-        axes.axhline(0, color="#b8bcc2", linestyle="--", linewidth=1)
+        axes.axhline(0, color=GUIDE, linestyle="--", linewidth=1)
         errors = [(low_high[1] - low_high[0]) / 2 if (low_high := mean.interval) else 0.0 for mean in positions]
         values = [mean.mean for mean in positions]
         axes.errorbar(places, values, errors, color=BLUE, marker="o", linestyle="none", capsize=3)
         axes.set_xticks(list(places))
         axes.set(xlabel="place in the request", ylabel="score − prompt's mean")
-        return data_uri(figure)
+        return figure_uri(figure)
 
 
 def plot_timeline(quality: Quality) -> str:
@@ -91,4 +90,4 @@ def plot_timeline(quality: Quality) -> str:
         axes.plot(middles, values, color=BLUE, linewidth=1.4)
         axes.fill_between(middles, values - errors, values + errors, color=BLUE, alpha=0.18, linewidth=0)
         axes.set(xlabel="judgements, in order of time", ylabel="mean score of a prompt")
-        return data_uri(figure)
+        return figure_uri(figure)

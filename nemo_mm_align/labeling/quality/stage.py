@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.quality.comparison import SCORE, Comparison, compare
+from nemo_mm_align.labeling.quality.collect import SCORE
+from nemo_mm_align.labeling.quality.comparison import Comparison, compare
 from nemo_mm_align.labeling.quality.report import write_report
 from nemo_mm_align.labeling.quality.sources import RatedFile, read_ratings
 

@@ -1,19 +1,23 @@
-"""How plots look, and plots as SVG data URIs: no display, no file, no global matplotlib state."""
+"""How plots look, and plots as SVG inside a page: no display, no file, no global matplotlib state."""
 
 from __future__ import annotations
 
-import base64
 import io
 
 from matplotlib.figure import Figure
 
+from nemo_mm_align.reporting.images import data_uri
+
 INK = "#3c4148"
+GUIDE = "#b8bcc2"
+"""Of axes, and of lines to compare with."""
+BLUE = "#0072b2"
 
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#b8bcc2",
+    "axes.edgecolor": GUIDE,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
     "text.color": INK,
@@ -28,8 +32,8 @@ STYLE = {
 }
 
 
-def data_uri(figure: Figure) -> str:
+def figure_uri(figure: Figure) -> str:
     """Return a figure as an SVG for the `src` of an image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue(), "image/svg+xml")
