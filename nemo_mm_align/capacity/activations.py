@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mm_align.capacity.job import Job
-from nemo_mm_align.capacity.parameters import head_widths
 
 _INDEX = 8  # bytes of an int64
 _FLOAT = 4
@@ -49,8 +48,7 @@ class LayerActivations:
         self.tokens = job.rows * job.row_length
         self.split_tokens = self.tokens / (self.t if job.parallel.sequence_parallel else 1)
         self.heads = language.num_attention_heads / self.t
-        queries, keys = head_widths(language)
-        self.queries, self.keys = queries / self.t, keys / self.t
+        self.queries, self.keys = language.query_width / self.t, language.key_width / self.t
         self.hidden, self.ffn = language.hidden_size, language.ffn_hidden_size / self.t
         self.targets = set(job.lora.targets) if job.lora else set()
 

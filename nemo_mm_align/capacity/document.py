@@ -8,21 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
-from nemo_mm_align.capacity.gpus import GIB, GPU, GPUS, find_gpu
+from nemo_mm_align.capacity.experiments import MODELS as EXPERIMENT_MODELS
+from nemo_mm_align.capacity.gpus import GPU, GPUS, REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import ANSWER_TOKENS, Job, read_job
 from nemo_mm_align.capacity.memory import CUDA_CONTEXT, NCCL_PER_GROUP
 from nemo_mm_align.capacity.steptime import ASSUMED_FP8_GAIN, ASSUMED_LINK_SHARE, ASSUMED_MFU
 from nemo_mm_align.capacity.suggest import Suggestion, describe, suggest
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.units import GIB, gib
 
-MODELS = {
-    "llava15_7b": "LLaVA-1.5-7B",
-    "llava15_13b": "LLaVA-1.5-13B",
-    "llava_llama2_70b": "A LLaVA with Llama-2-70B",
-}
+MODELS = {**EXPERIMENT_MODELS, "llava_llama2_70b": "A LLaVA with Llama-2-70B"}
 METHODS = ("sft", "dpo")
 NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-GPU_NAME = "h100_80gb"
 SAMPLES = {"sft": 5084, "steerlm": 26000, "dpo": 5084}
 """Training examples of the paper's sets."""
 
@@ -46,8 +43,8 @@ For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llav
   gradients, optimizer state, checkpoints and saved activations within 2 %, all tensors alive at the worst moment of
   forward and backward passes within 10 %. One process, TP2, TP2 with sequence parallelism, PP2; with and without LoRA
   and its dropout; every kind of recomputation; shared prefixes; grouped heads, tied matrices, a trained tower.
-* **Allowances, not measurements**: {CUDA_CONTEXT / GIB:.1f} GiB for CUDA's context and workspaces and
-  {NCCL_PER_GROUP / GIB:.2f} GiB per NCCL communicator. `tests/gpu/test_capacity_cuda.py` compares the rest with
+* **Allowances, not measurements**: {gib(CUDA_CONTEXT, 1)} for CUDA's context and workspaces and
+  {gib(NCCL_PER_GROUP)} per NCCL communicator. `tests/gpu/test_capacity_cuda.py` compares the rest with
   `torch.cuda.max_memory_allocated` where there is a GPU; it has not run on one yet. TransformerEngine's kernels and
   FP8's copies of weights are reckoned, not measured.
 * **Seconds per step only rank layouts.** They assume {ASSUMED_MFU:.0%} of the data sheet's bf16 rate in matrix products
@@ -102,7 +99,6 @@ def _rows(job: Job, gpu: GPU) -> list[list[str]]:
 
 
 def _section(title: str, job: Job, gpu: GPU) -> str:
-    kind = "LoRA" if job.lora else "full"
     name = "SFT, rejection sampling, SteerLM" if job.method == "sft" else "DPO"
     hours = ["hours SFT", "hours SteerLM"] if job.method == "sft" else ["hours"]
     single = estimate_job(_place(job, 1, gpu), gpu)
@@ -111,7 +107,7 @@ def _section(title: str, job: Job, gpu: GPU) -> str:
         f"{single.checkpoint_bytes / 1e9:.1f} GB per checkpoint."
     )
     header = ["GPUs", "layout", "GiB per GPU", "s per step, rough", *hours]
-    return f"### {title}: {name}, {kind}\n{caption}\n\n{_table(header, _rows(job, gpu))}\n"
+    return f"### {title}: {name}, {job.kind}\n{caption}\n\n{_table(header, _rows(job, gpu))}\n"
 
 
 def _smallest(job: Job, gpu: GPU) -> str:
@@ -121,7 +117,7 @@ def _smallest(job: Job, gpu: GPU) -> str:
 def _overview(jobs: Mapping[str, list[Job]]) -> str:
     header = [
         "",
-        *(f"{'DPO' if job.method == 'dpo' else 'SFT, SteerLM'}, {_kind(job)}" for job in next(iter(jobs.values()))),
+        *(f"{'DPO' if job.method == 'dpo' else 'SFT, SteerLM'}, {job.kind}" for job in next(iter(jobs.values()))),
     ]
     parts = []
     for model, title in MODELS.items():
@@ -130,17 +126,13 @@ def _overview(jobs: Mapping[str, list[Job]]) -> str:
     return "\n".join(parts)
 
 
-def _kind(job: Job) -> str:
-    return "LoRA" if job.lora else "full"
-
-
 def write_document(composed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Return CAPACITY.md.
 
     Args:
         composed: conf/train.yaml composed for each of `MODELS` and `METHODS`, as ``composed[model][method]``.
     """
-    gpu = find_gpu(GPU_NAME)
+    gpu = find_gpu(REFERENCE_GPU)
     jobs: dict[str, list[Job]] = {}
     for model in MODELS:
         with_lora = [read_job(composed[model][method], 1, 1) for method in METHODS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_mm_align.capacity.activations import GPU_KERNELS, Kernels
-from nemo_mm_align.capacity.gpus import GPU, find_gpu
+from nemo_mm_align.capacity.gpus import GPU, REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import Job, read_job
 from nemo_mm_align.capacity.memory import StageMemory, checkpoint_bytes, stage_memory
 from nemo_mm_align.capacity.steptime import StepTime, step_time
@@ -57,18 +57,23 @@ class Estimate:
         return step_time(self.job, self.gpu)
 
 
+def check_number_format(job: Job, gpu: GPU) -> None:
+    """Raise `UserError` where the GPU cannot compute in the job's number format."""
+    if job.fp8 and not gpu.fp8:
+        raise UserError(f"precision={job.engine.precision}: {gpu.name} has no FP8 units. Set precision=bf16.")
+
+
 def estimate_job(job: Job, gpu: GPU, reserve: float = RESERVE, kernels: Kernels = GPU_KERNELS) -> Estimate:
     """Estimate a checked job on a GPU type."""
     job.check()
-    if job.fp8 and not gpu.fp8:
-        raise UserError(f"precision={job.engine.precision}: {gpu.name} has no FP8 units. Set precision=bf16.")
+    check_number_format(job, gpu)
     stages = job.parallel.pipeline_model_parallel_size
     return Estimate(job, gpu, reserve, [stage_memory(job, stage, kernels) for stage in range(stages)])
 
 
 def estimate(
     values: Mapping[str, Any],
-    gpu: str | GPU = "h100_80gb",
+    gpu: str | GPU = REFERENCE_GPU,
     nodes: int | None = None,
     gpus_per_node: int | None = None,
     reserve: float = RESERVE,

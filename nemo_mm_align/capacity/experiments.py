@@ -6,14 +6,14 @@ The files are generated, so that none of them can drift from the others; a test 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
-from nemo_mm_align.capacity.gpus import find_gpu
+from nemo_mm_align.capacity.gpus import REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import Job, read_job
 from nemo_mm_align.capacity.suggest import describe, suggest
 
@@ -21,7 +21,6 @@ RECIPES = {"sft": "SFT", "rejection": "Rejection sampling", "steerlm": "SteerLM"
 MODELS = {"llava15_7b": "LLaVA-1.5-7B", "llava15_13b": "LLaVA-1.5-13B"}
 CLUSTERS = ((1, 8), (2, 8), (8, 8))
 PRECISIONS = {"": "bf16", "_fp8": "fp8_tensorwise"}
-GPU_NAME = "h100_80gb"
 DATA = {
     "sft": "records with reference answers: scripts/build.py method=sft",
     "rejection": "the best sampled answers: scripts/build.py method=rejection",
@@ -83,13 +82,8 @@ def _text(name: str, head: str, job: Mapping[str, Any]) -> str:
 
 
 def _layout(job: Job) -> dict[str, Any]:
-    parallel = job.parallel
     return {
-        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
-        "sequence_parallel": parallel.sequence_parallel,
-        "num_layers_in_first_pipeline_stage": parallel.num_layers_in_first_pipeline_stage,
-        "num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
+        **asdict(job.parallel),
         "recompute": job.engine.recompute,
         "micro_batch_size": job.micro_batch_size,
         "global_batch_size": job.global_batch_size,
@@ -97,8 +91,7 @@ def _layout(job: Job) -> dict[str, Any]:
 
 
 def _cluster_experiment(recipe: str, model: str, base: Mapping[str, Any], job: Job, name: str) -> str:
-    gpu = find_gpu(GPU_NAME)
-    chosen = suggest(job, gpu)
+    chosen = suggest(job, find_gpu(REFERENCE_GPU))
     found, values = chosen.job, base["model"]
     head = (
         f"# {RECIPES[recipe]} of {MODELS[model]} with LoRA on {job.nodes} x {job.gpus_per_node} H100 80 GB, "

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.units import GIB
 
-GIB = 2**30
+REFERENCE_GPU = "h100_80gb"
+"""What estimates are for where nothing else is asked."""
 
 
 @dataclass(frozen=True)

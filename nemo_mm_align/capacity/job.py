@@ -5,13 +5,14 @@ Shapes: B rows of a micro batch, S positions of a row, P labelled positions of a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, read_sizes
 
 ANSWER_TOKENS = 1024
 """Longest answer that is reckoned with: the paper samples at most so many new tokens."""
@@ -78,7 +79,7 @@ class Job:
     @property
     def micro_batches(self) -> int:
         """Forward passes of one rank per optimizer step."""
-        return self.global_batch_size // (self.micro_batch_size * self.data_parallel_size)
+        return micro_batches_per_step(self.global_batch_size, self.micro_batch_size, self.data_parallel_size)
 
     @property
     def element_bytes(self) -> int:
@@ -88,7 +89,12 @@ class Job:
     @property
     def fp8(self) -> bool:
         """Whether matrix products of the decoder run in FP8."""
-        return self.engine.precision.startswith("fp8")
+        return self.engine.fp8
+
+    @property
+    def kind(self) -> str:
+        """What of the language model is trained, in a word: adapters or all of it."""
+        return "LoRA" if self.lora else "full"
 
     @property
     def trains_language(self) -> bool:
@@ -97,9 +103,8 @@ class Job:
 
     @property
     def length_multiple(self) -> int:
-        """What row lengths are multiples of: TP under sequence parallelism, 16 for FP8 matrix products."""
-        tensor = self.parallel.tensor_model_parallel_size if self.parallel.sequence_parallel else 1
-        return math.lcm(tensor, 16 if self.fp8 else 1)
+        """What row lengths are multiples of."""
+        return row_length_multiple(self.parallel, self.engine)
 
     @property
     def rows(self) -> int:
@@ -130,17 +135,14 @@ class Job:
 
     def check(self) -> None:
         """Check sizes, layout and batch arithmetic; raise `UserError` naming field and remedy."""
-        self.config.check(self.parallel)
-        replicas = self.data_parallel_size
-        per_pass = self.micro_batch_size * replicas
-        if self.micro_batch_size < 1 or self.global_batch_size < 1 or self.global_batch_size % per_pass:
-            raise UserError(
-                f"model.global_batch_size={self.global_batch_size} is not a multiple of model.micro_batch_size="
-                f"{self.micro_batch_size} x data-parallel size {replicas} = {per_pass}. Change one of the two sizes."
-            )
-        positions = self.config.language.max_position_embeddings
-        if self.workload.length > positions:
-            raise UserError(f"model.max_length={self.workload.length}: the model has {positions} positions.")
+        check_training(
+            self.config,
+            self.parallel,
+            world_size=self.world_size,
+            micro_batch_size=self.micro_batch_size,
+            global_batch_size=self.global_batch_size,
+            max_length=self.workload.length,
+        )
 
     def with_layout(self, **changes: Any) -> Job:
         """Return the job with fields of its `ParallelConfig` changed."""
@@ -161,23 +163,6 @@ def _ranks(values: Mapping[str, Any], nodes: int | None, gpus_per_node: int | No
             "the number of GPUs is not known: choose an experiment, or give trainer.num_nodes and trainer.devices."
         )
     return int(found[0]), int(found[1])
-
-
-def check_started_ranks(trainer: Mapping[str, Any], started: int) -> None:
-    """Raise `UserError` where ``trainer.num_nodes`` x ``trainer.devices`` are given and are not the ranks that started."""
-    nodes, devices = trainer.get("num_nodes"), trainer.get("devices")
-    if nodes and devices and nodes * devices != started:
-        raise UserError(
-            f"trainer.num_nodes={nodes} x trainer.devices={devices} = {nodes * devices} ranks, but {started} were started. "
-            "Start that many, or set both to what you start (null: whatever is started) and see with scripts/estimate.py "
-            "whether the layout still fits."
-        )
-
-
-def read_model(values: Mapping[str, Any]) -> LlavaConfig:
-    """Sizes of the model: the keys of conf/model/*.yaml among those of a composed configuration's ``model``."""
-    keys = ("name", "image_token_id", "language", "vision")
-    return LlavaConfig.from_dict({key: values[key] for key in keys if key in values})
 
 
 def read_job(
@@ -201,14 +186,13 @@ def read_job(
     if method not in (*_IMITATION, "dpo"):
         raise UserError(f"recipe.name={method!r}: choose from {', '.join(_IMITATION)}, dpo.")
     nodes, gpus_per_node = _ranks(values, nodes, gpus_per_node)
-    parallel = {name: model[name] for name in ParallelConfig.__dataclass_fields__ if name in model}
     parts, optim = model.get("train") or {}, model.get("optim") or {}
     changes = {key: value for key, value in (workload or {}).items() if value is not None}
     return Job(
-        config=read_model(model),
-        parallel=ParallelConfig(**parallel),
-        engine=EngineConfig(values["precision"], model["transformer_impl"], model["recompute"]),
-        lora=LoRAConfig(**model["lora"]) if model.get("lora") else None,
+        config=read_sizes(model),
+        parallel=read_parallel(model),
+        engine=read_engine(values),
+        lora=read_lora(model),
         method=method,
         workload=replace(Workload(_section(model, "max_length", "model.")), **changes),
         nodes=nodes,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nemo_mm_align.capacity.activations import GPU_KERNELS, Kernels, LayerActivations, logits, stage_activations
-from nemo_mm_align.capacity.gpus import GIB
 from nemo_mm_align.capacity.job import Job
-from nemo_mm_align.capacity.parameters import RankParameters, decoder_linear, rank_parameters
+from nemo_mm_align.capacity.parameters import RankParameters, rank_parameters
 from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.units import GIB
 
 CUDA_CONTEXT = 1.2 * GIB
 """Allowance for CUDA's context, cuBLAS and TransformerEngine workspaces of a process; not measured, see CAPACITY.md."""
@@ -86,7 +86,7 @@ def stage_memory(job: Job, stage: int, kernels: Kernels = GPU_KERNELS) -> StageM
     layers = job.config.layers_per_stage(parallel)[stage]
     parameters = rank_parameters(job, stage)
     trained = parameters.trained(job)
-    fp8 = layers * decoder_linear(job.config.language, parallel.tensor_model_parallel_size) if job.fp8 else 0
+    fp8 = layers * (job.config.language.linear_parameters // parallel.tensor_model_parallel_size) if job.fp8 else 0
     in_flight = min(stages - stage, job.micro_batches)
     replicas = job.data_parallel_size if job.distributed_optimizer else 1
     return StageMemory(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mm_align.capacity.job import Job
-from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, LoRAConfig
+from nemo_mm_align.model.config import LlavaConfig
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class RankParameters:
         return count + (self.projector if job.train_projector else 0) + (self.vision if job.train_vision else 0)
 
 
-def head_widths(language: LanguageConfig) -> tuple[int, int]:
-    """Width of all query heads together and of all key heads together."""
-    return language.num_attention_heads * language.kv_channels, language.groups * language.kv_channels
-
-
 def _vision(config: LlavaConfig, t: int) -> int:
     vision = config.vision
     width, ffn = vision.hidden_size, vision.ffn_hidden_size
@@ -55,23 +50,6 @@ def _projector(config: LlavaConfig, t: int) -> int:
     return (config.vision.hidden_size + 1) * hidden // t + hidden * hidden // t + hidden
 
 
-def decoder_linear(language: LanguageConfig, t: int) -> int:
-    """Weights of the four linear layers of one decoder layer on one rank."""
-    queries, keys = head_widths(language)
-    return (language.hidden_size * (2 * queries + 2 * keys) + 3 * language.hidden_size * language.ffn_hidden_size) // t
-
-
-def _adapters(language: LanguageConfig, lora: LoRAConfig, t: int) -> int:
-    """Adapters of one decoder layer on one rank: A whole and B split by columns, or A split and B whole."""
-    hidden, ffn = language.hidden_size, language.ffn_hidden_size
-    queries, keys = head_widths(language)
-    widths = {
-        "q": hidden + queries // t, "k": hidden + keys // t, "v": hidden + keys // t, "o": queries // t + hidden,
-        "gate": hidden + ffn // t, "up": hidden + ffn // t, "down": ffn // t + hidden,
-    }  # fmt: skip
-    return lora.rank * sum(widths[target] for target in lora.targets)
-
-
 def rank_parameters(job: Job, stage: int) -> RankParameters:
     """Count the parameters of one tensor-parallel rank of a pipeline stage (from 0)."""
     config, language, parallel = job.config, job.config.language, job.parallel
@@ -80,12 +58,12 @@ def rank_parameters(job: Job, stage: int) -> RankParameters:
     first, last = stage == 0, stage == len(layers) - 1
     table = config.padded_vocab_size(t) // t * language.hidden_size
     tied_here = language.tie_word_embeddings and first  # one stage alone holds a tied matrix once
-    layer = decoder_linear(language, t) + 2 * language.hidden_size
+    layer = language.linear_parameters // t + 2 * language.hidden_size
     return RankParameters(
         vision=_vision(config, t) if first else 0,
         projector=_projector(config, t) if first else 0,
         embedding=table if first else 0,
         decoder=layers[stage] * layer + (language.hidden_size if last else 0),
         output=table if last and not tied_here else 0,
-        adapters=layers[stage] * _adapters(language, job.lora, t) if job.lora else 0,
+        adapters=layers[stage] * job.lora.layer_parameters(language, t) if job.lora else 0,
     )

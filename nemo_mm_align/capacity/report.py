@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nemo_mm_align.capacity.estimate import Estimate
-from nemo_mm_align.capacity.gpus import GIB
 from nemo_mm_align.capacity.memory import StageMemory, key_value_bytes
 from nemo_mm_align.capacity.steptime import ASSUMED_FP8_GAIN, ASSUMED_LINK_SHARE, ASSUMED_MFU
 from nemo_mm_align.capacity.suggest import describe
+from nemo_mm_align.units import GIB, gib
 
 SAMPLED_ROWS = 32
 _CACHE_LINE = 100  # bytes of one pair in the reference cache
@@ -25,10 +25,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f}"
-
-
 def _row(stage: StageMemory, found: Estimate) -> list[str]:
     sizes = (
         stage.weights,
@@ -38,9 +34,10 @@ def _row(stage: StageMemory, found: Estimate) -> list[str]:
         stage.workspace,
         stage.context,
         stage.peak,
+        found.gpu.memory - stage.peak,
     )
     counts = [str(stage.stage), str(stage.layers), f"{stage.parameters.total:,}", f"{stage.trained:,}"]
-    return [*counts, *map(_gib, sizes), _gib(found.gpu.memory - stage.peak)]
+    return [*counts, *(f"{size / GIB:.2f}" for size in sizes)]
 
 
 def _rows_of(found: Estimate) -> str:
@@ -65,7 +62,7 @@ def _sampling(found: Estimate) -> str:
     length = job.workload.length
     most = max(key_value_bytes(job, stage.stage, SAMPLED_ROWS, length) for stage in found.stages)
     return (
-        f"sampling in this layout: {_gib(most)} GiB of keys and values per rank for {SAMPLED_ROWS} answers of up to "
+        f"sampling in this layout: {gib(most)} of keys and values per rank for {SAMPLED_ROWS} answers of up to "
         f"{length} tokens, beside the weights"
     )
 
@@ -86,7 +83,7 @@ def render(found: Estimate) -> str:
     """Return the whole estimate; all sizes are per rank, in GiB, of the longest rows."""
     job = found.job
     lines = [
-        f"{job.config.name}, {job.method}, {'LoRA' if job.lora else 'full'}, {job.engine.precision}, "
+        f"{job.config.name}, {job.method}, {job.kind}, {job.engine.precision}, "
         f"{job.nodes} x {job.gpus_per_node} {found.gpu.name}: {describe(job)}",
         table([_COLUMNS, *(_row(stage, found) for stage in found.stages)]),
         _rows_of(found),
@@ -99,7 +96,7 @@ def render(found: Estimate) -> str:
     lines += [_disk(found), _sampling(found), _time(found)]
     verdict = "fits" if found.fits else "does not fit"
     lines.append(
-        f"{verdict}: {_gib(found.peak)} GiB at the worst moment, {_gib(found.limit)} GiB may be used (reserve "
-        f"{found.reserve:.0%} of {_gib(found.gpu.memory)})"
+        f"{verdict}: {gib(found.peak)} at the worst moment, {gib(found.limit)} may be used (reserve "
+        f"{found.reserve:.0%} of {found.gpu.memory / GIB:.2f})"
     )
     return "\n".join(lines) + "\n"

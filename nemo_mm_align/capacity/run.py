@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.capacity.job import read_job
 from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.suggest import describe, suggest
+from nemo_mm_align.repository import CONF
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
-
-def compose_training(overrides: list[str], conf: Path = CONF) -> dict[str, Any]:
+def compose_training(overrides: list[str]) -> dict[str, Any]:
     """Compose conf/train.yaml; mandatory values that are missing stay ``???``."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base=None):
+    with initialize_config_dir(str(CONF), version_base=None):
         config = compose("train", overrides)
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     return values
@@ -75,17 +74,12 @@ def _answer(values: Mapping[str, Any]) -> str:
     if not values["suggest"]:
         return render(estimate_job(job, gpu, reserve))
     found = suggest(job, gpu, reserve)
-    parallel, engine = found.job.parallel, found.job.engine
     settings = {
         "trainer.num_nodes": job.nodes,
         "trainer.devices": job.gpus_per_node,
-        "model.tensor_model_parallel_size": parallel.tensor_model_parallel_size,
-        "model.pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
-        "model.sequence_parallel": parallel.sequence_parallel,
-        "model.num_layers_in_first_pipeline_stage": parallel.num_layers_in_first_pipeline_stage,
-        "model.num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
+        **{f"model.{name}": value for name, value in asdict(found.job.parallel).items()},
         "model.micro_batch_size": found.job.micro_batch_size,
-        "model.recompute": engine.recompute,
+        "model.recompute": found.job.engine.recompute,
         "model.optim.use_distributed_optimizer": found.job.distributed_optimizer,
     }
     lines = [f"{key}={'null' if value is None else str(value).lower()}" for key, value in settings.items()]

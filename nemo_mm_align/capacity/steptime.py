@@ -8,7 +8,7 @@ from nemo_mm_align.capacity.activations import LayerActivations
 from nemo_mm_align.capacity.gpus import GPU
 from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.capacity.memory import GPU_KERNELS
-from nemo_mm_align.capacity.parameters import decoder_linear, head_widths, rank_parameters
+from nemo_mm_align.capacity.parameters import rank_parameters
 
 ASSUMED_MFU = 0.40
 """Share of the data sheet's bf16 rate that matrix products are assumed to reach."""
@@ -38,10 +38,9 @@ class StepTime:
 def _decoder_flops(job: Job, layers: int) -> tuple[float, float]:
     """Forward operations of decoder layers for one micro batch over all TP ranks: linear layers, attention."""
     language = job.config.language
-    tokens, (queries, _) = job.rows * job.row_length, head_widths(language)
-    linear = 2.0 * tokens * decoder_linear(language, 1) * layers
+    linear = 2.0 * job.rows * job.row_length * language.linear_parameters * layers
     pairs = job.rows * job.row_length**2 * (1.0 if job.has_shared_prefix else 0.5)  # a mask hides what is not needed
-    return linear, 4.0 * pairs * queries * layers
+    return linear, 4.0 * pairs * language.query_width * layers
 
 
 def stage_flops(job: Job, stage: int) -> tuple[float, float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from nemo_mm_align.capacity.estimate import RESERVE, Estimate, estimate_job
-from nemo_mm_align.capacity.gpus import GIB, GPU
+from nemo_mm_align.capacity.estimate import RESERVE, Estimate, check_number_format, estimate_job
+from nemo_mm_align.capacity.gpus import GPU
 from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.capacity.steptime import StepTime, stage_flops
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.units import GIB, gib
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 _RECOMPUTE = ("none", "selective", "full")
@@ -126,8 +127,7 @@ def suggest(job: Job, gpu: GPU, reserve: float = RESERVE, explain: bool = True) 
     Raises:
         UserError: nothing fits; the message says how much is missing and how many nodes would do.
     """
-    if job.fp8 and not gpu.fp8:
-        raise UserError(f"precision={job.engine.precision}: {gpu.name} has no FP8 units. Set precision=bf16.")
+    check_number_format(job, gpu)
     fitting, leanest = _candidates(job, gpu, reserve)
     if not fitting:
         raise UserError(_nothing_fits(job, gpu, reserve, leanest, explain))
@@ -144,10 +144,9 @@ def _nothing_fits(job: Job, gpu: GPU, reserve: float, leanest: Estimate | None, 
             f"{where}: no layout divides model.global_batch_size={job.global_batch_size} and the model's heads. Change the "
             "global batch size or the number of nodes."
         )
-    short = (leanest.peak - leanest.limit) / GIB
     text = (
-        f"{where}: nothing fits. The leanest layout ({describe(leanest.job)}) needs {leanest.peak / GIB:.1f} GiB per GPU, "
-        f"{short:.1f} GiB more than the {leanest.limit / GIB:.1f} GiB that a reserve of {reserve:.0%} leaves."
+        f"{where}: nothing fits. The leanest layout ({describe(leanest.job)}) needs {gib(leanest.peak, 1)} per GPU, "
+        f"{gib(leanest.peak - leanest.limit, 1)} more than the {gib(leanest.limit, 1)} that a reserve of {reserve:.0%} leaves."
     )
     remedy = "use GPUs with more memory, LoRA, or a smaller max_length."
     for more in _larger(job, gpu) if explain else ():
@@ -189,7 +188,7 @@ def _reason(chosen: Estimate, fitting: list[Estimate]) -> str:
     """Say what was weighed: the free memory, and what the layouts with less splitting would have cost."""
     job, time = chosen.job, chosen.time
     text = (
-        f"{chosen.peak / GIB:.0f} of {chosen.gpu.memory / GIB:.0f} GiB; of a step's rough {time.total:.1f} s "
+        f"{chosen.peak / GIB:.0f} of {gib(chosen.gpu.memory, 0)}; of a step's rough {time.total:.1f} s "
         f"{time.tensor_parallel / time.total:.0%} are TP sums, {time.bubble / time.total:.0%} pipeline bubble, "
         f"{time.data_parallel / time.total:.0%} gradient sums"
     )

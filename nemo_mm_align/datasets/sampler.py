@@ -8,6 +8,7 @@ import math
 import numpy
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.arithmetic import micro_batches_per_step
 
 
 class GlobalBatchSampler:
@@ -23,6 +24,9 @@ class GlobalBatchSampler:
         data_parallel_size: replicas of the model.
         seed: of the permutations.
         shuffle: false keeps the file's order.
+
+    Attributes:
+        num_micro_batches: forward passes per optimizer step on one rank.
     """
 
     def __init__(
@@ -34,23 +38,13 @@ class GlobalBatchSampler:
         seed: int,
         shuffle: bool = True,
     ) -> None:
-        per_pass = micro_batch_size * data_parallel_size
         if num_samples < 1:
             raise UserError("data.train holds no sample to train on.")
-        if global_batch_size < 1 or micro_batch_size < 1 or global_batch_size % per_pass:
-            raise UserError(
-                f"model.global_batch_size={global_batch_size} is not a multiple of model.micro_batch_size="
-                f"{micro_batch_size} x data-parallel size {data_parallel_size} = {per_pass}. Change one of the two sizes."
-            )
+        self.num_micro_batches = micro_batches_per_step(global_batch_size, micro_batch_size, data_parallel_size)
         self.num_samples, self.global_batch_size = num_samples, global_batch_size
         self.micro_batch_size, self.data_parallel_size = micro_batch_size, data_parallel_size
         self.seed, self.shuffle = seed, shuffle
         self._permutation = functools.lru_cache(maxsize=4)(self._make_permutation)
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Forward passes per optimizer step on one rank."""
-        return self.global_batch_size // (self.micro_batch_size * self.data_parallel_size)
 
     def num_steps(self, epochs: float) -> int:
         """Optimizer steps after which every sample was seen `epochs` times."""

@@ -12,7 +12,8 @@ from typing import Any
 from nemo_mm_align.errors import UserError
 
 
-def _from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
+def from_values(kind: type, values: dict[str, Any], where: str) -> Any:
+    """Make a configuration object of the values that stand at `where`; a key that it does not know raises `UserError`."""
     known = {item.name for item in fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -49,11 +50,25 @@ class LanguageConfig:
         """Width of one attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
+    @property
+    def query_width(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.kv_channels
+
+    @property
+    def key_width(self) -> int:
+        """Width of all key heads together."""
+        return self.groups * self.kv_channels
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the linear layers of one decoder layer."""
+        attention = self.hidden_size * (2 * self.query_width + 2 * self.key_width)
+        return attention + 3 * self.hidden_size * self.ffn_hidden_size
+
     def num_parameters(self) -> int:
         """Parameters of the decoder with embedding and output layer (a tied one counted once), without TP padding."""
-        queries, keys = self.num_attention_heads * self.kv_channels, self.groups * self.kv_channels
-        attention = self.hidden_size * (2 * queries + 2 * keys)
-        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        layer = self.linear_parameters + 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return self.num_layers * layer + self.hidden_size + embeddings
 
@@ -117,16 +132,19 @@ class LoRAConfig:
         """Factor on the adapters' output."""
         return self.alpha / self.rank
 
-    def num_parameters(self, language: LanguageConfig) -> int:
-        """Parameters of all adapters (LLaVA-1.5-13B at rank 128: 500,695,040)."""
-        hidden, ffn = language.hidden_size, language.ffn_hidden_size
-        queries = language.num_attention_heads * language.kv_channels
-        keys = language.groups * language.kv_channels
+    def layer_parameters(self, language: LanguageConfig, tensor_model_parallel_size: int = 1) -> int:
+        """Parameters of one decoder layer's adapters on one rank: A whole and B split by columns, or A split and B whole."""
+        size, hidden = tensor_model_parallel_size, language.hidden_size
+        queries, keys, ffn = language.query_width // size, language.key_width // size, language.ffn_hidden_size // size
         widths = {
             "q": hidden + queries, "k": hidden + keys, "v": hidden + keys, "o": queries + hidden,
             "gate": hidden + ffn, "up": hidden + ffn, "down": ffn + hidden,
         }  # fmt: skip
-        return self.rank * language.num_layers * sum(widths[target] for target in self.targets)
+        return self.rank * sum(widths[target] for target in self.targets)
+
+    def num_parameters(self, language: LanguageConfig) -> int:
+        """Parameters of all adapters (LLaVA-1.5-13B at rank 128: 500,695,040)."""
+        return language.num_layers * self.layer_parameters(language)
 
 
 @dataclass(frozen=True)
@@ -281,9 +299,9 @@ class LlavaConfig:
         for key in ("language", "vision", "image_token_id"):
             if key not in values:
                 raise UserError(f"model: no {key}; give language, vision and image_token_id.")
-        values["language"] = _from_dict(LanguageConfig, dict(values["language"]), "model.language")
-        values["vision"] = _from_dict(VisionConfig, dict(values["vision"]), "model.vision")
-        config: LlavaConfig = _from_dict(cls, values, "model")
+        values["language"] = from_values(LanguageConfig, dict(values["language"]), "model.language")
+        values["vision"] = from_values(VisionConfig, dict(values["vision"]), "model.vision")
+        config: LlavaConfig = from_values(cls, values, "model")
         return config
 
 
@@ -308,3 +326,13 @@ class EngineConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)!r}: choose from {', '.join(allowed)}.")
+
+    @property
+    def fp8(self) -> bool:
+        """Whether matrix products of the decoder run in FP8."""
+        return is_fp8(self.precision)
+
+
+def is_fp8(precision: str) -> bool:
+    """Whether a number format is one of FP8."""
+    return precision.startswith("fp8")

@@ -23,7 +23,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def check_precision(engine: EngineConfig) -> None:
     """Refuse FP8 where it would be silently ignored: megatron-core computes without it and says nothing."""
-    if not engine.precision.startswith("fp8"):
+    if not engine.fp8:
         return
     if not transformer_engine_available() or engine.transformer_impl == "local":
         raise UserError(
@@ -63,7 +63,7 @@ def language_config(
     """The decoder: Llama-type layers, split over tensor- and pipeline-parallel ranks."""
     language = config.language
     options = _shared(engine, initialize)
-    if engine.precision.startswith("fp8"):
+    if engine.fp8:
         options |= {"fp8": "hybrid", "fp8_recipe": engine.precision.removeprefix("fp8_")}
     if engine.recompute == "full":
         options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ class BatchShape:
     """How samples become rows.
 
     Args:
-        length_multiple: row lengths are multiples of this (tensor-parallel size with sequence parallelism, 16 for FP8).
+        length_multiple: row lengths are multiples of this, see `row_length_multiple`.
         shared_prefix: the sequences of a sample lie in one row behind their common prefix.
     """
 
@@ -97,12 +96,6 @@ class RemainingSteps(Sampler[int]):
 
     def __len__(self) -> int:
         return self.total
-
-
-def length_multiple(tensor_model_parallel_size: int, sequence_parallel: bool, precision: str) -> int:
-    """What row lengths must be a multiple of: TP under sequence parallelism, and 16 for FP8 matrix products."""
-    parts = [tensor_model_parallel_size if sequence_parallel else 1, 16 if precision.startswith("fp8") else 1]
-    return math.lcm(*parts)
 
 
 def read_samples(

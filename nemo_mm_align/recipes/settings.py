@@ -15,6 +15,7 @@ from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel
 from nemo_mm_align.parallel.optimizer import OptimConfig
 from nemo_mm_align.recipes.methods import Method, build_method
 
@@ -98,14 +99,12 @@ def read_settings(config: DictConfig) -> TrainSettings:
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     model, data, recipe = values["model"], values["data"], dict(values["recipe"])
-    lora = model["lora"]
-    parallel = {name: model[name] for name in ParallelConfig.__dataclass_fields__}
     cache = data.get("reference_cache")
     return TrainSettings(
         seed=values["seed"],
-        engine=EngineConfig(values["precision"], model["transformer_impl"], model["recompute"], values["seed"]),
-        parallel=_build(ParallelConfig, parallel, "model"),
-        lora=_build(LoRAConfig, lora, "model.lora") if lora else None,
+        engine=read_engine(values),
+        parallel=read_parallel(model),
+        lora=read_lora(model),
         trainable=_build(TrainableParts, model["train"], "model.train"),
         optim=_build(OptimConfig, model["optim"], "model.optim"),
         method=build_method(recipe["name"], recipe.get("beta", 0.1), recipe.get("sft_loss_weight", 0.0)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ from nemo_mm_align.callbacks.health import ReportHealth
 from nemo_mm_align.callbacks.metrics import WriteMetrics
 from nemo_mm_align.callbacks.stopping import StopOnRequest
 from nemo_mm_align.callbacks.stragglers import ReportStragglers
-from nemo_mm_align.capacity.job import check_started_ranks
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.arithmetic import check_started_ranks, check_training, row_length_multiple
 from nemo_mm_align.model.llava import Llava, set_trainable
+from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, kernels, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
 from nemo_mm_align.parallel.source import ModelSource, build_from, source_settings
@@ -39,7 +39,6 @@ from nemo_mm_align.recipes.data import (
     Collator,
     RemainingSteps,
     StepDataset,
-    length_multiple,
     read_samples,
 )
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
@@ -118,16 +117,16 @@ class TrainingRun:
 
     def check_before_loading(self) -> None:
         """Check sizes, layout, precision and batch arithmetic against each other; no weight has been read yet."""
-        settings, sizes = self.settings, self.source.config
-        sizes.check(settings.parallel)
+        settings = self.settings
         check_started_ranks(self.config.trainer, runtime.world_size())
-        replicas = settings.parallel.data_parallel_size(runtime.world_size())
-        GlobalBatchSampler(1, settings.global_batch_size, settings.micro_batch_size, replicas, settings.seed)
-        longest = sizes.language.max_position_embeddings
-        if settings.plan.max_length > longest:
-            raise UserError(
-                f"model.max_length={settings.plan.max_length}: the model has {longest} positions. Set it to at most {longest}."
-            )
+        check_training(
+            self.source.config,
+            settings.parallel,
+            world_size=runtime.world_size(),
+            micro_batch_size=settings.micro_batch_size,
+            global_batch_size=settings.global_batch_size,
+            max_length=settings.plan.max_length,
+        )
 
     @property
     def progress(self) -> bool:
@@ -219,10 +218,7 @@ class TrainingRun:
 
     def _collator(self) -> Collator:
         settings = self.settings
-        multiple = length_multiple(
-            settings.parallel.tensor_model_parallel_size, settings.parallel.sequence_parallel, settings.engine.precision
-        )
-        shape = BatchShape(multiple, settings.shared_prefix)
+        shape = BatchShape(row_length_multiple(settings.parallel, settings.engine), settings.shared_prefix)
         return Collator(self.encoder, self.processor, shape, with_images=runtime.is_first_stage())
 
     def _build_model(self) -> Llava:
@@ -350,18 +346,8 @@ class TrainingRun:
             base_fingerprint=self.source.fingerprint(),
             precision=settings.engine.precision,
             layout=runtime.layout(),
-            versions=_versions(),
+            versions=installed_versions(_PACKAGES),
         )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def train(config: DictConfig, stop: StopRequest | None = None) -> None:

@@ -13,7 +13,7 @@ import yaml
 from nemo_mm_align.capacity.activations import CPU_KERNELS, LayerActivations, stage_activations
 from nemo_mm_align.capacity.document import MODELS
 from nemo_mm_align.capacity.estimate import estimate, estimate_job
-from nemo_mm_align.capacity.gpus import GIB, GPUS
+from nemo_mm_align.capacity.gpus import GPUS
 from nemo_mm_align.capacity.job import Job, Workload
 from nemo_mm_align.capacity.memory import checkpoint_bytes, key_value_bytes, stage_memory
 from nemo_mm_align.capacity.parameters import rank_parameters
@@ -22,6 +22,7 @@ from nemo_mm_align.capacity.steptime import step_time
 from nemo_mm_align.capacity.suggest import balance_stages, describe, suggest
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.units import GIB
 
 H100 = GPUS["h100_80gb"]
 LORA_13B, PROJECTOR_13B = 500_695_040, 31_467_520

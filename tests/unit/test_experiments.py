@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.capacity.estimate import estimate
-from nemo_mm_align.capacity.experiments import CLUSTERS, GPU_NAME, MODELS, PRECISIONS, RECIPES
-from nemo_mm_align.capacity.job import check_started_ranks
-from nemo_mm_align.capacity.run import CONF, compose_training, experiment_texts
+from nemo_mm_align.capacity.experiments import CLUSTERS, MODELS, PRECISIONS, RECIPES
+from nemo_mm_align.capacity.gpus import REFERENCE_GPU
+from nemo_mm_align.capacity.run import compose_training, experiment_texts
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.arithmetic import check_started_ranks
+from nemo_mm_align.repository import CONF
+from nemo_mm_align.units import gib
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 LEARNING_RATES = {"sft": 4e-4, "rejection": 4e-4, "steerlm": 4e-4, "dpo": 5e-5}
@@ -41,8 +44,8 @@ def test_experiment(name: str) -> None:
     assert (values["name"], values["exp_manager"]["name"], recipe) == (name, name, name.split("_")[0])
     assert (values["trainer"]["num_nodes"], values["trainer"]["devices"]) == (nodes, gpus)
     assert values["data"]["train"] == values["exp_manager"]["exp_dir"] == "???"
-    found = estimate(values, GPU_NAME)  # checks layout and batch arithmetic
-    assert found.fits, f"{found.peak / 2**30:.1f} GiB"
+    found = estimate(values, REFERENCE_GPU)  # checks layout and batch arithmetic
+    assert found.fits, gib(found.peak)
     job = found.job
     assert job.world_size == nodes * gpus and job.row_length % job.length_multiple == 0
     longest = -(-model["max_length"] // job.length_multiple) * job.length_multiple

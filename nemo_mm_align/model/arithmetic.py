@@ -1,0 +1,69 @@
+"""Arithmetic of rows, batches and ranks that training, estimator and doctor have in common; errors name field and remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
+
+_FP8_MULTIPLE = 16
+
+
+def row_length_multiple(parallel: ParallelConfig, engine: EngineConfig) -> int:
+    """What row lengths are multiples of: TP under sequence parallelism, 16 for FP8 matrix products."""
+    tensor = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+    return math.lcm(tensor, _FP8_MULTIPLE if engine.fp8 else 1)
+
+
+def micro_batches_per_step(global_batch_size: int, micro_batch_size: int, data_parallel_size: int) -> int:
+    """Forward passes of one rank per optimizer step; raise `UserError` where the global batch does not divide."""
+    per_pass = micro_batch_size * data_parallel_size
+    if global_batch_size < 1 or micro_batch_size < 1 or global_batch_size % per_pass:
+        raise UserError(
+            f"model.global_batch_size={global_batch_size} is not a multiple of model.micro_batch_size="
+            f"{micro_batch_size} x data-parallel size {data_parallel_size} = {per_pass}. Change one of the two sizes."
+        )
+    return global_batch_size // per_pass
+
+
+def check_training(
+    config: LlavaConfig,
+    parallel: ParallelConfig,
+    *,
+    world_size: int,
+    micro_batch_size: int,
+    global_batch_size: int,
+    max_length: int,
+) -> None:
+    """Check sizes, layout, batches and row length against each other.
+
+    Raises:
+        UserError: what does not fit, with its field and a remedy.
+    """
+    config.check(parallel)
+    micro_batches_per_step(global_batch_size, micro_batch_size, parallel.data_parallel_size(world_size))
+    longest = config.language.max_position_embeddings
+    if max_length > longest:
+        raise UserError(
+            f"model.max_length={max_length}: the model has {longest} positions. Set it to at most {longest}."
+        )
+
+
+def check_started_ranks(trainer: Mapping[str, Any], started: int) -> None:
+    """Raise `UserError` where ``trainer.num_nodes`` x ``trainer.devices`` are given and are not the ranks that started."""
+    nodes, devices = trainer.get("num_nodes"), trainer.get("devices")
+    if nodes and devices and nodes * devices != started:
+        raise UserError(
+            f"trainer.num_nodes={nodes} x trainer.devices={devices} = {nodes * devices} ranks, but {started} were started. "
+            "Start that many, or set both to what you start (null: whatever is started) and see with scripts/estimate.py "
+            "whether the layout still fits."
+        )
+
+
+def planned_ranks(trainer: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Nodes and processes per node that a configuration is made for, by default one node; ``None`` if it does not say."""
+    nodes, devices = trainer.get("num_nodes"), trainer.get("devices")
+    return (int(nodes or 1), devices) if isinstance(devices, int) and devices else None
