@@ -39,7 +39,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         lines["steerlm"].append(json.dumps(record | {"attributes": {name: source.randrange(5) for name in ATTRIBUTES}}))
     for recipe, texts in lines.items():
         (folder / f"{recipe}.jsonl").write_text("\n".join(texts) + "\n")
-    return {recipe: folder / f"{recipe}.jsonl" for recipe in lines}
+    files = {recipe: folder / f"{recipe}.jsonl" for recipe in lines}
+    return files | {"rejection": files["sft"]}  # the same records: turns that end with an answer
 
 
 def train(processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +49,8 @@ def train(processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.mark.parametrize(("recipe", "processes"), [("dpo", 2), ("steerlm", 2), ("sft", 4)])
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("recipe", ["sft", "rejection", "steerlm", "dpo"])
 def test_small_experiment_runs(recipe: str, processes: int, data: dict[str, Path], tmp_path: Path) -> None:
     name = f"{recipe}_mini_1x{processes}"
     done = train(processes, f"experiment={name}", f"data.train={data[recipe]}", f"exp_manager.exp_dir={tmp_path}")
