@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -39,39 +39,44 @@ class Turn(Record):
     content: str
 
 
-def _check_turns(turns: tuple[Turn, ...], images: tuple[str, ...], last: str) -> None:
-    roles = [turn.role for turn in turns]
-    body = roles[1:] if roles[:1] == ["system"] else roles
-    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(body))]
-    if body != expected or not body or body[-1] != last:
-        order = "alternate user, assistant, ... (after an optional system turn)"
-        raise ValueError(f"turns must {order} and end with {last}; got {roles}")
-    if any(IMAGE_PLACEHOLDER in turn.content for turn in turns if turn.role != "user"):
-        raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
-    placeholders = sum(turn.content.count(IMAGE_PLACEHOLDER) for turn in turns)
-    if placeholders != len(images):
-        raise ValueError(
-            f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images; write one per image"
-        )
+class Conversation(Record):
+    """Turns that alternate and the images that they speak of; base of the records with a conversation."""
 
-
-class Prompt(Record):
-    """A question, possibly after earlier turns; the last turn is the user's."""
+    last_speaker: ClassVar[Literal["user", "assistant"]]
 
     id: str
     images: tuple[str, ...] = ()
     turns: tuple[Turn, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        roles = [turn.role for turn in self.turns]
+        body = roles[1:] if roles[:1] == ["system"] else roles
+        expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(body))]
+        if body != expected or not body or body[-1] != self.last_speaker:
+            order = "alternate user, assistant, ... (after an optional system turn)"
+            raise ValueError(f"turns must {order} and end with {self.last_speaker}; got {roles}")
+        if any(IMAGE_PLACEHOLDER in turn.content for turn in self.turns if turn.role != "user"):
+            raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
+        placeholders = sum(turn.content.count(IMAGE_PLACEHOLDER) for turn in self.turns)
+        if placeholders != len(self.images):
+            raise ValueError(
+                f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(self.images)} images; write one per image"
+            )
+        return self
+
+
+class Prompt(Conversation):
+    """A question, possibly after earlier turns; the last turn is the user's."""
+
+    last_speaker = "user"
+
     metadata: dict[str, Any] = {}
 
     @property
     def question(self) -> str:
         """What the last turn asks, without the places of its images."""
         return self.turns[-1].content.replace(IMAGE_PLACEHOLDER, "").strip()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Prompt:
-        _check_turns(self.turns, self.images, last="user")
-        return self
 
 
 class Candidate(Record):
@@ -117,27 +122,20 @@ class Annotation(Record):
     order: tuple[int, ...] = ()
 
 
-class TrainingExample(Record):
+class TrainingExample(Conversation):
     """A conversation to imitate; loss on assistant turns. The last user turn carries `attributes`, if any (SteerLM)."""
 
-    id: str
-    images: tuple[str, ...] = ()
-    turns: tuple[Turn, ...]
+    last_speaker = "assistant"
+
     attributes: dict[str, float] | None = None
     metadata: dict[str, Any] = {}
 
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainingExample:
-        _check_turns(self.turns, self.images, last="assistant")
-        return self
 
-
-class PreferenceExample(Record):
+class PreferenceExample(Conversation):
     """A prompt with a better and a worse answer. Reference log-probs are sums over answer tokens, in nats."""
 
-    id: str
-    images: tuple[str, ...] = ()
-    turns: tuple[Turn, ...]
+    last_speaker = "user"
+
     chosen: str
     rejected: str
     attributes: dict[str, float] | None = None
@@ -148,8 +146,7 @@ class PreferenceExample(Record):
     metadata: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _consistent(self) -> PreferenceExample:
-        _check_turns(self.turns, self.images, last="user")
+    def _answers_differ(self) -> Self:
         if self.chosen == self.rejected:
             raise ValueError("chosen and rejected are the same text; drop the pair")
         return self

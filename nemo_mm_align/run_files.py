@@ -19,6 +19,10 @@ DIVERGED_FILE = Path("metrics/diverged.json")
 STOP_FILE = Path("STOP")  # touched from outside: save, then end; the job script removes it at each start
 DONE_FILE = Path("DONE")  # written by rank 0 when training has finished; nobody removes it
 
+# In the launch's results folder, and the variables by which a job script names them to what runs in it.
+FAULT_FILE = Path("FAULT")  # the text of an error that no restart mends
+STOP_FILE_VARIABLE = "NEMO_MM_ALIGN_STOP_FILE"
+
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read the complete lines of a metrics file, oldest first; none if there is no file."""
@@ -49,9 +53,7 @@ def write_diverged(run: Path, report: dict[str, Any]) -> None:
 
 def read_facts(run: Path) -> dict[str, Any] | None:
     """Read what `write_facts` wrote; ``None`` if the run has not come so far."""
-    path = run / FACTS_FILE
-    facts: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return facts
+    return _read_json(run / FACTS_FILE)
 
 
 def write_layout(answers: Path, layout: dict[str, int]) -> None:
@@ -61,9 +63,12 @@ def write_layout(answers: Path, layout: dict[str, int]) -> None:
 
 def read_layout(answers: Path) -> dict[str, int] | None:
     """Read what `write_layout` wrote, if it is there."""
-    path = _layout_path(answers)
-    layout: dict[str, int] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return layout
+    return _read_json(_layout_path(answers))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    value: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return value
 
 
 def _layout_path(answers: Path) -> Path:

@@ -51,6 +51,21 @@ def _bars(axes: Axes, methods: Mapping[str, MethodResult], metrics: Mapping[str,
     axes.legend(ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
 
 
+def _rows(figure: Figure) -> Axes:
+    """Axes for horizontal bars, the first on top."""
+    axes = figure.subplots()
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    return axes
+
+
+def _lying_bar(axes: Axes, label: str, value: float, interval: Interval | None, colour: str) -> None:
+    """Add a horizontal bar below those that are there."""
+    axes.barh(label, value, 0.7, color=colour)
+    if interval:
+        axes.errorbar(value, label, xerr=_errors(value, interval), color=INK, linewidth=1, capsize=2)
+
+
 def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema, labels: Labels) -> str:
     """Mean judged value of every attribute, per method."""
     with matplotlib.rc_context(STYLE):
@@ -78,16 +93,10 @@ def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
     """Mean length of answers in words, per method."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 0.5 + 0.42 * len(methods)))
-        axes = figure.subplots()
+        axes = _rows(figure)
         for name, result in methods.items():
-            value = result.length_words or 0.0
             colour = colour_of(name, list(methods))
-            axes.barh(labels[name], value, 0.7, color=colour)
-            if interval := result.intervals.get("length_words"):
-                low, high = _errors(value, interval)
-                axes.errorbar(value, labels[name], xerr=(low, high), color=INK, linewidth=1, capsize=2)
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
+            _lying_bar(axes, labels[name], result.length_words or 0.0, result.intervals.get("length_words"), colour)
         axes.set_xlabel("words per answer")
         return figure_uri(figure)
 
@@ -141,14 +150,9 @@ def plot_text_ability(values: Mapping[str, tuple[float, Interval | None]]) -> st
     """Share of text instructions followed, in the order of training (label -> value and interval)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 0.5 + 0.42 * len(values)))
-        axes = figure.subplots()
+        axes = _rows(figure)
         for label, (value, interval) in values.items():
-            axes.barh(label, value, 0.7, color="#7f9db9")
-            if interval:
-                low, high = _errors(value, interval)
-                axes.errorbar(value, label, xerr=(low, high), color=INK, linewidth=1, capsize=2)
-        axes.invert_yaxis()
+            _lying_bar(axes, label, value, interval, "#7f9db9")
         axes.set_xlim(0, 1)
-        axes.grid(axis="y", visible=False)
         axes.set_xlabel("share of text instructions followed")
         return figure_uri(figure)
