@@ -5,12 +5,12 @@ their intervals and the values per seed stand beside them under the same name.
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nemo_mm_align import packages
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.intervals import Interval
@@ -149,13 +149,7 @@ class Results(Section):
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a number; packages that are not installed are left out."""
-    versions = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version(), **packages.installed_versions(VERSIONED)}
 
 
 def write_results(path: str | Path, results: Results) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from nemo_mm_align.folders import can_write
+from nemo_mm_align.keys import judge_key_variables, wandb_login
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.mounts import outside
 from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster
 
 logger = logging.getLogger(__name__)
-
-GEMINI_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 _READ = {
     "sample": ("prompts", "checkpoint"),
@@ -63,14 +63,9 @@ def _folders(settings: LaunchSettings) -> Iterator[str]:
     if settings.container is None and not on_kubernetes and not code.is_dir():
         yield f"launcher_scripts_path={code} is no folder; give the checkout that the nodes see."
     local = getattr(settings.cluster, "manifest_dir", settings.run.results_dir)
-    if local.is_absolute() and not _writable(local):
+    if local.is_absolute() and not can_write(local):
         key = "cluster.manifest_dir" if on_kubernetes else "base_results_dir"
         yield f"{local} cannot be written to. Set {key} to a folder of yours."
-
-
-def _writable(folder: Path) -> bool:
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def _world(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
@@ -101,7 +96,7 @@ def _credentials(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]
                 f"stage label: judge={judge} needs a key, and {' or '.join(names)} is not in the environment. "
                 f"export {names[0]}=..., or label.overrides=[judge.api_key_file=FILE]"
             )
-        if job.stage == "train" and job.composed.get("exp_manager.create_wandb_logger") and not _wandb_key(settings):
+        if job.stage == "train" and job.composed.get("exp_manager.create_wandb_logger") and not _can_log_in(settings):
             yield (
                 "stage train: exp_manager.create_wandb_logger=true needs WANDB_API_KEY in the environment, or "
                 "wandb_api_key_file=FILE; WANDB_MODE=offline needs neither."
@@ -111,18 +106,11 @@ def _credentials(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]
 def judge_variables(job: Job) -> tuple[str, ...]:
     """Return the environment variables, any of which may hold the key of the judge; none if it needs no key."""
     judge = job.composed.get("judge")
-    if judge is None or "api_key_file" not in judge or judge.api_key_file:
-        return ()
-    if "api_key_variable" in judge:
-        return (str(judge.api_key_variable),) if judge.api_key_variable else ()
-    return GEMINI_KEYS
+    return () if judge is None or judge.get("api_key_file") else judge_key_variables(judge)
 
 
-def _wandb_key(settings: LaunchSettings) -> bool:
-    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled") or "WANDB_MODE" in settings.env_vars
-    netrc = Path.home() / ".netrc"
-    stored = netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")
-    return offline or stored or bool(settings.wandb_api_key_file or os.environ.get("WANDB_API_KEY", "").strip())
+def _can_log_in(settings: LaunchSettings) -> bool:
+    return bool(settings.wandb_api_key_file or wandb_login({**os.environ, **settings.env_vars}))
 
 
 def _kubernetes(jobs: Sequence[Job], settings: LaunchSettings, cluster: KubernetesCluster) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -15,8 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_mm_align.errors import UserError
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from nemo_mm_align.repository import CONF
 
 
 @dataclass(frozen=True)

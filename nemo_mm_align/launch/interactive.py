@@ -6,8 +6,10 @@ from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.script import (
     Command,
     end_lines,
+    origin,
     preflight_command,
     preflight_lines,
+    script_text,
     stage_command,
     variable_lines,
 )
@@ -19,9 +21,7 @@ def render_interactive(job: Job, settings: LaunchSettings) -> str:
     """Return the text of a job's script: torchrun for stages of several ranks, one process for the others."""
     parts = [
         ["#!/bin/bash"],
-        [
-            f"# Stage {job.stage}, written by scripts/launch.py; its settings are in {job.name}_hydra.yaml beside this file."
-        ],
+        [origin(job)],
         ["set -u"],
         variable_lines(job, settings),
         [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
@@ -30,7 +30,7 @@ def render_interactive(job: Job, settings: LaunchSettings) -> str:
         [*_lines(stage_command(job), job, settings), "code=$?"],
         end_lines(job),
     ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+    return script_text(parts)
 
 
 def _lines(command: Command, job: Job, settings: LaunchSettings) -> list[str]:

@@ -11,13 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.launch.compose import CONF, Composed, compose_stage, missing_keys, whole_values
+from nemo_mm_align.launch.compose import Composed, compose_stage, missing_keys, whole_values
 from nemo_mm_align.launch.overrides import overrides_of
-from nemo_mm_align.launch.settings import STAGES, InteractiveCluster, LaunchSettings
+from nemo_mm_align.launch.settings import InteractiveCluster, LaunchSettings
+from nemo_mm_align.repository import CONF
 from nemo_mm_align.run_files import DONE_FILE
-
-RANKED_STAGES = frozenset({"sample", "train", "generate"})
-"""Stages whose script runs as many ranks; they poll the stop file. The others are one process without a GPU."""
+from nemo_mm_align.stages import RANKED_STAGES, STAGES
 
 BUILD_METHODS = {"sft": "sft", "rejection": "rejection", "steerlm": "steerlm", "dpo": "preference"}
 """Recipe and the training set that it learns from."""
@@ -133,7 +132,7 @@ def make_jobs(settings: LaunchSettings, config: DictConfig) -> list[Job]:
         UserError: a stage is unknown, lacks a value, or has one that its script does not know.
     """
     stages = stage_list(settings, config)
-    needs_training = {*stages} & {"sample", "train", "generate"} or settings.run.experiment
+    needs_training = {*stages} & {*RANKED_STAGES} or settings.run.experiment
     training = _training(settings, config) if needs_training else None
     return [_make_job(stage, settings, config, training) for stage in stages]
 

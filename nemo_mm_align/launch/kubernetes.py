@@ -17,6 +17,7 @@ from nemo_mm_align.launch.script import (
     end_lines,
     preflight_command,
     preflight_lines,
+    script_text,
     stage_command,
     variable_lines,
 )
@@ -147,7 +148,7 @@ def _script(job: Job, settings: LaunchSettings) -> str:
         [*command_lines(["run", *_words(stage_command(job), job, settings)]), "code=$?"],
         end_lines(job),
     ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+    return script_text(parts)
 
 
 def _words(command: Command, job: Job, settings: LaunchSettings, *options: str) -> list[str]:

@@ -21,18 +21,13 @@ from nemo_mm_align.launch.interactive import render_interactive
 from nemo_mm_align.launch.jobs import Job, make_jobs
 from nemo_mm_align.launch.kubernetes import condition, kind, object_name, render_manifest
 from nemo_mm_align.launch.secrets import check_env_vars, check_text, job_environment
-from nemo_mm_align.launch.settings import (
-    STAGES,
-    InteractiveCluster,
-    KubernetesCluster,
-    LaunchSettings,
-    SlurmCluster,
-)
+from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.slurm import render_submission, warn_of_unknown
+from nemo_mm_align.repository import ROOT
+from nemo_mm_align.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LOG_FILE = "launcher.log"
 COMMAND_FILE = "launcher_cmd.log"
 
@@ -81,7 +76,7 @@ def read_settings(config: DictConfig) -> LaunchSettings:
     values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
         OmegaConf.masked_copy(config, own), resolve=True, throw_on_missing=True
     )
-    values["launcher_scripts_path"] = values["launcher_scripts_path"] or REPOSITORY
+    values["launcher_scripts_path"] = values["launcher_scripts_path"] or ROOT
     values["dry_run"] = values["dry_run"] or os.environ.get("NEMO_LAUNCHER_DEBUG") == "1"
     if values["run"]["name"] is None:
         raise UserError("the run has no name. Give experiment=NAME (a file of conf/experiment), or run.name=NAME.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +11,8 @@ from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.overrides import overrides_of
 from nemo_mm_align.launch.settings import LaunchSettings
 from nemo_mm_align.launch.shell import export_lines, quote
-from nemo_mm_align.run_files import STOP_FILE
+from nemo_mm_align.run_files import STOP_FILE, STOP_FILE_VARIABLE
 
-FAULT_FILE = "FAULT"
-STOP_VARIABLE = "NEMO_MM_ALIGN_STOP_FILE"
 _INPUTS = {
     "sample": ("prompts",),
     "label": ("prompts", "candidates"),
@@ -29,6 +28,17 @@ class Command:
 
     script: str
     overrides: tuple[str, ...] = field(default=())
+
+
+def script_text(parts: Iterable[Iterable[str]]) -> str:
+    """Return the text of a script: the lines of its parts, with an empty line between them; empty parts are left out."""
+    blocks = ["\n".join(part) for part in parts]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def origin(job: Job) -> str:
+    """Return the comment at the head of a script that says what it is."""
+    return f"# Stage {job.stage}, written by scripts/launch.py; its settings are in {job.name}_hydra.yaml beside this file."
 
 
 def stage_command(job: Job) -> Command:
@@ -62,7 +72,7 @@ def variable_lines(job: Job, settings: LaunchSettings) -> list[str]:
     code = quote(settings.launcher_scripts_path)
     lines.append(f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}")
     if job.ranked:
-        lines.append(f'export {STOP_VARIABLE}="$stop_file"')
+        lines.append(f'export {STOP_FILE_VARIABLE}="$stop_file"')
     return lines
 
 

@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nemo_mm_align.launch.mounts import Mount, read_mount
-
-STAGES = ("sample", "label", "build", "train", "generate", "evaluate")
+from nemo_mm_align.stages import STAGES
 
 
 def register_open_nodes() -> None:

@@ -7,19 +7,20 @@ import logging
 from nemo_mm_align.cli import FAULT_FILE_VARIABLE
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.script import (
-    FAULT_FILE,
     SETTINGS_FAULT,
-    STOP_VARIABLE,
     Command,
     environment,
     finished,
+    origin,
     preflight_command,
     preflight_lines,
+    script_text,
     stage_command,
     variable_lines,
 )
 from nemo_mm_align.launch.settings import LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
+from nemo_mm_align.run_files import FAULT_FILE, STOP_FILE_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +60,7 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
     code = settings.launcher_scripts_path
     parts = [
         ["#!/bin/bash", *directives(job, settings, cluster)],
-        [
-            f"# Stage {job.stage}, written by scripts/launch.py; its settings are in {job.name}_hydra.yaml beside this file."
-        ],
+        [origin(job)],
         ["set -u"],
         [*variable_lines(job, settings)],
         [f"max_requeues={cluster.max_requeues}", "restarts=${SLURM_RESTART_COUNT:-0}"],
@@ -85,7 +84,7 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
             _AGAIN,
         ],
     ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+    return script_text(parts)
 
 
 def directives(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:
@@ -157,7 +156,7 @@ def _srun_options(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> 
         options.append(f"--cpus-per-task={cluster.cpus_per_task}")
     if settings.container:
         workdir = cluster.container_workdir or settings.launcher_scripts_path
-        own = ["MASTER_ADDR", "MASTER_PORT", STOP_VARIABLE] if job.ranked else []
+        own = ["MASTER_ADDR", "MASTER_PORT", STOP_FILE_VARIABLE] if job.ranked else []
         names = dict.fromkeys([*environment(job, settings), *own, FAULT_FILE_VARIABLE, *cluster.container_env])
         options += [
             f"--container-image={quote(settings.container)}",

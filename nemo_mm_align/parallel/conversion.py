@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nemo_mm_align.model.huggingface_export import Companions, export_huggingfac
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
 from nemo_mm_align.model.transformer_configs import language_config
+from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
 
@@ -60,7 +60,7 @@ def import_folder(config: Mapping[str, Any]) -> Path:
         base_fingerprint=source.fingerprint(),
         precision=engine.precision,
         layout=runtime.layout(),
-        versions={name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
+        versions=installed_versions(("torch", "megatron-core")),
     )
     return checkpoint.save(config["out"], model, metadata, tokenizer_source=source.folder)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+
+from nemo_mm_align.packages import installed_version
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,7 @@ def _look(package: KernelPackage, import_it: bool) -> Installed:
 
 
 def _version(package: KernelPackage) -> str:
-    for name in package.distributions:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "unknown version"
+    return installed_version(*package.distributions) or "unknown version"
 
 
 def active(transformer_impl: str) -> dict[str, str]:

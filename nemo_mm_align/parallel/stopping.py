@@ -18,10 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from nemo_mm_align.run_files import STOP_FILE_VARIABLE
+
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-STOP_FILE_VARIABLE = "NEMO_MM_ALIGN_STOP_FILE"
 EXIT_CODE = 128 + signal.SIGTERM
 """Of a stage whose exit code says whether its work is complete. Training ends with 0 and says so by its DONE marker."""
 

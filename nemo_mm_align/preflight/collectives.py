@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_mm_align.preflight.finding import Finding, amber, green, rank_list, red
 from nemo_mm_align.preflight.meeting import Meeting
+from nemo_mm_align.preflight.report import EXIT_RED
+from nemo_mm_align.units import MIB
 
 if TYPE_CHECKING:
     import torch
 
 _TITLE = "collectives"
-_BYTES = {"nccl": 256 * 2**20, "gloo": 4 * 2**20}
+_BYTES = {"nccl": 256 * MIB, "gloo": 4 * MIB}
 _REPEATS = 5
 _REMEDY = (
     "NCCL_DEBUG=INFO shows where it stops; set NCCL_SOCKET_IFNAME (on CPUs GLOO_SOCKET_IFNAME) to the interface that "
@@ -96,7 +98,7 @@ def judge_outcomes(everyone: Mapping[int, Mapping[str, Any]], world_size: int, b
     text = (
         f"{backend} all-reduce over {world_size} ranks, values right; set up in "
         f"{max(outcome['setup_s'] for outcome in everyone.values()):.1f} s, small message "
-        f"{everyone[slow]['latency_s'] * 1e3:.2f} ms, {_BYTES[backend] // 2**20} MiB at {speed:.1f} GB/s bus bandwidth"
+        f"{everyone[slow]['latency_s'] * 1e3:.2f} ms, {_BYTES[backend] // MIB} MiB at {speed:.1f} GB/s bus bandwidth"
     )
     if backend == "nccl" and speed < 2:
         return amber(_TITLE, f"{text}: slower than a 25 Gbit/s network", _REMEDY)
@@ -180,4 +182,4 @@ def leave_hanging_group() -> None:
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(2)
+        os._exit(EXIT_RED)

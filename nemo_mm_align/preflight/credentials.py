@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.keys import judge_key_variables, wandb_login
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.job import Job
 from nemo_mm_align.preflight.storage import looks_like_hub_name
-
-_GOOGLE_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 _PASS_ON = "export it where you submit; the launcher passes variables on and writes no value into a script"
 
@@ -28,16 +26,9 @@ def check_credentials(job: Job, environment: Mapping[str, str]) -> list[Finding]
     return findings
 
 
-def judge_keys(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Variables any of which may hold the key of a judge, from its settings (a file of conf/judge); none: it needs no key."""
-    if "api_key_variable" in settings:
-        return (str(settings["api_key_variable"]),) if settings["api_key_variable"] else ()
-    return _GOOGLE_KEYS if "api_key_file" in settings else ()
-
-
 def _judge(settings: Mapping[str, Any], environment: Mapping[str, str]) -> Finding:
     title = f"credentials: {str(settings.get('_target_', 'judge')).rpartition('.')[2]}"
-    file, names = settings.get("api_key_file"), judge_keys(settings)
+    file, names = settings.get("api_key_file"), judge_key_variables(settings)
     if file:
         if os.access(file, os.R_OK):
             return green(title, f"{file} can be read")
@@ -53,16 +44,9 @@ def _judge(settings: Mapping[str, Any], environment: Mapping[str, str]) -> Findi
 
 def _wandb(environment: Mapping[str, str]) -> Finding:
     title = "credentials: Weights & Biases"
-    if environment.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        return green(title, f"WANDB_MODE={environment['WANDB_MODE']}")
-    if environment.get("WANDB_API_KEY", "").strip():
-        return green(title, "WANDB_API_KEY is set")
-    netrc = Path(environment.get("NETRC") or f"{environment.get('HOME', '/')}/.netrc")
-    try:
-        if "api.wandb.ai" in netrc.read_text(encoding="utf-8", errors="replace"):
-            return green(title, f"api.wandb.ai stands in {netrc}")
-    except OSError:
-        pass
+    login = wandb_login(environment)
+    if login is not None:
+        return green(title, login)
     remedy = f"WANDB_API_KEY: {_PASS_ON}; or WANDB_MODE=offline, or exp_manager.create_wandb_logger=false"
     return red(title, "WANDB_API_KEY is not set, and the training would stop at its logger", remedy)
 

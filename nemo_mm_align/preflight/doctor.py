@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import kernels
 from nemo_mm_align.preflight import collectives, credentials, hardware, layout, storage, system, versions
 from nemo_mm_align.preflight.finding import Finding, amber, merge_nodes, rank_list, red
@@ -81,7 +82,7 @@ def node_findings(job: Job, ranks: Ranks, gpus: Sequence[hardware.Gpu] | None) -
     environment, gpu = os.environ, bool(gpus)
     source, pins = versions.pins_of_this_place()
     names = sorted({*pins, *versions.ENGINE_RANGES})
-    found = versions.installed_versions(names)
+    found = installed_versions(names)
     fabric = system.adapters()
     nodes = ranks.world_size // max(1, ranks.local_world_size)
     # One process that looks at a run of many, on a login node: what it lacks itself does not matter.

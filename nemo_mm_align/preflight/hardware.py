@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nemo_mm_align.model.config import is_fp8
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
+from nemo_mm_align.preflight.programs import run_program
 
 _FIELDS = (
     "index,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,ecc.mode.current,"
@@ -41,12 +42,8 @@ class Gpu:
 
 def query_gpus() -> list[Gpu] | None:
     """The node's GPUs; ``None`` where nvidia-smi is missing or fails."""
-    command = ["nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parse_smi(done.stdout) if done.returncode == 0 else None
+    done = run_program(["nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"], timeout_s=30)
+    return parse_smi(done.stdout) if done else None
 
 
 def parse_smi(text: str) -> list[Gpu]:
@@ -85,7 +82,7 @@ def check_gpus(
     if local_world_size > seen:
         found = f"{local_world_size} ranks on this node, {seen} GPUs visible"
         findings.append(red("GPUs per rank", found, "start one rank per GPU (trainer.devices, cluster.gpus_per_node)"))
-    if precision.startswith("fp8") and not all(gpu.fp8 for gpu in gpus):
+    if is_fp8(precision) and not all(gpu.fp8 for gpu in gpus):
         names = ", ".join(sorted({gpu.name for gpu in gpus if not gpu.fp8}))
         found = f"{names}: no FP8 units, precision={precision}"
         findings.append(red("FP8", found, "set precision=bf16, or ask for Ada, Hopper or Blackwell GPUs"))
@@ -114,7 +111,7 @@ def _no_gpu(precision: str, wanted: bool, promised: str) -> Finding:
             "start the container with its GPUs: docker --gpus all, singularity --nv, nvidia-container-cli for enroot"
         )
         return red("GPUs", f"{promised} promises GPUs, but nvidia-smi finds none", remedy)
-    if precision.startswith("fp8"):
+    if is_fp8(precision):
         return red("GPUs", f"none, and precision={precision} needs them", "run on a GPU node, or set precision=fp32")
     if wanted:
         remedy = "run on a GPU node; for a test on a CPU set precision=fp32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.arithmetic import planned_ranks
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
-
-STAGES = ("sample", "label", "build", "train", "generate", "evaluate")
-MODEL_STAGES = ("sample", "train", "generate")
-"""Stages that load a model and want GPUs; the others are single processes on a CPU."""
+from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, read_sizes
+from nemo_mm_align.stages import RANKED_STAGES, STAGES
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Job:
     @property
     def uses_model(self) -> bool:
         """Whether the job computes with a model."""
-        return self.trains or bool(set(self.stages) & set(MODEL_STAGES))
+        return self.trains or bool(set(self.stages) & set(RANKED_STAGES))
 
     def value(self, key: str, default: Any = None) -> Any:
         """A value of the training configuration by its dotted key; `default` where it is absent or was left open."""
@@ -64,10 +64,15 @@ class Job:
         return str(self.value("precision", "bf16"))
 
     @property
+    def planned_ranks(self) -> tuple[int, int] | None:
+        """Nodes and processes per node that the experiment is made for; ``None`` if it does not say."""
+        return planned_ranks(self.value("trainer", {}))
+
+    @property
     def planned_world_size(self) -> int | None:
-        """Ranks that the experiment is made for: nodes x devices; ``None`` if it does not say."""
-        nodes, devices = self.value("trainer.num_nodes"), self.value("trainer.devices")
-        return int(nodes or 1) * int(devices) if isinstance(devices, int) else None
+        """Ranks that the experiment is made for; ``None`` if it does not say."""
+        planned = self.planned_ranks
+        return math.prod(planned) if planned else None
 
     @property
     def results(self) -> Path | None:
@@ -80,22 +85,19 @@ class Job:
         folder = self.value("model.hf_path")
         if folder and (Path(folder) / "config.json").is_file():
             return llava_config_from_hf(folder)
-        keys, model = ("name", "language", "vision", "image_token_id"), self.value("model", {})
-        return LlavaConfig.from_dict({key: model[key] for key in keys if key in model})
+        return read_sizes(self.value("model", {}))
 
     def parallel(self) -> ParallelConfig:
         """Layout of the training."""
-        return ParallelConfig(**{name: self.value(f"model.{name}") for name in ParallelConfig.__dataclass_fields__})
+        return read_parallel(self.value("model", {}))
 
     def lora(self) -> LoRAConfig | None:
         """Adapters of the training."""
-        values = self.value("model.lora")
-        return LoRAConfig(**values) if values else None
+        return read_lora(self.value("model", {}))
 
     def engine(self) -> EngineConfig:
         """Number format and kernels of the training."""
-        model = self.value("model", {})
-        return EngineConfig(self.precision, model["transformer_impl"], model["recompute"])
+        return read_engine(self.training or {})
 
 
 def split_words(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.model.arithmetic import check_started_ranks, micro_batches_per_step, row_length_multiple
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.job import Job
@@ -20,16 +19,15 @@ def check_layout(job: Job, world_size: int) -> list[Finding]:
         world_size: ranks that take part now; 1 is a look ahead, for which the experiment's own number counts.
     """
     try:
-        sizes, parallel = job.sizes(), job.parallel()
-        job.engine()
+        sizes, parallel, engine = job.sizes(), job.parallel(), job.engine()
         job.lora()
     except UserError as error:
         return [red("model", str(error), "correct the configuration")]
     planned = job.planned_world_size
     ranks = planned if world_size == 1 and planned else world_size
-    findings = [_world(parallel, ranks, world_size, planned), _sizes(sizes, parallel)]
-    findings += _batches(job, parallel, ranks) + _lengths(job, sizes, parallel)
-    if job.precision.startswith("fp8"):
+    findings = [_world(job, parallel, ranks, world_size), _sizes(sizes, parallel)]
+    findings += _batches(job, parallel, ranks) + _lengths(job, sizes, row_length_multiple(parallel, engine))
+    if engine.fp8:
         findings.append(_fp8(sizes, parallel))
     return findings
 
@@ -42,12 +40,10 @@ def _checked(title: str, check: Callable[[], str]) -> Finding:
         return red(title, str(error), "see above")
 
 
-def _world(parallel: ParallelConfig, ranks: int, here: int, planned: int | None) -> Finding:
-    if here > 1 and planned and planned != here:
-        remedy = "set trainer.num_nodes and trainer.devices to what is started, or start as many"
-        return red("ranks", f"the experiment is made for {planned} (nodes x devices), {here} were started", remedy)
-
+def _world(job: Job, parallel: ParallelConfig, ranks: int, here: int) -> Finding:
     def text() -> str:
+        if here > 1:
+            check_started_ranks(job.value("trainer", {}), here)
         data = parallel.data_parallel_size(ranks)
         tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
         return f"tensor {tensor} x pipeline {pipeline} x data {data} = {ranks}"
@@ -72,24 +68,20 @@ def _batches(job: Job, parallel: ParallelConfig, ranks: int) -> list[Finding]:
         replicas = parallel.data_parallel_size(ranks)
     except UserError:
         return []  # said above
-    finding = _checked("batches", lambda: _micro_batches(micro, whole, replicas))
-    passes = whole // (micro * replicas) if micro * replicas else 0
-    if finding.level == 0 and stages > 1 and passes < 4 * stages:
+    try:
+        passes = micro_batches_per_step(whole, micro, replicas)
+    except UserError as error:
+        return [red("batches", str(error), "see above")]
+    findings = [green("batches", f"global {whole} = micro {micro} x data {replicas} x {passes} passes")]
+    if stages > 1 and passes < 4 * stages:
         idle = (stages - 1) / (passes + stages - 1)
         found = f"{passes} micro batches over {stages} pipeline stages: stages idle for {idle:.0%} of a step"
-        return [finding, amber("pipeline", found, "fewer pipeline stages, or a larger model.global_batch_size")]
-    return [finding]
+        findings.append(amber("pipeline", found, "fewer pipeline stages, or a larger model.global_batch_size"))
+    return findings
 
 
-def _micro_batches(micro: int, whole: int, replicas: int) -> str:
-    sampler = GlobalBatchSampler(1, whole, micro, replicas, seed=0)
-    return f"global {whole} = micro {micro} x data {replicas} x {sampler.num_micro_batches} passes"
-
-
-def _lengths(job: Job, sizes: LlavaConfig, parallel: ParallelConfig) -> list[Finding]:
+def _lengths(job: Job, sizes: LlavaConfig, multiple: int) -> list[Finding]:
     longest, positions = int(job.value("model.max_length", 0)), sizes.language.max_position_embeddings
-    tensor = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
-    multiple = math.lcm(tensor, 16 if job.precision.startswith("fp8") else 1)
     if longest > positions:
         found = f"model.max_length={longest}, but the model has {positions} positions"
         return [red("row length", found, f"model.max_length={positions}")]
@@ -111,8 +103,8 @@ def _fp8(sizes: LlavaConfig, parallel: ParallelConfig) -> Finding:
     widths = {
         "language.hidden_size": language.hidden_size,
         "language.ffn_hidden_size / TP": language.ffn_hidden_size // tensor,
-        "query width / TP": language.num_attention_heads * language.kv_channels // tensor,
-        "key width / TP": language.groups * language.kv_channels // tensor,
+        "query width / TP": language.query_width // tensor,
+        "key width / TP": language.key_width // tensor,
     }
     odd = [f"{name}={width}" for name, width in widths.items() if width % 16]
     if odd:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from nemo_mm_align.capacity.estimate import Estimate, estimate
-from nemo_mm_align.capacity.gpus import GIB, GPU, find_gpu
+from nemo_mm_align.capacity.gpus import GPU, REFERENCE_GPU, find_gpu
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.preflight import storage
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.hardware import Gpu
 from nemo_mm_align.preflight.job import Job
 from nemo_mm_align.preflight.ranks import Ranks
+from nemo_mm_align.units import MIB, gib
 
 _TITLE = "memory per rank"
 
@@ -29,12 +30,12 @@ def check_memory_and_disk(job: Job, ranks: Ranks, gpus: Sequence[Gpu] | None, gp
     """
     known = _smallest(gpus) if gpus else find_gpu(gpu_type) if gpu_type else None
     try:
-        found = _estimate(job, ranks, known or replace(find_gpu("h100_80gb"), fp8=True))
+        found = _estimate(job, ranks, known or find_gpu(REFERENCE_GPU))
     except UserError as error:
         return [amber(_TITLE, f"cannot be estimated: {error}", "correct what is red above")]
     findings = [judge_memory(found, known)]
     if job.results is not None:
-        free, keep = storage.free_space(job.results), int(job.value("checkpoint.keep", 1))
+        free, keep = storage.free_space(job.results), found.job.keep_checkpoints
         findings.append(storage.check_disk(free, int(found.checkpoint_bytes), keep))
     return findings
 
@@ -43,10 +44,10 @@ def judge_memory(found: Estimate, gpu: GPU | None) -> Finding:
     """The fullest rank against a GPU; without one the estimate alone."""
     worst = max(found.stages, key=lambda stage: stage.peak)
     where = f" (pipeline stage {worst.stage})" if len(found.stages) > 1 else ""
-    text = f"{found.peak / GIB:.1f} GiB estimated{where}"
+    text = f"{gib(found.peak, 1)} estimated{where}"
     if gpu is None:
-        return green(_TITLE, f"{text}; no GPU here to compare with (gpu=h100_80gb names one)")
-    text += f", {gpu.name} has {gpu.memory / GIB:.1f} GiB"
+        return green(_TITLE, f"{text}; no GPU here to compare with (gpu={REFERENCE_GPU} names one)")
+    text += f", {gpu.name} has {gib(gpu.memory, 1)}"
     remedy = (
         "scripts/estimate.py suggest=true shows layouts that fit: more tensor or pipeline ranks, model.recompute=full"
     )
@@ -60,7 +61,7 @@ def judge_memory(found: Estimate, gpu: GPU | None) -> Finding:
 def _smallest(gpus: Sequence[Gpu]) -> GPU:
     """The GPU with the least memory in the estimator's words; its speed does not matter here."""
     gpu = min(gpus, key=lambda gpu: gpu.memory_mib)
-    return replace(find_gpu("h100_80gb"), name=gpu.name, memory=gpu.memory_mib * 2**20, fp8=gpu.fp8)
+    return replace(find_gpu(REFERENCE_GPU), name=gpu.name, memory=gpu.memory_mib * MIB, fp8=gpu.fp8)
 
 
 def _estimate(job: Job, ranks: Ranks, gpu: GPU) -> Estimate:
@@ -68,7 +69,6 @@ def _estimate(job: Job, ranks: Ranks, gpu: GPU) -> Estimate:
     sizes = job.sizes().to_dict()
     values: dict[str, Any] = {**(job.training or {})}
     values["model"] = {**values["model"], **sizes}
-    if ranks.world_size > 1:
-        per_node = ranks.local_world_size
-        return estimate(values, gpu, ranks.world_size // per_node, per_node)
-    return estimate(values, gpu) if job.planned_world_size else estimate(values, gpu, 1, 1)
+    here = ranks.world_size // ranks.local_world_size, ranks.local_world_size
+    nodes, per_node = here if ranks.world_size > 1 else job.planned_ranks or here
+    return estimate(values, gpu, nodes, per_node)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align import atomic
+from nemo_mm_align.cli import EXIT_CODE
 from nemo_mm_align.preflight.finding import Finding, Level
 
-EXIT_RED = 2
+EXIT_RED = EXIT_CODE  # a restart mends it as little as a mistake in the settings
 _COLOURS = {Level.GREEN: "32", Level.AMBER: "33", Level.RED: "31"}
 
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nemo_mm_align.folders import can_write, nearest_existing
 from nemo_mm_align.preflight.finding import Finding, amber, green, rank_list, red
 from nemo_mm_align.preflight.job import Job
-from nemo_mm_align.preflight.system import can_write
+from nemo_mm_align.units import gib
 
 _SKEW_AMBER_S = 2.0
 _SLOW_TOKEN_S = 5.0
@@ -74,9 +75,7 @@ def check_outputs(folders: Sequence[Path]) -> list[Finding]:
 
 def free_space(folder: Path) -> int:
     """Bytes free on the file system of a folder, or of the nearest one above it that exists."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def check_disk(free: int, checkpoint: int, keep: int) -> Finding:
@@ -88,17 +87,13 @@ def check_disk(free: int, checkpoint: int, keep: int) -> Finding:
         keep: complete checkpoints that are kept (``checkpoint.keep``).
     """
     need = checkpoint * (keep + 1)
-    text = f"{_gib(free)} free, {keep + 1} checkpoints of {_gib(checkpoint)} need {_gib(need)}"
+    text = f"{gib(free)} free, {keep + 1} checkpoints of {gib(checkpoint)} need {gib(need)}"
     remedy = "free space, choose another exp_manager.exp_dir, or set checkpoint.keep=1"
     if free < need:
         return red("disk for checkpoints", text, remedy)
     if free < 2 * need:
         return amber("disk for checkpoints", f"{text}: little room for logs and other runs", remedy)
     return green("disk for checkpoints", text)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
 
 
 def write_token(folder: Path, name: str) -> str | None:

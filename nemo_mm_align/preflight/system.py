@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nemo_mm_align.folders import can_write
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
+from nemo_mm_align.preflight.programs import run_program
+from nemo_mm_align.units import GIB, MIB, gib
 
-_GIB = 2**30
-_SHM_SMALL, _SHM_TINY = 1 * _GIB, 128 * 2**20
+_SHM_SMALL, _SHM_TINY = 1 * GIB, 128 * MIB
 _FILES_FEW, _FILES_TOO_FEW = 4096, 512
 
 
@@ -24,7 +24,7 @@ def check_shared_memory(size: int, several_ranks: bool) -> Finding:
         several_ranks: more than one rank runs on this node.
     """
     remedy = "docker --shm-size=16g (or --ipc=host), Kubernetes cluster.shm_size, enroot and Slurm: the host's own"
-    text = f"{size / _GIB:.1f} GiB"
+    text = gib(size, 1)
     if size < _SHM_TINY and several_ranks:
         return red("/dev/shm", f"{text}: NCCL between the ranks of a node would fail", remedy)
     if size < _SHM_SMALL:
@@ -54,7 +54,7 @@ def check_limits(limits: Mapping[str, int], infiniband: bool) -> list[Finding]:
         findings.append(make("limits", f"{files} open files", "ulimit -n 65536 in the job script, or limits.conf"))
     if infiniband and locked >= 0:
         remedy = "ulimit -l unlimited for jobs (limits.conf, slurmd's LimitMEMLOCK); docker --ulimit memlock=-1"
-        findings.append(amber("limits", f"{locked / _GIB:.2f} GiB of locked memory: RDMA may fail to register", remedy))
+        findings.append(amber("limits", f"{gib(locked)} of locked memory: RDMA may fail to register", remedy))
     if 0 <= processes < _FILES_FEW:
         findings.append(amber("limits", f"{processes} processes and threads", "ulimit -u 65536 in the job script"))
     many = "unlimited" if files < 0 else str(files)
@@ -93,13 +93,6 @@ def check_caches(environment: Mapping[str, str]) -> Finding:
         remedy = "set them in env_vars to folders of your own: HF_HOME on shared storage, TRITON_CACHE_DIR on the node"
         return amber("caches", f"cannot be written: {', '.join(closed)}", remedy)
     return green("caches", ", ".join(f"{name} {folder}" for name, folder in caches.items()))
-
-
-def can_write(folder: Path) -> bool:
-    """Whether files can be made in a folder, or the folder itself in the nearest one that exists."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_nccl(
@@ -198,8 +191,5 @@ def slurm_mpi() -> tuple[str | None, str | None]:
 
 
 def _output(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return (done.stdout or done.stderr).strip() if done.returncode == 0 else None
+    done = run_program(command)
+    return (done.stdout or done.stderr).strip() if done else None

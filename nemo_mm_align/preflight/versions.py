@@ -6,16 +6,17 @@ import hashlib
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nemo_mm_align.model.config import is_fp8
+from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel.kernels import Installed
 from nemo_mm_align.preflight.finding import Finding, amber, green, rank_list, red
+from nemo_mm_align.preflight.programs import run_program
+from nemo_mm_align.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE_PINS = Path("/opt/nemo_mm_align/image-versions.txt")
 """What an image built from containers/Dockerfile held when it was built; it keeps the base image's own versions."""
 
@@ -51,17 +52,6 @@ def read_pins(text: str) -> dict[str, str]:
 def normalise(name: str) -> str:
     """A package's name as pip compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def installed_versions(names: Sequence[str]) -> dict[str, str | None]:
-    """Versions of packages, ``None`` for those that are missing."""
-    found: dict[str, str | None] = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def pins_of_this_place() -> tuple[str, dict[str, str]]:
@@ -119,7 +109,7 @@ def _kernel(item: Installed, gpu: bool, precision: str, transformer_impl: str) -
     package = item.package
     title = f"kernels: {package.name}"
     is_engine = package.name == "TransformerEngine"
-    needed = is_engine and (precision.startswith("fp8") or transformer_impl == "transformer_engine")
+    needed = is_engine and (is_fp8(precision) or transformer_impl == "transformer_engine")
     if item.error:
         remedy = "it was built for another torch: use the image's own, or rebuild it"
         found = f"{item.version} does not import: {item.error}"
@@ -128,9 +118,7 @@ def _kernel(item: Installed, gpu: bool, precision: str, transformer_impl: str) -
         return green(title, f"{item.version}: {package.used_for}")
     absent = "not installed" if item.version is None else f"{item.version}, but no GPU"
     if needed:
-        reason = (
-            f"precision={precision}" if precision.startswith("fp8") else f"model.transformer_impl={transformer_impl}"
-        )
+        reason = f"precision={precision}" if is_fp8(precision) else f"model.transformer_impl={transformer_impl}"
         return red(title, f"{absent}; {reason} needs it", "run in the NGC image on a GPU node, or set precision=bf16")
     if gpu and is_engine:
         return amber(title, f"{absent}: {package.without}", "run in the NGC image (containers/README.md)")
@@ -155,7 +143,7 @@ def check_checkout(script: Path, package: Path = ROOT) -> Finding | None:
 
 def fingerprint() -> dict[str, str]:
     """What must be the same on every rank: Python, engine packages, this package's source and commit."""
-    versions = {name: found or "missing" for name, found in installed_versions(_COMPARED).items()}
+    versions = dict.fromkeys(_COMPARED, "missing") | installed_versions(_COMPARED)
     return {"python": platform.python_version(), **versions, "source": _source_hash(), "commit": _commit()}
 
 
@@ -167,12 +155,8 @@ def _source_hash(root: Path = ROOT) -> str:
 
 
 def _commit() -> str:
-    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return os.environ.get("NEMO_MM_ALIGN_COMMIT", "unknown")
-    return done.stdout.strip() or os.environ.get("NEMO_MM_ALIGN_COMMIT", "unknown")
+    done = run_program(["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
+    return done.stdout.strip() if done else os.environ.get("NEMO_MM_ALIGN_COMMIT", "unknown")
 
 
 def check_same_everywhere(prints: Mapping[int, Mapping[str, str]]) -> Finding:

@@ -7,14 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_mm_align.keys import GOOGLE_KEYS
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.judges.api_key import hide_key, hide_key_in, read_api_key
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage, build_message
 from nemo_mm_align.labeling.judges.gemini_replies import read_batch_reply, read_reply
 from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
 from nemo_mm_align.labeling.running.pricing import PriceSettings, read_price
-
-KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 
 class GeminiService(ABC):
@@ -42,7 +41,7 @@ class GeminiService(ABC):
         self.price = read_price(price)
         self.max_output_tokens = decoding.max_output_tokens
         self._decoding, self._timeout_s, self._api_endpoint = decoding, timeout_s, api_endpoint
-        self._key = read_api_key(api_key_file, KEY_VARIABLES, "Gemini")
+        self._key = read_api_key(api_key_file, GOOGLE_KEYS, "Gemini")
         self._local = threading.local()
 
     @property
