@@ -11,12 +11,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.errors import UserError, suggestion
 
 EXIT_CODE = 2
 FAULT_FILE_VARIABLE = "NEMO_MM_ALIGN_FAULT_FILE"
@@ -40,17 +40,28 @@ def user_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, 
             return function(*args, **kwargs)
         except Exception as error:
             text = describe(error)
+            if text is not None and os.environ.get("HYDRA_FULL_ERROR") != "1":
+                end(text)
             if text is not None:
                 leave_note(text)
-            if text is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
-            if _first_to_say(text):
-                below_a_progress_bar = "\n" if sys.stderr.isatty() else ""
-                sys.stderr.write(f"{below_a_progress_bar}error: {text}\n")
-                sys.stderr.flush()
-            sys.exit(EXIT_CODE)
+            raise
 
     return guarded
+
+
+def say(text: str) -> None:
+    """Print an error, unless another process of this run has printed the same."""
+    if _first_to_say(text):
+        below_a_progress_bar = "\n" if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{below_a_progress_bar}error: {text}\n")
+        sys.stderr.flush()
+
+
+def end(text: str) -> NoReturn:
+    """End the process with the message of an error that a user can mend."""
+    leave_note(text)
+    say(text)
+    sys.exit(EXIT_CODE)
 
 
 def describe(error: BaseException) -> str | None:
@@ -73,8 +84,7 @@ def _describe_config(error: OmegaConfBaseException) -> str:
     if isinstance(error, InterpolationKeyError):
         return f"{key}: {reason}. Correct the ${{...}} in the configuration or set {key} on the command line."
     if isinstance(error, ConfigKeyError | AttributeError):
-        known = _known_keys(error)
-        return f"configuration has no key {key}." + (f" Known here: {', '.join(known)}." if known else "")
+        return f"configuration has no key {key}.{suggestion(str(key).rpartition('.')[2], _known_keys(error))}"
     return f"configuration: {key}: {reason}"
 
 

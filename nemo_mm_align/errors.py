@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -15,3 +17,20 @@ class RecordError(UserError):
     def __init__(self, path: str | Path, line: int, problem: str, remedy: str = "") -> None:
         self.path, self.line, self.problem, self.remedy = Path(path), line, problem, remedy
         super().__init__(f"{path}:{line}: {problem}" + (f" Remedy: {remedy}" if remedy else ""))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return what a message about an unknown word ends with: the nearest known one, if any is near, and all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    parts = [*(f" Did you mean {name}?" for name in near), f" Known here: {', '.join(names)}." if names else ""]
+    return "".join(parts)
+
+
+def check_keys(values: Iterable[str], known: Iterable[str], section: str = "") -> None:
+    """Raise `UserError` for the first key of a configuration's section that is not among the known ones."""
+    known = set(known)
+    for key in values:
+        if key not in known:
+            full = f"{section}.{key}" if section else key
+            raise UserError(f"configuration has no key {full}.{suggestion(key, known)}")

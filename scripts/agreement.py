@@ -5,15 +5,13 @@ python scripts/agreement.py annotations=annotations.jsonl 'against=[annotations.
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 from nemo_mm_align.labeling.quality.stage import agreement_from_config
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="agreement")
-@user_errors
+@command("agreement")
 def main(config: DictConfig) -> None:
     """Run the command; its settings are explained in conf/agreement.yaml."""
     agreement_from_config(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import sys
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="benchmark")
-@user_errors
+@command("benchmark")
 def main(config: DictConfig) -> None:
     """Run the parts asked for; conf/benchmark.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

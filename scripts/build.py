@@ -3,15 +3,13 @@
 build.py method=preference annotations=annotations.jsonl out=preference.jsonl
 """
 
-import hydra
 from omegaconf import DictConfig
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 from nemo_mm_align.datasets.build_stage import build_from_config
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="build")
-@user_errors
+@command("build")
 def main(config: DictConfig) -> None:
     """Read `annotations`, apply the rule of `method`, write `out` and ``<out>.summary.json``."""
     build_from_config(config)

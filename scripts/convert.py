@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import logging
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="convert")
-@user_errors
+@command("convert")
 def main(config: DictConfig) -> None:
     """Make the folder `out` from `source`; conf/convert.yaml explains the settings."""
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -5,17 +5,15 @@ python scripts/evaluate.py prompts=heldout.jsonl "answers={base: base.jsonl, dpo
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 from nemo_mm_align.evaluation.stage import evaluate_from_config
 from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.truth import truth_of
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="evaluate")
-@user_errors
+@command("evaluate")
 def main(config: DictConfig) -> None:
     """Run the stage; its settings are explained in conf/evaluate.yaml."""
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import sys
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 
 # Names of attributes are the schema's to check: this key alone takes new ones without a "+".
 ConfigStore.instance().store(
@@ -20,8 +19,7 @@ ConfigStore.instance().store(
 )
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="generate")
-@user_errors
+@command("generate")
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet, or one question; conf/generate.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -6,15 +6,13 @@ python scripts/miniature.py out=study seeds=5 base=train
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 from nemo_mm_align.miniature.run import run_miniature
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="miniature")
-@user_errors
+@command("miniature")
 def main(config: DictConfig) -> None:
     """Run what is not done yet; conf/miniature.yaml explains the settings."""
     run_miniature(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

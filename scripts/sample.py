@@ -6,14 +6,12 @@ torchrun --nproc-per-node 2 scripts/sample.py checkpoint=MODEL prompts=prompts.j
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="sample")
-@user_errors
+@command("sample")
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet; conf/sample.yaml explains the settings."""
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

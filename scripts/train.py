@@ -4,21 +4,27 @@ torchrun --nproc-per-node 2 scripts/train.py recipe=dpo model=llava15_13b model.
 """
 
 if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper processes that read this file again
+    from typing import Any
+
+    from omegaconf import DictConfig
+
+    from nemo_mm_align.command import command
     from nemo_mm_align.parallel.stopping import StopRequest
 
     stop = StopRequest()
     stop.listen()  # before NeMo: its import takes seconds in which a request must not be lost
 
-    from nemo.core.config import hydra_runner
-    from omegaconf import DictConfig
+    def hydra_runner() -> Any:
+        """NeMo's, which is slow to import."""
+        from nemo.core.config import hydra_runner
 
-    from nemo_mm_align.cli import user_errors
-    from nemo_mm_align.recipes.trainer import train
+        return hydra_runner
 
-    @hydra_runner(config_path="../conf", config_name="train")
-    @user_errors
+    @command("train", host=hydra_runner)
     def main(config: DictConfig) -> None:
         """Train as configured."""
+        from nemo_mm_align.recipes.trainer import train
+
         train(config, stop)
 
     main()

@@ -14,9 +14,10 @@ from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
-from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, read_sizes
 from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.recipes.known_settings import check_settings
 from nemo_mm_align.recipes.methods import Method, build_method
 
 
@@ -64,6 +65,7 @@ class TrainSettings:
     """Everything a run needs, validated."""
 
     seed: int
+    sizes: LlavaConfig
     engine: EngineConfig
     parallel: ParallelConfig
     lora: LoRAConfig | None
@@ -84,6 +86,14 @@ class TrainSettings:
     reference_cache: Path | None
 
 
+_SECTIONS = {
+    "model.train": TrainableParts,
+    "model.optim": OptimConfig,
+    "checkpoint": CheckpointSettings,
+    "faults": FaultSettings,
+}
+
+
 def _build(kind: type, values: Mapping[str, Any] | None, where: str) -> Any:
     try:
         return kind(**dict(values or {}))
@@ -98,10 +108,12 @@ def read_settings(config: DictConfig) -> TrainSettings:
         UserError: an unknown key or a value out of range, named with its place.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    check_settings(values, _SECTIONS)
     model, data, recipe = values["model"], values["data"], dict(values["recipe"])
     cache = data.get("reference_cache")
     return TrainSettings(
         seed=values["seed"],
+        sizes=read_sizes(model),
         engine=read_engine(values),
         parallel=read_parallel(model),
         lora=read_lora(model),

@@ -41,6 +41,7 @@ from nemo_mm_align.recipes.data import (
     StepDataset,
     read_samples,
 )
+from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
 from nemo_mm_align.run_files import (
@@ -118,6 +119,7 @@ class TrainingRun:
     def check_before_loading(self) -> None:
         """Check sizes, layout, precision and batch arithmetic against each other; no weight has been read yet."""
         settings = self.settings
+        check_trainer(self.config.trainer, pl.Trainer)
         check_started_ranks(self.config.trainer, runtime.world_size())
         check_training(
             self.source.config,
@@ -127,6 +129,14 @@ class TrainingRun:
             global_batch_size=settings.global_batch_size,
             max_length=settings.plan.max_length,
         )
+        differing = differing_sizes(settings.sizes, self.source.config)
+        if differing and runtime.rank() == 0:
+            logger.warning(
+                "model=%s differs from %s, whose sizes count: %s. Choose the model that the folder holds: estimates go by it",
+                settings.sizes.name,
+                self.source.folder,
+                ", ".join(differing),
+            )
 
     @property
     def progress(self) -> bool:

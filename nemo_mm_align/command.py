@@ -1,0 +1,182 @@
+"""Entry points: a Hydra application whose help is its configuration file and whose mistakes end with one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_mm_align.cli import describe, end, user_errors
+from nemo_mm_align.errors import check_keys, suggestion
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+Task = Callable[[DictConfig], None]
+Host = Callable[..., Callable[[Task], Callable[[], Any]]]
+
+
+def command(name: str, host: Callable[[], Host] | None = None) -> Callable[[Task], Callable[[], None]]:
+    """Make a function the entry point of its script, configured by ``../conf/<name>.yaml``.
+
+    What a user can cause ends with a message and exit code 2, see `user_errors`; so do words on the command line that
+    Hydra refuses. ``--help`` shows the script's docstring and its configuration file, comments included.
+
+    Args:
+        name: of the configuration.
+        host: returns what takes the place of `hydra.main`, for example NeMo's `hydra_runner`; called after ``--help``
+            has been looked at, since importing such a thing takes long.
+    """
+
+    def decorate(function: Task) -> Callable[[], None]:
+        folder = Path(function.__code__.co_filename).resolve().parents[1] / "conf"
+
+        @functools.wraps(function)
+        def run() -> None:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                sys.stdout.write(help_text(function.__globals__.get("__doc__") or "", folder, name))
+                return
+            asked = os.environ.get(FULL_ERROR)
+
+            @functools.wraps(function)
+            def task(config: DictConfig) -> None:
+                _set(FULL_ERROR, asked)
+                check_keys(
+                    map(str, config), top_level_keys(folder, name)
+                )  # Hydra takes over those of a user's YAML files
+                function(config)
+
+            try:
+                with _hydra_raises(asked):
+                    _host(host)(config_path="../conf", config_name=name)(user_errors(task))()
+            except (
+                HydraException,
+                OmegaConfBaseException,
+                yaml.YAMLError,
+            ) as error:  # of composing; the task has its own
+                if asked == "1":
+                    raise
+                end(describe_refusal(error, sys.argv[1:], groups_of(folder, name), top_level_keys(folder, name)))
+
+        return run
+
+    return decorate
+
+
+def _host(host: Callable[[], Host] | None) -> Host:
+    if host is not None:
+        return host()
+    import hydra
+
+    return functools.partial(hydra.main, version_base=None)
+
+
+@contextmanager
+def _hydra_raises(asked: str | None) -> Iterator[None]:
+    """Have Hydra raise what it refuses, instead of printing it and ending with exit code 1."""
+    _set(FULL_ERROR, "1")
+    try:
+        yield
+    finally:
+        _set(FULL_ERROR, asked)
+
+
+def _set(variable: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
+
+
+def _configuration(folder: Path, name: str) -> tuple[str, list[Any], set[str]]:
+    """Text, defaults list and keys of a configuration file."""
+    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    return text, values.get("defaults", []), set(values) - {"defaults", "hydra"}
+
+
+def groups_of(folder: Path, name: str) -> dict[str, list[str]]:
+    """Return the groups that a configuration chooses from, with their options."""
+    found: dict[str, list[str]] = {}
+    for item in _configuration(folder, name)[1]:
+        if isinstance(item, str) and (folder / f"{item}.yaml").is_file():
+            found |= groups_of(folder, item)
+        elif isinstance(item, dict):
+            found |= {group: sorted(path.stem for path in (folder / group).glob("*.yaml")) for group in item}
+    return {group: options for group, options in found.items() if options}
+
+
+def top_level_keys(folder: Path, name: str) -> set[str]:
+    """Return the keys and groups of a configuration, with those of configurations that it is made of."""
+    _, defaults, keys = _configuration(folder, name)
+    parts = [item for item in defaults if isinstance(item, str) and (folder / f"{item}.yaml").is_file()]
+    return keys.union(groups_of(folder, name), *(top_level_keys(folder, part) for part in parts))
+
+
+def help_text(description: str, folder: Path, name: str) -> str:
+    """Return what ``--help`` shows: the script's docstring, its configuration file, and the options of its groups."""
+    text = _configuration(folder, name)[0].split("\nhydra:")[0]
+    listed = [f"  {group}: {', '.join(options)}\n" for group, options in groups_of(folder, name).items()]
+    choices = f"\n\nGroups, chosen by GROUP=NAME:\n{''.join(listed)}" if listed else "\n"
+    return (
+        f"{description.strip()}\n\nSettings with their defaults, changed by KEY=VALUE (??? must be given), as they stand in "
+        f"conf/{name}.yaml:\n\n{text.rstrip()}{choices}"
+    )
+
+
+def describe_refusal(error: Exception, words: list[str], groups: dict[str, list[str]], keys: set[str]) -> str:
+    """Say in a sentence what Hydra does not accept.
+
+    Args:
+        words: of the command line, among which a misspelt group is looked for.
+        groups: known groups and their options.
+        keys: known at top level.
+    """
+    if isinstance(error, OverrideParseException):
+        reason = error.message.removeprefix(f"Error parsing override '{error.override}'").strip().splitlines()[0]
+        return (
+            f"cannot read {error.override!r} ({reason}). Write KEY=VALUE; put a value with blanks, commas, brackets or "
+            "colons in quotes of its own: 'question=\"What is this, and why?\"'."
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option}: there is no such option.{suggestion(option, error.options)}"
+    if isinstance(error, yaml.YAMLError):
+        return f"{_place(error)}: not YAML ({getattr(error, 'problem', None) or error}). Correct the file."
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        full_key = str(cause.full_key)
+        unknown = full_key == cause.key and full_key not in keys
+        text = f"configuration has no key {full_key}.{suggestion(full_key, keys)}" if unknown else describe(cause)
+        return text or str(cause)
+    return _describe_choice(str(error), words, groups)
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"{mark.name}:{mark.line + 1}" if mark else "a configuration file"
+
+
+def _describe_choice(text: str, words: list[str], groups: dict[str, list[str]]) -> str:
+    """What is wrong with the choice of groups."""
+    missing = re.match(r"You must specify '(\w+)'", text)
+    if missing:
+        group = missing[1]
+        given = {word.partition("=")[0] for word in words} - set(groups)
+        near = difflib.get_close_matches(group, given, n=1)
+        misspelt = f" Did you mean it by {near[0]}?" if near else ""
+        return f"{group} is not chosen.{misspelt} Give {group}=NAME, one of {', '.join(groups.get(group, []))}."
+    unmatched = re.search(r"Could not override '(\w+)'\. No match in the defaults list", text)
+    if unmatched:
+        return f"configuration has no group {unmatched[1]}.{suggestion(unmatched[1], groups)}"
+    return " ".join(text.split("Config search path:")[0].split())
