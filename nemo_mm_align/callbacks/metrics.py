@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.run_files import read_metrics
 
@@ -26,8 +27,7 @@ class WriteMetrics(Callback):
         if runtime.rank() != 0:
             return
         kept = [line for line in read_metrics(self.path) if line["step"] <= trainer.global_step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_lines(self.path, map(json.dumps, kept))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -127,10 +128,7 @@ class StageRunner:
         begun.write_text(stage.identity)
 
     def _mark(self, stage: Stage, seconds: float) -> None:
-        marker = self._marker(stage.name)
-        temporary = marker.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"identity": stage.identity, "seconds": seconds}))
-        os.replace(temporary, marker)
+        write_text(self._marker(stage.name), json.dumps({"identity": stage.identity, "seconds": seconds}))
 
     def _execute(self, stage: Stage, display: Display) -> None:
         if callable(stage.command):

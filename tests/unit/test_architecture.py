@@ -42,6 +42,13 @@ def test_imports_point_down(path):
     assert not higher, f"{path.relative_to(ROOT)} imports {sorted(higher)}, which stand above it"
 
 
+@pytest.mark.parametrize(("folder", "other"), [("labeling", "evaluation"), ("evaluation", "labeling")])
+def test_labelling_and_evaluation_do_not_know_each_other(folder, other):
+    modules = {path for path in MODULES if path.is_relative_to(ROOT / folder)}
+    found = {name for path in modules for name in imports(path) if name.startswith(f"{PACKAGE}.{other}")}
+    assert modules and not found, f"{folder} imports {sorted(found)}; what both need belongs below them"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_the_trainer_glue_knows_lightning_and_nemo(path):
     frameworks = {name for name in imports(path) if name.split(".")[0] in ("nemo", "lightning", "pytorch_lightning")}
