@@ -37,6 +37,7 @@ td small.wrap { white-space: normal; }
 .sample header { display: flex; gap: 1rem; align-items: flex-start; }
 .sample img { width: 132px; height: 132px; object-fit: contain; background: #fff; border: 1px solid var(--line); }
 .sample p { margin: 0 0 .35rem; } .sample td, .sample th { padding: .3rem .45rem; }
+.sample td:first-child { white-space: nowrap; }
 .question { font-weight: 600; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .93rem; }
