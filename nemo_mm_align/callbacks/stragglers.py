@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.processes import node_name
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class ReportStragglers(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Learn where the ranks are."""
         self._nodes = [""] * runtime.world_size()
-        torch.distributed.all_gather_object(self._nodes, socket.gethostname())
+        torch.distributed.all_gather_object(self._nodes, node_name())
         self._restart()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, row_length_multiple
+from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, read_sizes
 
@@ -120,7 +120,7 @@ class Job:
     def row_length(self) -> int:
         """S of the longest row; the last token of a sequence predicts nothing and is left out."""
         tokens = self.workload.length - 1 + (self.workload.answer if self.has_shared_prefix else 0)
-        return -(-tokens // self.length_multiple) * self.length_multiple
+        return round_up(tokens, self.length_multiple)
 
     @property
     def labelled(self) -> int:

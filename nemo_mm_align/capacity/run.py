@@ -66,10 +66,10 @@ def run_estimate(values: Mapping[str, Any]) -> str:
 
 def _answer(values: Mapping[str, Any]) -> str:
     gpu, reserve = find_gpu(values["gpu"]), float(values["reserve"])
-    trainer = values["trainer"]
-    nodes, gpus = values["nodes"] or trainer["num_nodes"], values["gpus_per_node"] or trainer["devices"]
+    nodes, gpus = values["nodes"], values["gpus_per_node"]
     if values["suggest"]:
-        nodes, gpus = nodes or 1, gpus or gpu.per_node
+        trainer = values["trainer"]
+        nodes, gpus = nodes or trainer["num_nodes"] or 1, gpus or trainer["devices"] or gpu.per_node
     job = replace(read_job(values, nodes, gpus, values["workload"]), fused_attention=values["fused_attention"])
     if not values["suggest"]:
         return render(estimate_job(job, gpu, reserve))

@@ -20,6 +20,7 @@ from nemo_mm_align.datasets.length_report import Dropped, LengthPlan
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import verify_image
+from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import PreferenceExample, TrainingExample
 
@@ -131,9 +132,9 @@ def _judge(plan: LengthPlan, settings: PlanSettings) -> None:
     remedies = []
     if too_long and settings.on_too_long == "error":
         longest = max(item.length for item in too_long)
-        remedies.append(f"raise max_length (the longest has {longest} tokens) or set on_too_long=drop")
+        remedies.append(f"raise model.max_length (the longest has {longest} tokens) or set data.on_too_long=drop")
     if faults and settings.on_fault == "error":
-        remedies.append("mend the records or set on_fault=drop")
+        remedies.append("mend the records or set data.on_fault=drop")
     if remedies:
         raise UserError(f"{plan.summary()}\nRemedy: {'; '.join(remedies)}.")
     if not plan.lengths:
@@ -154,4 +155,4 @@ def batch_length(samples: Sequence[Sample], multiple: int = 1, shared_prefix: bo
         shared_prefix: chosen and rejected lie in one row that holds their prompt once.
     """
     longest = max(length for sample in samples for length in row_lengths(sample, shared_prefix))
-    return -(-longest // multiple) * multiple
+    return round_up(longest, multiple)

@@ -18,6 +18,11 @@ def row_length_multiple(parallel: ParallelConfig, engine: EngineConfig) -> int:
     return math.lcm(tensor, _FP8_MULTIPLE if engine.fp8 else 1)
 
 
+def round_up(tokens: int, multiple: int) -> int:
+    """The smallest multiple that is not below `tokens`: the length to which rows are padded."""
+    return -(-tokens // multiple) * multiple
+
+
 def micro_batches_per_step(global_batch_size: int, micro_batch_size: int, data_parallel_size: int) -> int:
     """Forward passes of one rank per optimizer step; raise `UserError` where the global batch does not divide."""
     per_pass = micro_batch_size * data_parallel_size

@@ -305,6 +305,15 @@ class LlavaConfig:
         return config
 
 
+FP8_CAPABILITY = (8, 9)
+"""First compute capability with FP8 units: Ada; Hopper and Blackwell follow."""
+
+
+def is_fp8(precision: str) -> bool:
+    """Whether a number format is one of FP8."""
+    return precision.startswith("fp8")
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How the model is computed: number format, kernels, recomputation.
@@ -331,8 +340,3 @@ class EngineConfig:
     def fp8(self) -> bool:
         """Whether matrix products of the decoder run in FP8."""
         return is_fp8(self.precision)
-
-
-def is_fp8(precision: str) -> bool:
-    """Whether a number format is one of FP8."""
-    return precision.startswith("fp8")

@@ -10,10 +10,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
+from nemo_mm_align.model.config import FP8_CAPABILITY, EngineConfig, LlavaConfig, ParallelConfig
 from nemo_mm_align.model.layer_specs import transformer_engine_available
-
-_FP8_CAPABILITY = (8, 9)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -31,10 +29,10 @@ def check_precision(engine: EngineConfig) -> None:
             f"{', not model.transformer_impl=local' if engine.transformer_impl == 'local' else ''}. Run in the NGC "
             "container on an Ada, Hopper or Blackwell GPU, or set precision=bf16."
         )
-    if torch.cuda.get_device_capability() < _FP8_CAPABILITY:
+    if torch.cuda.get_device_capability() < FP8_CAPABILITY:
         raise UserError(
             f"precision={engine.precision}: {torch.cuda.get_device_name()} has no FP8 units (compute capability "
-            f"{_FP8_CAPABILITY[0]}.{_FP8_CAPABILITY[1]} or newer is needed). Set precision=bf16."
+            f"{FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or newer is needed). Set precision=bf16."
         )
 
 

@@ -14,6 +14,7 @@ from nemo_mm_align.model.huggingface_compose import compose_llava
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
+from nemo_mm_align.model.settings import read_parallel
 from nemo_mm_align.model.transformer_configs import language_config
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
@@ -105,12 +106,7 @@ def compose_folder(config: Mapping[str, Any]) -> Path:
 
 
 def _layout(config: Mapping[str, Any]) -> ParallelConfig:
-    parallel = ParallelConfig(
-        tensor_model_parallel_size=config["tensor_model_parallel_size"],
-        pipeline_model_parallel_size=config["pipeline_model_parallel_size"],
-        num_layers_in_first_pipeline_stage=config["num_layers_in_first_pipeline_stage"],
-        num_layers_in_last_pipeline_stage=config["num_layers_in_last_pipeline_stage"],
-    )
+    parallel = read_parallel(config)
     parallel.data_parallel_size(runtime.world_size())
     return parallel
 

@@ -17,48 +17,32 @@ from megatron.core import parallel_state, tensor_parallel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import cpu
-
-
-def _launcher_value(torchrun: str, slurm: str) -> str | None:
-    """A variable of torchrun's if all ranks have them, else of a Slurm task.
-
-    Both are read as a set: a container may bring RANK without WORLD_SIZE, and the batch script of a Slurm job, which is no
-    task of a step, sees SLURM_NTASKS as well.
-    """
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return os.environ.get(torchrun)
-    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
-        return os.environ.get(slurm)
-    return None
+from nemo_mm_align.processes import this_process
 
 
 def world_size() -> int:
     """Ranks of this run, as the launcher says."""
-    return int(_launcher_value("WORLD_SIZE", "SLURM_STEP_NUM_TASKS") or 1)
+    return this_process().world_size
 
 
 def rank() -> int:
     """This process among all ranks."""
-    return int(_launcher_value("RANK", "SLURM_PROCID") or 0)
+    return this_process().rank
 
 
 def local_rank() -> int:
     """This process among the ranks of its node."""
-    return int(_launcher_value("LOCAL_RANK", "SLURM_LOCALID") or 0)
+    return this_process().local_rank
 
 
 def node_rank() -> int:
     """This node among those of the run."""
-    return int(_launcher_value("GROUP_RANK", "SLURM_NODEID") or 0)
+    return this_process().node_rank
 
 
 def local_world_size() -> int:
     """Ranks of this node."""
-    value = _launcher_value("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE") or "1"
-    counts: list[int] = []
-    for count, _, nodes in (part.partition("(x") for part in value.split(",")):  # Slurm: 2(x3),1
-        counts += [int(count)] * int(nodes.rstrip(")") or 1)
-    return counts[node_rank()] if len(counts) > 1 else counts[0]
+    return this_process().local_world_size
 
 
 def device() -> torch.device:

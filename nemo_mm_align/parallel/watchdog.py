@@ -11,7 +11,6 @@ import faulthandler
 import json
 import logging
 import os
-import socket
 import sys
 import threading
 import time
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import torch
 from torch.distributed import Store, distributed_c10d
+
+from nemo_mm_align.processes import node_name
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Watchdog:
     def __init__(self, timeout_s: float, folder: Path, rank: int, world_size: int, store: Store | None) -> None:
         self.timeout_s, self.folder, self.rank, self.world_size, self.store = timeout_s, folder, rank, world_size, store
         self.interval_s = min(_LONGEST_INTERVAL_S, timeout_s / 4)
-        self._place = Place(rank, socket.gethostname(), 0, False, 0.0, "", 0)
+        self._place = Place(rank, node_name(), 0, False, 0.0, "", 0)
         self._moved = time.monotonic()
         self._ended = threading.Event()
         self._main = threading.main_thread().ident

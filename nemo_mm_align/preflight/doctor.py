@@ -18,8 +18,9 @@ from nemo_mm_align.preflight.finding import Finding, amber, merge_nodes, rank_li
 from nemo_mm_align.preflight.job import Job, compose_training
 from nemo_mm_align.preflight.meeting import Meeting
 from nemo_mm_align.preflight.memory import check_memory_and_disk
-from nemo_mm_align.preflight.ranks import Ranks, node_name, ranks_from_environment
+from nemo_mm_align.preflight.ranks import Ranks, ranks_from_environment
 from nemo_mm_align.preflight.report import exit_code, render, write_json
+from nemo_mm_align.processes import node_name
 
 _SHARE_TIMEOUT_S = 30.0
 

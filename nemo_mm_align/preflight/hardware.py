@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nemo_mm_align.model.config import is_fp8
+from nemo_mm_align.model.config import FP8_CAPABILITY, is_fp8
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.programs import run_program
+from nemo_mm_align.units import MIB, gib
 
 _FIELDS = (
     "index,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,ecc.mode.current,"
     "ecc.errors.uncorrected.volatile.total"
 )
-_FP8_CAPABILITY = 8.9
+_FP8_CAPABILITY = FP8_CAPABILITY[0] + FP8_CAPABILITY[1] / 10  # as nvidia-smi writes it
 _BUSY_MIB = 2048
 """Memory in use that a driver and its contexts do not explain."""
 
@@ -122,7 +123,7 @@ def _no_gpu(precision: str, wanted: bool, promised: str) -> Finding:
 def _kind(gpus: Sequence[Gpu]) -> Finding:
     count = Counter((gpu.name, gpu.memory_mib, gpu.driver, gpu.capability) for gpu in gpus)
     described = [
-        f"{number} x {name}, {memory / 1024:.0f} GiB, driver {driver}, compute capability {capability:.1f}, "
+        f"{number} x {name}, {gib(memory * MIB, 0)}, driver {driver}, compute capability {capability:.1f}, "
         f"FP8 {'yes' if capability >= _FP8_CAPABILITY else 'no'}"
         for (name, memory, driver, capability), number in count.items()
     ]
@@ -138,7 +139,7 @@ def _state(gpus: Sequence[Gpu]) -> list[Finding]:
         remedy = "results may be wrong: take the node out (cluster.exclude=NODE) and tell its administrators"
         findings.append(red("GPU memory errors", f"uncorrected ECC errors, {found}", remedy))
     if busy := [gpu for gpu in gpus if gpu.used_mib > _BUSY_MIB]:
-        found = ", ".join(f"GPU {gpu.index}: {gpu.used_mib / 1024:.1f} GiB in use" for gpu in busy)
+        found = ", ".join(f"GPU {gpu.index}: {gib(gpu.used_mib * MIB, 1)} in use" for gpu in busy)
         findings.append(amber("GPUs in use", found, "another process computes there: nvidia-smi shows which"))
     if any(gpu.mig == "Enabled" for gpu in gpus):
         remedy = "NCCL does not connect slices of one GPU: ask for whole GPUs for more than one rank"

@@ -15,7 +15,7 @@ from nemo_mm_align.model.arithmetic import planned_ranks
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, read_sizes
-from nemo_mm_align.stages import RANKED_STAGES, STAGES
+from nemo_mm_align.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,6 @@ class Job:
     def trains(self) -> bool:
         """Whether the job trains: only then data and results folder of the training configuration count."""
         return self.training is not None and (not self.stages or "train" in self.stages)
-
-    @property
-    def uses_model(self) -> bool:
-        """Whether the job computes with a model."""
-        return self.trains or bool(set(self.stages) & set(RANKED_STAGES))
 
     def value(self, key: str, default: Any = None) -> Any:
         """A value of the training configuration by its dotted key; `default` where it is absent or was left open."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.arithmetic import check_started_ranks, micro_batches_per_step, row_length_multiple
+from nemo_mm_align.model.arithmetic import check_started_ranks, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.job import Job
@@ -88,7 +88,7 @@ def _lengths(job: Job, sizes: LlavaConfig, multiple: int) -> list[Finding]:
     if longest <= sizes.tokens_per_image:
         found = f"model.max_length={longest} leaves no room beside the {sizes.tokens_per_image} tokens of one image"
         return [red("row length", found, f"model.max_length={min(positions, 2 * sizes.tokens_per_image)}")]
-    padded = -(-longest // multiple) * multiple
+    padded = round_up(longest, multiple)
     if padded > positions:
         found = f"rows of {longest} are padded to {padded}, a multiple of {multiple}, past the model's {positions} positions"
         return [red("row length", found, f"model.max_length={longest // multiple * multiple}")]

@@ -74,6 +74,12 @@ def test_a_look_ahead_counts_the_ranks_of_the_experiment(compose):
     assert check_layout(job, 1)[0].detail == "tensor 2 x pipeline 1 x data 8 = 16"
 
 
+def test_processes_per_node_alone_leave_the_number_of_nodes_open(compose):
+    """As in training: what is null is whatever was started; a look ahead takes one node."""
+    job = compose(TP2, "trainer.devices=8")
+    assert worst(job, 16) == {} and check_layout(job, 1)[0].detail == "tensor 2 x pipeline 1 x data 4 = 8"
+
+
 def test_open_values_stay_open(compose):
     job = compose("exp_manager.exp_dir=/results")
     assert job.value("data.train") is None and str(job.results) == "/results" and job.value("name") == "dpo"

@@ -53,7 +53,7 @@ def test_more_ranks_than_planned_are_reckoned_with(compose):
     """What really started counts: tensor parallelism over four ranks halves what two held."""
     job = compose("dpo_llava15_13b_2x8", "model.tensor_model_parallel_size=4")
     two = compose("dpo_llava15_13b_2x8")
-    ranks = Ranks(0, 8, 0, 8, ("127.0.0.1", 1))
+    ranks = Ranks(0, 8, 0, 8, address=("127.0.0.1", 1))
     details = [of(check_memory_and_disk(each, ranks, [gpu(80)], None), "memory per rank").detail for each in (two, job)]
     needed = [float(detail.split()[0]) for detail in details]
     assert needed[1] < 0.7 * needed[0]
@@ -77,7 +77,7 @@ def test_a_look_ahead_from_a_login_node_asks_for_no_gpu(compose):
     assert of(node, "data.train").level == of(node, "model.hf_path").level == Level.RED
     found = job_findings(job, Ranks(), None, "h100_80gb")
     assert of(found, "FP8 sizes").level == of(found, "ranks").level == Level.GREEN
-    here = node_findings(job, Ranks(0, 16, 0, 8, ("127.0.0.1", 1)), None)
+    here = node_findings(job, Ranks(0, 16, 0, 8, address=("127.0.0.1", 1)), None)
     assert of(here, "GPUs").level == of(here, "kernels: TransformerEngine").level == Level.RED
 
 

@@ -53,7 +53,7 @@ def test_ranks_of_torchrun_win_over_slurm():
     variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "n1"}
     variables |= {"MASTER_PORT": "29500", "TORCHELASTIC_USE_AGENT_STORE": "True", "SLURM_STEP_ID": "0"}
     ranks = ranks_from_environment({**variables, "SLURM_PROCID": "1", "SLURM_NTASKS": "2"})
-    assert ranks == Ranks(5, 8, 1, 4, ("n1", 29500), True, "0.0")
+    assert ranks == Ranks(5, 8, 1, 4, address=("n1", 29500), agent_store=True, restart="0.0")
 
 
 def test_ranks_of_a_slurm_task():
@@ -62,6 +62,11 @@ def test_ranks_of_a_slurm_task():
     ranks = ranks_from_environment({**variables, "SLURM_RESTART_COUNT": "2"})
     assert (ranks.rank, ranks.world_size, ranks.local_rank, ranks.local_world_size) == (9, 12, 1, 4)
     assert ranks.restart == "2.0"
+
+
+def test_a_rank_without_its_number_of_ranks_is_the_container_s_own():
+    variables = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "MASTER_PORT": "17000"}
+    assert ranks_from_environment({**variables, "RANK": "0", "LOCAL_RANK": "0"}).rank == 3
 
 
 def test_the_batch_shell_of_a_slurm_job_is_one_process():
