@@ -31,6 +31,19 @@ def findings(quality: Quality) -> list[str]:
     return [finding for check in checks for finding in check(quality)]
 
 
+def describe_checks() -> list[str]:
+    """Return when each check warns, in words."""
+    return [
+        f"an attribute has one value only, or its best value for {SATURATED_SHARE:.0%} of the candidates",
+        f"two attributes correlate above {SAME_ATTRIBUTE}, either way",
+        f"score and length correlate at {LENGTH_CORRELATION} or more, either way",
+        f"a place's scores, or those of the last third of the judgements against the first, are off by more than "
+        f"{STANDARD_ERRORS} standard errors and {SMALL_SHIFT:.0%} of the score's range",
+        f"more than {FAILURE_RATE:.0%} of the calls failed, or {TRUNCATED_RATE:.0%} were cut",
+        "the file mixes judges, settings or rubrics",
+    ]
+
+
 def log_findings(quality: Quality) -> list[str]:
     """Log the warnings and return them."""
     found = findings(quality)
