@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
+from nemo_mm_align.launch import script
 from nemo_mm_align.launch.jobs import Job
-from nemo_mm_align.launch.script import (
-    Command,
-    end_lines,
-    origin,
-    preflight_command,
-    preflight_lines,
-    script_text,
-    stage_command,
-    variable_lines,
-)
 from nemo_mm_align.launch.settings import LaunchSettings
 from nemo_mm_align.launch.shell import command_lines, python_words, quote, torchrun_words
 
@@ -21,19 +12,19 @@ def render_interactive(job: Job, settings: LaunchSettings) -> str:
     """Return the text of a job's script: torchrun for stages of several ranks, one process for the others."""
     parts = [
         ["#!/bin/bash"],
-        [origin(job)],
+        [script.origin(job)],
         ["set -u"],
-        variable_lines(job, settings),
+        script.variable_lines(job, settings),
         [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
         ["# Touch this file from elsewhere and the ranks save and end.", 'rm -f "$stop_file"'] if job.ranked else [],
-        preflight_lines(_lines(preflight_command(job), job, settings)) if settings.preflight else [],
-        [*_lines(stage_command(job), job, settings), "code=$?"],
-        end_lines(job),
+        script.preflight_lines(_lines(script.preflight_command(job), job, settings)) if settings.preflight else [],
+        [*_lines(script.stage_command(job), job, settings), "code=$?"],
+        script.end_lines(job),
     ]
-    return script_text(parts)
+    return script.text_of(parts)
 
 
-def _lines(command: Command, job: Job, settings: LaunchSettings) -> list[str]:
+def _lines(command: script.Command, job: Job, settings: LaunchSettings) -> list[str]:
     if job.processes_per_node == 1:
         return command_lines(python_words(settings.python, command.script, command.overrides))
     options = ["--standalone", f"--nproc-per-node={job.processes_per_node}"]

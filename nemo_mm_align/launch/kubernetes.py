@@ -11,16 +11,8 @@ from typing import Any
 
 import yaml
 
+from nemo_mm_align.launch import script
 from nemo_mm_align.launch.jobs import Job
-from nemo_mm_align.launch.script import (
-    Command,
-    end_lines,
-    preflight_command,
-    preflight_lines,
-    script_text,
-    stage_command,
-    variable_lines,
-)
 from nemo_mm_align.launch.settings import KubernetesCluster, LaunchSettings
 from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
 
@@ -137,21 +129,21 @@ def _volumes(cluster: KubernetesCluster) -> tuple[list[dict[str, Any]], list[dic
 
 def _script(job: Job, settings: LaunchSettings) -> str:
     # A port of their own: the last of the checks may end while a pod that was faster starts the stage.
-    checks = ["run", *_words(preflight_command(job), job, settings, '--master-port="$((MASTER_PORT + 1))"')]
+    checks = ["run", *_words(script.preflight_command(job), job, settings, '--master-port="$((MASTER_PORT + 1))"')]
     parts = [
         ["set -u"],
-        variable_lines(job, settings),
+        script.variable_lines(job, settings),
         [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
         [_STOP if job.ranked else _STOP_SINGLE],
         [RUN_FUNCTION],
-        preflight_lines(command_lines(checks)) if settings.preflight else [],
-        [*command_lines(["run", *_words(stage_command(job), job, settings)]), "code=$?"],
-        end_lines(job),
+        script.preflight_lines(command_lines(checks)) if settings.preflight else [],
+        [*command_lines(["run", *_words(script.stage_command(job), job, settings)]), "code=$?"],
+        script.end_lines(job),
     ]
-    return script_text(parts)
+    return script.text_of(parts)
 
 
-def _words(command: Command, job: Job, settings: LaunchSettings, *options: str) -> list[str]:
+def _words(command: script.Command, job: Job, settings: LaunchSettings, *options: str) -> list[str]:
     if job.ranked:
         return torchrun_words(settings.python, options, command.script, command.overrides)
     return python_words(settings.python, command.script, command.overrides)

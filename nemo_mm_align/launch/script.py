@@ -30,7 +30,7 @@ class Command:
     overrides: tuple[str, ...] = field(default=())
 
 
-def script_text(parts: Iterable[Iterable[str]]) -> str:
+def text_of(parts: Iterable[Iterable[str]]) -> str:
     """Return the text of a script: the lines of its parts, with an empty line between them; empty parts are left out."""
     blocks = ["\n".join(part) for part in parts]
     return "\n\n".join(block for block in blocks if block) + "\n"

@@ -5,19 +5,8 @@ from __future__ import annotations
 import logging
 
 from nemo_mm_align.cli import FAULT_FILE_VARIABLE
+from nemo_mm_align.launch import script
 from nemo_mm_align.launch.jobs import Job
-from nemo_mm_align.launch.script import (
-    SETTINGS_FAULT,
-    Command,
-    environment,
-    finished,
-    origin,
-    preflight_command,
-    preflight_lines,
-    script_text,
-    stage_command,
-    variable_lines,
-)
 from nemo_mm_align.launch.settings import LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
 from nemo_mm_align.run_files import FAULT_FILE, STOP_FILE_VARIABLE
@@ -60,9 +49,9 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
     code = settings.launcher_scripts_path
     parts = [
         ["#!/bin/bash", *directives(job, settings, cluster)],
-        [origin(job)],
+        [script.origin(job)],
         ["set -u"],
-        [*variable_lines(job, settings)],
+        [*script.variable_lines(job, settings)],
         [f"max_requeues={cluster.max_requeues}", "restarts=${SLURM_RESTART_COUNT:-0}"],
         [_RENDEZVOUS] if job.ranked else [],
         [] if settings.container else [f"cd {quote(code)} || exit 1"],
@@ -76,15 +65,15 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
         [RUN_FUNCTION],
         [*_body(job, settings, cluster)],
         [
-            SETTINGS_FAULT,
+            script.SETTINGS_FAULT,
             "# Finished, however it ended." if job.done_file else "# Finished.",
-            f"if {finished(job)}; then",
+            f"if {script.finished(job)}; then",
             "    exit 0",
             "fi",
             _AGAIN,
         ],
     ]
-    return script_text(parts)
+    return script.text_of(parts)
 
 
 def directives(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:
@@ -125,15 +114,15 @@ def _flag(name: str, value: object) -> str | None:
 
 
 def _body(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:
-    stage = _run_lines(stage_command(job), job, settings, cluster)
+    stage = _run_lines(script.stage_command(job), job, settings, cluster)
     if not settings.preflight:
         return [*stage, "code=$?"]
-    checks = preflight_lines(_run_lines(preflight_command(job), job, settings, cluster))
+    checks = script.preflight_lines(_run_lines(script.preflight_command(job), job, settings, cluster))
     indented = [f"    {line}" for line in [*stage, "code=$?"]]
     return [*checks, "", 'if [ "$code" -eq 0 ]; then', *indented, "fi"]
 
 
-def _run_lines(command: Command, job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:
+def _run_lines(command: script.Command, job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:
     words = ["run", "srun", "--kill-on-bad-exit=1", *_srun_options(job, settings, cluster)]
     if job.ranked and cluster.process_launcher == "torchrun":
         options = [
@@ -157,7 +146,7 @@ def _srun_options(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> 
     if settings.container:
         workdir = cluster.container_workdir or settings.launcher_scripts_path
         own = ["MASTER_ADDR", "MASTER_PORT", STOP_FILE_VARIABLE] if job.ranked else []
-        names = dict.fromkeys([*environment(job, settings), *own, FAULT_FILE_VARIABLE, *cluster.container_env])
+        names = dict.fromkeys([*script.environment(job, settings), *own, FAULT_FILE_VARIABLE, *cluster.container_env])
         options += [
             f"--container-image={quote(settings.container)}",
             f"--container-mounts={quote(','.join(map(str, settings.mounts())))}",
