@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,15 @@ class SampleStore(Sequence[Sample]):
         if len(values) != len(packed):
             raise ValueError(f"sample {sample_id}: {len(values)} reference log-probs for {len(packed)} sequences")
         self._samples[index] = (sample_id, paths, packed, list(values))
+
+    def fingerprint(self) -> str:
+        """Short hash of the ids, tokens and names of image files of all samples, in their order."""
+        digest = hashlib.sha256()
+        for sample_id, paths, packed, _ in self._samples:
+            digest.update(repr((sample_id, [path.name for path in paths])).encode())
+            for ids, mask in packed:
+                digest.update(ids.tobytes() + mask.tobytes())
+        return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -134,9 +134,9 @@ def _refuse_or_drop(report: FaultReport, examples: list[Example], settings: Sour
         report.write(settings.fault_report)
         summary += f"\nAll faults: {settings.fault_report}"
     else:
-        summary += "\nSet fault_report=FILE for all of them."
+        summary += "\nSet data.fault_report=FILE for all of them."
     if settings.on_fault == "error":
-        raise UserError(f"{summary}\nMend the records, or set on_fault=drop to leave them out.")
+        raise UserError(f"{summary}\nMend the records, or set data.on_fault=drop to leave them out.")
     if not examples:
         raise UserError(f"{summary}\nNo record is left.")
     logger.warning("%s", summary)
@@ -181,8 +181,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line.removeprefix(BOM).decode())
+                yield number, json.loads(line.removeprefix(BOM).strip().decode())
             except UnicodeDecodeError as error:
                 yield number, Problem("encoding", f"not UTF-8 ({error}).", "save the file as UTF-8.")
             except ValueError as error:
-                yield number, Problem("json", f"not a JSON object ({error}).", "mend or remove the line.")
+                reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+                yield number, Problem("json", f"not a JSON object ({reason}).", "mend or remove the line.")

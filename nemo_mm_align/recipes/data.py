@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.plan import PlanSettings, batch_length, plan_lengths
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
@@ -100,7 +100,7 @@ class RemainingSteps(Sampler[int]):
 
 def read_samples(
     source: SourceSettings, plan: PlanSettings, encoder: Encoder, method: Method, report: Path | None, progress: bool
-) -> Sequence[Sample]:
+) -> SampleStore:
     """Read, check and tokenise the training data; write the length plan to `report`.
 
     Raises:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nemo_mm_align.callbacks.metrics import WriteMetrics
 from nemo_mm_align.callbacks.stopping import StopOnRequest
 from nemo_mm_align.callbacks.stragglers import ReportStragglers
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_started_ranks, check_training, row_length_multiple
@@ -42,6 +42,7 @@ from nemo_mm_align.recipes.data import (
     read_samples,
 )
 from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
+from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
 from nemo_mm_align.run_files import (
@@ -58,6 +59,10 @@ from nemo_mm_align.run_files import (
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "transformer-engine", "nemo_mm_align")
+
+
+_TALKATIVE = ("megatron.core.distributed", "megatron.core.optimizer", "megatron.core.optimizer_param_scheduler")
+"""They list every trainable tensor, hundreds of lines."""
 
 
 class AlignmentModule(pl.LightningModule):
@@ -105,7 +110,7 @@ class TrainingRun:
         self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
         self.processor = self.source.image_processor()
         self.trainer, self.folder = self._host()
-        self.samples: Sequence[Sample] = self._read_samples()
+        self.samples: SampleStore = self._read_samples()
         self.sampler = GlobalBatchSampler(
             len(self.samples),
             self.settings.global_batch_size,
@@ -162,15 +167,18 @@ class TrainingRun:
             **options,
         )
         folder = Path(self.config.exp_manager.exp_dir) / str(self.config.exp_manager.name)
+        logging.getLogger("nemo_logger").addFilter(_not_of_checkpoints)
         aside = set(folder.glob(f"run_*/{STOP_FILE}"))
         folder = Path(exp_manager(trainer, self.config.exp_manager) or folder)
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         if self.stop.file is None:
             self.stop.file = folder / STOP_FILE
         if set(folder.glob(f"run_*/{STOP_FILE}")) - aside:
             self.stop.request()  # exp_manager has just set the stop file aside with the files of the run before
         return trainer, folder
 
-    def _read_samples(self) -> Sequence[Sample]:
+    def _read_samples(self) -> SampleStore:
         report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
         return read_samples(
             self.settings.source, self.settings.plan, self.encoder, self.settings.method, report, self.progress
@@ -189,6 +197,8 @@ class TrainingRun:
             TrainingDiverged: its report is in the run's folder.
         """
         self.stop.check()
+        resume = checkpoint_to_resume(self.checkpoints, self.settings.checkpoint.resume)
+        start = check_resumable(resume, self._recipe(), self.source.fingerprint()) if resume else 0
         collator = self._collator()
         model = self._build_model()
         if self.settings.method.needs_reference:
@@ -196,8 +206,6 @@ class TrainingRun:
         self.engine = TrainingEngine(
             model, self.settings.method, self.settings.optim, self.total_steps, self.settings.seed
         )
-        resume = checkpoint.latest_checkpoint(self.checkpoints) if self.settings.checkpoint.resume else None
-        start = checkpoint.read_metadata(resume).step if resume else 0
         self._announce(start)
         if start < self.total_steps:
             self._train(self._loader(collator, start), resume)
@@ -265,7 +273,7 @@ class TrainingRun:
             model, self.samples, collator, cache, settings.micro_batch_size, self.progress, self.stop
         )
         for index, log_probs in enumerate(values):
-            self.samples.set_reference_log_probs(index, log_probs)  # type: ignore[attr-defined]
+            self.samples.set_reference_log_probs(index, log_probs)
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
         dataset = StepDataset(self.samples, self.sampler, collator, runtime.data_parallel_rank())
@@ -334,13 +342,22 @@ class TrainingRun:
         )
 
     def _load(self, folder: Path) -> dict[str, Any]:
-        metadata, state = checkpoint.load(folder, self.engine.model, self.engine.optimizer)
-        if metadata.base_fingerprint != self.source.fingerprint():
-            raise UserError(
-                f"{folder}: was trained from another model ({metadata.base_path}). Give that model, choose another "
-                "exp_manager.name, or set checkpoint.resume=false."
-            )
-        return state
+        return checkpoint.load(folder, self.engine.model, self.engine.optimizer)[1]
+
+    def _recipe(self) -> dict[str, Any]:
+        """What the weights depend on beside the model they started from, in the form of a checkpoint's metadata."""
+        settings = self.settings
+        recipe = {
+            **settings.recipe,
+            "steps": self.total_steps,
+            "global_batch_size": settings.global_batch_size,
+            "seed": settings.seed,
+            "shuffle": settings.shuffle,
+            "data": self.samples.fingerprint(),
+            "optim": asdict(settings.optim),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(recipe))
+        return plain
 
     def _metadata(self, step: int) -> checkpoint.CheckpointMetadata:
         settings = self.settings
@@ -351,13 +368,18 @@ class TrainingRun:
             template=settings.template.model_dump(mode="json"),
             attribute_schema=settings.schema.model_dump(mode="json"),
             image_processor=self.processor.model_dump(mode="json"),
-            recipe={**settings.recipe, "steps": self.total_steps, "global_batch_size": settings.global_batch_size},
+            recipe=self._recipe(),
             base_path=str(self.source.folder.resolve()),
             base_fingerprint=self.source.fingerprint(),
             precision=settings.engine.precision,
             layout=runtime.layout(),
             versions=installed_versions(_PACKAGES),
         )
+
+
+def _not_of_checkpoints(record: logging.LogRecord) -> bool:
+    """NeMo looks for checkpoints of its own and says "Training from scratch" where ours goes on."""
+    return "There were no checkpoints found" not in record.getMessage()
 
 
 def train(config: DictConfig, stop: StopRequest | None = None) -> None:

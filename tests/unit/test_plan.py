@@ -60,7 +60,7 @@ def test_too_long_is_an_error_unless_it_is_to_be_dropped(encoder):
     examples = [example("fits", "yes"), example("long", "yes " * 100)]
     longest = len(encoder.encode(examples[1])[0])
     with pytest.raises(
-        UserError, match=rf"dropped long: too long: {longest} tokens .*\n.*raise max_length .*{longest}"
+        UserError, match=rf"dropped long: too long: {longest} tokens .*\n.*raise model.max_length .*{longest}"
     ):
         plan_lengths(examples, encoder, PlanSettings(max_length=longest - 1))
     assert len(plan_lengths(examples, encoder, PlanSettings(max_length=longest))[0]) == 2
@@ -89,7 +89,7 @@ def test_bad_images_and_texts_are_faults(encoder, picture, tmp_path):
     ]
     with pytest.raises(UserError, match="3 dropped") as error:
         plan_lengths(examples, encoder, PlanSettings(max_length=400))
-    for fault in ("none.png: no such image", "bad.png: not an image", "contains '</s>'", "set on_fault=drop"):
+    for fault in ("none.png: no such image", "bad.png: not an image", "contains '</s>'", "set data.on_fault=drop"):
         assert fault in str(error.value)
     samples, plan = plan_lengths(examples, encoder, PlanSettings(max_length=400, on_fault="drop"))
     assert [sample.id for sample in samples] == ["good"]

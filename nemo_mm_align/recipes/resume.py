@@ -1,0 +1,67 @@
+"""Whether a run can go on from a checkpoint: what it was trained with must be what it would be trained with now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.parallel.checkpoint import CheckpointMetadata, latest_checkpoint, read_metadata
+
+logger = logging.getLogger(__name__)
+
+DECISIVE = ("name", "data", "global_batch_size", "seed", "shuffle")
+"""What decides which samples a step sees; with others, samples would be skipped and repeated."""
+
+
+def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
+    """Return the newest checkpoint of a run's checkpoints folder, None where there is none.
+
+    Raises:
+        UserError: there are checkpoints, but the run is to begin anew among them.
+    """
+    found = latest_checkpoint(folder)
+    if found is not None and not resume:
+        raise UserError(
+            f"{folder}: holds checkpoints up to {found.name}, among which a new run's would be lost (checkpoint.resume=false). "
+            "Choose another exp_manager.name, or remove that folder."
+        )
+    return found
+
+
+def check_resumable(folder: Path, recipe: Mapping[str, Any], base_fingerprint: str) -> int:
+    """Return the step of the checkpoint in `folder`; warn of settings that have changed since.
+
+    Args:
+        recipe: what the run would be trained with now, as it stands in the metadata of its checkpoints.
+        base_fingerprint: of the model that it starts from.
+
+    Raises:
+        UserError: the checkpoint was trained from another model, on other data, or in other batches.
+    """
+    metadata = read_metadata(folder)
+    if metadata.base_fingerprint != base_fingerprint:
+        raise UserError(f"{folder}: was trained from another model ({metadata.base_path}). Give that model, {_ANEW}.")
+    changes = _changes(metadata, recipe)
+    decisive = [text for key, text in changes.items() if key in DECISIVE]
+    if decisive:
+        raise UserError(f"{folder}: was trained with {', '.join(decisive)}. Take that back, {_ANEW}.")
+    if changes:
+        logger.warning("%s was trained with %s: going on with the new values", folder, ", ".join(changes.values()))
+    return metadata.step
+
+
+_ANEW = "or choose another exp_manager.name, or remove the run's checkpoints to begin anew"
+
+
+def _changes(metadata: CheckpointMetadata, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that a checkpoint tells and that are others now, in words."""
+    return {
+        key: "other training data than data.train holds now"
+        if key == "data"
+        else f"{key}={metadata.recipe[key]} (now {value})"
+        for key, value in recipe.items()
+        if key in metadata.recipe and metadata.recipe[key] != value
+    }

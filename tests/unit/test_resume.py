@@ -1,0 +1,77 @@
+"""Going on from a checkpoint: what must be as it was, what may change, and what is refused."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_mm_align.datasets.sample import Sample, SampleStore
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.parallel.checkpoint import METADATA_FILE, CheckpointMetadata
+from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
+
+RECIPE = {"name": "dpo", "beta": 0.1, "data": "d0", "global_batch_size": 4, "seed": 1, "shuffle": True, "steps": 9}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's checkpoints folder with one checkpoint, of step 7."""
+    metadata = CheckpointMetadata(
+        step=7, model={}, lora=None, template={}, attribute_schema=None, image_processor={}, recipe=RECIPE,
+        base_path="/models/a", base_fingerprint="abc", precision="fp32",
+    )  # fmt: skip
+    folder = tmp_path / "checkpoints/step_00000007"
+    folder.mkdir(parents=True)
+    (folder / METADATA_FILE).write_text(metadata.model_dump_json())
+    return folder.parent
+
+
+def test_the_same_run_goes_on_silently(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = checkpoint_to_resume(run, resume=True)
+    assert found == run / "step_00000007"
+    assert check_resumable(found, RECIPE, "abc") == 7 and not caplog.records
+    assert checkpoint_to_resume(run / "nowhere", resume=False) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"data": "d1"}, "was trained with other training data than data.train holds now. Take that back, or choose"),
+        ({"global_batch_size": 8}, r"was trained with global_batch_size=4 \(now 8\)"),
+        ({"seed": 2, "name": "sft"}, r"was trained with name=dpo \(now sft\), seed=1 \(now 2\)"),
+    ],
+)
+def test_other_samples_or_batches_are_refused(run: Path, change: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        check_resumable(run / "step_00000007", RECIPE | change, "abc")
+
+
+def test_another_base_is_refused(run: Path) -> None:
+    with pytest.raises(UserError, match="was trained from another model \\(/models/a\\)"):
+        check_resumable(run / "step_00000007", RECIPE, "xyz")
+
+
+def test_changed_hyperparameters_and_length_are_said(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert check_resumable(run / "step_00000007", RECIPE | {"beta": 0.2, "steps": 20}, "abc") == 7
+    assert "beta=0.1 (now 0.2), steps=9 (now 20): going on with the new values" in caplog.text
+
+
+def test_a_new_run_does_not_mix_its_checkpoints_with_old_ones(run: Path) -> None:
+    with pytest.raises(UserError, match="holds checkpoints up to step_00000007.*checkpoint.resume=false"):
+        checkpoint_to_resume(run, resume=False)
+
+
+def test_fingerprint_tells_tokens_loss_masks_and_order() -> None:
+    def store(*samples: tuple[str, list[int], list[bool]]) -> str:
+        return SampleStore(
+            [Sample(name, [], [EncodedSequence(ids, mask)]) for name, ids, mask in samples]
+        ).fingerprint()
+
+    first, second = ("a", [1, 2, 3], [False, True, True]), ("b", [4, 5], [False, True])
+    others = [store(second, first), store(first), store(("a", [1, 2, 4], first[2]), second)]
+    others.append(store(("a", first[1], [False, False, True]), second))
+    assert store(first, second) == store(first, second)
+    assert len({store(first, second), *others}) == 5
