@@ -1,8 +1,9 @@
-"""Part ``import``: anonymous memory while a bf16 folder is loaded, saved as a checkpoint, and exported again."""
+"""Part ``import``: anonymous memory while a bf16 folder is loaded, saved as a checkpoint, and exported from either."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.conversion import import_folder
+from nemo_mm_align.parallel.conversion import export_folder, import_folder
 from nemo_mm_align.parallel.source import build_from, open_source
 
 
@@ -42,6 +43,15 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
 def measure_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
     """Do what ``scripts/convert.py direction=import`` does: load a folder and save it as a checkpoint."""
+    return _measure_command(import_folder, "checkpoint", settings)
+
+
+def measure_checkpoint_export(settings: dict[str, Any]) -> dict[str, Any]:
+    """Do what ``scripts/convert.py direction=export`` does with a checkpoint: load it and write a folder."""
+    return _measure_command(export_folder, "checkpoint_export", settings)
+
+
+def _measure_command(command: Callable[[dict[str, Any]], Path], name: str, settings: dict[str, Any]) -> dict[str, Any]:
     tensor, _ = settings["layout"]
     runtime.initialize(ParallelConfig(tensor_model_parallel_size=tensor), SEED)
     config = {
@@ -49,6 +59,10 @@ def measure_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
         "out": settings["out"],
         "template": settings["template"],
         "precision": "bf16",
+        "base": None,
+        "adapters": "merged",
+        "dtype": None,
+        "max_shard_gb": 5,
         "tensor_model_parallel_size": tensor,
         "pipeline_model_parallel_size": 1,
         "num_layers_in_first_pipeline_stage": None,
@@ -56,9 +70,9 @@ def measure_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
     }
     with anonymous_growth() as growth:
         start = time.perf_counter()
-        import_folder(config)
+        command(config)
         seconds = time.perf_counter() - start
-    return {"checkpoint_bytes": _summed(growth), "checkpoint_seconds": seconds}
+    return {f"{name}_bytes": _summed(growth), f"{name}_seconds": seconds}
 
 
 def _summed(growth: Growth) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 _PACKAGES = ("torch", "megatron-core", "transformers", "trl", "accelerate")
 _POLL_SECONDS = 0.005
+_READINGS = 3
 MIB = 2**20
 
 
@@ -51,9 +52,25 @@ def peak_resident_bytes(process: str = "self") -> int:
 def anonymous_bytes() -> int:
     """Memory that no file stands behind, shared memory included, of this process and those that it started.
 
-    Pages that a forked process shares with its parent count once: each process is given its proportional share.
+    Pages that a forked process shares with its parent count once: each process is given its proportional share. The others'
+    shares grow when one ends; where processes began or ended while they were read, the least of a few readings counts.
     """
-    return sum(_proportional_bytes(process) for process in ["self", *_children("self")])
+    readings = []
+    for _ in range(_READINGS):
+        processes = _living()
+        readings.append(sum(map(_proportional_bytes, processes)))
+        if processes == _living():
+            return readings[-1]
+    return min(readings)
+
+
+def _living() -> list[str]:
+    """This process and all below it that still have memory; one that is ending is without."""
+    return [process for process in ["self", *_children("self")] if not _is_without_memory(process)]
+
+
+def _is_without_memory(process: str) -> bool:
+    return (_read(Path(f"/proc/{process}/statm")) or "0").startswith("0")
 
 
 def _proportional_bytes(process: str) -> int:

@@ -120,12 +120,12 @@ def conversion(results: list[dict[str, Any]]) -> str:
             *(
                 f"{_mib(found[f'{way}_bytes'])} = {found[f'{way}_bytes'] / found['weights_bytes']:.3f}x, "
                 f"{_seconds(found[f'{way}_seconds'])}"
-                for way in ("import", "checkpoint", "export")
+                for way in ("import", "export", "checkpoint", "checkpoint_export")
             ),
         )
         for found in results
     ]
-    head = ("", "weights", "import", "import and save as checkpoint", "export")
+    head = ("", "weights", "import", "export", "import and save as checkpoint", "load a checkpoint and export it")
     return (
         "**Growth of anonymous memory, peak summed over ranks** (bf16 folder; processes started for saving included)\n\n"
         + _table(head, rows)

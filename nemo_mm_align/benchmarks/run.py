@@ -99,7 +99,7 @@ class Benchmark:
         ]
 
     def conversion(self) -> list[dict[str, Any]]:
-        """Import and export of a random bf16 folder in one process and under TP2."""
+        """Import and export of a random bf16 folder, by way of a checkpoint and without, in one process and under TP2."""
         folder = self.scratch / "import"
         config = LlavaConfig.from_dict(self.size["import"])
         weights = write_random_model(folder, config, seed=0, dtype=torch.bfloat16)
@@ -107,10 +107,15 @@ class Benchmark:
         for layout in ("1 process", "TP2"):
             tensor, pipeline, processes = LAYOUTS[layout]
             found: dict[str, Any] = {"layout": layout, "weights_bytes": weights}
-            for name in ("conversion", "checkpoint"):
+            common = {"layout": [tensor, pipeline], "template": self.template}
+            for steps in (["conversion"], ["checkpoint", "checkpoint_export"]):
                 with tempfile.TemporaryDirectory(dir=self.scratch) as out:
-                    settings = {"folder": str(folder), "out": f"{out}/made", "layout": [tensor, pipeline]}
-                    found |= self._measured(name, {**settings, "template": self.template}, 1, processes)
+                    source = folder
+                    for name in steps:
+                        made = Path(out) / name
+                        settings = {**common, "folder": str(source), "out": str(made)}
+                        found |= self._measured(name, settings, 1, processes)
+                        source = made
             results.append(found)
         return results
 

@@ -34,10 +34,14 @@ def measurement(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         from nemo_mm_align.benchmarks import layouts
 
         return layouts.measure_reference if name == "reference" else layouts.measure_reference_time
-    if name in ("conversion", "checkpoint"):
+    if name in ("conversion", "checkpoint", "checkpoint_export"):
         from nemo_mm_align.benchmarks import conversion
 
-        return conversion.measure if name == "conversion" else conversion.measure_checkpoint
+        return {
+            "conversion": conversion.measure,
+            "checkpoint": conversion.measure_checkpoint,
+            "checkpoint_export": conversion.measure_checkpoint_export,
+        }[name]
     raise ValueError(f"no measurement {name!r}")
 
 

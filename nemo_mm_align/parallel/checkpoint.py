@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.optimizer import MegatronOptimizer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.distributed.checkpoint.api import CheckpointException
@@ -34,6 +33,7 @@ from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import background, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
+from nemo_mm_align.parallel.sharded_state import bytes_to_write, model_entries, state_to_load, state_to_save
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ METADATA_FILE, STATE_FOLDER, TOKENIZER_FOLDER = "metadata.json", "state", "token
 _STEP_FOLDER = re.compile(r"^step_(\d{8})$")
 _PARTIAL = ".partial"
 _HEADROOM = 1.1
-_ADAPTER, _PROJECTOR = ".adapters.", "projector."
 
 
 class CheckpointMetadata(BaseModel):
@@ -104,53 +103,6 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _sharded_model(model: Llava, adapted: bool) -> dict[str, Any]:
-    """The tensors of a LoRA checkpoint (adapters and projector), or of a complete one (all but adapters)."""
-    sharded = model.sharded_state_dict()
-    if adapted:
-        return {name: value for name, value in sharded.items() if _ADAPTER in name or name.startswith(_PROJECTOR)}
-    keep_extra = model.transformer_impl == "transformer_engine"
-    return {
-        name: value
-        for name, value in sharded.items()
-        if _ADAPTER not in name and (keep_extra or not name.endswith("_extra_state"))
-    }
-
-
-def _sharded_state(
-    model: Llava, optimizer: MegatronOptimizer | None, adapted: bool, is_loading: bool
-) -> dict[str, Any]:
-    state: dict[str, Any] = {"model": _sharded_model(model, adapted)}
-    if optimizer is not None:
-        metadata = {
-            "distrib_optim_sharding_type": "fully_reshardable",
-            "distrib_optim_fully_reshardable_mem_efficient": False,
-        }
-        state["optimizer"] = optimizer.sharded_state_dict(
-            _sharded_model(model, adapted), is_loading=is_loading, metadata=metadata
-        )
-    return state
-
-
-def _bytes_to_write(state: Any) -> int:
-    """Bytes that all ranks together will write."""
-
-    def own(value: Any) -> int:
-        if isinstance(value, dict):
-            return sum(own(item) for item in value.values())
-        if isinstance(value, list):
-            return sum(own(item) for item in value)
-        if isinstance(value, ShardedTensor) and value.data is not None:
-            first = value.replica_id in (0, (0, 0, 0))
-            return value.data.numel() * value.data.element_size() if first else 0
-        data = getattr(value, "data", None)  # a factory: what it will build has the same size
-        return data.numel() * data.element_size() if isinstance(data, torch.Tensor) else 0
-
-    total = torch.tensor(float(own(state)), dtype=torch.float64, device=runtime.device())
-    torch.distributed.all_reduce(total)
-    return int(total)
-
-
 def _check_space(folder: Path, needed: int) -> None:
     """Raise `UserError` on every rank if rank 0 sees too little space."""
     box: list[str | None] = [None]
@@ -195,14 +147,14 @@ def save(
     final = step_folder(run, metadata.step)
     partial = final.with_name(final.name + _PARTIAL)
     _on_first_rank(lambda: _prepare(partial))
-    state = _sharded_state(model, optimizer, adapted=metadata.lora is not None, is_loading=False)
+    state = state_to_save(model, optimizer, adapted=metadata.lora is not None)
     state["trainer"] = trainer_state or {}
 
     def complete() -> None:
         _on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source))
 
     try:
-        _check_space(partial, _bytes_to_write(state))
+        _check_space(partial, bytes_to_write(state))
         request = dist_checkpointing.save(state, str(partial / STATE_FOLDER), async_sharded_save=writer is not None)
         if writer is None:
             complete()
@@ -333,10 +285,10 @@ def load(
     adapted = metadata.lora is not None
     if adapted or optimizer is not None:
         _check_adapters(metadata, model, folder)
-    state = _sharded_state(model, optimizer, adapted, is_loading=True)
+    state = state_to_load(model, optimizer, adapted)
     loaded = dist_checkpointing.load(state, str(Path(folder) / STATE_FOLDER))
     result = model.load_state_dict(loaded["model"], strict=False)
-    expected = set(_sharded_model(model, adapted))
+    expected = set(model_entries(model, adapted))
     missing = [name for name in result.missing_keys if name in expected]
     if missing or result.unexpected_keys:
         raise UserError(

@@ -30,8 +30,9 @@ from nemo_mm_align.model.config import (
     VisionConfig,
 )
 from nemo_mm_align.model.llava import Llava, build_llava, count_parameters, set_trainable
-from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.step import TrainingEngine, run_schedule
@@ -171,9 +172,7 @@ def measure(job: Job) -> dict[str, Any]:
         "optimizer": bytes_of(held),
         "saved": saved.bytes,
         "peak": peak.peak,
-        "checkpoint": checkpoint._bytes_to_write(
-            checkpoint._sharded_state(engine.model, engine.optimizer, job.lora is not None, is_loading=False)
-        ),
+        "checkpoint": bytes_to_write(state_to_save(engine.model, engine.optimizer, job.lora is not None)),
         "shapes": saved.shapes,
     }
 

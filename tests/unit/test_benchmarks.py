@@ -1,11 +1,14 @@
 """The benchmark's own instruments: what they report must follow from what happened."""
 
 import mmap
+import os
+import signal
 import time
 
 import pytest
 
-from nemo_mm_align.benchmarks.machine import MIB, anonymous_growth, peak_resident_bytes
+from nemo_mm_align.benchmarks import machine
+from nemo_mm_align.benchmarks.machine import MIB, anonymous_bytes, anonymous_growth, peak_resident_bytes
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, random_pixels, samples_of
 from nemo_mm_align.benchmarks.random_models import END_ID, IMAGE_ID, words_tokenizer, write_random_model
 from nemo_mm_align.benchmarks.timing import Timing, alternate, speedup
@@ -28,6 +31,39 @@ def test_growth_sees_memory_that_is_gone_again():
     assert 60 * MIB < growth.bytes < 80 * MIB
     assert growth.after - growth.before < 20 * MIB
     assert peak_resident_bytes() > growth.bytes
+
+
+def sleeping_child() -> int:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    return child
+
+
+def end(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_shared_pages_count_once_also_where_a_process_ends_meanwhile(monkeypatch):
+    before = anonymous_bytes()
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, 128 * MIB, flags=private) as block:
+        block.write(b"1" * (128 * MIB))
+        children = [sleeping_child(), sleeping_child()]
+        read = machine._proportional_bytes
+
+        def read_and_end_the_first(process: str) -> int:
+            size = read(process)
+            if len(children) == 2 and process == str(children[0]):
+                end(children.pop(0))
+            return size
+
+        monkeypatch.setattr(machine, "_proportional_bytes", read_and_end_the_first)
+        growth = anonymous_bytes() - before
+        end(children.pop())
+    assert 126 * MIB < growth < 145 * MIB  # 149 and more: the second child's share has grown meanwhile
 
 
 def test_alternation_and_ratio():
