@@ -6,9 +6,10 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NoReturn, TypeVar
 
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.images import read_image_bytes
@@ -67,6 +68,7 @@ class LabelInputs:
         self.keys: list[str] = []
         self._places, self._numbers = array("q"), array("q")  # of the lines of the prompts that `keys` are of
         self._faults: list[str] = []
+        self._unreadable: set[Path] = set()
         self._hashes = hashes or ImageHashes()
         self._verified: set[str] = set()
         self._candidate_lines = self._index_candidates()
@@ -81,33 +83,25 @@ class LabelInputs:
         Images are decoded only for keys that are not `is_labelled`, so that going on after a stop starts quickly.
 
         Raises:
-            UserError: naming file and line of the faults: a prompt without candidates, candidates of an unknown prompt,
-                an id that stands twice, an image that is missing or does not open.
+            UserError: naming file and line of the faults: a line that is no record, a prompt without candidates,
+                candidates of an unknown prompt, an id that stands twice, an image that is missing or does not open.
         """
         fingerprint, seen, total = context.fingerprint, set[str](), len(self._candidate_lines)
         with self.candidates.open("rb") as candidates_file:
-            for offset, line, prompt in track(numbered_records(self.prompts, Prompt), "checking the input", total):
-                if prompt.id in seen:
-                    self._fault(self.prompts, line, f"prompt id {prompt.id!r} stands twice.")
-                elif prompt.id not in self._candidate_lines:
-                    self._fault(self.prompts, line, f"prompt {prompt.id!r} has no candidates in {self.candidates}.")
-                elif prompt.id in self._chosen:
-                    candidates = self._read_candidates(candidates_file, prompt.id)
-                    try:
-                        hashes = [self._hashes.of(path) for path in self._image_paths(prompt)]
-                        with_metadata, repeat = context.judge.reads_metadata, self.selection.repeat
-                        key = content_key(fingerprint, prompt, hashes, candidates, with_metadata, repeat)
+            for offset, line, text in track(numbered_lines(self.prompts, Prompt), "checking the input", total):
+                prompt = self._parse(Prompt, text, self.prompts, line)
+                if prompt is not None and self._is_chosen(prompt, line, seen):
+                    with self._noting(self.prompts, line):
+                        key = self._key(prompt, self._read_candidates(candidates_file, prompt.id), context, fingerprint)
                         self.keys.append(key)
                         self._places.append(offset)
                         self._numbers.append(line)
                         if not is_labelled(key):
                             self._verify_images(prompt)
-                    except UserError as error:
-                        self._fault(self.prompts, line, str(error))
-                seen.add(prompt.id)
-        for prompt_id, (_, line) in self._candidate_lines.items():
-            if prompt_id not in seen:
-                self._fault(self.candidates, line, f"candidates of prompt {prompt_id!r}, which {self.prompts} lacks.")
+        if not seen:
+            self._refuse(self.prompts, Prompt)
+        if self.prompts not in self._unreadable:
+            self._check_all_seen(seen)
         self._hashes.save()
         self._raise_faults()
 
@@ -132,15 +126,42 @@ class LabelInputs:
     def _index_candidates(self) -> dict[str, tuple[int, int]]:
         lines: dict[str, tuple[int, int]] = {}
         for offset, line, text in numbered_lines(self.candidates, CandidateSet):
-            head = CANDIDATES_HEAD.match(text)
-            prompt_id = head[1].decode() if head else parse_line(CandidateSet, text, self.candidates, line).prompt_id
+            prompt_id = self._prompt_id(text, line)
             if prompt_id in lines:
                 first = lines[prompt_id][1]
                 problem = f"prompt {prompt_id!r} has candidates in line {first} already."
                 self._fault(self.candidates, line, f"{problem} Put all of them into one line.")
-            else:
+            elif prompt_id is not None:
                 lines[prompt_id] = (offset, line)
+        if not lines:
+            self._refuse(self.candidates, CandidateSet)
         return lines
+
+    def _prompt_id(self, text: bytes, line: int) -> str | None:
+        if head := CANDIDATES_HEAD.match(text):
+            return head[1].decode()
+        candidates = self._parse(CandidateSet, text, self.candidates, line)
+        return candidates.prompt_id if candidates else None
+
+    def _is_chosen(self, prompt: Prompt, line: int, seen: set[str]) -> bool:
+        """Whether a prompt is to be labelled; add it to those seen, and note what is wrong with it."""
+        known = prompt.id in self._candidate_lines
+        if prompt.id in seen:
+            self._fault(self.prompts, line, f"prompt id {prompt.id!r} stands twice.")
+            return False
+        seen.add(prompt.id)
+        if not known and self.candidates not in self._unreadable:
+            self._fault(self.prompts, line, f"prompt {prompt.id!r} has no candidates in {self.candidates}.")
+        return known and prompt.id in self._chosen
+
+    def _check_all_seen(self, seen: set[str]) -> None:
+        for prompt_id, (_, line) in self._candidate_lines.items():
+            if prompt_id not in seen:
+                self._fault(self.candidates, line, f"candidates of prompt {prompt_id!r}, which {self.prompts} lacks.")
+
+    def _key(self, prompt: Prompt, candidates: CandidateSet, context: LabelContext, fingerprint: str) -> str:
+        hashes = [self._hashes.of(path) for path in self._image_paths(prompt)]
+        return content_key(fingerprint, prompt, hashes, candidates, context.judge.reads_metadata, self.selection.repeat)
 
     def _read_candidates(self, file: IO[bytes], prompt_id: str) -> CandidateSet:
         offset, line = self._candidate_lines[prompt_id]
@@ -160,8 +181,31 @@ class LabelInputs:
                 read_image_bytes(path)
                 self._verified.add(name)
 
+    def _parse(self, kind: type[RecordType], text: bytes, path: Path, line: int) -> RecordType | None:
+        """Return the record of a line; None where it is none, which is noted as a fault."""
+        with self._noting(path, line):
+            return parse_line(kind, text, path, line)
+        self._unreadable.add(path)
+        return None
+
+    @contextmanager
+    def _noting(self, path: Path, line: int) -> Iterator[None]:
+        """Note an error as a fault of a line instead of raising it."""
+        try:
+            yield
+        except RecordError as error:
+            self._faults.append(str(error))
+        except UserError as error:
+            self._fault(path, line, str(error))
+
     def _fault(self, path: Path, line: int, problem: str) -> None:
         self._faults.append(str(RecordError(path, line, problem)))
+
+    def _refuse(self, path: Path, kind: type[Record]) -> NoReturn:
+        """Raise for a file without a single readable line: it is probably another file."""
+        raise UserError(
+            f"{path}: no line is a {kind.__name__} record; is it the right file? The first: {self._faults[0]}"
+        )
 
     def _raise_faults(self) -> None:
         if not self._faults:
@@ -182,7 +226,8 @@ def numbered_lines(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, b
         UserError: the file is missing or holds no line.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
+        problem = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {problem}. Give the path of a JSONL file with {kind.__name__} records.")
     offset, count = 0, 0
     with path.open("rb") as file:
         for line, text in enumerate(file, start=1):
@@ -192,9 +237,3 @@ def numbered_lines(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, b
             offset += len(text)
     if count == 0:
         raise UserError(f"{path}: the file is empty; it must hold one {kind.__name__} record per line.")
-
-
-def numbered_records(path: Path, kind: type[RecordType]) -> Iterator[tuple[int, int, RecordType]]:
-    """Yield (byte offset, line number, record) of a JSONL file; errors as `read_records` raises them."""
-    for offset, line, text in numbered_lines(path, kind):
-        yield offset, line, parse_line(kind, text, path, line)

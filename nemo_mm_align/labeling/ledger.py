@@ -13,7 +13,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +78,9 @@ class Ledger:
         fsync_every: lines between two flushes to the disk itself. A kill of the process loses no line at any value; a
             crash of the machine loses at most the lines since the last flush, which the next run asks (and pays) again.
         read_only: change and lock nothing; a missing file is an empty ledger. Beside a run that writes it is allowed.
+
+    Raises:
+        UserError: the file cannot be opened, another process writes it, or a line is none of a ledger.
     """
 
     def __init__(self, path: str | Path, fsync_every: int = 1, read_only: bool = False) -> None:
@@ -84,11 +88,7 @@ class Ledger:
         self.fsync_every, self.read_only = fsync_every, read_only
         self._lock, self._flush_lock = threading.Lock(), threading.Lock()
         self._unflushed, self._flushed_size = 0, 0
-        if read_only:
-            self._file = (self.path if self.path.exists() else Path(os.devnull)).open("rb", buffering=0)
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab+", buffering=0)
+        self._file = self._open()
         try:
             if not read_only:
                 self._lock_file()
@@ -127,6 +127,11 @@ class Ledger:
         """Return what the attempts under a configuration cost; it grows with each attempt that is added."""
         return self._index.spending.setdefault(configuration, Spending())
 
+    @property
+    def configurations(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the attempts under a configuration's fingerprint were asked with, the latest one last."""
+        return self._index.configurations
+
     def recent_calls(self) -> list[tuple[float, int]]:
         """Return (start in seconds since 1970, tokens) of calls of earlier runs that ended in the last `RECENT_S`."""
         return list(self._index.recent)
@@ -153,7 +158,7 @@ class Ledger:
         """Record what the attempts that name `fingerprint` were asked with, unless it stands in the ledger already."""
         if fingerprint not in self._index.configurations:
             self._append({"configuration": fingerprint, "time": now(), **configuration})
-            self._index.configurations.add(fingerprint)
+            self._index.configurations[fingerprint] = configuration
 
     def add(self, attempt: Attempt) -> None:
         """Append one attempt. Raises `OSError` (a full disk) with the file as it was before."""
@@ -196,6 +201,18 @@ class Ledger:
             self._flushed_size = size
             with self._lock:
                 self._unflushed -= covered
+
+    def _open(self) -> FileIO:
+        try:
+            if self.read_only:
+                return (self.path if self.path.exists() else Path(os.devnull)).open("rb", buffering=0)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("ab+", buffering=0)
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: the ledger cannot be opened ({error.strerror}). Correct its permissions, or choose another "
+                "place with ledger=..."
+            ) from None
 
     def _lock_file(self) -> None:
         try:

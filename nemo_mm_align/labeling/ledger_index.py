@@ -46,14 +46,14 @@ class Index:
     Args:
         offsets: where the last success of a key lies in the file, in bytes.
         failures: the failed attempts of a key.
-        configurations: fingerprints that have a line.
+        configurations: what the attempts under a fingerprint were asked with, in the order of the file.
         spending: what the attempts under a configuration cost.
         recent: (start in seconds since 1970, tokens) of calls that ended in the last `RECENT_S`.
     """
 
     offsets: dict[str, int] = field(default_factory=dict)
     failures: dict[str, Failures] = field(default_factory=dict)
-    configurations: set[str] = field(default_factory=set)
+    configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
     spending: dict[str, Spending] = field(default_factory=dict)
     recent: list[tuple[float, int]] = field(default_factory=list)
 
@@ -106,7 +106,7 @@ class Index:
 
     def _note_any(self, value: dict[str, Any], offset: int, since: str) -> None:
         if "key" not in value:
-            self.configurations.add(value["configuration"])
+            self.configurations[value["configuration"]] = value
             return
         kind = "" if value["status"] == "ok" else value["kind"]
         if kind:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.annotations import write_annotations, write_unlabelled
+from nemo_mm_align.labeling.announcement import announce
 from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.batch.writer import write_batch
 from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, survey
@@ -22,6 +23,7 @@ from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge, price_of
 from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.labeling.outputs import check_outputs
 from nemo_mm_align.labeling.provenance import check_same_repeat, report_path, settings_path
 from nemo_mm_align.labeling.quality import report_quality
 from nemo_mm_align.labeling.registry import build_judge
@@ -78,12 +80,15 @@ class LabelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_is_overwritten(self) -> LabelSettings:
-        outputs = (self.out, self.ledger_path, self.unlabelled_path, report_path(self.out), settings_path(self.out))
-        written = [path.resolve() for path in outputs]
-        paths = [self.prompts.resolve(), self.candidates.resolve(), *written]
+        paths = [path.resolve() for path in (self.prompts, self.candidates, *self.outputs)]
         if len(set(paths)) < len(paths):
             raise ValueError(f"prompts, candidates, out and ledger must be different files; out is {self.out}")
         return self
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """All files that a run writes, apart from those of a batch."""
+        return self.out, self.ledger_path, self.unlabelled_path, report_path(self.out), settings_path(self.out)
 
     @property
     def ledger_path(self) -> Path:
@@ -177,12 +182,15 @@ def dry_run(settings: LabelSettings, judge: Judge) -> Estimate:
 def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContext, LabelInputs, Ledger, Admission]]:
     """Open and check all that a run needs; a dry run opens it without writing."""
     settings.budget.check(price_of(judge))
+    if not settings.dry_run:
+        check_outputs(settings.outputs)
     check_same_repeat(settings.out, settings.selection)
     context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
     hashes = ImageHashes(settings.ledger_path.with_suffix(".images"), read_only=settings.dry_run)
     inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root, settings.selection, hashes)
     with Ledger(settings.ledger_path, settings.fsync_every, read_only=settings.dry_run) as ledger:
         inputs.check(context, ledger.succeeded)
+        announce(inputs, context, ledger)
         typical = next(inputs.jobs()).request(context)
         with open_admission(settings.runner, settings.budget, settings.estimate, context, ledger, typical) as admission:
             yield context, inputs, ledger, admission
@@ -221,9 +229,13 @@ def _describe_exhausted(summary: LabelSummary, admission: Admission) -> str:
 
 
 def _describe_unlabelled(settings: LabelSettings, summary: LabelSummary) -> str:
+    others = f"; the others are in {settings.out}" if summary.annotations else ""
+    if settings.batch.read:
+        again = "Read further files of replies, or write what is missing with batch.write=... under another name;"
+    else:
+        again = "Start the same command again to retry failures of the service;"
     return (
         f"{summary.unlabelled} of {summary.prompts} prompts have no annotation; {settings.unlabelled_path} names them "
-        f"with their last failure; the others are in {settings.out}. Start the same command again to retry failures of "
-        "the service; add runner.retry_set_aside=true to retry those set aside, "
+        f"with their last failure{others}. {again} add runner.retry_set_aside=true to retry those set aside, "
         "or allow_failures=true to go on without them."
     )

@@ -229,3 +229,15 @@ def test_nothing_is_written_over_or_mixed_up(files: Files, batch, helpsteer: Att
         settings = {"prompts": files.prompts_path, "candidates": files.candidates_path, "out": files.folder / "o.jsonl"}
         values = {**settings, "attribute_schema": helpsteer, "batch": {"write": files.folder / "x.jsonl"}}
         label(LabelSettings.model_validate(values), OracleJudge(helpsteer))
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+def test_a_file_that_holds_no_reply_leaves_no_trace(name: str, files: Files, batch) -> None:
+    requests_path = files.folder / "requests.jsonl"
+    batch(name, write=requests_path)
+    for path, problem in ((requests_path, "a line of the requests"), (files.prompts_path, "no key")):
+        with pytest.raises(
+            UserError, match=f"no line of .*{path.name} is a reply of a batch. The first: .*:1: .*{problem}"
+        ):
+            batch(name, read=path)
+    assert not lines(files.folder / "annotations.ledger.jsonl")

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 SHOWN_FAULTS = 20
 
+REQUEST_FIELDS, OUTCOME_FIELDS = {"request", "body"}, {"response", "error", "status"}
+"""What tells lines of requests from lines of replies; some services repeat the request in the reply."""
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -68,9 +71,12 @@ class BatchReader:
         """Record the replies to all jobs. `faults` names the lines that were not used, with file and number.
 
         Raises:
-            UserError: a file is missing, or none of its replies belongs to a prompt of this run.
+            UserError: a file is missing, holds no reply at all, or none that belongs to a prompt of this run.
         """
         replies, known = self._index(), _known_sources(self.ledger)
+        if not replies.places and replies.faults:
+            files = ", ".join(map(str, self.settings.read))
+            raise UserError(f"batch.read: no line of {files} is a reply of a batch. The first: {replies.faults[0]}.")
         self.tally.total = total
         self.ledger.add_configuration(self.context.fingerprint, self.context.configuration)
         for job in jobs:
@@ -97,6 +103,8 @@ class BatchReader:
                     replies.faults.append(f"{where}: not a JSON object (torn, or another kind of file)")
                 elif not isinstance(key, str):
                     replies.faults.append(f"{where}: no key; this is not a line of the judge's kind of batch")
+                elif REQUEST_FIELDS & value.keys() and not OUTCOME_FIELDS & value.keys():
+                    replies.faults.append(f"{where}: a line of the requests, not of the replies")
                 elif digest in seen:
                     replies.doubled += 1
                 else:

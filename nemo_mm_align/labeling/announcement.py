@@ -1,0 +1,52 @@
+"""What a run says before its first call: how much there is to do, and what it does not take from the ledger and why."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nemo_mm_align.labeling.inputs import LabelInputs
+from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+LONGEST_VALUE = 40
+"""Characters of a setting's value that are shown; of longer ones the name alone."""
+
+
+def announce(inputs: LabelInputs, context: LabelContext, ledger: Ledger) -> None:
+    """Log the prompts of a run; warn where judgements in the ledger do not count, since they were asked otherwise."""
+    known = sum(map(ledger.succeeded, inputs.keys))
+    log.info("%d prompts for %s, %d of them judged before (%s)", len(inputs), context.judge.name, known, ledger.path)
+    others = {
+        configuration: values
+        for configuration, values in ledger.configurations.items()
+        if configuration != context.fingerprint and ledger.spending(configuration).judgements
+    }
+    if known or not others:
+        return
+    latest = list(others.values())[-1]
+    log.warning(
+        "%s holds %d judgements that do not count here: they were made with other settings (%s). All %d prompts are asked "
+        "about; go back to the earlier settings to use what is there",
+        ledger.path,
+        sum(ledger.spending(configuration).judgements for configuration in others),
+        ", ".join(differences(latest, context.configuration)),
+        len(inputs),
+    )
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the settings that differ, by name, with both values where they are short."""
+    after = json.loads(json.dumps(after))  # as a ledger holds it: lists for tuples
+    for name in sorted({*before, *after} - {"configuration", "time"}):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            shown = f"{prefix}{name} {old} -> {new}"
+            plain = not isinstance(old, Mapping | list) and not isinstance(new, Mapping | list)
+            yield shown if plain and len(shown) <= LONGEST_VALUE + len(prefix) + len(name) else f"{prefix}{name}"
