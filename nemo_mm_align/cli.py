@@ -17,10 +17,9 @@ from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingManda
 from pydantic import ValidationError
 
 from nemo_mm_align.errors import UserError, suggestion
+from nemo_mm_align.run_files import FAULT_FILE_VARIABLE
 
 EXIT_CODE = 2
-FAULT_FILE_VARIABLE = "NEMO_MM_ALIGN_FAULT_FILE"
-"""Names a file that gets the text of such an error: of several ranks' exit codes a job script learns only one."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -19,9 +19,13 @@ DIVERGED_FILE = Path("metrics/diverged.json")
 STOP_FILE = Path("STOP")  # touched from outside: save, then end; the job script removes it at each start
 DONE_FILE = Path("DONE")  # written by rank 0 when training has finished; nobody removes it
 
-# In the launch's results folder, and the variables by which a job script names them to what runs in it.
-FAULT_FILE = Path("FAULT")  # the text of an error that no restart mends
+# In the launch's results folder: the text of an error that no restart mends. Of the ranks' exit codes a job script learns
+# only one.
+FAULT_FILE = Path("FAULT")
+
+# By these variables a job script names its files to what runs in it.
 STOP_FILE_VARIABLE = "NEMO_MM_ALIGN_STOP_FILE"
+FAULT_FILE_VARIABLE = "NEMO_MM_ALIGN_FAULT_FILE"
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

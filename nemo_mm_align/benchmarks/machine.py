@@ -10,31 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from nemo_mm_align.packages import installed_versions
+from nemo_mm_align.units import GIB
 
 _PACKAGES = ("torch", "megatron-core", "transformers", "trl", "accelerate")
 _POLL_SECONDS = 0.005
 _READINGS = 3
-MIB = 2**20
 
 
 def describe_machine() -> dict[str, Any]:
     """Date, CPU, cores, memory, versions, and the load before anything is measured."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "date": date.today().isoformat(),
         "cpu": _first(Path("/proc/cpuinfo"), r"model name\s*:\s*(.+)") or platform.processor(),
         "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": dict.fromkeys(_PACKAGES, "not installed") | installed_versions(_PACKAGES),
         "load": load_average(),
     }
 

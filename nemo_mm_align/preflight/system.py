@@ -71,14 +71,19 @@ def read_limits() -> dict[str, int]:
     return {name: resource.getrlimit(kind)[0] for name, kind in kinds.items()}
 
 
-def adapters(root: Path = Path("/sys/class/infiniband")) -> list[str]:
+def adapters() -> list[str]:
     """InfiniBand and RoCE adapters of this node."""
-    return sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
+    return _devices("infiniband")
 
 
-def interfaces(root: Path = Path("/sys/class/net")) -> list[str]:
+def interfaces() -> list[str]:
     """Network interfaces of this node."""
-    return sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
+    return _devices("net")
+
+
+def _devices(kind: str) -> list[str]:
+    folder = Path("/sys/class") / kind
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
 
 def check_caches(environment: Mapping[str, str]) -> Finding:

@@ -8,12 +8,13 @@ import time
 import pytest
 
 from nemo_mm_align.benchmarks import machine
-from nemo_mm_align.benchmarks.machine import MIB, anonymous_bytes, anonymous_growth, peak_resident_bytes
+from nemo_mm_align.benchmarks.machine import anonymous_bytes, anonymous_growth, peak_resident_bytes
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, random_pixels, samples_of
 from nemo_mm_align.benchmarks.random_models import END_ID, IMAGE_ID, words_tokenizer, write_random_model
 from nemo_mm_align.benchmarks.timing import Timing, alternate, speedup
 from nemo_mm_align.benchmarks.training import check_equal
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
+from nemo_mm_align.units import MIB
 
 CONFIG = LlavaConfig(
     LanguageConfig(num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, vocab_size=50),
