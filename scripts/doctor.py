@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import leave_note, user_errors
+from nemo_mm_align.cli import leave_note
+from nemo_mm_align.command import command
 from nemo_mm_align.preflight.collectives import leave_hanging_group
 from nemo_mm_align.preflight.doctor import Examination, examine
 from nemo_mm_align.preflight.job import split_words
@@ -21,8 +21,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "conf" / "doctor.yaml"
 OWN, TRAINING = split_words(sys.argv[1:], set(OmegaConf.load(CONFIG)) | {"hydra", "judge"})
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="doctor")
-@user_errors
+@command("doctor")
 def main(config: DictConfig) -> None:
     """Run all checks; the settings are explained in conf/doctor.yaml."""
     values = OmegaConf.to_container(config, resolve=True)

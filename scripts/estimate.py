@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import sys
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="estimate")
-@user_errors
+@command("estimate")
 def main(config: DictConfig) -> None:
     """Estimate; conf/estimate.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True)

@@ -5,15 +5,13 @@ python scripts/label.py judge=gemini prompts=prompts.jsonl candidates=candidates
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 from nemo_mm_align.labeling.stage import label_from_config
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="label")
-@user_errors
+@command("label")
 def main(config: DictConfig) -> None:
     """Run the stage; its settings are explained in conf/label.yaml."""
     label_from_config(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

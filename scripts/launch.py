@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.command import command
 from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.launch.settings import register_open_nodes
 
 register_open_nodes()
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="launch")
-@user_errors
+@command("launch")
 def main(config: DictConfig) -> None:
     """Launch the stages; conf/launch.yaml explains the settings."""
     sys.stdout.write(launch(config))

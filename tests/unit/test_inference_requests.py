@@ -68,6 +68,13 @@ def test_unknown_attributes_and_values_out_of_range_are_refused(encoder):
         make_requests([prompt("a")], encoder, [{"verbosity": 9}])
 
 
+def test_what_is_asked_stands_in_the_prompt(encoder):
+    plain, terse, wordy = make_requests([prompt("a")], encoder, [None, {"verbosity": 0}, {"verbosity": 4}])
+    assert plain.attributes is None and plain.encoded.ids == encoder.encode_prompt(prompt("a").turns)
+    assert terse.encoded.ids == encoder.encode_prompt(prompt("a").turns, encoder.schema.complete({"verbosity": 0}))
+    assert len(terse.encoded.ids) > len(plain.encoded.ids) and wordy.key != terse.key != plain.key
+
+
 def test_faulty_prompts_are_named_together(encoder):
     prompts = [prompt("a"), prompt("a"), prompt("b", "say </s> now")]
     with pytest.raises(UserError, match=r"(?s)2 faults.*'a': this id stands there twice.*'b'.*special token"):

@@ -23,27 +23,30 @@ def test_every_number_by_hand(helpsteer):
         image_answer(
             3, correctness=4, num_words=3, yes_no_correct=True, absent=True, claims_presence=False, verbosity=3
         ),
+        image_answer(
+            4, correctness=4, num_words=3, yes_no_correct=True, absent=True, claims_presence=False, verbosity=4
+        ),
         text_answer(0, True),
         text_answer(1, False),
         text_answer(2, False),
     ]
     result = one(answers, helpsteer)
-    assert result.correctness == 0.5  # the 3 is not the highest
-    assert result.hallucination == 0.5
-    assert result.yes_no_accuracy == pytest.approx(2 / 3)
+    assert result.correctness == pytest.approx(3 / 5)  # the 3 is not the highest
+    assert result.hallucination == pytest.approx(1 / 3)  # of three answers about absent objects one claims presence
+    assert result.yes_no_accuracy == pytest.approx(3 / 4)
     assert result.text_score == pytest.approx(1 / 3)
     assert result.length_words == 3  # text answers do not enter
     assert result.judged == {
         "helpfulness": 3,
-        "correctness": 2.75,
+        "correctness": 3,
         "coherence": 4,
         "complexity": 1,
-        "verbosity": 1.5,
+        "verbosity": 2,
     }
-    assert result.score == 3 + 2.75 + 4
-    assert result.correctness_by_source == {"easy_vqa": pytest.approx(2 / 3), "charts": 0}
+    assert result.score == 3 + 3 + 4
+    assert result.correctness_by_source == {"easy_vqa": pytest.approx(3 / 4), "charts": 0}
     counts = {name: result.counts[name] for name in ("correctness", "yes_no_accuracy", "hallucination", "text_score")}
-    assert counts == {"correctness": 4, "yes_no_accuracy": 3, "hallucination": 2, "text_score": 3}
+    assert counts == {"correctness": 5, "yes_no_accuracy": 4, "hallucination": 3, "text_score": 3}
 
 
 def test_nothing_to_measure_is_none_not_zero(helpsteer):
