@@ -66,6 +66,11 @@ class Job:
         return f"scripts/{self.stage}.py"
 
     @property
+    def settings_file(self) -> str:
+        """Name of the file with its settings, beside its script."""
+        return f"{self.name}_hydra.yaml"
+
+    @property
     def tensor_model_parallel_size(self) -> int:
         """Ranks that share one layer."""
         prefix = "model." if self.stage == "train" else ""

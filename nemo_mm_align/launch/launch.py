@@ -100,7 +100,7 @@ def render(job: Job, settings: LaunchSettings) -> Rendered:
         job.stage: OmegaConf.to_container(job.composed.config, resolve=True),
     }
     settings_text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
-    return Rendered(job, path, text, folder / f"{job.name}_hydra.yaml", settings_text)
+    return Rendered(job, path, text, folder / job.settings_file, settings_text)
 
 
 def _warn(settings: LaunchSettings) -> None:

@@ -38,7 +38,9 @@ def text_of(parts: Iterable[Iterable[str]]) -> str:
 
 def origin(job: Job) -> str:
     """Return the comment at the head of a script that says what it is."""
-    return f"# Stage {job.stage}, written by scripts/launch.py; its settings are in {job.name}_hydra.yaml beside this file."
+    return (
+        f"# Stage {job.stage}, written by scripts/launch.py; its settings are in {job.settings_file} beside this file."
+    )
 
 
 def stage_command(job: Job) -> Command:
