@@ -230,12 +230,13 @@ def _describe_exhausted(summary: LabelSummary, admission: Admission) -> str:
 
 def _describe_unlabelled(settings: LabelSettings, summary: LabelSummary) -> str:
     others = f"; the others are in {settings.out}" if summary.annotations else ""
+    last = f" The last call that failed: {summary.tally.last_failure}." if summary.tally.last_failure else ""
     if settings.batch.read:
         again = "Read further files of replies, or write what is missing with batch.write=... under another name;"
     else:
         again = "Start the same command again to retry failures of the service;"
     return (
         f"{summary.unlabelled} of {summary.prompts} prompts have no annotation; {settings.unlabelled_path} names them "
-        f"with their last failure{others}. {again} add runner.retry_set_aside=true to retry those set aside, "
+        f"with their last failure{others}.{last} {again} add runner.retry_set_aside=true to retry those set aside, "
         "or allow_failures=true to go on without them."
     )

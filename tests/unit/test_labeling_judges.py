@@ -179,6 +179,12 @@ def test_gemini_counts_tokens(files: Files, helpsteer: AttributeSchema) -> None:
         assert len(server.counted) == 1 and not server.exchanges
 
 
+def test_a_call_fills_no_log(make: MakeJudge, files: Files, helpsteer: AttributeSchema, caplog) -> None:
+    with judge_server() as server, caplog.at_level(logging.INFO):
+        make(server.address).judge(ask(files, helpsteer))
+    assert len(server.exchanges) == 1 and not caplog.records, "thousands of calls, thousands of lines"
+
+
 def test_google_genai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:
     settings = {"safety_threshold": "BLOCK_NONE", "thinking_budget": 0, "media_resolution": "low"}
     with judge_server() as server:

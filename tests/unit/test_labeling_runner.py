@@ -152,8 +152,11 @@ def test_a_poisoned_prompt_is_set_aside_and_named(run: Run, files: Files) -> Non
         return None
 
     with judge_server(behaviour) as server:
-        with pytest.raises(UserError, match=r"2 of 12 prompts .*annotations\.unlabelled\.jsonl.*retry_set_aside"):
+        with pytest.raises(
+            UserError, match=r"2 of 12 prompts .*annotations\.unlabelled\.jsonl.*retry_set_aside"
+        ) as caught:
             run(server, runner={"max_attempts": 3})
+        assert re.search("The last call that failed: (safety|unparsable): ", str(caught.value))
         assert len(server.exchanges) == 10 + 1 + 3
         assert_right(files, leave_out=(3, 8))
         listed = (files.folder / "annotations.unlabelled.jsonl").read_text().splitlines()

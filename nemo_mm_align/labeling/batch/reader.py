@@ -143,6 +143,7 @@ class BatchReader:
         what = {"kind": failure.kind, "message": failure.message, "raw": failure.raw}
         self._record(job, place, "failed", failure.usage, **what)
         self.tally.failures[failure.kind] += 1
+        self.tally.last_failure = str(failure)
 
     def _record(self, job: Job, place: _Place, status: str, usage: Mapping[str, int], **outcome: Any) -> None:
         common = {"key": job.key, "prompt_id": job.prompt.id, "configuration": self.context.fingerprint}

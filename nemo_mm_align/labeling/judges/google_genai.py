@@ -64,6 +64,7 @@ class GoogleGenaiJudge(GeminiService):
                 "systemInstruction": message.instructions,
                 "responseSchema": message.schema,
                 "safetySettings": list(message.safety) or None,
+                "automaticFunctionCalling": {"disable": True},  # or the client logs a line about it at every call
             }
         )
         contents = [types.Content(role="user", parts=[_to_part(part) for part in message.parts])]

@@ -14,7 +14,10 @@ POLL_S = 0.2
 
 
 class BudgetSettings(BaseModel):
-    """Where a run stops spending; None for no limit. What earlier runs on the same ledger spent counts too.
+    """Where a run stops spending; None for no limit.
+
+    What earlier runs spent on the same ledger counts too, as far as they asked with the same settings: what was asked
+    otherwise may have had another price.
 
     Args:
         max_cost: in the currency of the judge's price.

@@ -48,7 +48,7 @@ class Tally:
         labelled: prompts judged by this run.
         given_up: prompts left without a judgement after their last attempt in this run.
         set_aside: prompts not asked, since earlier attempts failed by their own fault.
-        calls: attempts made; `failures` counts those that failed, by kind.
+        calls: attempts made; `failures` counts those that failed, by kind, and `last_failure` says what the last was.
         usage: token counts summed.
     """
 
@@ -59,6 +59,7 @@ class Tally:
     set_aside: int = 0
     calls: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    last_failure: str = ""
     usage: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -210,6 +210,7 @@ class LabelRunner:
         with self._lock:
             self.tally.calls += 1
             self.tally.failures[failure.kind] += 1
+            self.tally.last_failure = str(failure)
             self.tally.usage.update(failure.usage)
             tripped = self._breaker.failed()
         if failure.kind == "auth":
