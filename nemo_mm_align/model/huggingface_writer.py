@@ -155,6 +155,12 @@ def _header(entries: Sequence[Entry]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+def check_unused(target: Path) -> None:
+    """Raise `UserError` if `target` exists and is not an empty folder."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: exists already. Choose another folder or remove it.")
+
+
 @contextmanager
 def new_folder(target: str | Path) -> Iterator[Path]:
     """Yield a folder that takes the name `target` when the block ends well and vanishes when it does not.
@@ -163,8 +169,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
         UserError: `target` exists and is not empty, or the disk is full or refuses.
     """
     target = Path(target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target}: exists already. Choose another folder or remove it.")
+    check_unused(target)
     partial = target.with_name(f"{target.name}.partial")
     try:
         if partial.exists():

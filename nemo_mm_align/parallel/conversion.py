@@ -11,9 +11,10 @@ from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_compose import compose_llava
-from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
+from nemo_mm_align.model.huggingface_export import Companions, export_huggingface, torch_dtype
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
+from nemo_mm_align.model.huggingface_writer import check_unused
 from nemo_mm_align.model.settings import read_parallel
 from nemo_mm_align.model.transformer_configs import language_config
 from nemo_mm_align.packages import installed_versions
@@ -71,6 +72,11 @@ def export_folder(config: Mapping[str, Any]) -> Path:
     source, parallel, out = open_source(config["source"]), _layout(config), Path(config["out"])
     if config["adapters"] not in ("merged", "apart"):
         raise UserError(f"adapters={config['adapters']!r}: choose merged or apart.")
+    if config["adapters"] == "apart" and source.lora is None:
+        raise UserError(f"source={config['source']}: has no adapters; adapters=merged exports the whole model.")
+    check_unused(out)
+    if config["dtype"] is not None:
+        torch_dtype(config["dtype"])
     template, schema = source.template(_template(config)), source.schema(_schema(config))
     encoder = source.encoder(template, schema)
     origin = _origin(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -127,12 +128,28 @@ def test_bad_setting_ends_with_a_message(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_export_that_cannot_end_well_is_refused_before_weights_are_read(
+    folder: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").touch()
+    caplog.set_level(logging.INFO)
+    for source, words, message in ((trained, [], "exists already"), (folder, ["adapters=apart"], "has no adapters")):
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
+            given = [f"source={source}", f"out={tmp_path / 'out'}", "direction=export", "template=vicuna_v1", *words]
+            config = compose("convert", given)
+        with pytest.raises(UserError, match=message):
+            convert(OmegaConf.to_container(config, resolve=True))
+    assert "loaded" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["direction=import", "template=vicuna_v1"], "is a checkpoint already"),
         (["direction=export", "adapters=glued"], "choose merged or apart"),
         (["direction=export", "tensor_model_parallel_size=2"], "1 ranks cannot hold"),
+        (["direction=export", "dtype=fp12"], "fp32, bf16, fp16"),
         (["direction=away"], "choose from import, export, compose"),
         (["direction=compose"], "template=chatml"),
         (["direction=compose", "template=chatml"], "model=smollm2_llava"),
