@@ -20,12 +20,12 @@ from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster,
 logger = logging.getLogger(__name__)
 
 _READ = {
-    "sample": ("prompts", "checkpoint"),
-    "label": ("prompts", "candidates", "judge.api_key_file"),
+    "sample": ("prompts", "checkpoint", "image_root"),
+    "label": ("prompts", "candidates", "image_root", "judge.api_key_file"),
     "build": ("annotations",),
-    "train": ("data.train", "model.hf_path", "model.checkpoint"),
-    "generate": ("prompts", "checkpoint", "base"),
-    "evaluate": ("prompts", "answers", "steering", "text_before"),
+    "train": ("data.train", "data.image_root", "model.hf_path", "model.checkpoint"),
+    "generate": ("prompts", "checkpoint", "base", "image_root"),
+    "evaluate": ("prompts", "answers", "steering", "text_before", "image_root"),
 }
 _WRITTEN = {"train": ("exp_manager.exp_dir",)}
 _OUT = ("out",)
@@ -34,7 +34,7 @@ _OUT = ("out",)
 def find_faults(jobs: Sequence[Job], settings: LaunchSettings) -> list[str]:
     """Return what is wrong with a launch on this machine, in words with a remedy; none is an empty list."""
     cluster = settings.cluster
-    faults = [*_folders(settings), *_world(jobs, settings), *_credentials(jobs, settings)]
+    faults = [*_folders(settings), *_world(jobs, settings), *_start(jobs), *_credentials(jobs, settings)]
     if isinstance(cluster, SlurmCluster) and shutil.which("sbatch") is None:
         faults.append("sbatch is not on PATH: start this on a login node of the cluster, or take cluster=interactive.")
     if isinstance(cluster, KubernetesCluster):
@@ -47,8 +47,12 @@ def warn_of_missing_mounts(settings: LaunchSettings) -> None:
     for mount in settings.mounts():
         if not mount.source.exists():
             logger.warning("container_mounts: %s is not on this machine; compute nodes need it", mount.source)
-    if settings.container and settings.container.startswith("/") and not Path(settings.container).exists():
+    if _image_is_missing(settings):
         logger.warning("container: %s is not on this machine; compute nodes need it", settings.container)
+
+
+def _image_is_missing(settings: LaunchSettings) -> bool:
+    return (settings.container or "").startswith("/") and not Path(settings.container or "").exists()
 
 
 def _folders(settings: LaunchSettings) -> Iterator[str]:
@@ -59,6 +63,8 @@ def _folders(settings: LaunchSettings) -> Iterator[str]:
         if not folder.is_absolute():
             yield f"{key}={folder} is relative; jobs start elsewhere. Give the absolute path: {folder.absolute()}"
     on_kubernetes = isinstance(settings.cluster, KubernetesCluster)
+    if not on_kubernetes and _image_is_missing(settings) and Path(settings.container or "").parent.is_dir():
+        yield f"container={settings.container} is not there, its folder is. Correct it, or make it (containers/README.md)."
     code = settings.launcher_scripts_path
     if settings.container is None and not on_kubernetes and not code.is_dir():
         yield f"launcher_scripts_path={code} is no folder; give the checkout that the nodes see."
@@ -83,6 +89,12 @@ def _world(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
             f"{cluster.gpus_per_node} GPUs. Take another experiment, or set cluster.gpus_per_node={devices} (null where "
             f"Slurm manages no GPUs) or train.trainer.devices={cluster.gpus_per_node}."
         )
+
+
+def _start(jobs: Sequence[Job]) -> Iterator[str]:
+    for job in jobs:
+        if job.stage == "train" and not (job.composed.get("model.hf_path") or job.composed.get("model.checkpoint")):
+            yield "stage train: no model to start from. Give train.model.hf_path=FOLDER, or train.model.checkpoint=FOLDER."
 
 
 def _credentials(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:

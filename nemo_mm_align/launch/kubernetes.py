@@ -64,7 +64,9 @@ def _pytorch_job(job: Job, settings: LaunchSettings, cluster: KubernetesCluster)
         "metadata": _metadata(job, cluster),
         "spec": {
             "nprocPerNode": str(job.processes_per_node),
-            "runPolicy": {"backoffLimit": cluster.max_requeues, "cleanPodPolicy": "None"},
+            # The operator gives up when the restarts of all pods together reach the limit, and one fault restarts every
+            # pod. Pods that still run when it gives up must not keep their GPUs.
+            "runPolicy": {"backoffLimit": cluster.max_requeues * job.nodes + 1, "cleanPodPolicy": "Running"},
             "pytorchReplicaSpecs": specs,
         },
     }

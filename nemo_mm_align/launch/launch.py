@@ -28,6 +28,9 @@ from nemo_mm_align.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
+IMAGE_ROOT = Path("/opt/nemo_mm_align")
+"""The checkout inside an image built from containers/Dockerfile."""
+
 LOG_FILE = "launcher.log"
 COMMAND_FILE = "launcher_cmd.log"
 
@@ -76,11 +79,16 @@ def read_settings(config: DictConfig) -> LaunchSettings:
     values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
         OmegaConf.masked_copy(config, own), resolve=True, throw_on_missing=True
     )
-    values["launcher_scripts_path"] = values["launcher_scripts_path"] or ROOT
+    values["launcher_scripts_path"] = values["launcher_scripts_path"] or _code(values["cluster"]["type"])
     values["dry_run"] = values["dry_run"] or os.environ.get("NEMO_LAUNCHER_DEBUG") == "1"
     if values["run"]["name"] is None:
         raise UserError("the run has no name. Give experiment=NAME (a file of conf/experiment), or run.name=NAME.")
     return LaunchSettings.model_validate(values)
+
+
+def _code(cluster_type: str) -> Path:
+    """Where the jobs find this checkout: pods see nothing of this machine, only what their image holds."""
+    return IMAGE_ROOT if cluster_type == "k8s" else ROOT
 
 
 def render(job: Job, settings: LaunchSettings) -> Rendered:
@@ -149,7 +157,7 @@ def _append(path: Path, line: str) -> None:
 
 
 def _sbatch(item: Rendered, settings: LaunchSettings, previous: str | None) -> list[str]:
-    dependency = f"afterok:{previous}" if previous else settings.run.dependency
+    dependency = ",".join(filter(None, [f"afterok:{previous}" if previous else None, settings.run.dependency]))
     return ["sbatch", "--parsable", *([f"--dependency={dependency}"] if dependency else []), str(item.path)]
 
 
@@ -165,7 +173,8 @@ def _submit(rendered: list[Rendered], settings: LaunchSettings, environment: dic
         numbers.append(done.stdout.strip().partition(";")[0])
         lines.append(f"stage {item.job.stage}: job {numbers[-1]}, {item.path}\n")
         _append(item.path.parent / LOG_FILE, lines[-1].rstrip())
-    return "".join(lines)
+    log = settings.run.results_dir / f"log-{rendered[0].job.name}_{numbers[0]}"
+    return "".join([*lines, f"tail -F {shlex.quote(f'{log}.out')} {shlex.quote(f'{log}.err')}\n"])
 
 
 def _run_here(rendered: list[Rendered], settings: LaunchSettings, environment: dict[str, str]) -> str:
@@ -184,7 +193,7 @@ def _run_here(rendered: list[Rendered], settings: LaunchSettings, environment: d
 
 
 def _kubectl_lines(rendered: list[Rendered], cluster: KubernetesCluster) -> str:
-    lines = ["# One after the other:"]
+    lines = ["# One after the other; a wait ends when its stage has succeeded (kubectl describe: why it has not):"]
     for item in rendered:
         target = f"{kind(item.job)}/{object_name(item.job, cluster)}"
         lines.append(f"kubectl apply -f {shlex.quote(str(item.path))}")

@@ -26,11 +26,19 @@ export MASTER_PORT=$((15000 + (SLURM_JOB_ID * 16 + restarts) % 16000))"""
 _STOP_BY_FILE = """\
 # Slurm sends USR1 before the time limit: the ranks look for this file, save and end.
 rm -f "$stop_file"
-trap 'interrupted=yes; echo "asked to stop"; touch "$stop_file"' USR1"""
+out_of_time=no
+trap 'interrupted=yes; out_of_time=yes; echo "asked to stop"; touch "$stop_file"' USR1"""
 
 _STOP_BY_SIGNAL = """\
 # Slurm sends USR1 before the time limit: the stage writes what it has and ends.
 trap 'interrupted=yes; echo "asked to stop"; scancel --signal=TERM "$SLURM_JOB_ID"' USR1"""
+
+_STOPPED = """\
+# Somebody else made the file: the run shall end here, not start again.
+if [ "$out_of_time" = no ] && [ -e "$stop_file" ]; then
+    echo "stopped by $stop_file; the same launch goes on from here" >&2
+    exit $((code > 0 ? code : 1))
+fi"""
 
 _AGAIN = """\
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
@@ -39,7 +47,7 @@ if [ "$restarts" -lt "$max_requeues" ]; then
     echo "not finished (exit code $code): requeue $((restarts + 1)) of $max_requeues"
     scontrol requeue "$SLURM_JOB_ID" && sleep 600
 fi
-echo "not finished after $restarts restarts (exit code $code)" >&2
+echo "not finished after $restarts restarts (exit code $code); the same launch goes on from here" >&2
 exit $((code > 0 ? code : 1))"""
 
 
@@ -69,6 +77,7 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
             f"if {script.finished(job)}; then",
             "    exit 0",
             "fi",
+            *([_STOPPED] if job.ranked else []),
             _AGAIN,
         ],
     ]

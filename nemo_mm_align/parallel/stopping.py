@@ -64,8 +64,8 @@ class StopRequest:
         self._previous.clear()
 
     def settle(self) -> None:
-        """Remove the file of a request that has been met."""
-        if self._agreed and self._found and self.file is not None:
+        """Remove the file of a request that has been met; a job script's own stays, since it tells why the run has ended."""
+        if self._agreed and self._found and self.file is not None and STOP_FILE_VARIABLE not in os.environ:
             self.file.unlink(missing_ok=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -81,6 +81,12 @@ def test_stop_file_is_the_one_that_the_environment_names(tmp_path: Path, monkeyp
     assert not StopRequest().here(look=False)
     stop.settle()
     assert (tmp_path / "STOP").exists(), "a request that nobody has met stays"
+    stop._agreed = stop._found = True
+    stop.settle()
+    assert (tmp_path / "STOP").exists(), "the job script reads from it why the run has ended"
+    monkeypatch.delenv(STOP_FILE_VARIABLE)
+    stop.settle()
+    assert not (tmp_path / "STOP").exists()
 
 
 def test_results_of_a_writer_are_read_once(tmp_path: Path) -> None:

@@ -120,6 +120,14 @@ def test_every_setting_of_kubernetes_fits_the_schema() -> None:
     assert template["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "8", "nvidia.com/rdma": "8"}
 
 
+@pytest.mark.parametrize(("nodes", "limit"), [(1, 4), (8, 25)])
+def test_a_fault_that_restarts_all_pods_counts_once(nodes: int, limit: int) -> None:
+    """The operator adds up the restarts of all pods and gives up when the sum reaches the limit."""
+    settings = ("cluster.max_requeues=3", f"train.trainer.num_nodes={nodes}")
+    policy = yaml.safe_load(scripts(*KUBERNETES, *settings, stages=["train"])["train"])["spec"]["runPolicy"]
+    assert policy == {"backoffLimit": limit, "cleanPodPolicy": "Running"}
+
+
 @pytest.mark.parametrize(
     ("place", "wrong", "value"),
     [

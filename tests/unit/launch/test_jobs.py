@@ -14,6 +14,7 @@ from nemo_mm_align.launch.checks import find_faults
 from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.launch.mounts import Mount, outside, read_mount
 from nemo_mm_align.launch.overrides import override_value, overrides_of
+from nemo_mm_align.repository import ROOT
 from tests.unit.launch.cases import CONTAINER, DATA, KUBERNETES, PLACES, TRAINING, jobs_of, launch_config
 
 RUN = "/shared/results/first"
@@ -176,6 +177,23 @@ def test_every_file_of_answers_has_to_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("bare")
+def test_a_training_needs_a_model_and_its_images(tmp_path: Path) -> None:
+    missing = "no model to start from"
+    assert missing in faults("train.model.hf_path=null")
+    assert missing not in faults("train.model.hf_path=null", "train.model.checkpoint=/shared/step_4")
+    assert f"data.image_root={tmp_path}/images is not there" in faults(f"train.data.image_root={tmp_path}/images")
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_container_that_is_missing_from_its_folder_is_a_mistake(tmp_path: Path) -> None:
+    missing = f"container={tmp_path}/x.sqsh is not there"
+    assert missing in faults(f"container={tmp_path}/x.sqsh")
+    (tmp_path / "x.sqsh").touch()
+    assert missing not in faults(f"container={tmp_path}/x.sqsh")
+    assert "container=" not in faults("container=/nowhere/x.sqsh"), "a folder that only the compute nodes have"
+
+
+@pytest.mark.usefixtures("bare")
 def test_label_needs_the_key_of_its_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = "export GEMINI_API_KEY=..."
     assert missing in faults(stages=["label"])
@@ -258,17 +276,21 @@ def submit(tmp_path: Path, *overrides: str) -> str:
 def test_a_chain_of_jobs_waits_for_each_other(slurm: Path, tmp_path: Path) -> None:
     key = tmp_path / "wandb"
     key.write_text("very-secret-key\n")
-    printed = submit(tmp_path, "run.dependency=singleton", f"wandb_api_key_file={key}", "train.run.time_limit=08:00:00")
+    printed = submit(tmp_path, f"wandb_api_key_file={key}", "train.run.time_limit=08:00:00")
     calls = Path(f"{slurm}.calls").read_text().splitlines()
     run = tmp_path / "results/first"
     assert calls[::2] == [
         f"--parsable --dependency={dependency} {run}/first_{stage}_submission.sh"
         for dependency, stage in [
-            ("singleton", "sample"), ("afterok:102", "label"), ("afterok:104", "build"), ("afterok:106", "train")
+            ("singleton", "sample"), ("afterok:102,singleton", "label"), ("afterok:104,singleton", "build"),
+            ("afterok:106,singleton", "train"),
         ]
     ]  # fmt: skip
     assert set(calls[1::2]) == {"WANDB_API_KEY=very-secret-key"}
-    assert printed.splitlines()[-1] == f"stage train: job 108, {run}/first_train_submission.sh"
+    assert printed.splitlines()[-2:] == [
+        f"stage train: job 108, {run}/first_train_submission.sh",
+        f"tail -F {run}/log-first_sample_102.out {run}/log-first_sample_102.err",
+    ]
     written = {path.name: path.read_text() for path in run.iterdir()}
     assert len(written) == 4 * 2 + 2 and not any("very-secret-key" in text for text in written.values())
     assert "#SBATCH --time=08:00:00\n" in written["first_train_submission.sh"]
@@ -290,7 +312,7 @@ def test_dry_run_prints_the_scripts_and_does_nothing(
 ) -> None:
     monkeypatch.setenv("NEMO_LAUNCHER_DEBUG", "1" if how == "variable" else "0")
     printed = submit(tmp_path, f"dry_run={str(how == 'setting').lower()}")
-    assert printed.count("#!/bin/bash") == 4 and "'--dependency=afterok:<job of build>'" in printed
+    assert printed.count("#!/bin/bash") == 4 and "'--dependency=afterok:<job of build>,singleton'" in printed
     assert not (tmp_path / "results").exists() and not Path(f"{slurm}.calls").exists()
 
 
@@ -300,6 +322,13 @@ def test_unknown_keys_of_the_cluster_go_to_sbatch_with_a_warning(
     printed = submit(tmp_path, "dry_run=true", "+cluster.ntasks_per_socket=4", "+cluster.overcommit=true")
     assert printed.count("#SBATCH --ntasks-per-socket=4\n#SBATCH --overcommit\n") == 4
     assert "cluster.ntasks_per_socket is none of conf/cluster/bcm.yaml's keys" in caplog.text
+
+
+def test_pods_take_the_code_of_their_image() -> None:
+    places = ["base_results_dir=/shared/results", *KUBERNETES]
+    settings, _ = jobs_of(launch_config(*TRAINING, *DATA, *places, stages=["train"]))
+    assert settings.launcher_scripts_path == Path("/opt/nemo_mm_align")
+    assert "WORKDIR /opt/nemo_mm_align" in (ROOT / "containers/Dockerfile").read_text(encoding="utf-8")
 
 
 def test_other_kinds_of_clusters_know_all_their_keys() -> None:

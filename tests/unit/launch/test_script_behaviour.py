@@ -148,6 +148,12 @@ def test_usr1_touches_the_stop_file_and_waits_for_the_stage(training: Script) ->
     assert training.lines("requeued") == ["4711"]
 
 
+def test_a_stop_file_of_somebody_else_ends_the_job_for_good(training: Script) -> None:
+    assert training.run('touch "$STOP"; exit 0') == 1
+    assert not training.lines("requeued")
+    assert training.run('touch "$DONE"') == 0, "the next launch goes on"
+
+
 def test_usr1_in_the_last_steps_does_not_requeue_a_finished_run(training: Script) -> None:
     assert asked_to_stop(training, 'until [ -e "$STOP" ]; do sleep 0.02; done; touch "$DONE"; exit 0') == 0
     assert not training.lines("requeued")

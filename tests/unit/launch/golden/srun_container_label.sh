@@ -85,5 +85,5 @@ if [ "$restarts" -lt "$max_requeues" ]; then
     echo "not finished (exit code $code): requeue $((restarts + 1)) of $max_requeues"
     scontrol requeue "$SLURM_JOB_ID" && sleep 600
 fi
-echo "not finished after $restarts restarts (exit code $code)" >&2
+echo "not finished after $restarts restarts (exit code $code); the same launch goes on from here" >&2
 exit $((code > 0 ? code : 1))

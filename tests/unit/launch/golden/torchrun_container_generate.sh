@@ -42,7 +42,8 @@ rm -f "$fault_file"
 
 # Slurm sends USR1 before the time limit: the ranks look for this file, save and end.
 rm -f "$stop_file"
-trap 'interrupted=yes; echo "asked to stop"; touch "$stop_file"' USR1
+out_of_time=no
+trap 'interrupted=yes; out_of_time=yes; echo "asked to stop"; touch "$stop_file"' USR1
 
 # Runs a command in the background and waits for it: bash runs a trap only between commands, but `wait` ends at once
 # for one; the command goes on meanwhile.
@@ -78,11 +79,16 @@ fi
 if [ "$code" -eq 0 ]; then
     exit 0
 fi
+# Somebody else made the file: the run shall end here, not start again.
+if [ "$out_of_time" = no ] && [ -e "$stop_file" ]; then
+    echo "stopped by $stop_file; the same launch goes on from here" >&2
+    exit $((code > 0 ? code : 1))
+fi
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.
 if [ "$restarts" -lt "$max_requeues" ]; then
     echo "not finished (exit code $code): requeue $((restarts + 1)) of $max_requeues"
     scontrol requeue "$SLURM_JOB_ID" && sleep 600
 fi
-echo "not finished after $restarts restarts (exit code $code)" >&2
+echo "not finished after $restarts restarts (exit code $code); the same launch goes on from here" >&2
 exit $((code > 0 ? code : 1))
