@@ -6,6 +6,7 @@ Slurm task per rank, or as a single process.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from datetime import timedelta
@@ -64,6 +65,8 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_s: float = 1800) -> 
         UserError: the world size does not fit the layout, other groups are already up, or nobody says where rank 0 is.
     """
     cpu.install()
+    if rank() > 0:  # all would say the same; their warnings and errors are their own
+        logging.getLogger("nemo_mm_align").setLevel(logging.WARNING)
     parallel.data_parallel_size(world_size())
     if not torch.distributed.is_initialized():
         _initialize_process_group(timedelta(seconds=timeout_s))
