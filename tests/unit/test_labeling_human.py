@@ -19,6 +19,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judges.human.answers import FormError, read_score
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
+from nemo_mm_align.labeling.quality.collect import collect
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.records import Annotation, Candidate, read_records
 from tests.judge_server import Files, make_files, true_ratings
@@ -304,7 +305,8 @@ def test_an_answer_can_be_corrected_and_the_ledger_keeps_both(files: Files, help
     first = [line for line in lines if line["key"] == wrong["key"]]
     assert [line.get("revision", 0) for line in first] == [0, 1] and len(lines) == 3
     assert first[0]["reasoning"] != first[1]["reasoning"], "the earlier answer stays in the ledger"
-    assert len(annotations(files)) == 2
+    quality = collect(files.folder / "human.jsonl", helpsteer, files.folder / "human.ledger.jsonl")
+    assert (quality.prompts, quality.calls, len(quality.timeline.blocks)) == (2, 3, 2), "drift is one of first answers"
     for candidate in annotations(files)[0].candidates:
         assert candidate.ratings == true_ratings(files.image(0), candidate.text)
 
@@ -323,7 +325,7 @@ def test_a_finished_set_is_opened_again_for_corrections(files: Files, helpsteer,
         entered["score-2-helpfulness"] = (entered["score-2-helpfulness"] + 1) % 5
         assert 'id="complete"' in now.post(**entered).text
         assert "correction 1" in requests.get(now.address + "answers", timeout=5).text
-    assert now.summary is not None and now.summary.tally.labelled == 0 and "1 answers were corrected" in caplog.text
+    assert now.summary is not None and now.summary.tally.labelled == 0 and "corrections: 1;" in caplog.text
     ratings = {each.text: each.ratings["helpfulness"] for each in annotations(files)[1].candidates}
     text = shown(page)[1]
     assert ratings[text] == entered["score-2-helpfulness"] != true_ratings(files.image(1), text)["helpfulness"]

@@ -5,6 +5,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -128,19 +129,17 @@ def test_each_fault_is_recorded_and_retried(run: Run, files: Files) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_nobody_calls_while_the_service_asks_to_wait(run: Run, files: Files, status: int) -> None:
-    limited: list[float] = []
-
     def behaviour(exchange: Exchange) -> Reply | None:
-        if exchange.number == 5:
-            limited.append(exchange.time)
-            return error(status, Retry_After="1")
-        return None
+        return error(status, Retry_After="1") if exchange.number == 3 else None
 
-    with judge_server(behaviour, delay=0.02) as server:
+    with judge_server(behaviour, delay=0.3) as server:
         run(server)
-    later = [exchange.time - limited[0] for exchange in server.exchanges if exchange.time > limited[0]]
-    assert sum(wait < 1.0 for wait in later) < QUICK["concurrency"], "those that were under way"
-    assert sum(wait >= 1.0 for wait in later) >= 4
+    attempts = [line for line in ledger_lines(files) if "key" in line]
+    ended = {line["key"] + line["status"]: datetime.fromisoformat(line["time"]).timestamp() for line in attempts}
+    (refused,) = (ended[line["key"] + "failed"] for line in attempts if line["status"] == "failed")
+    starts = [ended[line["key"] + "ok"] - line["seconds"] - refused for line in attempts if line["status"] == "ok"]
+    assert not [start for start in starts if 0.25 < start < 0.95], "calls under way when it asked may end"
+    assert sum(start >= 0.95 for start in starts) >= 4
 
 
 def test_a_poisoned_prompt_is_set_aside_and_named(run: Run, files: Files) -> None:
@@ -275,6 +274,14 @@ def test_no_input_is_overwritten(run: Run, files: Files) -> None:
             with pytest.raises(ValidationError, match="must be different files"):
                 run(server, **changes)
     assert files.prompts_path.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_call(run: Run, files: Files) -> None:
+    with judge_server() as server:
+        for changes in ({"out": files.folder / "images"}, {"ledger": files.folder / "images"}):
+            with pytest.raises(UserError, match="a folder stands where a file is to be written"):
+                run(server, **changes)
+    assert not server.exchanges
 
 
 def test_image_paths_hold_where_the_annotations_lie(run: Run, files: Files, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Quality:
         positions: per place in which candidates were shown, their score minus the mean of their prompt.
         position_scores: per such place, the score itself.
         samples: a few annotations, drawn by the hash of their prompt's id.
-        timeline: mean score of the judgements in the order of the ledger.
+        timeline: mean score of the judgements in the order of the ledger, corrections left out.
         calls: attempts in the ledger; `failures` counts the failed ones by class, `usage` sums tokens.
     """
 
@@ -145,6 +145,6 @@ def _add_attempt(quality: Quality, attempt: Mapping[str, Any]) -> None:
     quality.usage.update(attempt.get("usage") or {})
     if attempt.get("status") != "ok":
         quality.failures[str(attempt.get("kind"))] += 1
-    elif quality.schema.score and attempt.get("ratings"):
+    elif quality.schema.score and attempt.get("ratings") and not attempt.get("revision"):  # drift is one of first answers
         scores = [quality.schema.total(ratings) for ratings in attempt["ratings"]]
         quality.timeline.add(sum(scores) / len(scores))

@@ -21,8 +21,13 @@ class Caught:
 
 
 @contextmanager
-def stop_on_signal(stop: threading.Event) -> Iterator[Caught]:
-    """Set `stop` on the first SIGINT or SIGTERM; nothing outside the main thread, where Python allows no handlers."""
+def stop_on_signal(stop: threading.Event, what: str = "stopping after the calls in flight") -> Iterator[Caught]:
+    """Set `stop` on the first SIGINT or SIGTERM; nothing outside the main thread, where Python allows no handlers.
+
+    Args:
+        stop: event to set.
+        what: the log's first words about what happens then.
+    """
     caught = Caught()
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -33,7 +38,7 @@ def stop_on_signal(stop: threading.Event) -> Iterator[Caught]:
         caught.number = number
         stop.set()
         signal.signal(number, previous[signal.Signals(number)])
-        log.warning("stopping after the calls in flight; the same signal again ends the process at once")
+        log.warning("%s; the same signal again ends the process at once", what)
 
     for number in previous:
         signal.signal(number, handle)

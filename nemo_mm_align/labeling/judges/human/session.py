@@ -51,7 +51,7 @@ class HumanSession:
         finished = threading.Event()
         server = LabelServer(desk, self.judge.port, finished)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-        with stop_on_signal(finished) as caught:
+        with stop_on_signal(finished, "stopping, all answers are saved") as caught:
             thread.start()
             self._announce(server)
             told = desk.current is None
@@ -62,7 +62,7 @@ class HumanSession:
         server.shutdown()
         server.server_close()
         if desk.corrections:
-            log.info("%d answers were corrected; the ledger keeps the earlier ones too", desk.corrections)
+            log.info("corrections: %d; the ledger keeps the earlier answers too", desk.corrections)
         self.error = server.error
         self.stopped_by_signal = caught.number if desk.current is not None else None
         return desk.tally
