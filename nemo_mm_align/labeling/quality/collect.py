@@ -145,6 +145,6 @@ def _add_attempt(quality: Quality, attempt: Mapping[str, Any]) -> None:
     quality.usage.update(attempt.get("usage") or {})
     if attempt.get("status") != "ok":
         quality.failures[str(attempt.get("kind"))] += 1
-    elif quality.schema.score and attempt.get("ratings") and not attempt.get("revision"):  # drift is one of first answers
+    elif quality.schema.score and attempt.get("ratings") and not attempt.get("revision"):
         scores = [quality.schema.total(ratings) for ratings in attempt["ratings"]]
         quality.timeline.add(sum(scores) / len(scores))
