@@ -22,6 +22,13 @@ from tests.slurm.jobs import LAYOUTS, STEPS, Job, launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.parallel]
 
+IMAGE = {
+    "PYTORCH_VERSION": "2.9.0", "HF_HOME": "/opt/cache/huggingface", "NCCL_DEBUG": "VERSION",
+    "CUDA_DEVICE_MAX_CONNECTIONS": "32", "MASTER_ADDR": "203.0.113.1", "MASTER_PORT": "1",
+    "NEMO_MM_ALIGN_STOP_FILE": "/nowhere/STOP", "NEMO_MM_ALIGN_FAULT_FILE": "/nowhere/FAULT",
+}  # fmt: skip
+"""What the image of the container test sets; the job's own values have to win, or its ranks would never meet."""
+
 Submit = Callable[..., Job]
 Losses = list[tuple[float, float, float]]
 
@@ -63,7 +70,7 @@ def undisturbed_tensor(
 ) -> tuple[Job, list[dict[str, str]], Path]:
     """A TP2 run with a container, the environment of its ranks, and the folder that holds image, model and data."""
     folder = tmp_path_factory.getbasetemp()
-    (folder / "nemo.sqsh").touch()
+    (folder / "nemo.sqsh").write_text("".join(f"{name}={value}\n" for name, value in IMAGE.items()))
     container = [f"container={folder}/nemo.sqsh", f'container_mounts=[{folder},"/usr:/data:ro"]', "preflight=true"]
     job = submit("whole", "TP2", *container, "env_vars.NCCL_DEBUG=WARN")
     job.wait_for_step(1)
@@ -83,9 +90,11 @@ def tensor(undisturbed_tensor: tuple[Job, object, Path]) -> Losses:
 @pytest.fixture(scope="session")
 def preempted_and_urgent(submit: Submit) -> tuple[Job, Job, int]:
     """A TP2 run under torchrun that a PP2 run of a higher partition drives out, and the step that it had reached."""
+    urgent = ["cluster.partition=urgent", "+cluster.hold=true"]  # ready before: a launch takes longer than some steps
+    high = submit("urgent", "PP2", *urgent, "cluster.process_launcher=torchrun")
     low = submit("low", "TP2", "cluster.process_launcher=torchrun")
     low.wait_for_step(5)
-    high = submit("urgent", "PP2", "cluster.partition=urgent", "cluster.process_launcher=torchrun")
+    low.cluster.run("scontrol", "release", high.number)
     assert high.finish() == "COMPLETED", high.log()[-6000:]
     reached = len(low.losses())
     assert low.finish() == "COMPLETED", low.log()[-6000:]
@@ -119,7 +128,9 @@ def test_script_with_a_container_runs_unchanged(
         assert found["PYXIS_CONTAINER_WORKDIR"] == str(repository)
         mounts = found["PYXIS_CONTAINER_MOUNTS"].split(",")
         assert {f"{folder}:{folder}", "/usr:/data:ro", f"{repository}:{repository}"} <= set(mounts)
-        assert "NCCL_DEBUG" in found["PYXIS_CONTAINER_ENV"].split(",") and found["NCCL_DEBUG"] == "WARN"
+        assert {name for name in IMAGE if found[name] == IMAGE[name]} == {"PYTORCH_VERSION", "HF_HOME"}
+        assert (found["NCCL_DEBUG"], found["CUDA_DEVICE_MAX_CONNECTIONS"]) == ("WARN", "1")
+        assert (found["RANK"], "WORLD_SIZE" in found) == (str(rank), False)
 
 
 def test_preempted_run_saves_and_goes_on(preempted_and_urgent: tuple[Job, Job, int], tensor: Losses) -> None:
@@ -147,6 +158,22 @@ def test_requeued_run_saves_and_goes_on(submit: Submit, pipeline: Losses) -> Non
     reached = len(job.losses())
     assert 5 <= reached < STEPS and reached == job.newest_checkpoint()
     check(job, pipeline, reached)
+
+
+def test_cancelled_run_saves_and_a_second_launch_waits_and_goes_on(
+    cluster: Cluster, submit: Submit, model: Path, data: Path, tensor: Losses
+) -> None:
+    job = submit("cancelled", "TP2")
+    folder = [f"base_results_dir={job.results.parent}", "run.name=cancelled"]
+    (number,) = launch(cluster, *folder, *training(model, data, "TP2"))
+    again = Job(cluster, number, job.results)
+    job.wait_for_step(5)
+    assert cluster.field(number, "Reason") == "Dependency", "two runs would write into one folder"
+    cluster.run("scancel", job.number)
+    assert job.finish() == "CANCELLED" and cluster.field(job.number, "Restarts") == "0"
+    reached = job.newest_checkpoint()
+    assert 5 <= reached < STEPS
+    check(again, tensor, reached)
 
 
 def test_killed_rank_and_lost_node_cost_what_was_not_saved(submit: Submit, tensor: Losses) -> None:
