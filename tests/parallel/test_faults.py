@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.parallel import checkpoint, runtime
@@ -88,6 +90,21 @@ def test_request_while_the_reference_is_computed_keeps_what_is_there(model: Path
     assert computed() == 60 and len(metrics(tmp_path, "run")) == 2
     run_here([*arguments, "trainer.max_steps=2"])
     assert (tmp_path / "run/DONE").exists(), "nothing left to do is done as well"
+
+
+def test_reference_log_probs_of_another_model_are_not_taken(model: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    name = next(name for name in tensors if "embed_tokens" in name)
+    save_file(tensors | {name: tensors[name] + 0.1}, other / "model.safetensors", metadata={"format": "pt"})
+    data, cache = training_data(tmp_path, "preference", count=4), tmp_path / "cache"
+
+    def lines_after(folder: Path, run: str) -> int:
+        words = ["recipe=dpo", f"name={run}", f"data.reference_cache={cache}", "trainer.max_steps=1"]
+        run_here(overrides(folder, data, tmp_path, *words))
+        return sum(path.read_bytes().count(b"\n") for path in cache.glob("*.jsonl"))
+
+    assert [lines_after(model, "a"), lines_after(model, "b"), lines_after(other, "c")] == [4, 4, 8]
 
 
 @pytest.mark.parallel
