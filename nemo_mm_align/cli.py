@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
-from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from pydantic import ValidationError
 
 from nemo_mm_align.errors import UserError, suggestion
@@ -78,7 +84,9 @@ def describe(error: BaseException) -> str | None:
 def _describe_config(error: OmegaConfBaseException) -> str:
     key = error.full_key or error.key
     reason = str(error).splitlines()[0]
-    if isinstance(error, MissingMandatoryValue):
+    if isinstance(error, InterpolationToMissingValueError):
+        key = reason.rpartition(": ")[2]  # "MissingMandatoryValue while resolving ...: Missing mandatory value: <key>"
+    if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
         return f"{key} has no value. Give it on the command line: {key}=..."
     if isinstance(error, InterpolationKeyError):
         return f"{key}: {reason}. Correct the ${{...}} in the configuration or set {key} on the command line."

@@ -137,7 +137,10 @@ def check_checkout(script: Path, package: Path = ROOT) -> Finding | None:
         return None
     if _source_hash(checkout) == _source_hash(package):
         return green("checkout", f"scripts of {checkout}, package of {package}: the same source")
-    remedy = "name PYTHONPATH in cluster.container_env, or build the image from this checkout"
+    remedy = (
+        "pip install --no-deps -e . in this checkout; in a container build the image from it, or name PYTHONPATH in "
+        "cluster.container_env"
+    )
     return red("checkout", f"scripts of {checkout}, but the package of {package}, whose source differs", remedy)
 
 

@@ -66,6 +66,11 @@ def test_missing_value_names_the_override(capsys):
     )
 
 
+def test_missing_value_behind_an_interpolation_is_named_itself(capsys):
+    config = OmegaConf.create({"base": "???", "folder": "${base}/run"})
+    assert "base has no value. Give it on the command line: base=..." in message_of(lambda: config.folder, capsys)
+
+
 def test_unknown_key_lists_the_known_ones(capsys):
     config = OmegaConf.create({"model": {"width": 4, "depth": 2}})
     OmegaConf.set_struct(config, True)
