@@ -74,7 +74,9 @@ def test_missing_value_behind_an_interpolation_is_named_itself(capsys):
 def test_unknown_key_lists_the_known_ones(capsys):
     config = OmegaConf.create({"model": {"width": 4, "depth": 2}})
     OmegaConf.set_struct(config, True)
-    assert "no key model.widht. Did you mean width? Known here: depth, width." in message_of(lambda: config.model.widht, capsys)
+    assert "no key model.widht. Did you mean width? Known here: depth, width." in message_of(
+        lambda: config.model.widht, capsys
+    )
 
 
 def test_broken_interpolation_is_named(capsys):
