@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,7 @@ def describe_refusal(error: Exception, words: list[str], groups: dict[str, list[
             "colons in quotes of its own: 'question=\"What is this, and why?\"'."
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option}: there is no such option.{suggestion(option, error.options)}"
+        return _describe_option(error.missing_cfg_file, error.options, groups)
     if isinstance(error, yaml.YAMLError):
         return f"{_place(error)}: not YAML ({getattr(error, 'problem', None) or error}). Correct the file."
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
@@ -160,6 +159,19 @@ def describe_refusal(error: Exception, words: list[str], groups: dict[str, list[
         text = f"configuration has no key {full_key}.{suggestion(full_key, keys)}" if unknown else describe(cause)
         return text or str(cause)
     return _describe_choice(str(error), words, groups)
+
+
+def _describe_option(missing: str, options: Sequence[str], groups: dict[str, list[str]]) -> str:
+    """What is wrong with an option, where `missing` is ``GROUP/OPTION``: misspelt, or a file instead of a name."""
+    group = next((name for name in groups if missing.startswith(f"{name}/")), missing.rpartition("/")[0])
+    option = missing.removeprefix(f"{group}/")
+    if "/" not in option and not option.endswith((".yaml", ".yml")):
+        return f"{group}={option}: there is no such option.{suggestion(option, options)}"
+    name = Path(option).stem
+    return (
+        f"{group}={option}: this takes a name, not a file. For a file of your own, FOLDER/{group}/{name}.yaml, give "
+        f"'hydra.searchpath=[file://FOLDER]' {group}={name}. Known here: {', '.join(sorted(options))}."
+    )
 
 
 def _place(error: yaml.YAMLError) -> str:

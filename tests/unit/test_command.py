@@ -56,6 +56,11 @@ def test_runs_and_shows_its_file_as_help(script: Path) -> None:
         (["outt=a"], "fruit is not chosen. Give fruit=NAME, one of apple, pear."),
         (["fruti=pear"], "fruit is not chosen. Did you mean it by fruti? Give fruit=NAME, one of apple, pear."),
         (["fruit=paer"], "fruit=paer: there is no such option. Did you mean pear? Known here: apple, pear."),
+        (
+            ["fruit=/mine/pear.yaml"],
+            "fruit=/mine/pear.yaml: this takes a name, not a file. For a file of your own, FOLDER/fruit",
+        ),
+        (["fruit=plum.yaml"], "'hydra.searchpath=[file://FOLDER]' fruit=plum. Known here: apple, pear."),
         (["fruit=pear", "outt=a"], "configuration has no key outt. Did you mean out? Known here: fruit, out."),
         (["fruit=pear", "fruit.sedes=1"], "no key fruit.sedes. Did you mean seeds? Known here: name, seeds."),
         (["fruit=pear", "out"], "cannot read 'out' (missing EQUAL at '<EOF>'). Write KEY=VALUE;"),
