@@ -71,7 +71,7 @@ class Prompt(Conversation):
 
     last_speaker = "user"
 
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def question(self) -> str:
@@ -92,7 +92,7 @@ class CandidateSet(Record):
 
     prompt_id: str
     candidates: tuple[Candidate, ...] = Field(min_length=1)
-    sampling: dict[str, Any] = {}
+    sampling: dict[str, Any] = Field(default_factory=dict)
 
 
 class RatedCandidate(Record):
@@ -128,7 +128,7 @@ class TrainingExample(Conversation):
     last_speaker = "assistant"
 
     attributes: dict[str, float] | None = None
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 class PreferenceExample(Conversation):
@@ -143,7 +143,7 @@ class PreferenceExample(Conversation):
     rejected_score: float | None = None
     reference_chosen_log_prob: float | None = None
     reference_rejected_log_prob: float | None = None
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _answers_differ(self) -> Self:

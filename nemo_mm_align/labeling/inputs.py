@@ -183,8 +183,10 @@ class LabelInputs:
 
     def _parse(self, kind: type[RecordType], text: bytes, path: Path, line: int) -> RecordType | None:
         """Return the record of a line; None where it is none, which is noted as a fault."""
-        with self._noting(path, line):
+        try:
             return parse_line(kind, text, path, line)
+        except RecordError as error:
+            self._faults.append(str(error))
         self._unreadable.add(path)
         return None
 
