@@ -51,19 +51,15 @@ def command(name: str, host: Callable[[], Host] | None = None) -> Callable[[Task
             @functools.wraps(function)
             def task(config: DictConfig) -> None:
                 _set(FULL_ERROR, asked)
-                check_keys(
-                    map(str, config), top_level_keys(folder, name)
-                )  # Hydra takes over those of a user's YAML files
+                # Hydra refuses unknown words of the command line alone; keys of a user's YAML files it takes over.
+                check_keys(map(str, config), top_level_keys(folder, name))
                 function(config)
 
             try:
                 with _hydra_raises(asked):
                     _host(host)(config_path="../conf", config_name=name)(user_errors(task))()
-            except (
-                HydraException,
-                OmegaConfBaseException,
-                yaml.YAMLError,
-            ) as error:  # of composing; the task has its own
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+                # Of composing: the task ends with its own.
                 if asked == "1":
                     raise
                 end(describe_refusal(error, sys.argv[1:], groups_of(folder, name), top_level_keys(folder, name)))
@@ -98,6 +94,7 @@ def _set(variable: str, value: str | None) -> None:
         os.environ[variable] = value
 
 
+@functools.cache
 def _configuration(folder: Path, name: str) -> tuple[str, list[Any], set[str]]:
     """Text, defaults list and keys of a configuration file."""
     text = (folder / f"{name}.yaml").read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, TypeVar
@@ -91,13 +90,15 @@ class LabelInputs:
             for offset, line, text in track(numbered_lines(self.prompts, Prompt), "checking the input", total):
                 prompt = self._parse(Prompt, text, self.prompts, line)
                 if prompt is not None and self._is_chosen(prompt, line, seen):
-                    with self._noting(self.prompts, line):
+                    try:
                         key = self._key(prompt, self._read_candidates(candidates_file, prompt.id), context, fingerprint)
                         self.keys.append(key)
                         self._places.append(offset)
                         self._numbers.append(line)
                         if not is_labelled(key):
                             self._verify_images(prompt)
+                    except UserError as error:
+                        self._note(self.prompts, line, error)
         if not seen:
             self._refuse(self.prompts, Prompt)
         if self.prompts not in self._unreadable:
@@ -186,18 +187,15 @@ class LabelInputs:
         try:
             return parse_line(kind, text, path, line)
         except RecordError as error:
-            self._faults.append(str(error))
+            self._note(path, line, error)
         self._unreadable.add(path)
         return None
 
-    @contextmanager
-    def _noting(self, path: Path, line: int) -> Iterator[None]:
-        """Note an error as a fault of a line instead of raising it."""
-        try:
-            yield
-        except RecordError as error:
+    def _note(self, path: Path, line: int, error: UserError) -> None:
+        """Note an error as a fault of a line; a `RecordError` names its own."""
+        if isinstance(error, RecordError):
             self._faults.append(str(error))
-        except UserError as error:
+        else:
             self._fault(path, line, str(error))
 
     def _fault(self, path: Path, line: int, problem: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -18,7 +17,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import ImageProcessor
-from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig, VisionConfig
+from nemo_mm_align.model.config import EngineConfig, LoRAConfig, VisionConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.huggingface_compose import compose_llava
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
@@ -26,20 +25,14 @@ from nemo_mm_align.model.huggingface_names import canonical_name
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.huggingface_peft import export_peft, load_peft
 from nemo_mm_align.model.llava import Llava, build_llava
-from nemo_mm_align.parallel import runtime
 from nemo_mm_align.prompts import with_attributes
 from nemo_mm_align.records import Turn
 from tests.tiny_llava import LORA, make_llava, micro_batch
 from tests.unit.toy_tokenizers import byte_level
 
+pytestmark = pytest.mark.usefixtures("process_group")
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    runtime.initialize(ParallelConfig(), seed=1)
-    yield
-    runtime.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, LoRAConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
-from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optimizer import OptimConfig
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.step import TrainingEngine
 from tests.tiny_llava import make_llava, micro_batch
 
+pytestmark = pytest.mark.usefixtures("process_group")
+
 LINEAR = {"lr": 1e3, "eps": 1e3, "projector_lr": None, "schedule": "constant", "warmup_ratio": 0.0}
 """AdamW's first step is rate x gradient / (|gradient| + eps): with these, the gradient itself."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    runtime.initialize(ParallelConfig(), seed=1)
-    yield
-    runtime.shutdown()
 
 
 @pytest.fixture(scope="module")
