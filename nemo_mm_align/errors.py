@@ -16,7 +16,8 @@ class RecordError(UserError):
 
     def __init__(self, path: str | Path, line: int, problem: str, remedy: str = "") -> None:
         self.path, self.line, self.problem, self.remedy = Path(path), line, problem, remedy
-        super().__init__(f"{path}:{line}: {problem}" + (f" Remedy: {remedy}" if remedy else ""))
+        stop = "" if problem.endswith((".", "!", "?")) else "."
+        super().__init__(f"{path}:{line}: {problem}" + (f"{stop} Remedy: {remedy}" if remedy else ""))
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

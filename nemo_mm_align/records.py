@@ -52,13 +52,15 @@ class Conversation(Record):
     def _consistent(self) -> Self:
         roles = [turn.role for turn in self.turns]
         body = roles[1:] if roles[:1] == ["system"] else roles
-        expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(body))]
-        if body != expected or not body or body[-1] != self.last_speaker:
+        if body != (["user", "assistant"] * len(body))[: len(body)] or not body or body[-1] != self.last_speaker:
             order = "alternate user, assistant, ... (after an optional system turn)"
             raise ValueError(f"turns must {order} and end with {self.last_speaker}; got {roles}")
-        if any(IMAGE_PLACEHOLDER in turn.content for turn in self.turns if turn.role != "user"):
-            raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
-        placeholders = sum(turn.content.count(IMAGE_PLACEHOLDER) for turn in self.turns)
+        placeholders = 0
+        for turn in self.turns:
+            count = turn.content.count(IMAGE_PLACEHOLDER)
+            if count and turn.role != "user":
+                raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
+            placeholders += count
         if placeholders != len(self.images):
             raise ValueError(
                 f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(self.images)} images; write one per image"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic_core import from_json
 
 from nemo_mm_align.labeling.judge import PERMANENT_KINDS, SERVICE_KINDS
 from nemo_mm_align.labeling.running.spending import Spending
@@ -80,10 +81,9 @@ class Index:
 
     def note(self, line: bytes, offset: int, since: str) -> bool:
         """Note what a line of the file says; False where it is no line of a ledger."""
-        if self._note_success(line, offset, since):
-            return True
         try:
-            self._note_any(json.loads(line), offset, since)
+            if not self._note_success(line, offset, since):
+                self._note_any(from_json(line), offset, since)
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
         return True
@@ -97,7 +97,7 @@ class Index:
         if head is None or not line.endswith(b"}\n"):
             return False
         key, configuration, usage_text, seconds_text, ended = head.groups()
-        usage = json.loads(usage_text.decode()) if usage_text else {}
+        usage = from_json(usage_text) if usage_text else {}
         seconds = float(seconds_text) if seconds_text else 0.0
         self.add_success(key.decode(), offset)
         self.add_cost(configuration.decode(), usage, "", seconds)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nemo_mm_align.labeling.batch.reader import BatchReader
 from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
-from nemo_mm_align.labeling.judges.human.session import HumanSession
 from nemo_mm_align.labeling.ledger import Ledger
+
+if TYPE_CHECKING:
+    from nemo_mm_align.labeling.judges.human.session import HumanSession
 
 
 def calls_service(batch: BatchSettings, judge: Judge) -> bool:
@@ -24,5 +28,8 @@ def other_run(
     if batch.read:
         return BatchReader(context, ledger, batch)
     if isinstance(context.judge, HumanJudge):
+        # Page and server, which no other run needs.
+        from nemo_mm_align.labeling.judges.human.session import HumanSession
+
         return HumanSession(context.judge, context, ledger, inputs)
     return None
