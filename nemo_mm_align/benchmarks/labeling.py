@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from nemo_mm_align.benchmarks.labeling_inputs import write_inputs
 from nemo_mm_align.benchmarks.labeling_kills import measure_kills
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.file_state import SETTLED_S
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,11 @@ def session(scratch: Path, prompts: int, images: int, delay_s: float) -> Iterato
 
 
 def measure_rate(settings: Mapping[str, Any], scratch: Path, images: bool, processes: int) -> dict[str, Any]:
-    """Rate between the first arrival and the last reply, as a share of concurrency / delay, and the client's cost."""
+    """Rate between the first arrival and the last reply, as a share of concurrency / delay, and the client's cost.
+
+    The cost of a call is the difference between two processes, one that makes all calls and one that makes none. It says
+    something only where it is large beside what the second one takes by itself, which varies.
+    """
     count, delay = settings["image_prompts" if images else "text_prompts"], settings["delay_s"]
     pace = [f"runner.concurrency={settings['concurrency']}", f"runner.processes={processes}"]
     with session(scratch, count, IMAGES * images, delay) as (command, server):
@@ -50,6 +56,8 @@ def measure_rate(settings: Mapping[str, Any], scratch: Path, images: bool, proce
         "processes": processes,
         "rate": rate,
         "share": rate / (settings["concurrency"] / delay),
+        "cpu_seconds": run.cpu_seconds,
+        "cpu_seconds_without_calls": again.cpu_seconds,
         "cpu_seconds_per_call": (run.cpu_seconds - again.cpu_seconds) / count,
         "seconds": run.seconds,
         "seconds_without_calls": again.seconds,
@@ -78,32 +86,45 @@ def measure_limit(settings: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
 def most_in_window(times: Sequence[float], seconds: float) -> int:
     """Return how many of the sorted `times` fall, at most, into a half-open window of so many seconds."""
     first, most = 0, 0
-    for last, time in enumerate(times):
-        while time - times[first] >= seconds:
+    for last, moment in enumerate(times):
+        while moment - times[first] >= seconds:
             first += 1
         most = max(most, last - first + 1)
     return most
 
 
 def measure_scale(settings: Mapping[str, Any], scratch: Path, count: int) -> dict[str, Any]:
-    """Memory of a run over `count` prompts, and the start of a resume that finds all but the last in the ledger."""
+    """Memory of a run over `count` prompts, and the start of resumes that find all but the last one in the ledger.
+
+    The first resume finds its input as it was checked by the run before, the second one has to check it again.
+    """
     with session(scratch, count, 0, 0.0) as (command, server):
+        time.sleep(SETTLED_S)  # files that were written a moment ago are not trusted to stay as they are
         run = command.run()
-        lines = command.ledger.read_bytes().splitlines(keepends=True)
-        command.ledger.write_bytes(b"".join(lines[:-1]))
-        resumed = command.run()
-        first = server.requests()[-1]["time"]
-        if len(server.requests()) != count + 1:
-            raise RuntimeError(f"{len(server.requests())} requests for {count} prompts and one resume")
+        ledger_bytes = command.ledger.stat().st_size
+        resumed = _resume(command, server)
+        command.ledger.with_suffix(".inputs").unlink()
+        again = _resume(command, server)
+        if len(server.requests()) != count + 2:
+            raise RuntimeError(f"{len(server.requests())} requests for {count} prompts and two resumes")
     return {
         "prompts": count,
-        "ledger_bytes": sum(map(len, lines)),
+        "ledger_bytes": ledger_bytes,
         "seconds": run.seconds,
         "peak_bytes": run.peak_bytes,
-        "resume_peak_bytes": resumed.peak_bytes,
-        "resume_seconds": first - resumed.started,
+        "resume_peak_bytes": resumed["peak_bytes"],
+        "resume_seconds": resumed["seconds"],
+        "resume_with_check_seconds": again["seconds"],
         "load_after": load_average(),
     }
+
+
+def _resume(command: LabelCommand, server: ServerProcess) -> dict[str, float]:
+    """Drop the last line of the ledger and run again: seconds to the first request, most memory in bytes."""
+    lines = command.ledger.read_bytes().splitlines(keepends=True)
+    command.ledger.write_bytes(b"".join(lines[:-1]))
+    run = command.run()
+    return {"seconds": server.requests()[-1]["time"] - run.started, "peak_bytes": run.peak_bytes}
 
 
 def measure_labeling(settings: Mapping[str, Any], scratch: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nemo_mm_align.benchmarks.dying_label import REPOSITORY, SCRIPT
 from nemo_mm_align.benchmarks.machine import peak_resident_bytes
+from nemo_mm_align.labeling.provenance import default_ledger
 
 KEY = "benchmark-key-0123456789"
 _POLL_SECONDS = 0.02
@@ -42,7 +43,7 @@ class LabelCommand:
     @property
     def ledger(self) -> Path:
         """The file of all attempts."""
-        return self.folder / "annotations.ledger.jsonl"
+        return default_ledger(self.folder / "annotations.jsonl")
 
     @property
     def output(self) -> Path:

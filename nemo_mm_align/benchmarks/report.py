@@ -167,7 +167,7 @@ def _label_rates(results: list[dict[str, Any]]) -> str:
             f"{found['prompts']:,} {'336 x 336 images' if found['images'] else 'texts'}, processes: {found['processes']}",
             f"{found['rate']:.1f}",
             f"{found['share']:.1%}",
-            f"{1000 * found['cpu_seconds_per_call']:.1f} ms",
+            _cpu_per_call(found),
             _seconds(found["seconds_without_calls"]),
             found["load_after"],
         )
@@ -175,6 +175,11 @@ def _label_rates(results: list[dict[str, Any]]) -> str:
     ]
     head = ("", "calls/s", "of the ideal", "processor time per call", "start and end without calls", "load")
     return "**Labelling, rate** (four candidates of 60 words; ideal: concurrency / latency)\n\n" + _table(head, rows)
+
+
+def _cpu_per_call(found: dict[str, Any]) -> str:
+    calls, base = found["prompts"] * found["cpu_seconds_per_call"], found["cpu_seconds_without_calls"]
+    return f"{1000 * found['cpu_seconds_per_call']:.1f} ms" if calls > base else "too few calls to tell"
 
 
 def _label_limit(found: dict[str, Any]) -> str:
@@ -202,10 +207,12 @@ def _label_scale(results: list[dict[str, Any]]) -> str:
             _mib(found["ledger_bytes"]),
             _mib(found["peak_bytes"]),
             _seconds(found["resume_seconds"]),
+            _seconds(found["resume_with_check_seconds"]),
             _mib(found["resume_peak_bytes"]),
             found["load_after"],
         )
         for found in results
     ]
-    head = ("prompts", "ledger", "peak memory", "start of a resume to its first request", "its peak memory", "load")
+    resume = ("start of a resume to its first request", "the same where the input changed", "its peak memory")
+    head = ("prompts", "ledger", "peak memory", *resume, "load")
     return "**Labelling, scale** (text; libraries included)\n\n" + _table(head, rows)

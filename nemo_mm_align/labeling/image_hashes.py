@@ -5,22 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
-import time
 from pathlib import Path
 
 from nemo_mm_align.images import read_file
+from nemo_mm_align.labeling.file_state import file_state, is_settled
 
-SETTLED_S = 2.0
-"""A file that was changed so shortly before it was read may be changed again without its time showing it."""
-
-LINE = re.compile(r"([0-9a-f]{64} \d+ \d+) ([^\n]+)\n")
+LINE = re.compile(r"([0-9a-f]{64}) (\d+ \d+) ([^\n]+)\n")
 
 
 class ImageHashes:
-    """SHA-256 of images by path. A remembered one holds as long as the file's size and time of change are the same.
-
-    The time is the system's own (ctime), which no copying tool sets back.
+    """SHA-256 of images by path. A remembered one holds as long as the file is in the same state.
 
     Args:
         path: the file of hashes; None remembers nothing from one run to the next.
@@ -29,44 +23,51 @@ class ImageHashes:
 
     def __init__(self, path: Path | None = None, read_only: bool = False) -> None:
         self.path, self.read_only = path, read_only
-        self._known: dict[str, str] = {}
+        self._known: dict[str, tuple[str, str]] = {}  # hash and state
         self._seen: set[str] = set()
+        self._unsettled: set[str] = set()
         self._changed = False
         if path is not None and path.is_file():
             with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
                 matches = (LINE.fullmatch(line) for line in file)
-                self._known = {match[2]: match[1] for match in matches if match}
+                self._known = {match[3]: (match[1], match[2]) for match in matches if match}
 
     def of(self, image: Path) -> str:
         """Return the hash of an image's bytes; raise `UserError` where it cannot be read."""
         name = os.fspath(image)
         known = self._known.get(name)
-        if known is not None and (name in self._seen or known.endswith(_state(name))):
+        if known is not None and (name in self._seen or known[1] == file_state(name)):
             self._seen.add(name)
-            return known[:64]
-        state = _state(name)
+            return known[0]
+        state = file_state(name)
+        if not is_settled(state) or "\n" in name:
+            self._unsettled.add(name)
         value = hashlib.sha256(read_file(image)).hexdigest()
-        self._known[name], self._changed = value + state, True
+        self._known[name], self._changed = (value, state), True
         self._seen.add(name)
         return value
 
-    def save(self) -> None:
-        """Write the hashes of the images that this run has seen, except those that changed a moment ago."""
-        if self.path is None or self.read_only or not self._changed:
-            return
-        latest = (time.time() - SETTLED_S) * 1e9
+    @property
+    def state(self) -> str:
+        """State of the file of hashes: another one, and what was found with its hashes may not hold."""
+        return file_state(self.path) if self.path is not None else ""
+
+    def all_hold(self) -> bool:
+        """Whether every image of the file of hashes is still in the state in which it was read."""
+        return all(state == file_state(name) for name, (_, state) in self._known.items())
+
+    def save(self) -> bool:
+        """Write the hashes of the images that this run has seen, except those that changed a moment ago.
+
+        Return whether the file now holds all of them.
+        """
+        if not self._changed:
+            return True
+        if self.path is None or self.read_only:
+            return False
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            for name in self._seen:
-                if int(self._known[name].rsplit(" ", 1)[1]) < latest and "\n" not in name:
-                    file.write(f"{self._known[name]} {name}\n")
+            for name in self._seen - self._unsettled:
+                file.write(f"{' '.join(self._known[name])} {name}\n")
         temporary.replace(self.path)
-
-
-def _state(name: str) -> str:
-    """Return size and time of change of a file as a text; zeros where it is no regular file."""
-    try:
-        status = os.stat(name)
-    except OSError:
-        return " 0 0"
-    return f" {status.st_size} {status.st_ctime_ns}" if stat.S_ISREG(status.st_mode) else " 0 0"
+        return not self._unsettled

@@ -18,6 +18,11 @@ def settings_path(annotations: Path) -> Path:
     return annotations.with_name(f"{annotations.stem}.settings.json")
 
 
+def default_ledger(annotations: Path) -> Path:
+    """Return where the attempts behind an annotations file are recorded, unless the user says otherwise."""
+    return annotations.with_name(f"{annotations.stem}.ledger.jsonl")
+
+
 def report_path(annotations: Path) -> Path:
     """Return where the report on an annotations file stands."""
     return annotations.with_suffix(".html")
@@ -56,11 +61,24 @@ def read_settings(annotations: Path) -> dict[str, Any]:
     return value
 
 
-def check_same_repeat(annotations: Path, selection: Selection) -> None:
-    """Refuse to write a repetition over the annotations that it is to be compared with, or the other way round."""
+def check_selection(annotations: Path, selection: Selection) -> None:
+    """Refuse to write over annotations that the new ones do not contain: a repetition's, or those of more prompts.
+
+    Raises:
+        UserError: the annotations hold another repetition, or prompts that `selection` leaves out.
+    """
     settings = read_settings(annotations)
-    if settings and settings.get("repeat", 0) != selection.repeat:
+    if not settings or not annotations.is_file():
+        return
+    before = Selection(settings.get("repeat", 0), settings.get("sample"), settings.get("seed", 0))
+    if before.repeat != selection.repeat:
         raise UserError(
-            f"{annotations} holds judgements of repeat={settings.get('repeat', 0)}; give those of "
-            f"repeat={selection.repeat} a file of their own: out=..."
+            f"{annotations} holds judgements of repeat={before.repeat}; give those of repeat={selection.repeat} a file of "
+            "their own: out=..."
+        )
+    if not selection.contains(before):
+        raise UserError(
+            f"{annotations} holds the annotations of {before.describe()}; {selection.describe()} would replace them and "
+            "leave some out. Give the new ones a file of their own, out=..., with ledger=... of the old ones, so that "
+            "nothing is asked twice."
         )

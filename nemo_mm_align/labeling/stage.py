@@ -18,13 +18,13 @@ from nemo_mm_align.labeling.announcement import announce
 from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.batch.writer import write_batch
 from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, survey
-from nemo_mm_align.labeling.image_hashes import ImageHashes
+from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge, price_of
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.outputs import check_outputs
-from nemo_mm_align.labeling.provenance import check_same_repeat, report_path, settings_path
+from nemo_mm_align.labeling.provenance import check_selection, default_ledger, report_path, settings_path
 from nemo_mm_align.labeling.quality import report_quality
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.running.admission import Admission, open_admission
@@ -93,7 +93,7 @@ class LabelSettings(BaseModel):
     @property
     def ledger_path(self) -> Path:
         """Where the attempts are recorded."""
-        return self.ledger or self.out.with_name(f"{self.out.stem}.ledger.jsonl")
+        return self.ledger or default_ledger(self.out)
 
     @property
     def selection(self) -> Selection:
@@ -184,10 +184,10 @@ def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContex
     settings.budget.check(price_of(judge))
     if not settings.dry_run:
         check_outputs(settings.outputs)
-    check_same_repeat(settings.out, settings.selection)
+    check_selection(settings.out, settings.selection)
     context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
-    hashes = ImageHashes(settings.ledger_path.with_suffix(".images"), read_only=settings.dry_run)
-    inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root, settings.selection, hashes)
+    memory = InputMemory(settings.ledger_path, read_only=settings.dry_run)
+    inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root, settings.selection, memory)
     with Ledger(settings.ledger_path, settings.fsync_every, read_only=settings.dry_run) as ledger:
         inputs.check(context, ledger.succeeded)
         announce(inputs, context, ledger)

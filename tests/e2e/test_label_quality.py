@@ -10,7 +10,7 @@ import pytest
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.inputs import Selection
-from nemo_mm_align.labeling.provenance import check_same_repeat
+from nemo_mm_align.labeling.provenance import check_selection
 from nemo_mm_align.records import Annotation, read_records
 from tests.e2e.test_label import Command
 from tests.judge_server import judge_server, make_files
@@ -28,7 +28,14 @@ def test_a_sample_is_judged_again_and_compared(tmp_path: Path, repository: Path)
         assert code == 0, output
         assert len(server.exchanges) == 12 + 5
     with pytest.raises(UserError, match="holds judgements of repeat=0; give those of repeat=1 a file of their own"):
-        check_same_repeat(tmp_path / "annotations.jsonl", Selection(repeat=1))
+        check_selection(tmp_path / "annotations.jsonl", Selection(repeat=1))
+    with pytest.raises(UserError, match="holds the annotations of all prompts; sample=11 seed=0 would replace them"):
+        check_selection(tmp_path / "annotations.jsonl", Selection(sample=11))
+    check_selection(tmp_path / "again.jsonl", Selection(repeat=1, sample=6))
+    for smaller_or_other in (Selection(repeat=1, sample=4), Selection(repeat=1, sample=5, seed=1)):
+        with pytest.raises(UserError, match="holds the annotations of sample=5 seed=0; sample="):
+            check_selection(tmp_path / "again.jsonl", smaller_or_other)
+    check_selection(tmp_path / "again.jsonl", Selection(repeat=1))
     first = {item.prompt.id: item for item in read_records(tmp_path / "annotations.jsonl", Annotation)}
     second = list(read_records(tmp_path / "again.jsonl", Annotation))
     assert len(second) == 5 and all(item.request_key != first[item.prompt.id].request_key for item in second)

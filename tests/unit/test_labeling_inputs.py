@@ -1,12 +1,16 @@
 """What is wrong with files and folders is said before the first call, all of it at once."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.inputs import LabelInputs
+from nemo_mm_align.labeling import file_state
+from nemo_mm_align.labeling.input_memory import InputMemory
+from nemo_mm_align.labeling.input_reader import InputReader
+from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.ledger import Ledger
@@ -82,3 +86,79 @@ def test_files_that_cannot_be_written_are_named_before_any_call(tmp_path: Path) 
         check_outputs([Path("/proc/sys/out.jsonl")])
     with pytest.raises(UserError, match="the ledger cannot be opened"):
         Ledger(tmp_path / "a")
+
+
+def remembering(files: Files, schema: AttributeSchema, read_only: bool = False, **more: object) -> list[str]:
+    """The keys as a run with a ledger finds them; nothing is labelled yet."""
+    inputs = LabelInputs(
+        files.prompts_path, files.candidates_path, memory=InputMemory(files.folder / "a.jsonl", read_only), **more
+    )
+    inputs.check(LabelContext(HumanJudge("anna"), schema, True), lambda key: False)
+    assert [job.key for job in inputs.jobs()] == inputs.keys
+    assert [job.candidates.prompt_id for job in inputs.jobs()] == [job.prompt.id for job in inputs.jobs()]
+    return inputs.keys
+
+
+def test_what_was_checked_is_not_read_again_until_it_changes(
+    files: Files, helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[InputReader] = []
+    read = InputReader.read
+    monkeypatch.setattr(InputReader, "read", lambda self, choose: readings.append(self) or read(self, choose))
+
+    def found(is_read: bool, schema: AttributeSchema = helpsteer, **more: object) -> list[str]:
+        readings.clear()
+        keys = remembering(files, schema, **more)
+        assert len(readings) == is_read and keys == check(files, schema).keys
+        return keys
+
+    found(True), found(True)  # files that changed a moment ago are not trusted
+    monkeypatch.setattr(file_state, "SETTLED_S", -60.0)
+    found(True, read_only=True)
+    assert not (files.folder / "a.inputs").exists()
+    keys = found(True)
+    assert found(False) == keys == found(False, read_only=True)
+    for path in (files.prompts_path, files.candidates_path):
+        path.write_bytes(path.read_bytes())  # the same content, another time
+        assert found(True) == keys == found(False)
+    image = files.folder / files.prompts[3].images[0]
+    image.write_bytes((files.folder / files.prompts[0].images[0]).read_bytes())
+    changed = found(True)
+    assert [index for index in range(6) if keys[index] != changed[index]] == [3] and found(False) == changed
+    assert found(True, selection=Selection(sample=6)) == changed  # another selection, though of the same prompts
+    assert not set(found(True, helpsteer.model_copy(update={"attributes": helpsteer.attributes[:3]}))) & set(changed)
+
+
+def test_an_image_that_breaks_after_the_check_is_named(
+    files: Files, helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_state, "SETTLED_S", -60.0)
+    remembering(files, helpsteer)
+    (files.folder / files.prompts[2].images[0]).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"prompts.jsonl:3: .*images/2.webp: not an image"):
+        remembering(files, helpsteer)
+    (files.folder / files.prompts[2].images[0]).unlink()
+    with pytest.raises(UserError, match=r"prompts.jsonl:3: .*images/2.webp: no such image"):
+        remembering(files, helpsteer)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-20], lambda text: text + "x 1 2 3 4\n", lambda text: "\x00", str.upper]
+)
+def test_a_damaged_memory_is_not_believed(
+    files: Files, helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPatch, damage: Callable[[str], str]
+) -> None:
+    monkeypatch.setattr(file_state, "SETTLED_S", -60.0)
+    keys = remembering(files, helpsteer)
+    memory = files.folder / "a.inputs"
+    memory.write_text(damage(memory.read_text()))
+    assert remembering(files, helpsteer) == keys
+
+
+def test_a_memory_that_cannot_be_written_stops_nothing(
+    files: Files, helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(file_state, "SETTLED_S", -60.0)
+    (files.folder / "a.inputs").mkdir()
+    assert len(remembering(files, helpsteer)) == 6
+    assert "a.inputs cannot be written" in caplog.text

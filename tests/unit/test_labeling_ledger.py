@@ -13,7 +13,7 @@ import pytest
 
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.images import read_file
-from nemo_mm_align.labeling import image_hashes
+from nemo_mm_align.labeling import file_state, image_hashes
 from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.running.spending import Tokens
@@ -211,7 +211,7 @@ def test_image_hashes_hold_as_long_as_the_file_does(tmp_path: Path, monkeypatch)
 
     assert run(read_only=True) == images and not path.exists()
     assert run() == images and run() == images, "what changed a moment ago is read again"
-    monkeypatch.setattr(image_hashes, "SETTLED_S", -1.0)
+    monkeypatch.setattr(file_state, "SETTLED_S", -1.0)
     assert run() == images and run() == []
     time.sleep(0.02)
     images[0].write_bytes(b"z.png")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.labeling.provenance import default_ledger
 from nemo_mm_align.labeling.quality.collect import SCORE
 from nemo_mm_align.labeling.quality.comparison import Comparison, compare
 from nemo_mm_align.labeling.quality.report import write_report
@@ -59,7 +60,7 @@ def measure_agreement(settings: AgreementSettings) -> list[Comparison]:
         for other in settings.against:
             comparisons.append(compare(first, _read(other, schema), schema, settings.seed))
             _log(comparisons[-1])
-    ledger = settings.ledger or path.with_name(f"{path.stem}.ledger.jsonl")
+    ledger = settings.ledger or default_ledger(path)
     write_report(path, schema, ledger, settings.image_root, comparisons)
     values = [comparison.as_json() for comparison in comparisons]
     write_json(path.with_name(f"{path.stem}.agreement.json"), values)
