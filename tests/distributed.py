@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.waiting import PATIENCE_S
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -18,15 +20,24 @@ class DistributedError(AssertionError):
     """The run failed; the message holds each rank's output."""
 
 
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+    """Return a TCP port that nobody listens on, and that the system gives to nobody as long as this process lives.
+
+    A port that is merely let go of again may be anybody's before the rank that is told its number comes to listen there:
+    of a test beside this one, or of an outgoing connection. A rendezvous reuses addresses and may have it all the same.
+    """
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("127.0.0.1", 0))
+    _reserved.append(server)
+    return server.getsockname()[1]
 
 
 def run_distributed(
-    target: str | Path, nproc: int, *arguments: object, timeout: float = 300, environment: dict[str, str] | None = None
+    target: str | Path, nproc: int, *arguments: object, timeout: float = PATIENCE_S, environment: dict[str, str] | None = None
 ) -> str:
     """Run `target` under torchrun on this machine and return the output of all ranks, stdout and stderr, rank by rank.
 

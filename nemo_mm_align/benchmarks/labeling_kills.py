@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from nemo_mm_align.benchmarks.dying_label import Death, LabelStarter, label_starter
-from nemo_mm_align.benchmarks.judge_server.process import ServerProcess
+from nemo_mm_align.benchmarks.judge_server.process import ServerProcess, wait_until_alone
 from nemo_mm_align.benchmarks.labeling_command import LabelCommand
 from nemo_mm_align.benchmarks.labeling_inputs import questions
 
-_SILENCE_SECONDS = 0.3
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 600.0
 
 
 def measure_kills(command: LabelCommand, server: ServerProcess, kills: int, concurrency: int) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def measure_kills(command: LabelCommand, server: ServerProcess, kills: int, conc
                 _die(starter, command.arguments(pace), death, calls)
             else:
                 starts.append(_kill(command, server, pace, before + calls, rng))
-            time.sleep(_SILENCE_SECONDS)
+            wait_until_alone(server.address)
             paid = {request["question"] for request in server.requests()[before:]}
             in_flight = paid - {by_prompt[name] for name in known_prompts(command)}
             most = max(most, len(in_flight))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.benchmarks.judge_server.server import Behaviour, JudgeServer
+from nemo_mm_align.benchmarks.judge_server.server import CONNECTIONS, Behaviour, JudgeServer
+
+_PATIENCE_SECONDS = 300.0
 
 
 @contextmanager
@@ -24,14 +28,37 @@ def judge_server(
     server, loop = JudgeServer(behaviour, delay, allow_text=allow_text), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="judge-server", daemon=True)
     thread.start()
-    asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(_PATIENCE_SECONDS)
     try:
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(_PATIENCE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join()
         loop.close()
+
+
+def wait_until_alone(address: str) -> None:
+    """Return once a server has noticed that all its clients are gone: what they sent before counts as received.
+
+    Connections are taken in the order in which they were made, so this one finds those of clients that ended before it.
+
+    Raises:
+        RuntimeError: a client stays.
+    """
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=_PATIENCE_SECONDS)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    try:
+        while True:
+            connection.request("GET", CONNECTIONS)
+            others = json.loads(connection.getresponse().read())["others"]
+            if not others:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{others} connections to {address} stay open")
+            time.sleep(0.002)
+    finally:
+        connection.close()
 
 
 @dataclass

@@ -76,6 +76,9 @@ def honest(exchange: Exchange) -> Reply:
 
 Behaviour = Callable[[Exchange], Reply | None]
 
+CONNECTIONS = "/connections"
+"""Tells how many connections other than the asker's are open."""
+
 
 class JudgeServer:
     """The server.
@@ -110,11 +113,6 @@ class JudgeServer:
         """Most requests that waited for a reply at once."""
         return self._load.most_in_flight
 
-    @property
-    def connections(self) -> int:
-        """Connections that are open now."""
-        return len(self._connections)
-
     async def start(self, port: int = 0) -> None:
         """Listen on 127.0.0.1 and set `address`."""
         loop = asyncio.get_running_loop()
@@ -132,6 +130,8 @@ class JudgeServer:
         await asyncio.sleep(0)
 
     def _answer(self, request: HttpRequest) -> Reply:
+        if request.path == CONNECTIONS:
+            return Reply({"others": len(self._connections) - 1})
         reply = self._reply_to(request)
         reply.delay += self.delay
         return reply
