@@ -5,14 +5,27 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from nemo_mm_align.benchmarks.judge_server.faults import NEVER_S
+from nemo_mm_align.benchmarks.judge_server.process import wait_until_alone
 from nemo_mm_align.records import Annotation, read_records
-from tests.judge_server import Exchange, Files, JudgeServer, Reply, error, judge_server, make_files, true_ratings
+from tests.judge_server import (
+    Behaviour,
+    Exchange,
+    Files,
+    JudgeServer,
+    Reply,
+    error,
+    honest,
+    judge_server,
+    make_files,
+    true_ratings,
+)
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -41,7 +54,7 @@ class Command:
 
     def run(self, *overrides: str) -> tuple[int, str]:
         process = self.start(*overrides)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE_S)
         return process.returncode, output + errors
 
 
@@ -60,23 +73,34 @@ def assert_complete(files: Files) -> None:
 
 
 def wait_for(server: JudgeServer, count: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while len(server.exchanges) < count and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert len(server.exchanges) >= count, process.communicate()
+    def fault() -> str | None:
+        return None if process.poll() is None else "".join(process.communicate())
+
+    wait_until(lambda: len(server.exchanges) >= count, fault)
+
+
+def without_replies_from(number: int) -> Behaviour:
+    """A service that lets all requests wait from this one on: however late a kill comes, it comes within the work."""
+
+    def behaviour(exchange: Exchange) -> Reply | None:
+        return None if exchange.number < number else Reply("{}", delay=NEVER_S)
+
+    return behaviour
 
 
 def test_a_killed_command_goes_on_where_it_was(tmp_path: Path, repository: Path) -> None:
     """Once, as a user does it; `test_label_kills.py` does it twenty times without the time that Python takes to start."""
     files = make_files(tmp_path, 60)
-    with judge_server(delay=0.03) as server:
+    with judge_server(without_replies_from(30), delay=0.03) as server:
         command = Command(repository, files, server)
         process = command.start()
         wait_for(server, 20, process)
         process.kill()
         process.communicate()
+        wait_until_alone(server.address)
+        server.behaviour = None
         known, before = len({attempt["key"] for attempt in attempts(files)}), len(server.exchanges)
-        assert known >= 20 - CONCURRENCY and before - known <= CONCURRENCY
+        assert 20 - CONCURRENCY <= known <= 30 and before - known <= CONCURRENCY
         code, output = command.run()
         assert code == 0, output
         assert len(server.exchanges) - before == 60 - known, "what the ledger knows is not asked again"
@@ -87,16 +111,23 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path, repository: Path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_calls_in_flight_end(tmp_path: Path, repository: Path, number: signal.Signals) -> None:
     files = make_files(tmp_path, 40)
-    with judge_server(delay=0.1) as server:
+
+    def behaviour(exchange: Exchange) -> Reply:
+        reply = honest(exchange)
+        reply.delay = 0.0 if exchange.number < 8 else 2.0  # a signal that is noticed late still finds calls in flight
+        return reply
+
+    with judge_server(behaviour) as server:
         command = Command(repository, files, server)
         process = command.start()
-        wait_for(server, 8, process)
+        wait_for(server, 10, process)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 128 + number, errors
         asked = len(server.exchanges)
         assert asked < 40 and len(attempts(files)) == asked, "each call that was made is in the ledger"
         assert len(list(read_records(files.folder / "annotations.jsonl", Annotation))) == asked
+        server.behaviour = None
         assert command.run()[0] == 0
         assert len(server.exchanges) == 40
     assert_complete(files)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import requests
 
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import Files, make_files
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -41,6 +41,10 @@ def labelling(files: Files, repository: Path) -> Iterator[tuple[subprocess.Popen
     finally:
         process.kill()
         process.communicate()
+
+
+class BetweenPages(AssertionError):
+    """The browser refused a call; it does so as well while one page gives way to the next."""
 
 
 class Browser:
@@ -79,17 +83,20 @@ class Browser:
             line, _, self._buffer = self._buffer.partition(b"\0")
             reply = json.loads(line)
             if reply.get("id") == self._number:
-                assert "error" not in reply, reply
+                if "error" in reply:
+                    raise BetweenPages(reply)
                 return reply["result"]
 
     def evaluate(self, expression: str) -> Any:
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        end = time.monotonic() + 20
-        while not self.evaluate(expression):
-            assert time.monotonic() < end, expression
-            time.sleep(0.05)
+        def holds() -> bool:
+            with suppress(BetweenPages):
+                return bool(self.evaluate(expression))
+            return False
+
+        wait_until(holds)
 
     def press(self, key: str, code: int, modifiers: int = 0, text: str = "") -> None:
         common = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
@@ -144,7 +151,7 @@ def test_a_prompt_is_labelled_with_the_keyboard_alone(browser: Browser, tmp_path
         browser.wait("document.getElementById('complete') !== null")
         browser.evaluate("document.getElementById('stop').click()")
         browser.wait("document.getElementById('finished') !== null")
-        process.wait(60)
+        process.wait(PATIENCE_S)
     assert process.returncode == 0
     (annotation,) = read_records(tmp_path / "out.jsonl", Annotation)
     by_text = {candidate.text.strip(): list(candidate.ratings.values()) for candidate in annotation.candidates}
@@ -156,11 +163,11 @@ def test_a_prompt_is_labelled_with_the_keyboard_alone(browser: Browser, tmp_path
 def test_ctrl_c_keeps_what_was_saved(tmp_path: Path, repository: Path) -> None:
     files = make_files(tmp_path, 2)
     with labelling(files, repository) as (process, address):
-        page = requests.get(address, timeout=5).text
+        page = requests.get(address, timeout=60).text
         fields = dict.fromkeys(re.findall(r'name="(score-[^"]+)"', page), "3")
         key = re.search(r'name="key" value="([0-9a-f]+)"', page)
-        assert key and requests.post(address, data={"key": key[1], **fields}, timeout=5).status_code == 200
+        assert key and requests.post(address, data={"key": key[1], **fields}, timeout=60).status_code == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 128 + signal.SIGINT
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGINT
     (annotation,) = read_records(tmp_path / "out.jsonl", Annotation)
     assert annotation.judge == "human:anna" and annotation.candidates[0].ratings["verbosity"] == 3

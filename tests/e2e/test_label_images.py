@@ -26,7 +26,7 @@ def run(helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(server: JudgeServer, files: Files, **changes: object) -> None:
         paths = {"prompts": files.prompts_path, "candidates": files.candidates_path, "out": files.folder / "out.jsonl"}
         settings = LabelSettings.model_validate({**paths, "attribute_schema": helpsteer, **changes})
-        label(settings, GeminiJudge("gemini-test", api_endpoint=server.address, timeout_s=5))
+        label(settings, GeminiJudge("gemini-test", api_endpoint=server.address, timeout_s=60))
 
     return run
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.benchmarks.dying_label import TORN_BYTES, Death, LabelStarter, label_starter
+from nemo_mm_align.benchmarks.judge_server.process import wait_until_alone
 from nemo_mm_align.labeling.ledger import Ledger
-from tests.e2e.test_label import KEY, assert_complete, attempts
+from tests.e2e.test_label import KEY, assert_complete, attempts, without_replies_from
 from tests.judge_server import Files, JudgeServer, judge_server, make_files
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -39,12 +41,15 @@ class KilledRuns:
             self.starter.start(self.arguments, death, at=self.rng.randrange(5, 12))
             assert self.starter.wait() == -(signal.SIGXFSZ if death == "torn_line" else signal.SIGKILL)
         else:
+            count = asked + self.rng.randrange(4, 14)
+            self.server.behaviour = without_replies_from(count + CONCURRENCY)  # the kill may come late, not too late
             child = self.starter.start(self.arguments)
-            self.wait_for(asked + self.rng.randrange(4, 14), child)
+            wait_until(lambda: len(self.server.exchanges) >= count, lambda: self.ended(child))
             time.sleep(self.rng.uniform(0, 0.03))
             os.kill(child, signal.SIGKILL)
             assert self.starter.wait() == -signal.SIGKILL
-        self.wait_for_silence()
+            self.server.behaviour = None
+        wait_until_alone(self.server.address)
         torn = not self.ledger.read_bytes().endswith(b"\n")
         assert torn == (death == "torn_line")
         paid = {exchange.question for exchange in self.server.exchanges[asked:]}
@@ -64,17 +69,8 @@ class KilledRuns:
         Path(copy).unlink()
         return {self.files.question(int(line["prompt_id"][1:])) for line in lines}
 
-    def wait_for(self, count: int, child: int) -> None:
-        deadline = time.monotonic() + 60
-        while len(self.server.exchanges) < count:
-            alive = Path(f"/proc/{child}").exists() and time.monotonic() < deadline
-            assert alive, (self.files.folder / "output.txt").read_text()
-            time.sleep(0.002)
-
-    def wait_for_silence(self) -> None:
-        """Wait until the server has noticed that its client is gone: what was sent before counts as asked."""
-        while self.server.connections:
-            time.sleep(0.002)
+    def ended(self, child: int) -> str | None:
+        return None if Path(f"/proc/{child}").exists() else (self.files.folder / "output.txt").read_text()
 
 
 def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:

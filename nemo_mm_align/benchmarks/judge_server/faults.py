@@ -36,8 +36,8 @@ def _rate_limit(exchange: Exchange, header: str | None = None, body: str | None 
 
 
 def _date() -> str:
-    # An HTTP date has whole seconds: one more keeps the wait above RETRY_AFTER_S.
-    return format_datetime(datetime.now(UTC) + timedelta(seconds=RETRY_AFTER_S + 1), usegmt=True)
+    # An HTTP date has whole seconds, and the client reads it later: two more keep the wait above RETRY_AFTER_S.
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=RETRY_AFTER_S + 2), usegmt=True)
 
 
 def _page(exchange: Exchange) -> Reply:
