@@ -1,33 +1,28 @@
 """A job as a Kubernetes manifest: a PyTorchJob (kubeflow.org/v1) for stages of many ranks, a plain Job for the others.
 
 The training operator gives each pod of a PyTorchJob its place through ``PET_*`` variables (nodes, node rank, processes,
-address and port of the first pod), which torchrun reads; see pkg/controller.v1/pytorch/envvar.go of the operator.
+address and port of the first pod), which torchrun reads; see pkg/controller.v1/pytorch/envvar.go of the operator. A pod
+that fails with an exit code below 128 ends its job, with one above it is made anew (restartPolicy ExitCode,
+pkg/controller.v1/common/pod.go).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from nemo_mm_align.launch import script
+from nemo_mm_align.cli import EXIT_CODE as SETTINGS_EXIT_CODE
 from nemo_mm_align.launch.jobs import Job
-from nemo_mm_align.launch.settings import KubernetesCluster, LaunchSettings
-from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
+from nemo_mm_align.launch.kubernetes_script import pod_script
+from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
+from nemo_mm_align.launch.settings import LaunchSettings
 
 NETWORK_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
+_CONTAINER = "pytorch"  # the operator looks for this name
 _LONGEST_NAME = 52  # of 63: the operator appends -worker-NN
-
-_STOP = """\
-# A pod that has to leave gets TERM: the ranks look for this file, save and end.
-rm -f "$stop_file"
-trap 'interrupted=yes; echo "asked to stop"; touch "$stop_file"' TERM"""
-
-_STOP_SINGLE = """\
-# A pod that has to leave gets TERM and hands it on.
-task=
-trap 'interrupted=yes; echo "asked to stop"; [ -z "$task" ] || kill -TERM "$task"' TERM"""
 
 
 def render_manifest(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -> str:
@@ -55,7 +50,7 @@ def condition(job: Job) -> str:
 
 def _pytorch_job(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -> dict[str, Any]:
     def replicas(count: int) -> dict[str, Any]:
-        return {"replicas": count, "restartPolicy": "OnFailure", "template": _pod(job, settings, cluster)}
+        return {"replicas": count, "restartPolicy": "ExitCode", "template": _pod(job, settings, cluster)}
 
     specs = {"Master": replicas(1)} | ({"Worker": replicas(job.nodes - 1)} if job.nodes > 1 else {})
     return {
@@ -64,9 +59,8 @@ def _pytorch_job(job: Job, settings: LaunchSettings, cluster: KubernetesCluster)
         "metadata": _metadata(job, cluster),
         "spec": {
             "nprocPerNode": str(job.processes_per_node),
-            # The operator gives up when the restarts of all pods together reach the limit, and one fault restarts every
-            # pod. Pods that still run when it gives up must not keep their GPUs.
-            "runPolicy": {"backoffLimit": cluster.max_requeues * job.nodes + 1, "cleanPodPolicy": "Running"},
+            # Pods that still run when another has ended the job must not keep their GPUs.
+            "runPolicy": {"cleanPodPolicy": "Running"},
             "pytorchReplicaSpecs": specs,
         },
     }
@@ -74,48 +68,90 @@ def _pytorch_job(job: Job, settings: LaunchSettings, cluster: KubernetesCluster)
 
 def _job(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -> dict[str, Any]:
     template = _pod(job, settings, cluster)
-    template["spec"]["restartPolicy"] = "OnFailure"
+    template["spec"]["restartPolicy"] = "Never"  # what a policy for failures needs
+    mistake = {"containerName": _CONTAINER, "operator": "In", "values": [SETTINGS_EXIT_CODE]}
+    rules = [
+        {"action": "FailJob", "onExitCodes": mistake},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},  # preempted, drained
+    ]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(job, cluster),
-        "spec": {"backoffLimit": cluster.max_requeues, "template": template},
+        "spec": {
+            "backoffLimit": cluster.max_requeues,
+            "podFailurePolicy": {"rules": rules},
+            "template": template,
+        },
     }
 
 
 def _metadata(job: Job, cluster: KubernetesCluster) -> dict[str, Any]:
-    return {"name": object_name(job, cluster), "namespace": cluster.namespace}
+    return {
+        "name": object_name(job, cluster),
+        "namespace": cluster.namespace,
+        **_tags(cluster.labels, cluster.annotations),
+    }
+
+
+def _tags(labels: Mapping[str, str], annotations: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    tags = {"labels": dict(labels), "annotations": dict(annotations)}
+    return {name: values for name, values in tags.items() if values}
 
 
 def _pod(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -> dict[str, Any]:
     volumes, mounts = _volumes(cluster)
     container: dict[str, Any] = {
-        "name": "pytorch",  # the operator looks for this name
+        "name": _CONTAINER,
         "image": settings.container,
-        "command": ["bash", "-c", _script(job, settings)],
+        "command": ["bash", "-c", pod_script(job, settings, cluster)],
         "workingDir": str(settings.launcher_scripts_path),
         "envFrom": [{"secretRef": {"name": cluster.env_secret}}] if cluster.env_secret else None,
-        "resources": {"limits": _limits(job, cluster)} if job.ranked else None,
+        "resources": _resources(job, cluster) or None,
         "securityContext": {"capabilities": {"add": list(cluster.capabilities)}} if job.ranked else None,
         "volumeMounts": mounts,
     }
+    dns = "ClusterFirstWithHostNet" if cluster.host_network else None  # else pods would not find each other by name
     spec = {
         "containers": [_present(container)],
         "volumes": volumes,
+        "nodeSelector": _node_selector(job, cluster) or None,
+        "tolerations": [item.model_dump(exclude_none=True) for item in cluster.tolerations] or None,
+        "priorityClassName": cluster.priority_class,
+        "securityContext": _user(cluster) or None,
         "imagePullSecrets": [{"name": cluster.pull_secret}] if cluster.pull_secret else None,
-        "dnsPolicy": cluster.dns_policy,
+        "hostNetwork": True if cluster.host_network else None,
+        "dnsPolicy": cluster.dns_policy or dns,
         "schedulerName": cluster.scheduler,
         "serviceAccountName": cluster.service_account,
         "terminationGracePeriodSeconds": cluster.termination_grace_s,
     }
-    annotation = cluster.ib_interfaces.annotation
-    head = {"metadata": {"annotations": {NETWORK_ANNOTATION: annotation}}} if annotation and job.ranked else {}
-    return {**head, "spec": _present(spec)}
+    network = cluster.ib_interfaces.annotation if job.ranked else None
+    tags = _tags(cluster.labels, {**cluster.annotations, **({NETWORK_ANNOTATION: network} if network else {})})
+    return {**({"metadata": tags} if tags else {}), "spec": _present(spec)}
 
 
-def _limits(job: Job, cluster: KubernetesCluster) -> dict[str, str]:
+def _resources(job: Job, cluster: KubernetesCluster) -> dict[str, dict[str, str]]:
+    given = cluster.resources if job.ranked else cluster.cpu_resources
     gpus = {cluster.gpu_resource: job.processes_per_node} if cluster.gpus_per_node else {}
-    return {name: str(count) for name, count in {**gpus, **cluster.ib_interfaces.resources}.items()}
+    devices = {**gpus, **cluster.ib_interfaces.resources} if job.ranked else {}
+    limits = {name: str(count) for name, count in devices.items()}
+    resources = {
+        "requests": {str(name): quantity for name, quantity in given.requests.items()},
+        "limits": {str(name): quantity for name, quantity in given.limits.items()} | limits,
+    }
+    return {name: values for name, values in resources.items() if values}
+
+
+def _node_selector(job: Job, cluster: KubernetesCluster) -> dict[str, str]:
+    if job.ranked or cluster.cpu_node_selector is None:
+        return dict(cluster.node_selector)
+    return dict(cluster.cpu_node_selector)
+
+
+def _user(cluster: KubernetesCluster) -> dict[str, int]:
+    ids = {"runAsUser": cluster.user, "runAsGroup": cluster.group, "fsGroup": cluster.group}
+    return {name: number for name, number in ids.items() if number is not None}
 
 
 def _volumes(cluster: KubernetesCluster) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -127,28 +163,6 @@ def _volumes(cluster: KubernetesCluster) -> tuple[list[dict[str, Any]], list[dic
         volumes.append({"name": name, **{key: value for key, value in source.items() if key != "mountPath"}})
         mounts.append({"name": name, "mountPath": source["mountPath"]})
     return volumes, mounts
-
-
-def _script(job: Job, settings: LaunchSettings) -> str:
-    # A port of their own: the last of the checks may end while a pod that was faster starts the stage.
-    checks = ["run", *_words(script.preflight_command(job), job, settings, '--master-port="$((MASTER_PORT + 1))"')]
-    parts = [
-        ["set -u"],
-        script.variable_lines(job, settings),
-        [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
-        [_STOP if job.ranked else _STOP_SINGLE],
-        [RUN_FUNCTION],
-        script.preflight_lines(command_lines(checks)) if settings.preflight else [],
-        [*command_lines(["run", *_words(script.stage_command(job), job, settings)]), "code=$?"],
-        script.end_lines(job),
-    ]
-    return script.text_of(parts)
-
-
-def _words(command: script.Command, job: Job, settings: LaunchSettings, *options: str) -> list[str]:
-    if job.ranked:
-        return torchrun_words(settings.python, options, command.script, command.overrides)
-    return python_words(settings.python, command.script, command.overrides)
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:

@@ -84,13 +84,21 @@ def environment(job: Job, settings: LaunchSettings) -> dict[str, str]:
     return {**own, **settings.env_vars}
 
 
-def preflight_lines(words: list[str]) -> list[str]:
-    """Return the checks and what follows from them; `words` is the command, broken into lines."""
+PREFLIGHT = "# Machine, ranks, paths and layout first: red ends the job here."
+
+
+def preflight_lines(words: list[str], failed: str = '[ "$code" -gt 0 ]') -> list[str]:
+    """Return the checks and what follows from them.
+
+    Args:
+        words: the command, broken into lines.
+        failed: the condition in bash under which the job ends here.
+    """
     return [
-        "# Machine, ranks, paths and layout first: red ends the job here.",
+        PREFLIGHT,
         *words,
         "code=$?",
-        'if [ "$code" -gt 0 ] && [ "$code" -lt 128 ]; then',
+        f"if {failed}; then",
         '    echo "preflight failed with exit code $code; the stage was not started" >&2',
         '    exit "$code"',
         "fi",

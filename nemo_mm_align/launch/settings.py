@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.mounts import Mount, read_mount
 from nemo_mm_align.stages import STAGES
 
@@ -16,12 +17,15 @@ from nemo_mm_align.stages import STAGES
 def register_open_nodes() -> None:
     """Tell Hydra which parts of the launcher's configuration take any key; others of unknown name are errors.
 
-    The settings of the stages are checked against their own configurations, environment variables and Kubernetes'
-    volumes and resources have names of the site's choosing.
+    The settings of the stages are checked against their own configurations, environment variables and much of
+    Kubernetes have names of the site's choosing.
     """
     store = ConfigStore.instance()
     store.store(name="open_stages", node={name: _open() for name in (*STAGES, "env_vars")})
-    store.store(group="cluster", name="open_k8s", node={"volumes": _open(), "ib_interfaces": {"resources": _open()}})
+    named_by_the_site = ("volumes", "node_selector", "cpu_node_selector", "labels", "annotations")
+    resources = {name: {"requests": _open(), "limits": _open()} for name in ("resources", "cpu_resources")}
+    node = {name: _open() for name in named_by_the_site} | {"ib_interfaces": {"resources": _open()}} | resources
+    store.store(group="cluster", name="open_k8s", node=node)
 
 
 def _open() -> DictConfig:
@@ -83,35 +87,6 @@ class InteractiveCluster(_Strict):
 
     type: Literal["interactive"]
     job_name_prefix: str = ""
-
-
-class InfinibandInterfaces(_Strict):
-    """Annotation and resources by which pods get InfiniBand devices."""
-
-    annotation: str | None = None
-    resources: dict[str, int] = {}
-
-
-class KubernetesCluster(_Strict):
-    """``conf/cluster/k8s.yaml``."""
-
-    type: Literal["k8s"]
-    namespace: str = "default"
-    job_name_prefix: str = ""
-    gpus_per_node: int | None = Field(default=None, ge=1)
-    gpu_resource: str = "nvidia.com/gpu"
-    pull_secret: str | None = None
-    env_secret: str | None = None
-    shm_size: str = "512Gi"
-    volumes: dict[str, dict[str, Any]] = {}
-    ib_interfaces: InfinibandInterfaces = InfinibandInterfaces()
-    dns_policy: str | None = None
-    scheduler: str | None = None
-    service_account: str | None = None
-    capabilities: list[str] = []
-    max_requeues: int = Field(default=5, ge=0)
-    termination_grace_s: int = Field(default=300, ge=1)
-    manifest_dir: Path
 
 
 Cluster = Annotated[SlurmCluster | InteractiveCluster | KubernetesCluster, Field(discriminator="type")]

@@ -54,5 +54,5 @@ def python_words(python: str, script: str, overrides: Sequence[str]) -> list[str
 
 def torchrun_words(python: str, options: Sequence[str], script: str, overrides: Sequence[str]) -> list[str]:
     """Return the words that start a script under torchrun; `options` may hold shell variables."""
-    start = [quote(python), "-u", "-m", "torch.distributed.run", *options]
+    start = [quote(python), "-u", "-m", "nemo_mm_align.launch.torchrun", *options]
     return [*start, quote(script), *map(quote, overrides)]

@@ -40,6 +40,9 @@ if [ "$out_of_time" = no ] && [ -e "$stop_file" ]; then
     exit $((code > 0 ? code : 1))
 fi"""
 
+# Above 128 a signal ended them: the job is preempted or requeued, and goes on when it is started again.
+_RED = '[ "$code" -gt 0 ] && [ "$code" -lt 128 ]'
+
 _AGAIN = """\
 # Not finished: start again, as the same job, so that what depends on it waits. Slurm ends this shell; leaving it before
 # would end the job.
@@ -125,9 +128,10 @@ def _body(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str
     stage = _run_lines(script.stage_command(job), job, settings, cluster)
     if not settings.preflight:
         return [*stage, "code=$?"]
-    checks = script.preflight_lines(_run_lines(script.preflight_command(job), job, settings, cluster))
+    checks = script.preflight_lines(_run_lines(script.preflight_command(job), job, settings, cluster), failed=_RED)
     indented = [f"    {line}" for line in [*stage, "code=$?"]]
-    return [*checks, "", 'if [ "$code" -eq 0 ]; then', *indented, "fi"]
+    asked = ' && [ ! -e "$stop_file" ]' if job.ranked else ""
+    return [*checks, "", f'if [ "$code" -eq 0 ]{asked}; then', *indented, "fi"]
 
 
 def _run_lines(command: script.Command, job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:

@@ -106,26 +106,70 @@ def test_manifests_fit_their_schema(rendered: dict[str, dict[str, str]], stage: 
     assert faults(manifest) == []
 
 
-def test_every_setting_of_kubernetes_fits_the_schema() -> None:
-    settings = (
-        "cluster.pull_secret=ngc", "cluster.dns_policy=ClusterFirstWithHostNet", "cluster.scheduler=volcano",
-        "cluster.service_account=trainer", "cluster.ib_interfaces={annotation: rdma, resources: {nvidia.com/rdma: 8}}",
-        "train.trainer.num_nodes=1",
-    )  # fmt: skip
-    manifest = yaml.safe_load(scripts(*KUBERNETES, *settings, stages=["train"])["train"])
-    assert faults(manifest) == []
-    assert list(manifest["spec"]["pytorchReplicaSpecs"]) == ["Master"]
-    template = manifest["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
-    assert template["metadata"]["annotations"] == {"k8s.v1.cni.cncf.io/networks": "rdma"}
-    assert template["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "8", "nvidia.com/rdma": "8"}
+SITE = (
+    "cluster.pull_secret=ngc", "cluster.scheduler=volcano", "cluster.service_account=trainer", "cluster.host_network=true",
+    "cluster.ib_interfaces={annotation: rdma, resources: {nvidia.com/rdma: 8}}", "cluster.priority_class=high",
+    "cluster.resources={requests: {cpu: 64, memory: 512Gi}, limits: {memory: 1Ti, ephemeral-storage: 200G}}",
+    "cluster.cpu_resources.requests={cpu: 500m, memory: 16Gi}", "cluster.node_selector={nvidia.com/gpu.product: H100}",
+    "cluster.tolerations=[{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]",
+    "cluster.labels={kueue.x-k8s.io/queue-name: team}", "cluster.annotations={sidecar.istio.io/inject: false}",
+    "cluster.user=1000", "cluster.group=1001", "train.trainer.num_nodes=1",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(("nodes", "limit"), [(1, 4), (8, 25)])
-def test_a_fault_that_restarts_all_pods_counts_once(nodes: int, limit: int) -> None:
-    """The operator adds up the restarts of all pods and gives up when the sum reaches the limit."""
-    settings = ("cluster.max_requeues=3", f"train.trainer.num_nodes={nodes}")
-    policy = yaml.safe_load(scripts(*KUBERNETES, *settings, stages=["train"])["train"])["spec"]["runPolicy"]
-    assert policy == {"backoffLimit": limit, "cleanPodPolicy": "Running"}
+def manifests(*settings: str) -> tuple[dict, dict, dict, dict]:
+    """Manifest and pod of a stage of many ranks, and of one without."""
+    texts = scripts(*KUBERNETES, *settings, stages=["train", "label"])
+    ranked, plain = (yaml.safe_load(texts[stage]) for stage in ("train", "label"))
+    assert faults(ranked) == faults(plain) == []
+    return ranked, ranked["spec"]["pytorchReplicaSpecs"]["Master"]["template"], plain, plain["spec"]["template"]
+
+
+def test_settings_of_a_site_reach_all_pods() -> None:
+    ranked, gpu_pod, plain, cpu_pod = manifests(*SITE)
+    assert list(ranked["spec"]["pytorchReplicaSpecs"]) == ["Master"]
+    shared = {
+        "nodeSelector": {"nvidia.com/gpu.product": "H100"}, "priorityClassName": "high", "serviceAccountName": "trainer",
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "securityContext": {"runAsUser": 1000, "runAsGroup": 1001, "fsGroup": 1001}, "schedulerName": "volcano",
+        "imagePullSecrets": [{"name": "ngc"}], "hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet",
+    }  # fmt: skip
+    tags = {"labels": {"kueue.x-k8s.io/queue-name": "team"}, "annotations": {"sidecar.istio.io/inject": "false"}}
+    for manifest, pod in ((ranked, gpu_pod), (plain, cpu_pod)):
+        assert {key: pod["spec"][key] for key in shared} == shared
+        assert {key: manifest["metadata"][key] for key in tags} == tags
+    assert cpu_pod["metadata"] == tags
+    assert gpu_pod["metadata"]["annotations"] == {**tags["annotations"], "k8s.v1.cni.cncf.io/networks": "rdma"}
+    assert gpu_pod["spec"]["containers"][0]["resources"] == {
+        "requests": {"cpu": "64", "memory": "512Gi"},
+        "limits": {"memory": "1Ti", "ephemeral-storage": "200G", "nvidia.com/gpu": "8", "nvidia.com/rdma": "8"},
+    }
+    assert cpu_pod["spec"]["containers"][0]["resources"] == {"requests": {"cpu": "500m", "memory": "16Gi"}}
+
+
+def test_stages_without_ranks_take_nodes_of_their_own() -> None:
+    gpu = "cluster.node_selector={pool: gpu}"
+    _, gpu_pod, _, cpu_pod = manifests(gpu, "cluster.cpu_node_selector={pool: cpu}")
+    assert gpu_pod["spec"]["nodeSelector"] == {"pool": "gpu"} and cpu_pod["spec"]["nodeSelector"] == {"pool": "cpu"}
+    _, gpu_pod, _, cpu_pod = manifests(gpu, "cluster.cpu_node_selector={}")
+    assert gpu_pod["spec"]["nodeSelector"] == {"pool": "gpu"} and "nodeSelector" not in cpu_pod["spec"]
+
+
+def test_a_mistake_ends_a_job_at_once_and_a_lost_pod_is_made_anew() -> None:
+    """By exit codes: the operator's below 128, Kubernetes' as its policy says; a drained pod does not count."""
+    ranked, _, plain, pod = manifests("cluster.max_requeues=3", "train.trainer.num_nodes=8")
+    assert ranked["spec"]["runPolicy"] == {"cleanPodPolicy": "Running"}
+    replicas = ranked["spec"]["pytorchReplicaSpecs"]
+    assert {name: (spec["replicas"], spec["restartPolicy"]) for name, spec in replicas.items()} == {
+        "Master": (1, "ExitCode"), "Worker": (7, "ExitCode")
+    }  # fmt: skip
+    assert (plain["spec"]["backoffLimit"], pod["spec"]["restartPolicy"]) == (3, "Never")
+    mistake, disruption = plain["spec"]["podFailurePolicy"]["rules"]
+    assert mistake == {
+        "action": "FailJob", "onExitCodes": {"containerName": "pytorch", "operator": "In", "values": [2]}
+    }  # fmt: skip
+    assert mistake["onExitCodes"]["containerName"] == pod["spec"]["containers"][0]["name"]
+    assert disruption == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.launch.checks import find_faults
+from nemo_mm_align.launch.kubernetes_settings import amount
 from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.launch.mounts import Mount, outside, read_mount
 from nemo_mm_align.launch.overrides import override_value, overrides_of
@@ -334,3 +336,35 @@ def test_pods_take_the_code_of_their_image() -> None:
 def test_other_kinds_of_clusters_know_all_their_keys() -> None:
     with pytest.raises(ValidationError, match="walltime"):
         jobs_of(launch_config(*TRAINING, *DATA, *PLACES, *KUBERNETES, "+cluster.walltime=4", stages=["train"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("resources.requests={cpu: many}", "'many' is no quantity; write 8, 500m, 64Gi"),
+        ("resources.limits={nvidia.com/gpu: 8}", "'cpu', 'memory' or 'ephemeral-storage'"),
+        ("cpu_resources={requests: {memory: 2Gi}, limits: {memory: 2G}}", "memory: the request 2Gi is more than the limit 2G"),
+        ("resources={requests: {cpu: 1500m}, limits: {cpu: 1}}", "cpu: the request 1500m is more than the limit 1"),
+        ("resources.request={cpu: 8}", "request"),
+        ("tolerations=[{key: gpu, operator: Exist}]", "'Equal' or 'Exists'"),
+        ("tolerations=[{key: gpu, operator: Exists, value: yes}]", "operator Exists takes no value"),
+        ("tolerations=[{effect: NoSchedule}]", "a key is needed"),
+        ("tolerations=[{key: gpu, efect: NoSchedule}]", "efect"),
+        ("labels={team: vision language}", "labels.team"),
+        ("node_selector={pool name: a100}", "node_selector"),
+        ("priority_class=High", "priority_class"),
+        ("shm_size=64 GB", "no quantity"),
+        ("user=root", "user"),
+    ],
+)  # fmt: skip
+def test_what_kubernetes_would_refuse_is_refused_here(setting: str, text: str) -> None:
+    with pytest.raises((ValidationError, ConfigCompositionException)) as caught:
+        jobs_of(launch_config(*TRAINING, *DATA, *PLACES, *KUBERNETES, f"cluster.{setting}", stages=["train"]))
+    assert text in str(caught.value)
+
+
+def test_quantities_that_differ_in_writing_are_equal() -> None:
+    assert (
+        amount("1Ki") == amount("1.024k") and amount("1000m") == amount("1") and amount("1Ti") == 1024 * amount("1Gi")
+    )
+    assert amount("1G") < amount("1Gi") and amount("1024Mi") == amount("1Gi")

@@ -6,12 +6,12 @@ tests/slurm runs the same scripts on a real Slurm; this shows each branch in a f
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.unit.launch.cases import scripts
+from tests.waiting import PATIENCE_S, wait_until
 
 PROGRAMS = {
     "srun": 'while [[ "$1" == -* ]]; do shift; done; exec "$@"',
@@ -23,7 +23,7 @@ esac""",
     "scancel": 'echo "$*" >> "$CALLS/cancelled"; kill -TERM "$(cat "$CALLS/stage")"',
     "python": """
 echo "$*" >> "$CALLS/started"; echo "$MASTER_ADDR:$MASTER_PORT" >> "$CALLS/rendezvous"
-case "$*" in *doctor.py*) exit "${DOCTOR_CODE:-0}" ;; esac
+case "$*" in *doctor.py*) eval "${DOCTOR:-}"; exit "${DOCTOR_CODE:-0}" ;; esac
 echo $$ > "$CALLS/stage"
 eval "$STAGE\"""",
 }
@@ -47,12 +47,15 @@ class Script:
             f"python={programs}/python",
         ]
         self.path = folder / "job.sh"
-        self.path.write_text(scripts(*places, *overrides, stages=[stage])[stage])
+        self.path.write_text(self.script(scripts(*places, *overrides, stages=[stage])[stage]))
         self.done, self.stop = self.results / "dpo/DONE", self.results / "STOP"
         self.environment = {
             **os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(self.calls),
             "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "n[1-2]", "STOP": str(self.stop), "DONE": str(self.done),
         }  # fmt: skip
+
+    def script(self, rendered: str) -> str:
+        return rendered
 
     def start(self, stage: str, **variables: str) -> subprocess.Popen[bytes]:
         environment = {**self.environment, "STAGE": stage, **variables}
@@ -61,7 +64,7 @@ class Script:
         )
 
     def run(self, stage: str, **variables: str) -> int:
-        return self.start(stage, **variables).wait(timeout=30)
+        return self.start(stage, **variables).wait(timeout=PATIENCE_S)
 
     def lines(self, name: str) -> list[str]:
         path = self.calls / name
@@ -109,6 +112,12 @@ def test_preflight_that_was_killed_is_tried_again(training: Script) -> None:
     assert len(training.lines("started")) == 1 and training.lines("requeued") == ["4711"]
 
 
+def test_a_stage_is_not_started_when_the_job_was_asked_to_stop_before(training: Script) -> None:
+    asked = 'kill -USR1 "$PPID"; until [ -e "$STOP" ]; do sleep 0.02; done'
+    assert training.run('touch "$DONE"', DOCTOR=asked) == -signal.SIGTERM
+    assert len(training.lines("started")) == 1 and training.lines("requeued") == ["4711"]
+
+
 def test_preflight_and_stage_get_the_training_configuration(training: Script) -> None:
     assert training.run('touch "$DONE"') == 0
     doctor, stage = training.lines("started")
@@ -130,14 +139,13 @@ def test_where_node_records_are_hidden_the_name_of_the_first_node_counts(trainin
     assert training.lines("rendezvous")[0].startswith("n1:")
 
 
-def asked_to_stop(script: Script, stage: str) -> int:
+def asked_to_stop(script: Script, stage: str, number: signal.Signals = signal.SIGUSR1) -> int:
     process = script.start(stage)
-    deadline = time.monotonic() + 20
-    while not script.lines("stage"):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGUSR1)
-    return process.wait(timeout=30)
+    wait_until(
+        lambda: script.lines("stage"), lambda: f"exit code {process.returncode}" if process.poll() is not None else None
+    )
+    process.send_signal(number)
+    return process.wait(timeout=PATIENCE_S)
 
 
 def test_usr1_touches_the_stop_file_and_waits_for_the_stage(training: Script) -> None:

@@ -16,7 +16,7 @@ mkdir -p "$results"
 python -u scripts/doctor.py 'stages=[evaluate]' 'read=[/shared/heldout.jsonl]' \
     'write=[/shared/results/first]'
 code=$?
-if [ "$code" -gt 0 ] && [ "$code" -lt 128 ]; then
+if [ "$code" -gt 0 ]; then
     echo "preflight failed with exit code $code; the stage was not started" >&2
     exit "$code"
 fi

@@ -20,17 +20,17 @@ mkdir -p "$results"
 rm -f "$stop_file"
 
 # Machine, ranks, paths and layout first: red ends the job here.
-python -u -m torch.distributed.run --standalone --nproc-per-node=8 scripts/doctor.py \
+python -u -m nemo_mm_align.launch.torchrun --standalone --nproc-per-node=8 scripts/doctor.py \
     'stages=[train]' data.train=/shared/results/first/training.jsonl \
     exp_manager.exp_dir=/shared/results/first name=dpo trainer.num_nodes=1 trainer.devices=8 \
     model.tensor_model_parallel_size=2 model.hf_path=/shared/llava recipe=dpo model=llava15_13b
 code=$?
-if [ "$code" -gt 0 ] && [ "$code" -lt 128 ]; then
+if [ "$code" -gt 0 ]; then
     echo "preflight failed with exit code $code; the stage was not started" >&2
     exit "$code"
 fi
 
-python -u -m torch.distributed.run --standalone --nproc-per-node=8 scripts/train.py \
+python -u -m nemo_mm_align.launch.torchrun --standalone --nproc-per-node=8 scripts/train.py \
     data.train=/shared/results/first/training.jsonl exp_manager.exp_dir=/shared/results/first \
     name=dpo trainer.num_nodes=1 trainer.devices=8 model.tensor_model_parallel_size=2 \
     model.hf_path=/shared/llava recipe=dpo model=llava15_13b

@@ -76,7 +76,7 @@ if [ "$code" -gt 0 ] && [ "$code" -lt 128 ]; then
     exit "$code"
 fi
 
-if [ "$code" -eq 0 ]; then
+if [ "$code" -eq 0 ] && [ ! -e "$stop_file" ]; then
     run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
         --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
         --container-workdir=/shared/nemo_mm_align \

@@ -63,7 +63,7 @@ run() {
 }
 
 # Machine, ranks, paths and layout first: red ends the job here.
-run srun --kill-on-bad-exit=1 --mpi=none python -u -m torch.distributed.run --nnodes=2 \
+run srun --kill-on-bad-exit=1 --mpi=none python -u -m nemo_mm_align.launch.torchrun --nnodes=2 \
     --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" \
     --rdzv-id="$SLURM_JOB_ID.$restarts" --max-restarts=2 scripts/doctor.py 'stages=[train]' \
     data.train=/shared/results/first/training.jsonl exp_manager.exp_dir=/shared/results/first \
@@ -75,8 +75,8 @@ if [ "$code" -gt 0 ] && [ "$code" -lt 128 ]; then
     exit "$code"
 fi
 
-if [ "$code" -eq 0 ]; then
-    run srun --kill-on-bad-exit=1 --mpi=none python -u -m torch.distributed.run --nnodes=2 \
+if [ "$code" -eq 0 ] && [ ! -e "$stop_file" ]; then
+    run srun --kill-on-bad-exit=1 --mpi=none python -u -m nemo_mm_align.launch.torchrun --nnodes=2 \
         --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" \
         --rdzv-id="$SLURM_JOB_ID.$restarts" --max-restarts=2 scripts/train.py \
         data.train=/shared/results/first/training.jsonl exp_manager.exp_dir=/shared/results/first \
