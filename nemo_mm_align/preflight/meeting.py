@@ -6,6 +6,7 @@ Everything goes through torch's key-value store, which works before any process 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,8 @@ class Meeting:
         """Give every rank rank 0's value.
 
         Raises:
-            UserError: rank 0 does not say it: it has ended.
+            SystemExit: rank 0 does not say it: it has ended. That is no mistake of the settings, which would end a job
+                for good: rank 0 has left the note of its own, or was ended by a signal that this rank is about to get.
         """
         if self.store is None:
             return value
@@ -139,9 +141,7 @@ class Meeting:
             return json.loads(self.store.get(name))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(
-                f"rank {self.ranks.rank}: rank 0 went silent ({reason}); look for its error above."
-            ) from None
+            sys.exit(f"error: rank {self.ranks.rank}: rank 0 went silent ({reason}); look for its error above.")
 
     def part(self) -> None:
         """Leave together: rank 0, whose process holds the store, waits until the others have read the last word."""
