@@ -37,7 +37,11 @@ def free_port() -> int:
 
 
 def run_distributed(
-    target: str | Path, nproc: int, *arguments: object, timeout: float = PATIENCE_S, environment: dict[str, str] | None = None
+    target: str | Path,
+    nproc: int,
+    *arguments: object,
+    timeout: float = PATIENCE_S,
+    environment: dict[str, str] | None = None,
 ) -> str:
     """Run `target` under torchrun on this machine and return the output of all ranks, stdout and stderr, rank by rank.
 

@@ -15,6 +15,7 @@ from nemo_mm_align.benchmarks.timing import Timing, alternate, speedup
 from nemo_mm_align.benchmarks.training import check_equal
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.units import MIB
+from tests.waiting import wait_until
 
 CONFIG = LlavaConfig(
     LanguageConfig(num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, vocab_size=50),
@@ -27,7 +28,7 @@ def test_growth_sees_memory_that_is_gone_again():
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # from the kernel: an allocator may hand out pages freed before
     with anonymous_growth() as growth, mmap.mmap(-1, 64 * MIB, flags=private) as block:
         block.write(b"1" * (64 * MIB))
-        time.sleep(0.05)
+        wait_until(lambda: growth.bytes > 60 * MIB)  # the watching thread has seen it
         block.close()
     assert 60 * MIB < growth.bytes < 80 * MIB
     assert growth.after - growth.before < 20 * MIB

@@ -54,8 +54,10 @@ def broken(tmp_path):
     (tmp_path / "script.png").write_text(EPS)
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(2**40)
+    folder = os.open(tmp_path, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "socket.png"))
+        listener.bind(f"/proc/self/fd/{folder}/socket.png")  # a socket's own path has at most 107 bytes
+    os.close(folder)
     return tmp_path
 
 

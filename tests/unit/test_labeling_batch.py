@@ -75,14 +75,14 @@ def serve(name: str, requests_path: Path, replies_path: Path, faults: dict[int, 
         replies = []
         for line in lines(requests_path):
             if name == "openai":
-                reply = requests.post(server.address + line["url"], json=line["body"], timeout=10)
+                reply = requests.post(server.address + line["url"], json=line["body"], timeout=60)
                 response = {"status_code": reply.status_code, "request_id": "r", "body": reply.json()}
                 replies.append(
                     {"id": f"b{len(replies)}", "custom_id": line["custom_id"], "response": response, "error": None}
                 )
             else:
                 address = f"{server.address}/v1beta/models/judge-1:generateContent"
-                reply = requests.post(address, json=line["request"], timeout=10)
+                reply = requests.post(address, json=line["request"], timeout=60)
                 key = "response" if reply.ok else "error"
                 replies.append({"key": line["key"], key: reply.json() if reply.ok else reply.json()["error"]})
     replies_path.write_text("".join(json.dumps(reply) + "\n" for reply in reversed(replies)), "utf-8")

@@ -46,12 +46,12 @@ class Sitting:
     thread: threading.Thread = field(default_factory=threading.Thread)
 
     def get(self) -> str:
-        reply = requests.get(self.address, timeout=5)
+        reply = requests.get(self.address, timeout=60)
         assert reply.status_code == 200
         return reply.text
 
     def post(self, **values: object) -> requests.Response:
-        return requests.post(self.address, data=values, timeout=5)
+        return requests.post(self.address, data=values, timeout=60)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def sitting(
         yield now
         with suppress(requests.RequestException):  # it may have ended by itself
             now.post(action="stop")
-        now.thread.join(5)
+        now.thread.join(60)
         assert not now.thread.is_alive()
 
 
@@ -133,7 +133,7 @@ def test_scores_land_on_their_candidates_and_each_prompt_is_saved_at_once(files,
             assert now.post(**answer(page, files), reference="my own").status_code == 200
             assert ledger.read_text("utf-8").count('"status": "ok"') == count + 1
         assert "All is labelled" in now.post(action="stop").text
-        now.thread.join(5)
+        now.thread.join(60)
     assert now.summary is not None and (now.summary.annotations, now.summary.unlabelled) == (3, 0)
     for index, annotation in enumerate(annotations(files)):
         assert (annotation.judge, annotation.reference_answer) == ("human:anna", "my own")
@@ -148,7 +148,7 @@ def test_it_can_be_stopped_and_gone_on_with(files: Files, helpsteer: AttributeSc
     with sitting(files, helpsteer, caplog) as now:
         now.post(**answer(now.get(), files))
         assert "goes on where it was" in now.post(action="stop").text
-        now.thread.join(5)
+        now.thread.join(60)
     assert now.summary is not None and now.summary.annotations == 1
     with sitting(files, helpsteer, caplog) as now:
         page = now.get()
@@ -199,21 +199,21 @@ def test_the_page_is_closed_to_others(files: Files, helpsteer: AttributeSchema, 
         page = now.get()
         root, token, _ = re.fullmatch(r"(http://[^/]+/)([\w-]+)(/)", now.address).groups()
         (image,) = re.findall(r'src="([^"]+)"', page)
-        assert requests.get(now.address + image, timeout=5).content == files.image(0)
+        assert requests.get(now.address + image, timeout=60).content == files.image(0)
         wrong = ["", "x/", f"{token[:-1]}/", f"{token}", f"{token}/etc/passwd", f"{token}/{image[:-1]}1"]
         wrong += [f"{token}/image/{'0' * 32}/0", f"{token}/image/../../etc/passwd", f"x/{image}"]
-        assert {requests.get(root + path, timeout=5).status_code for path in wrong} == {404}
-        assert requests.get(now.address, headers={"Host": "evil.example"}, timeout=5).status_code == 404
-        assert requests.get(now.address, headers={"Host": "localhost:9999"}, timeout=5).status_code == 200
-        assert requests.post(root + "x/", data=answer(page, files), timeout=5).status_code == 404
-        assert requests.post(now.address, json=answer(page, files), timeout=5).status_code == 404
+        assert {requests.get(root + path, timeout=60).status_code for path in wrong} == {404}
+        assert requests.get(now.address, headers={"Host": "evil.example"}, timeout=60).status_code == 404
+        assert requests.get(now.address, headers={"Host": "localhost:9999"}, timeout=60).status_code == 200
+        assert requests.post(root + "x/", data=answer(page, files), timeout=60).status_code == 404
+        assert requests.post(now.address, json=answer(page, files), timeout=60).status_code == 404
         now.post(**answer(page, files))
-        assert requests.get(now.address + image, timeout=5).status_code == 200, "it can still be corrected"
+        assert requests.get(now.address + image, timeout=60).status_code == 200, "it can still be corrected"
         second = key_of(now.get())
         now.post(key=second, action="skip")
         closed = (f"image/{second}/0", f"prompt-{second}", "prompt-", "answers/", "prompt-../answers")
-        assert {requests.get(now.address + path, timeout=5).status_code for path in closed} == {404}
-        policy = requests.get(now.address, timeout=5).headers["Content-Security-Policy"]
+        assert {requests.get(now.address + path, timeout=60).status_code for path in closed} == {404}
+        policy = requests.get(now.address, timeout=60).headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy
     assert len(annotations(files)) == 1
 
@@ -317,14 +317,14 @@ def test_a_finished_set_is_opened_again_for_corrections(files: Files, helpsteer,
             page = now.post(**answer(now.get(), files)).text
         assert 'id="complete"' in page and now.thread.is_alive(), "the last answer can be wrong as well"
     with sitting(files, helpsteer, caplog, revise=True) as now:
-        listed = requests.get(now.address + "answers", timeout=5).text
+        listed = requests.get(now.address + "answers", timeout=60).text
         links = re.findall(r'href="(prompt-[0-9a-f]+)">(p[0-9])<', listed)
         assert [prompt for _, prompt in links] == ["p0", "p1", "p2"] and "Which one? (2)" in listed
-        page = requests.get(now.address + links[1][0], timeout=5).text
+        page = requests.get(now.address + links[1][0], timeout=60).text
         entered = answer(page, files)
         entered["score-2-helpfulness"] = (entered["score-2-helpfulness"] + 1) % 5
         assert 'id="complete"' in now.post(**entered).text
-        assert "correction 1" in requests.get(now.address + "answers", timeout=5).text
+        assert "correction 1" in requests.get(now.address + "answers", timeout=60).text
     assert now.summary is not None and now.summary.tally.labelled == 0 and "corrections: 1;" in caplog.text
     ratings = {each.text: each.ratings["helpfulness"] for each in annotations(files)[1].candidates}
     text = shown(page)[1]

@@ -1,4 +1,4 @@
-"""Limits per minute: simulated minutes on a clock of our own, and real threads in real time."""
+"""Limits per minute: simulated minutes on a clock of our own, for one caller and for real threads."""
 
 import random
 import threading
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.labeling.running import limits
 from nemo_mm_align.labeling.running.limits import (
     TRANSIT_S,
     WINDOW_S,
@@ -101,49 +100,63 @@ def test_a_call_larger_than_the_limit_goes_alone() -> None:
     assert limit.wait(200.0, 250) == 0
 
 
-def test_threads_share_one_limiter_and_reach_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real time with a minute of four seconds: 32 threads, calls of 50 ms that arrive up to 10 ms late."""
-    for name, seconds in (("WINDOW_S", 4.0), ("TRANSIT_S", 0.04), ("SLACK_S", 0.03)):
-        monkeypatch.setattr(limits, name, seconds)
-    limiter, stop, arrivals, deadline = Limiter(400), threading.Event(), [], time.monotonic() + 6
+class SimulatedWait(threading.Event):
+    """Where real threads wait for simulated seconds, from which they wake up to 10 ms late."""
 
-    def work(rng: random.Random) -> None:
-        while time.monotonic() < deadline and limiter.acquire(stop):
-            time.sleep(rng.uniform(0, 0.01))
-            arrivals.append(time.monotonic())
-            time.sleep(0.05)
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self._rng, self._lock = 0.0, random.Random(0), threading.Lock()
 
-    threads = [threading.Thread(target=work, args=(random.Random(seed),)) for seed in range(32)]
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        until = self.now + timeout
+        time.sleep(0.001)  # for other threads to come here as well, if they are let
+        with self._lock:
+            self.now = max(self.now, until + self._rng.uniform(0, 0.01))
+        return self.is_set()
+
+
+def test_threads_share_one_limiter_and_reach_its_rate() -> None:
+    """32 threads that always want to call, over four minutes."""
+    stop = SimulatedWait()
+    limiter, departures = Limiter(600, clock=lambda: stop.now), list[float]()
+
+    def work() -> None:
+        while stop.now < 240 and (departure := limiter.acquire(stop)):
+            departures.append(departure.request.time)
+
+    threads = [threading.Thread(target=work) for _ in range(32)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    arrivals.sort()
-    rate = 4 * (len(arrivals) - 1) / (arrivals[-1] - arrivals[0])
-    assert 0.98 * 400 <= rate <= 400
-    assert max(sum(start <= moment <= start + 4 for moment in arrivals) for start in arrivals) <= 400
+    departures.sort()
+    rate = 60 * (len(departures) - 1) / (departures[-1] - departures[0])
+    assert 0.98 * 600 <= rate <= 600
+    assert most_in_a_minute(departures) <= 600
 
 
 def test_a_pause_holds_everybody_and_a_stop_ends_it() -> None:
-    limiter, stop = Limiter(), threading.Event()
+    limiter, stop, start = Limiter(), threading.Event(), time.monotonic()
     limiter.hold(0.2)
-    start = time.monotonic()
     assert limiter.acquire(stop) is not None and time.monotonic() - start >= 0.2
-    limiter.hold(60)
+    limiter.hold(600)
     threading.Timer(0.1, stop.set).start()
-    assert limiter.acquire(stop) is None and time.monotonic() - start < 2
+    assert limiter.acquire(stop) is None and time.monotonic() - start < 300
 
 
 def test_departures_outlive_their_process(tmp_path: Path) -> None:
     path = tmp_path / "ledger.departures"
-    old = time.time() - 100
+    begun = time.time()
+    old = begun - 100
     log = DepartureLog(path, [(old, 5)])
     log.add(7)
     log.add(9)
     path.write_bytes(path.read_bytes() + b"17")  # torn
     found = read_departures(path)
-    assert [tokens for _, tokens in found] == [7, 9] and all(abs(moment - time.time()) < 5 for moment, _ in found)
+    assert [tokens for _, tokens in found] == [7, 9]
+    assert all(begun - 0.001 <= moment <= time.time() + 0.001 for moment, _ in found)
     limiter = Limiter(2, None)
     limiter.remember((time.time() - moment, tokens) for moment, tokens in found)
-    assert 58 < limiter.wait() < 61
+    assert WINDOW_S + TRANSIT_S - (time.time() - begun) - 0.01 < limiter.wait() < WINDOW_S + TRANSIT_S + 0.2
     assert all(first <= second for first, second in pairwise(found))
