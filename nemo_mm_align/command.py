@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from nemo_mm_align.cli import describe, end, user_errors
-from nemo_mm_align.errors import check_keys, suggestion
+from nemo_mm_align.errors import check_keys, foreign_key, suggestion
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -62,7 +62,10 @@ def command(name: str, host: Callable[[], Host] | None = None) -> Callable[[Task
                 # Of composing: the task ends with its own.
                 if asked == "1":
                     raise
-                end(describe_refusal(error, sys.argv[1:], groups_of(folder, name), top_level_keys(folder, name)))
+                end(
+                    _of_another_option(error, folder, name)
+                    or describe_refusal(error, sys.argv[1:], groups_of(folder, name), top_level_keys(folder, name))
+                )
 
         return run
 
@@ -156,6 +159,28 @@ def describe_refusal(error: Exception, words: list[str], groups: dict[str, list[
         text = f"configuration has no key {full_key}.{suggestion(full_key, keys)}" if unknown else describe(cause)
         return text or str(cause)
     return _describe_choice(str(error), words, groups)
+
+
+def _of_another_option(error: Exception, folder: Path, name: str) -> str | None:
+    """What is said of a word on the command line that only other options of its group know; None where none does."""
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return None
+    group, *keys = str(cause.full_key).split(".")
+    options = groups_of(folder, name).get(group, []) if keys else []
+    owners = [option for option in options if _holds(folder / group / f"{option}.yaml", group, keys)]
+    return foreign_key(str(cause.full_key), group, owners) if owners else None
+
+
+def _holds(path: Path, group: str, keys: Sequence[str]) -> bool:
+    """Whether an option of a group sets a key of the section that is called like the group."""
+    text = path.read_text(encoding="utf-8")
+    values: Any = yaml.safe_load(text)
+    for key in (group, *keys) if "@package _global_" in text else keys:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
 
 
 def _describe_option(missing: str, options: Sequence[str], groups: dict[str, list[str]]) -> str:

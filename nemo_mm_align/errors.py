@@ -35,3 +35,12 @@ def check_keys(values: Iterable[str], known: Iterable[str], section: str = "") -
         if key not in known:
             full = f"{section}.{key}" if section else key
             raise UserError(f"configuration has no key {full}.{suggestion(key, known)}")
+
+
+def foreign_key(key: str, group: str, owners: Iterable[str]) -> str:
+    """Return what is said of a setting that the chosen option of a group has not, but others of its options have."""
+    names = list(owners)
+    return (
+        f"configuration has no key {key} here: it belongs to {' and '.join(f'{group}={name}' for name in names)}. "
+        f"Remove it, or choose {group}={names[0]}."
+    )

@@ -11,6 +11,9 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.recipes.losses import LossOutput, imitation_loss, preference_loss
 
+IMITATION = ("sft", "rejection", "steerlm")
+"""Methods that train on given answers, one a sample."""
+
 
 class Method(Protocol):
     """A training method."""
@@ -73,8 +76,8 @@ class DirectPreference:
 
 def build_method(name: str, beta: float = 0.1, sft_loss_weight: float = 0.0) -> Method:
     """Return the method called `name`; raise `UserError` for an unknown one."""
-    if name in ("sft", "rejection", "steerlm"):
+    if name in IMITATION:
         return Imitation(name)
     if name == "dpo":
         return DirectPreference(beta, sft_loss_weight)
-    raise UserError(f"recipe.name={name!r}: choose from sft, rejection, steerlm, dpo.")
+    raise UserError(f"recipe.name={name!r}: choose from {', '.join(IMITATION)}, dpo.")

@@ -113,11 +113,11 @@ class TrainingRun:
         self.samples: SampleStore = self._read_samples()
         self.sampler = GlobalBatchSampler(
             len(self.samples),
-            self.settings.global_batch_size,
-            self.settings.micro_batch_size,
+            self.settings.model.global_batch_size,
+            self.settings.model.micro_batch_size,
             runtime.data_parallel_size(),
             self.settings.seed,
-            self.settings.shuffle,
+            self.settings.data.shuffle,
         )
         self.total_steps = self._total_steps()
 
@@ -130,8 +130,8 @@ class TrainingRun:
             self.source.config,
             settings.parallel,
             world_size=runtime.world_size(),
-            micro_batch_size=settings.micro_batch_size,
-            global_batch_size=settings.global_batch_size,
+            micro_batch_size=settings.model.micro_batch_size,
+            global_batch_size=settings.model.global_batch_size,
             max_length=settings.plan.max_length,
         )
         differing = differing_sizes(settings.sizes, self.source.config)
@@ -185,7 +185,7 @@ class TrainingRun:
         )
 
     def _total_steps(self) -> int:
-        steps = self.sampler.num_steps(float(self.settings.recipe["epochs"]))
+        steps = self.sampler.num_steps(float(self.settings.recipe.epochs))
         limit = self.config.trainer.max_steps
         return min(steps, limit) if limit and limit > 0 else steps
 
@@ -204,7 +204,7 @@ class TrainingRun:
         if self.settings.method.needs_reference:
             self._attach_reference(model, collator)
         self.engine = TrainingEngine(
-            model, self.settings.method, self.settings.optim, self.total_steps, self.settings.seed
+            model, self.settings.method, self.settings.model.optim, self.total_steps, self.settings.seed
         )
         self._announce(start)
         if start < self.total_steps:
@@ -241,11 +241,11 @@ class TrainingRun:
 
     def _build_model(self) -> Llava:
         settings = self.settings
-        model = build_from(self.source, settings.parallel, settings.engine, settings.lora)
-        parts = settings.trainable
+        model = build_from(self.source, settings.parallel, settings.engine, settings.model.lora)
+        parts = settings.model.train
         set_trainable(
             model,
-            language=parts.language and settings.lora is None,
+            language=parts.language and settings.model.lora is None,
             projector=parts.projector,
             vision=parts.vision,
             adapters=True,
@@ -254,7 +254,7 @@ class TrainingRun:
 
     def _attach_reference(self, model: Llava, collator: Collator) -> None:
         stored = [sample.reference_log_probs for sample in self.samples]
-        if self.settings.recipe.get("use_stored_reference"):
+        if self.settings.use_stored_reference:
             if not all(stored):
                 raise UserError("recipe.use_stored_reference=true, but not every record has reference log-probs.")
             return
@@ -268,16 +268,18 @@ class TrainingRun:
             layout=asdict(settings.parallel),
             shape=asdict(collator.shape),
         )
-        cache = reference.ReferenceCache(settings.reference_cache or self.folder / "reference_log_probs", key)
+        cache = reference.ReferenceCache(
+            Path(settings.data.reference_cache or self.folder / "reference_log_probs"), key
+        )
         values = reference.fill(
-            model, self.samples, collator, cache, settings.micro_batch_size, self.progress, self.stop
+            model, self.samples, collator, cache, settings.model.micro_batch_size, self.progress, self.stop
         )
         for index, log_probs in enumerate(values):
             self.samples.set_reference_log_probs(index, log_probs)
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
         dataset = StepDataset(self.samples, self.sampler, collator, runtime.data_parallel_rank())
-        workers = int(self.config.data.num_workers)
+        workers = int(self.settings.data.num_workers)
         return DataLoader(
             dataset, batch_size=None, sampler=RemainingSteps(start, self.total_steps), num_workers=workers
         )
@@ -306,11 +308,11 @@ class TrainingRun:
                     "method": settings.method.name,
                     "samples": len(self.samples),
                     "total_steps": self.total_steps,
-                    "global_batch_size": settings.global_batch_size,
-                    "epochs": self.total_steps * settings.global_batch_size / len(self.samples),
-                    "optim": asdict(settings.optim),
-                    "lora": asdict(settings.lora) if settings.lora else None,
-                    "recipe": settings.recipe,
+                    "global_batch_size": settings.model.global_batch_size,
+                    "epochs": self.total_steps * settings.model.global_batch_size / len(self.samples),
+                    "optim": asdict(settings.model.optim),
+                    "lora": asdict(settings.model.lora) if settings.model.lora else None,
+                    "recipe": asdict(settings.recipe),
                     "precision": settings.engine.precision,
                     "kernels": computed_with,
                     "seed": settings.seed,
@@ -323,7 +325,7 @@ class TrainingRun:
             self.settings.method.name,
             len(self.samples),
             self.total_steps,
-            self.settings.global_batch_size,
+            self.settings.model.global_batch_size,
             start,
             f"{trained:,}",
             runtime.layout(),
@@ -348,13 +350,13 @@ class TrainingRun:
         """What the weights depend on beside the model they started from, in the form of a checkpoint's metadata."""
         settings = self.settings
         recipe = {
-            **settings.recipe,
+            **asdict(settings.recipe),
             "steps": self.total_steps,
-            "global_batch_size": settings.global_batch_size,
+            "global_batch_size": settings.model.global_batch_size,
             "seed": settings.seed,
-            "shuffle": settings.shuffle,
+            "shuffle": settings.data.shuffle,
             "data": self.samples.fingerprint(),
-            "optim": asdict(settings.optim),
+            "optim": asdict(settings.model.optim),
         }
         plain: dict[str, Any] = json.loads(json.dumps(recipe))
         return plain
@@ -364,7 +366,7 @@ class TrainingRun:
         return checkpoint.CheckpointMetadata(
             step=step,
             model=self.source.config.to_dict(),
-            lora=asdict(settings.lora) if settings.lora else None,
+            lora=asdict(settings.model.lora) if settings.model.lora else None,
             template=settings.template.model_dump(mode="json"),
             attribute_schema=settings.schema.model_dump(mode="json"),
             image_processor=self.processor.model_dump(mode="json"),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from nemo_mm_align.cli import describe
-from nemo_mm_align.recipes.known_settings import check_trainer
+from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.recipes.known_settings import MODEL_KEYS, check_trainer, keys_of
+from nemo_mm_align.recipes.sections import RECIPES, ModelSettings, TopLevel
 from nemo_mm_align.recipes.settings import read_settings
 
 SCRIPT = """\
@@ -33,6 +37,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name in ("apple", "pear"):
         (root / f"conf/fruit/{name}.yaml").write_text(f"name: {name}\nseeds: 5\n")
+    (root / "conf/fruit/plum.yaml").write_text("# @package _global_\nfruit: {name: plum, stone: 1}\n")
     (root / "scripts").mkdir()
     (root / "scripts/x.py").write_text(f'"""Eat fruit."""\n\n{SCRIPT}')
     return root / "scripts/x.py"
@@ -46,23 +51,27 @@ def test_runs_and_shows_its_file_as_help(script: Path) -> None:
     assert run(script, "out=here", "fruit=pear").stdout == "here pear\n"
     shown = run(script, "--help")
     assert shown.returncode == 0 and shown.stdout.startswith("Eat fruit.\n")
-    assert "out: ???  # where to\n" in shown.stdout and "fruit: apple, pear\n" in shown.stdout
+    assert "out: ???  # where to\n" in shown.stdout and "fruit: apple, pear, plum\n" in shown.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["fruit=pear"], "out has no value. Give it on the command line: out=..."),
-        (["outt=a"], "fruit is not chosen. Give fruit=NAME, one of apple, pear."),
-        (["fruti=pear"], "fruit is not chosen. Did you mean it by fruti? Give fruit=NAME, one of apple, pear."),
-        (["fruit=paer"], "fruit=paer: there is no such option. Did you mean pear? Known here: apple, pear."),
+        (["outt=a"], "fruit is not chosen. Give fruit=NAME, one of apple, pear, plum."),
+        (["fruti=pear"], "fruit is not chosen. Did you mean it by fruti? Give fruit=NAME, one of apple, pear, plum."),
+        (["fruit=paer"], "fruit=paer: there is no such option. Did you mean pear? Known here: apple, pear, plum."),
         (
             ["fruit=/mine/pear.yaml"],
             "fruit=/mine/pear.yaml: this takes a name, not a file. For a file of your own, FOLDER/fruit",
         ),
-        (["fruit=plum.yaml"], "'hydra.searchpath=[file://FOLDER]' fruit=plum. Known here: apple, pear."),
+        (["fruit=fig.yaml"], "'hydra.searchpath=[file://FOLDER]' fruit=fig. Known here: apple, pear, plum."),
         (["fruit=pear", "outt=a"], "configuration has no key outt. Did you mean out? Known here: fruit, out."),
         (["fruit=pear", "fruit.sedes=1"], "no key fruit.sedes. Did you mean seeds? Known here: name, seeds."),
+        (
+            ["fruit=pear", "out=a", "fruit.stone=1"],
+            "no key fruit.stone here: it belongs to fruit=plum. Remove it, or choose",
+        ),
         (["fruit=pear", "out"], "cannot read 'out' (missing EQUAL at '<EOF>'). Write KEY=VALUE;"),
         (["fruit=pear", "out=a", "+outt=b"], "configuration has no key outt. Did you mean out?"),
         (["--config-name=y"], "Cannot find primary config 'y'."),
@@ -86,10 +95,10 @@ def test_a_file_that_is_no_yaml_is_named_with_its_line(script: Path, tmp_path: P
     assert done.returncode == 2 and f"error: {tmp_path}/mine.yaml:3: not YAML (" in done.stderr
 
 
-def settings_error(repository: Path, tmp_path: Path, values: dict) -> str | None:
+def settings_error(repository: Path, tmp_path: Path, values: dict, recipe: str = "dpo") -> str | None:
     """What is said of a file of the user's own that is chosen as an experiment; None where it is accepted."""
     (tmp_path / "experiment").mkdir(exist_ok=True)
-    defaults = {"defaults": [{"override /model": "mini"}, {"override /recipe": "dpo"}]}
+    defaults = {"defaults": [{"override /model": "mini"}, {"override /recipe": recipe}]}
     text = yaml.safe_dump(defaults | {"data": {"train": "a"}, "exp_manager": {"exp_dir": "b"}} | values)
     (tmp_path / "experiment/mine.yaml").write_text(f"# @package _global_\n{text}")
     with initialize_config_dir(str(repository / "conf"), version_base=None):
@@ -114,6 +123,7 @@ def settings_error(repository: Path, tmp_path: Path, values: dict) -> str | None
         ({"model": {"micro_batch_size": 1.5}}, "model.micro_batch_size=1.5: Input should be a valid integer"),
         ({"model": {"lora": True}}, "model.lora=True: is a section; give its keys one by one"),
         ({"model": {"lora": None}, "recipe": {"epochs": 0.5}}, None),
+        ({"data": {"train": "a", "on_fault": "ignore"}}, "data.on_fault='ignore': Input should be 'error' or 'drop'."),
     ],
 )
 def test_keys_and_types_of_a_training_file(
@@ -121,6 +131,31 @@ def test_keys_and_types_of_a_training_file(
 ) -> None:
     found = settings_error(repository, tmp_path, values)
     assert found is None if expected is None else expected in str(found)
+
+
+@pytest.mark.parametrize("key", ["beta", "sft_loss_weight", "shared_prefix", "use_stored_reference"])
+@pytest.mark.parametrize("recipe", ["sft", "rejection", "steerlm"])
+def test_settings_of_another_recipe_are_refused(repository: Path, tmp_path: Path, recipe: str, key: str) -> None:
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        value = compose("train", ["model=mini", "recipe=dpo"]).recipe[key]
+    assert settings_error(repository, tmp_path, {"recipe": {key: value}}, recipe) == (
+        f"configuration has no key recipe.{key} here: it belongs to recipe=dpo. Remove it, or choose recipe=dpo."
+    )
+    assert settings_error(repository, tmp_path, {"recipe": {key: value}}) is None
+
+
+def test_the_shipped_file_and_the_typed_sections_have_the_same_keys(repository: Path) -> None:
+    sections = {name: kind for name, kind in keys_of(TopLevel).items() if is_dataclass(kind)}
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        for recipe, kind in RECIPES.items():
+            values = compose("train", ["model=mini", f"recipe={recipe}"])
+            assert values.keys() == keys_of(TopLevel).keys() and values.recipe.keys() == keys_of(kind).keys()
+            assert values.recipe.name == recipe and values.model.keys() <= MODEL_KEYS.keys()
+    assert sections.keys() == {"data", "checkpoint", "faults"}
+    for name, kind in sections.items():
+        assert values[name].keys() == keys_of(kind).keys(), name
+    assert values.model.keys() >= keys_of(ModelSettings).keys() | keys_of(ParallelConfig).keys()
+    assert values.model.optim.keys() == keys_of(OptimConfig).keys()
 
 
 def test_arguments_of_lightnings_trainer() -> None:

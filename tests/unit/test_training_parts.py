@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,6 +125,8 @@ def test_every_recipe_composes_with_every_model(repository: Path) -> None:
             for model in ("llava15_7b", "llava15_13b", "smollm2_llava", "mini"):
                 arguments = [f"recipe={recipe}", f"model={model}", "data.train=x.jsonl", "exp_manager.exp_dir=y"]
                 settings = read_settings(compose("train", overrides=arguments))
-                assert (settings.optim.lr, settings.plan.max_length) == (rate, length)
-                assert (settings.lora.rank, settings.lora.alpha, settings.optim.projector_lr) == (128, 256, 2e-5)
-                assert json.dumps(settings.recipe)
+                assert (settings.model.optim.lr, settings.plan.max_length) == (rate, length)
+                lora, optim = settings.model.lora, settings.model.optim
+                assert (lora.rank, lora.alpha, optim.projector_lr) == (128, 256, 2e-5)
+                assert json.loads(json.dumps(asdict(settings.recipe)))["name"] == settings.method.name == recipe
+                assert settings.shared_prefix == (recipe == "dpo") and not settings.use_stored_reference
