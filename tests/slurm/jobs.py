@@ -86,8 +86,8 @@ class Job:
         )
         return self.cluster.state(self.number)
 
-    def processes(self) -> list[int]:
-        """Ids of the training's processes, by rank."""
+    def processes(self, script: bytes = b"scripts/train.py") -> list[int]:
+        """Ids of a script's processes, by rank."""
         found: dict[int, int] = {}
         for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):  # forked writers come later
             try:
@@ -96,11 +96,7 @@ class Job:
             except (OSError, UnicodeDecodeError):
                 continue
             own = variables.get("SLURM_JOB_ID") == self.number and variables.get("SLURM_STEP_ID", "batch").isdigit()
-            if (
-                own
-                and command[0].endswith(b"python")
-                and any(word.endswith(b"scripts/train.py") for word in command[:3])
-            ):
+            if own and command[0].endswith(b"python") and any(word.endswith(script) for word in command[:3]):
                 rank = int(variables.get("RANK", variables["SLURM_PROCID"]))
                 found.setdefault(rank, int(path.name))
         return [found[rank] for rank in sorted(found)]

@@ -160,6 +160,17 @@ def test_requeued_run_saves_and_goes_on(submit: Submit, pipeline: Losses) -> Non
     check(job, pipeline, reached)
 
 
+def test_job_that_has_to_leave_during_its_checks_starts_again(submit: Submit) -> None:
+    """As when it is preempted: the steps get TERM, and the script decides what becomes of the job."""
+    job = submit("checked", "TP2", "cluster.process_launcher=torchrun", "preflight=true")
+    job.cluster.wait_for(lambda: len(job.processes(b"scripts/doctor.py")) == 2, 60, job.log)
+    job.cluster.run("scancel", "--signal=TERM", job.number)
+    job.wait_for_restart()
+    assert "preflight failed" not in job.log() and not (job.results / "FAULT").exists() and not job.losses()
+    job.cluster.run("scancel", job.number)
+    assert job.finish() == "CANCELLED"
+
+
 def test_cancelled_run_saves_and_a_second_launch_waits_and_goes_on(
     cluster: Cluster, submit: Submit, model: Path, data: Path, tensor: Losses
 ) -> None:
