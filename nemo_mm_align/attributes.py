@@ -35,6 +35,9 @@ STEERING_LINE = f"{REQUEST} in 5-point Likert scale:\n{PLACEHOLDER}"
 FRACTION_STEPS = 5
 """Values that a sweep over an attribute of fractions takes, both ends included."""
 
+FRACTION_BINS = 20
+"""Bins of a histogram over a range of fractions."""
+
 
 def spelling(name: str) -> str:
     """Return a name as it is compared: case, blanks, hyphens and underscores make no difference."""
@@ -135,6 +138,11 @@ class Attribute(BaseModel):
         if self.integer and value != int(value):
             raise UserError(f"{self.name}={value:g} is not a whole number from {self.minimum:g} to {self.maximum:g}.")
         return int(value) if self.integer else float(value)
+
+    @property
+    def bins(self) -> int | None:
+        """Bins of a histogram over the range; None: one for each whole number."""
+        return None if self.integer else FRACTION_BINS
 
     def steps(self) -> list[float]:
         """Return the values of a sweep: the whole numbers of the range, or five evenly spaced fractions."""
@@ -281,6 +289,11 @@ class AttributeSchema(BaseModel):
     def worst_total(self) -> float:
         """The lowest score an answer can have."""
         return sum(self[name].minimum for name in self.score)
+
+    @property
+    def score_bins(self) -> int | None:
+        """Bins of a histogram over the scores; None: one for each whole number."""
+        return None if all(self[name].integer for name in self.score) else FRACTION_BINS
 
     def judged(self) -> dict[str, Any]:
         """Return what a judge goes by, JSON-ready: everything but the line that asks a model for attributes."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 
-FLOAT_BINS = 20
 NOTICEABLE = 3.0
 """Standard errors by which a share must differ from one half to be no accident."""
 
@@ -60,10 +59,10 @@ class Distribution:
 
 
 def score_distribution(schema: AttributeSchema) -> Distribution:
-    """Return an empty distribution of scores: a bin per whole number, or 20 over the range of a schema of fractions."""
-    low, high = schema.worst_total, schema.perfect_total
-    whole = all(schema[name].integer for name in schema.score)
-    return Distribution(low, (1.0 if whole else (high - low) / FLOAT_BINS) if schema.score else None)
+    """Return an empty distribution of scores, with a histogram where the schema has a score."""
+    low, bins = schema.worst_total, schema.score_bins
+    width = (schema.perfect_total - low) / bins if bins else 1.0
+    return Distribution(low, width if schema.score else None)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.nested import differing
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,10 @@ def announce(inputs: LabelInputs, context: LabelContext, ledger: Ledger) -> None
     )
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the settings that differ, by name, with both values where they are short."""
-    after = json.loads(json.dumps(after))  # as a ledger holds it: lists for tuples
-    for name in sorted({*before, *after} - {"configuration", "time"}):
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            shown = f"{prefix}{name} {old} -> {new}"
-            plain = not isinstance(old, Mapping | list) and not isinstance(new, Mapping | list)
-            yield shown if plain and len(shown) <= LONGEST_VALUE + len(prefix) + len(name) else f"{prefix}{name}"
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the settings that differ, by name, with both values where they are short; `before` is a line of the ledger."""
+    settings = {name: value for name, value in before.items() if name not in ("configuration", "time")}
+    for name, old, new in differing(settings, json.loads(json.dumps(after))):  # as a ledger holds it: lists for tuples
+        shown = f"{name} {old} -> {new}"
+        plain = not isinstance(old, Mapping | list) and not isinstance(new, Mapping | list)
+        yield shown if plain and len(shown) <= LONGEST_VALUE + len(name) else name

@@ -41,7 +41,7 @@ class LabelContext:
             "attribute_schema": self.schema.judged(),
         }
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of `configuration`: part of every content key, so that answers to another rubric never mix."""
         return digest(self.configuration)

@@ -31,6 +31,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.nested import differing
 from nemo_mm_align.parallel import background, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, model_entries, state_to_load, state_to_save
@@ -250,20 +251,11 @@ def keep_newest(run: str | Path, count: int) -> None:
 
 def check_same_model(metadata: CheckpointMetadata, config: LlavaConfig, folder: str | Path) -> None:
     """Raise `UserError` naming the sizes in which a checkpoint's model differs from the one to be loaded."""
-    if metadata.model == json.loads(json.dumps(config.to_dict())):
-        return
-    ours, theirs = _flat(json.loads(json.dumps(config.to_dict()))), _flat(metadata.model)
-    differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key) and key != "name")
-    if differing:
-        listed = ", ".join(f"{key} {theirs.get(key)} (here {ours.get(key)})" for key in differing[:6])
+    here = json.loads(json.dumps(config.to_dict()))
+    found = [item for item in differing(metadata.model, here) if item[0] != "name"]
+    if found:
+        listed = ", ".join(f"{name} {theirs} (here {ours})" for name, theirs, ours in found[:6])
         raise UserError(f"{folder}: checkpoint of another model: {listed}. Choose the model it was trained from.")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def load(

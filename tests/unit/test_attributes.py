@@ -18,6 +18,15 @@ def fractions(*names: str, **settings: object) -> AttributeSchema:
     return AttributeSchema(name="fractions", attributes=attributes, score=names, **settings)
 
 
+def test_histograms_have_a_bin_per_whole_number_or_twenty_over_fractions(helpsteer):
+    assert (helpsteer.score_bins, helpsteer["verbosity"].bins) == (None, None)
+    assert (fractions("truth").score_bins, fractions("truth")["truth"].bins) == (20, 20)
+    mixed = AttributeSchema(
+        name="mixed", attributes=(*fractions("truth").attributes, Attribute(name="tone")), score=("tone",)
+    )
+    assert (mixed.score_bins, mixed["truth"].bins) == (None, 20)
+
+
 def test_steering_line_is_the_papers(helpsteer):
     assert helpsteer.steering_line(VALUES) == (
         "Please answer the question such that your response is in the following attributes in 5-point Likert scale:\n"

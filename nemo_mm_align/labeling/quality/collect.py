@@ -17,7 +17,6 @@ from nemo_mm_align.labeling.quality.statistics import Correlations, Histogram, M
 from nemo_mm_align.records import Annotation, read_records
 
 LENGTH, SCORE = "length (words)", "score"
-FLOAT_BINS = 20
 
 
 @dataclass
@@ -68,10 +67,9 @@ def collect(annotations: Path, schema: AttributeSchema, ledger: Path | None = No
     quality = Quality(annotations, schema, read_settings(annotations))
     scored = (SCORE,) if schema.score else ()
     quality.correlations = Correlations((*schema.names, *scored, LENGTH))
-    quality.histograms = {attribute.name: _histogram(attribute) for attribute in schema.attributes}
+    quality.histograms = {item.name: Histogram(item.minimum, item.maximum, item.bins) for item in schema.attributes}
     if scored:
-        whole = all(schema[name].integer for name in schema.score)
-        quality.histograms[SCORE] = Histogram(schema.worst_total, schema.perfect_total, None if whole else FLOAT_BINS)
+        quality.histograms[SCORE] = Histogram(schema.worst_total, schema.perfect_total, schema.score_bins)
     drawn: list[tuple[int, int, Annotation]] = []
     for annotation in read_records(annotations, Annotation):
         _add(quality, annotation)
@@ -84,10 +82,6 @@ def collect(annotations: Path, schema: AttributeSchema, ledger: Path | None = No
         for attempt in _attempts(ledger, set(quality.configurations)):
             _add_attempt(quality, attempt)
     return quality
-
-
-def _histogram(attribute: Attribute) -> Histogram:
-    return Histogram(attribute.minimum, attribute.maximum, None if attribute.integer else FLOAT_BINS)
 
 
 def _add(quality: Quality, annotation: Annotation) -> None:
