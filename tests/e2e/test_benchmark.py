@@ -9,13 +9,14 @@ import pytest
 from nemo_mm_align.benchmarks.launch import measure
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.model.config import LlavaConfig
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def benchmark(repository, *overrides):
     command = [sys.executable, "scripts/benchmark.py", "size=smoke", *overrides]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_training_against_the_peers(repository, tmp_path):

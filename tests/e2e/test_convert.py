@@ -28,6 +28,7 @@ from nemo_mm_align.parallel.source import open_source
 from tests.distributed import REPOSITORY, run_distributed
 from tests.tiny_llava import LORA, make_llava, micro_batch
 from tests.unit.toy_tokenizers import word_level
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.parallel, pytest.mark.slow]
 SCRIPT = REPOSITORY / "scripts/convert.py"
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=REPOSITORY)
 
 
 def test_import_and_export_at_two_layouts(folder: Path, tmp_path: Path) -> None:

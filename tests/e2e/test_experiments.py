@@ -13,6 +13,7 @@ from PIL import Image
 
 from nemo_mm_align.run_files import DONE_FILE, FACTS_FILE, METRICS_FILE, read_metrics
 from tests.distributed import REPOSITORY, free_port
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.parallel]
 
@@ -46,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def train(processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
     torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={free_port()}"]
     command = [sys.executable, *torchrun, "scripts/train.py", *overrides, f"trainer.max_steps={STEPS}"]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -14,6 +14,7 @@ from nemo_mm_align.labeling.provenance import check_selection
 from nemo_mm_align.records import Annotation, read_records
 from tests.e2e.test_label import Command
 from tests.judge_server import judge_server, make_files
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.e2e
 
@@ -49,7 +50,12 @@ def test_a_sample_is_judged_again_and_compared(tmp_path: Path, repository: Path)
     script = [sys.executable, str(repository / "scripts/agreement.py"), "annotations=annotations.jsonl"]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     done = subprocess.run(
-        [*script, "against=[again.jsonl]"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        [*script, "against=[again.jsonl]"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = json.loads((tmp_path / "annotations.agreement.json").read_text(encoding="utf-8"))

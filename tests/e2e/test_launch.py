@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.miniature.world import SplitSize, WorldSettings, build_world
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -32,7 +33,7 @@ def test_one_command_goes_from_prompts_to_the_report(tmp_path: Path, repository:
         f"generate.prompts={tmp_path}/world/heldout.jsonl", *SMALL,
     ]  # fmt: skip
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = tmp_path / "loop"
     assert json.loads((run / "sft_mini_1x2/DONE").read_text()) == {"steps": 2}
@@ -59,7 +60,7 @@ def test_a_failing_stage_ends_the_chain(tmp_path: Path, repository: Path) -> Non
         "run.name=loop", f"base_results_dir={tmp_path}", f"python={sys.executable}", "label.judge=oracle", "preflight=false",
         f"label.prompts={tmp_path}/prompts.jsonl", f"label.candidates={tmp_path}/candidates.jsonl", "build.method=sft",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2 and "stage label ended with exit code 2" in done.stderr
     log = (tmp_path / "loop/launcher.log").read_text().splitlines()
     assert len(log) == 2 and log[1].endswith("stage label: exit code 2")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.distributed import REPOSITORY
+from tests.waiting import PATIENCE_S, wait_until
 
 SMOKE = [
     "base=train",
@@ -46,13 +46,11 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     process = start(out, log)
-    deadline = time.monotonic() + 400
-    while not (out / "done/base_captions.begun").is_file():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
-        time.sleep(0.2)
+    begun = out / "done/base_captions.begun"
+    wait_until(begun.is_file, lambda: None if process.poll() is None else log.read_text()[-4000:])
     kill_all(process)
     process = start(out, log)
-    assert process.wait(timeout=600) == 0, log.read_text()[-6000:]
+    assert process.wait(timeout=2 * PATIENCE_S) == 0, log.read_text()[-6000:]
     text = log.read_text()
     assert "base_text: done before" in text
     results = json.loads((out / "results.json").read_text())

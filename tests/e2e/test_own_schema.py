@@ -14,6 +14,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Annotation, Candidate, CandidateSet, Prompt, read_records, write_records
 from tests.tiny import tiny_llava, training_data
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.e2e
 
@@ -40,7 +41,7 @@ class Commands:
         command = [sys.executable, str(self.repository / f"scripts/{script}.py"), *overrides]
         environment = os.environ | {"PYTHONPATH": str(self.repository)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        done = subprocess.run(command, cwd=self.folder, env=environment, timeout=120, check=False, **pipes)
+        done = subprocess.run(command, cwd=self.folder, env=environment, timeout=PATIENCE_S, check=False, **pipes)
         assert done.returncode == code, done.stdout[-4000:]
         return done.stdout
 

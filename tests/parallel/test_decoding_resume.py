@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,10 +14,13 @@ import pytest
 from nemo_mm_align.records import CandidateSet, read_records
 from tests.decoding_model import make_folder, make_prompts
 from tests.distributed import REPOSITORY, free_port
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.parallel
 
 PROMPTS = 40
+ATTEMPTS = 5
+"""At hitting a moment of a run: we may be late on a busy machine, though not always."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def start(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.Popen[str
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return output
 
@@ -55,10 +57,13 @@ def undisturbed(folder: Path) -> bytes:
 
 
 def wait_for_answers(process: subprocess.Popen[str], out: Path) -> None:
-    deadline = time.monotonic() + 180
-    while not (out.exists() and out.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    """Wait for some, or for the end of the run, which may have overtaken us."""
+    wait_until(lambda: process.poll() is not None or answers(out) > 4)
+    assert process.poll() in (None, 0), process.communicate()
+
+
+def answers(out: Path) -> int:
+    return out.read_bytes().count(b"\n") if out.exists() else 0
 
 
 def sample(folder: Path, out: str, *overrides: str, ranks: int = 1) -> subprocess.Popen[str]:
@@ -71,16 +76,20 @@ def kill(process: subprocess.Popen[str]) -> None:
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for member in family:
         member.kill()
-    psutil.wait_procs(family[:-1], timeout=30)
-    process.communicate(timeout=30)
+    psutil.wait_procs(family[:-1], timeout=PATIENCE_S)
+    process.communicate(timeout=PATIENCE_S)
 
 
 def test_killed_and_resumed_the_file_equals_an_undisturbed_run(folder: Path, undisturbed: bytes) -> None:
-    out = folder / "resumed.jsonl"
     layout = ["tensor_model_parallel_size=2", "max_batch_tokens=180"]
-    process = sample(folder, out.name, *layout, ranks=2)
-    wait_for_answers(process, out)
-    kill(process)
+    for number in range(ATTEMPTS):
+        out = folder / f"resumed{number}.jsonl"
+        process = sample(folder, out.name, *layout, ranks=2)
+        wait_for_answers(process, out)
+        if process.poll() is None:
+            kill(process)
+        if answers(out) < PROMPTS:
+            break
     before = out.read_bytes()
     whole = before[: before.rindex(b"\n") + 1]
     assert 4 < whole.count(b"\n") < PROMPTS
@@ -95,11 +104,14 @@ def test_killed_and_resumed_the_file_equals_an_undisturbed_run(folder: Path, und
 def test_asked_to_stop_it_ends_after_the_batch_and_goes_on(
     folder: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = folder / "stopped.jsonl"
-    process = sample(folder, out.name, "max_batch_tokens=180")
-    wait_for_answers(process, out)
-    process.send_signal(signal.SIGTERM)
-    messages = "".join(process.communicate(timeout=60))
+    for number in range(ATTEMPTS):
+        out = folder / f"stopped{number}.jsonl"
+        process = sample(folder, out.name, "max_batch_tokens=180")
+        wait_for_answers(process, out)
+        process.send_signal(signal.SIGTERM)
+        messages = "".join(process.communicate(timeout=PATIENCE_S))
+        if answers(out) < PROMPTS:
+            break
     assert process.returncode == 143 and "asked to stop" in messages
     before = out.read_bytes()
     assert before.endswith(b"\n") and 4 < before.count(b"\n") < PROMPTS
@@ -107,7 +119,7 @@ def test_asked_to_stop_it_ends_after_the_batch_and_goes_on(
     monkeypatch.setenv("NEMO_MM_ALIGN_STOP_FILE", str(folder / "STOP"))
     (folder / "STOP").touch()
     process = sample(folder, out.name, "max_batch_tokens=180")
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 143 and out.read_bytes() == before
     (folder / "STOP").unlink()  # it stays for the job script, which removes it at its next start
     finish(sample(folder, out.name, "max_batch_tokens=180"))
@@ -129,7 +141,7 @@ def test_one_question_is_answered_on_standard_output(folder: Path) -> None:
 
 
 def refused(process: subprocess.Popen[str]) -> str:
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2 and "Traceback" not in errors, errors
     return next(line for line in errors.splitlines() if line.startswith("error: ")) + errors
 

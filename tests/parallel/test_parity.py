@@ -103,7 +103,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_llava(work / "half", dtype=torch.float16, shard_size="40KB")
     (work / "half-peft").symlink_to(work / "untied-peft")
     for processes in (1, 2, 4):
-        run_distributed("tests.parallel.parity_worker", processes, work, timeout=240)
+        run_distributed("tests.parallel.parity_worker", processes, work)
     return work
 
 

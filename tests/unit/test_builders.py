@@ -11,6 +11,7 @@ from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, read_records, write_records
 from nemo_mm_align.records import TrainingExample as Example
+from tests.waiting import PATIENCE_S
 
 
 def rated(text: str, helpfulness: int, correctness: int, coherence: int, **fields) -> RatedCandidate:
@@ -126,7 +127,7 @@ def test_annotations_that_do_not_fit_are_refused(helpsteer):
 
 def run(repository, folder, *overrides: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(repository / "scripts/build.py"), *overrides]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_the_script_writes_records_whose_images_resolve(repository, tmp_path, helpsteer):
