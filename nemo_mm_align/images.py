@@ -130,6 +130,15 @@ def verify_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
     _decode_quickly(_open(read_file(path), path, max_pixels), path)
 
 
+def image_fault(path: str | Path) -> str | None:
+    """Return what `verify_image` says of an image; None where nothing is wrong with it."""
+    try:
+        verify_image(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def read_image_bytes(path: str | Path, max_bytes: int = MAX_JUDGE_BYTES) -> tuple[bytes, str]:
     """Return a file's bytes as they are and the MIME type that the bytes show, whatever the file is called.
 

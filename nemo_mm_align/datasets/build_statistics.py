@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.running_mean import Mean
 
 NOTICEABLE = 3.0
 """Standard errors by which a share must differ from one half to be no accident."""
 
 
 @dataclass
-class Distribution:
+class Distribution(Mean):
     """Mean, standard deviation, ends and histogram of a quantity.
 
     Args:
@@ -24,19 +25,13 @@ class Distribution:
 
     low: float = 0.0
     width: float | None = None
-    count: int = 0
-    mean: float = 0.0
     minimum: float = math.inf
     maximum: float = -math.inf
     bins: Counter[int] = field(default_factory=Counter)
-    _squares: float = 0.0
 
     def add(self, value: float) -> None:
-        """Count a value (Welford's update)."""
-        self.count += 1
-        step = value - self.mean
-        self.mean += step / self.count
-        self._squares += step * (value - self.mean)
+        """Count a value."""
+        super().add(value)
         self.minimum, self.maximum = min(self.minimum, value), max(self.maximum, value)
         if self.width:
             self.bins[math.floor((value - self.low) / self.width + 1e-9)] += 1
@@ -44,7 +39,7 @@ class Distribution:
     @property
     def deviation(self) -> float:
         """Standard deviation of the values themselves."""
-        return math.sqrt(self._squares / self.count) if self.count else 0.0
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
 
     def content(self) -> dict[str, Any]:
         """Return the figures for the summary's file; bins by their lower end."""
@@ -62,7 +57,7 @@ def score_distribution(schema: AttributeSchema) -> Distribution:
     """Return an empty distribution of scores, with a histogram where the schema has a score."""
     low, bins = schema.worst_total, schema.score_bins
     width = (schema.perfect_total - low) / bins if bins else 1.0
-    return Distribution(low, width if schema.score else None)
+    return Distribution(low=low, width=width if schema.score else None)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from nemo_mm_align.datasets.collate import row_lengths
 from nemo_mm_align.datasets.length_report import Dropped, LengthPlan
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import verify_image
+from nemo_mm_align.images import image_fault
 from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import PreferenceExample, TrainingExample
@@ -114,16 +114,8 @@ def _broken_images(examples: Sequence[TrainingExample | PreferenceExample], prog
     """Return what is wrong with each image that does not decode; each file is read once."""
     paths = list(dict.fromkeys(path for example in examples for path in example.images))
     with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
-        faults = list(tqdm(pool.map(_image_fault, paths), "checking images", len(paths), disable=not progress))
+        faults = list(tqdm(pool.map(image_fault, paths), "checking images", len(paths), disable=not progress))
     return {path: fault for path, fault in zip(paths, faults, strict=True) if fault is not None}
-
-
-def _image_fault(path: str) -> str | None:
-    try:
-        verify_image(path)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _judge(plan: LengthPlan, settings: PlanSettings) -> None:

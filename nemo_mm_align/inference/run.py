@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import verify_image
+from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.generator import candidate_set
 from nemo_mm_align.inference.loading import OpenedModel
@@ -134,19 +134,11 @@ def _verify_images(requests: Sequence[Request]) -> None:
     paths = list(dict.fromkeys(path for request in requests for path in request.encoded.image_paths))
     mine = paths[runtime.rank() :: runtime.world_size()]
     with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
-        found = tqdm(pool.map(_image_fault, mine), "checking images", len(mine), disable=runtime.rank() != 0)
+        found = tqdm(pool.map(image_fault, mine), "checking images", len(mine), disable=runtime.rank() != 0)
         faults = [fault for fault in found if fault is not None]
     parts: list[list[str]] = [[]] * runtime.world_size()
     torch.distributed.all_gather_object(parts, faults)
     raise_faults([fault for part in parts for fault in part], "Nothing was generated.")
-
-
-def _image_fault(path: Path) -> str | None:
-    try:
-        verify_image(path)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _on_first_rank(action: Callable[[], AnswerFile]) -> AnswerFile | None:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
@@ -20,7 +18,6 @@ from nemo_mm_align.callbacks.health import ReportHealth
 from nemo_mm_align.callbacks.metrics import WriteMetrics
 from nemo_mm_align.callbacks.stopping import StopOnRequest
 from nemo_mm_align.callbacks.stragglers import ReportStragglers
-from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
@@ -45,12 +42,12 @@ from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
 from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
+from nemo_mm_align.recipes.trainer_host import AlignmentModule, open_host
 from nemo_mm_align.run_files import (
     DONE_FILE,
     LENGTH_PLAN_FILE,
     METRICS_FILE,
     RANK_TIMES_FILE,
-    STOP_FILE,
     write_diverged,
     write_done,
     write_facts,
@@ -59,36 +56,6 @@ from nemo_mm_align.run_files import (
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "transformer-engine", "nemo_mm_align")
-
-
-_TALKATIVE = ("megatron.core.distributed", "megatron.core.optimizer", "megatron.core.optimizer_param_scheduler")
-"""They list every trainable tensor, hundreds of lines."""
-
-
-class AlignmentModule(pl.LightningModule):
-    """What Lightning sees of the engine: one training step per batch of micro batches."""
-
-    def __init__(self, engine: TrainingEngine) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self._engine = [engine]  # in a list: not a submodule, Lightning must not move, save or count it
-
-    def training_step(self, batches: list[Batch], batch_idx: int) -> dict[str, Any]:
-        """Run one optimizer step and log its metrics."""
-        result = self._engine[0].step(batches, self.trainer.global_step)
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.increment_ready()
-        progress.increment_completed()
-        for name, value in result.metrics.items():
-            self.log(name, value, prog_bar=name == "loss", rank_zero_only=True, batch_size=1)
-        return {"loss": torch.tensor(result.metrics["loss"]), "metrics": result.metrics}
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Leave it to the engine, which moves one micro batch at a time."""
-        return batch
-
-    def configure_optimizers(self) -> None:
-        """The optimizer is megatron-core's."""
 
 
 class TrainingRun:
@@ -109,7 +76,8 @@ class TrainingRun:
         template = self.settings.template
         self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
         self.processor = self.source.image_processor()
-        self.trainer, self.folder = self._host()
+        strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
+        self.trainer, self.folder = open_host(config, strategy, stop)
         self.samples: SampleStore = self._read_samples()
         self.sampler = GlobalBatchSampler(
             len(self.samples),
@@ -147,36 +115,6 @@ class TrainingRun:
     def progress(self) -> bool:
         """Whether this rank shows progress bars."""
         return runtime.rank() == 0 and bool(self.config.trainer.enable_progress_bar)
-
-    def _host(self) -> tuple[pl.Trainer, Path]:
-        strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
-        gpu = torch.cuda.is_available()
-        options = dict(self.config.trainer)
-        for name in ("max_steps", "num_nodes", "devices"):
-            options.pop(name, None)
-        trainer = pl.Trainer(
-            accelerator="gpu" if gpu else "cpu",
-            devices=min(runtime.local_world_size(), torch.cuda.device_count()) if gpu else runtime.local_world_size(),
-            num_nodes=max(1, runtime.world_size() // runtime.local_world_size()),
-            strategy=strategy,
-            logger=False,  # exp_manager brings the loggers
-            enable_checkpointing=False,
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-            max_epochs=1,
-            **options,
-        )
-        folder = Path(self.config.exp_manager.exp_dir) / str(self.config.exp_manager.name)
-        logging.getLogger("nemo_logger").addFilter(_not_of_checkpoints)
-        aside = set(folder.glob(f"run_*/{STOP_FILE}"))
-        folder = Path(exp_manager(trainer, self.config.exp_manager) or folder)
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        if self.stop.file is None:
-            self.stop.file = folder / STOP_FILE
-        if set(folder.glob(f"run_*/{STOP_FILE}")) - aside:
-            self.stop.request()  # exp_manager has just set the stop file aside with the files of the run before
-        return trainer, folder
 
     def _read_samples(self) -> SampleStore:
         report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
@@ -377,11 +315,6 @@ class TrainingRun:
             layout=runtime.layout(),
             versions=installed_versions(_PACKAGES),
         )
-
-
-def _not_of_checkpoints(record: logging.LogRecord) -> bool:
-    """NeMo looks for checkpoints of its own and says "Training from scratch" where ours goes on."""
-    return "There were no checkpoints found" not in record.getMessage()
 
 
 def train(config: DictConfig, stop: StopRequest | None = None) -> None:

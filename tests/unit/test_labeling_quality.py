@@ -13,8 +13,9 @@ from nemo_mm_align.attributes import Attribute, AttributeSchema
 from nemo_mm_align.labeling.quality.collect import collect
 from nemo_mm_align.labeling.quality.findings import findings
 from nemo_mm_align.labeling.quality.report import write_report
-from nemo_mm_align.labeling.quality.statistics import BUFFERED_ROWS, Correlations, Histogram, Mean, Timeline
+from nemo_mm_align.labeling.quality.statistics import BUFFERED_ROWS, Correlations, Histogram, Timeline
 from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, write_records
+from nemo_mm_align.running_mean import Mean
 
 SCHEMA = AttributeSchema(
     name="three",

@@ -13,8 +13,9 @@ from typing import Any
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
 from nemo_mm_align.labeling.provenance import read_settings
-from nemo_mm_align.labeling.quality.statistics import Correlations, Histogram, Mean, Timeline
+from nemo_mm_align.labeling.quality.statistics import Correlations, Histogram, Timeline
 from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.running_mean import Mean
 
 LENGTH, SCORE = "length (words)", "score"
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nemo_mm_align.labeling.quality.collect import Quality
-from nemo_mm_align.labeling.quality.statistics import Histogram, Mean
+from nemo_mm_align.labeling.quality.statistics import Histogram
 from nemo_mm_align.reporting.figures import BLUE, GUIDE, INK, STYLE, figure_uri
+from nemo_mm_align.running_mean import Mean
 
 STRETCHES = 40
 
