@@ -41,9 +41,10 @@ export {FAULT_FILE_VARIABLE}="$fault_file\""""
 _UNTIL_DONE = f"""\
 # Until the work is done. A crash is tried again here, so that the pod keeps its place; the count outlives pods that are
 # killed or lost. An exit code above 128 has the pod made anew, one below ends the job.
+starts=$(cat "$starts_file" 2>/dev/null || echo 0)
 while [ "$leaving" = no ]; do
     rm -f "$stop_file"
-    starts=$(($(cat "$starts_file" 2>/dev/null || echo 0) + 1))
+    starts=$((starts + 1))
     if [ "$starts" -gt $((max_requeues + 1)) ]; then
         echo "not finished after $max_requeues restarts; the same launch goes on from here" >&2
         rm -f "$starts_file"
@@ -62,7 +63,8 @@ while [ "$leaving" = no ]; do
         exit 0
     fi
     if [ -e "$stop_file" ]; then
-        rm -f "$starts_file" # this pod or another has to leave, and the work is saved
+        starts=0 # this pod or another has to leave, and the work is saved
+        rm -f "$starts_file"
     else
         echo "not finished (exit code $code) after start $starts"
     fi

@@ -71,6 +71,12 @@ def test_crashes_end_the_job_after_the_last_restart(pod: Pod) -> None:
     assert pod.stages() == 3 and not pod.counted()
 
 
+def test_crashes_end_the_job_where_the_count_cannot_be_written(pod: Pod) -> None:
+    (pod.results / ".starts-first_train-1").mkdir()
+    assert pod.run("exit 1") == FAILS
+    assert pod.stages() == 3
+
+
 def test_pods_that_were_killed_count_too(pod: Pod) -> None:
     """Killed for memory, or lost with its node: bash has no say then."""
     for starts in ("1", "2", "3"):
