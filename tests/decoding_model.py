@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy
 import tokenizers
 from PIL import Image
 from tokenizers import decoders, models, pre_tokenizers
@@ -54,7 +55,8 @@ def make_prompts(folder: Path, count: int, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     for number in range(3):
-        Image.effect_noise((40 + 9 * number, 30), 80).convert("RGB").save(folder / f"{number}.png")
+        noise_HW = numpy.random.default_rng(number).integers(0, 256, (30, 40 + 9 * number), dtype=numpy.uint8)
+        Image.fromarray(noise_HW).convert("RGB").save(folder / f"{number}.png")
     prompts = []
     for number in range(count):
         images = tuple(f"{rng.randrange(3)}.png" for _ in range(number % 3))
