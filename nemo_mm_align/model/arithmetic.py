@@ -10,12 +10,36 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
 
 _FP8_MULTIPLE = 16
+_FP8_SHARE = {"fp8_blockwise": 128}
+"""TransformerEngine gathers a sequence in FP8 only from shares that can be quantised: whole blocks, else 8 positions."""
 
 
 def row_length_multiple(parallel: ParallelConfig, engine: EngineConfig) -> int:
-    """What row lengths are multiples of: TP under sequence parallelism, 16 for FP8 matrix products."""
+    """What row lengths are multiples of.
+
+    FP8 matrix products want 16 positions. Under sequence parallelism a row is cut into TP equal shares, which are quantised
+    one by one.
+    """
     tensor = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
-    return math.lcm(tensor, _FP8_MULTIPLE if engine.fp8 else 1)
+    if not engine.fp8:
+        return tensor
+    share = _FP8_SHARE.get(engine.precision, 8) if tensor > 1 else 1
+    return math.lcm(_FP8_MULTIPLE, tensor * share)
+
+
+def odd_fp8_widths(config: LlavaConfig, parallel: ParallelConfig) -> dict[str, int]:
+    """Widths of the decoder's matrices on one rank that FP8 products cannot take: those that are no multiple of 16.
+
+    Adapters, projector and vision tower do not compute in FP8.
+    """
+    tensor, language = parallel.tensor_model_parallel_size, config.language
+    widths = {
+        "language.hidden_size": language.hidden_size,
+        "language.ffn_hidden_size / TP": language.ffn_hidden_size // tensor,
+        "query width / TP": language.query_width // tensor,
+        "key width / TP": language.key_width // tensor,
+    }
+    return {name: width for name, width in widths.items() if width % _FP8_MULTIPLE}
 
 
 def round_up(tokens: int, multiple: int) -> int:

@@ -82,7 +82,7 @@ class CoreAttention(nn.Module):
             )
             return output.reshape(1, rows, -1)
         grouped = repeats > 1
-        if grouped and not query.is_cuda:  # the CPU's fused kernel wants equal heads
+        if grouped and not _kernel_knows_groups(query, attention_mask):
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
             grouped = False
         causal = self.causal and attention_mask is None and length > 1
@@ -90,6 +90,14 @@ class CoreAttention(nn.Module):
             query, key, value, attn_mask=attention_mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
         )
         return output_BNSD.permute(2, 0, 1, 3).reshape(length, rows, -1)
+
+
+def _kernel_knows_groups(query: Tensor, attention_mask: Tensor | None) -> bool:
+    """Whether a kernel that stores no scores takes grouped heads: flash does, for 16 bits and without a mask.
+
+    The CPU's and the memory-efficient one want equal heads; with groups torch would fall back to storing all scores.
+    """
+    return query.is_cuda and attention_mask is None and query.dtype != torch.float32
 
 
 class KeyValueCache:

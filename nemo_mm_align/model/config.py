@@ -309,6 +309,11 @@ FP8_CAPABILITY = (8, 9)
 """First compute capability with FP8 units: Ada; Hopper and Blackwell follow."""
 
 
+def fp8_capability(precision: str) -> tuple[int, int]:
+    """First compute capability that a kind of FP8 runs on; scaling by blocks is newer than the units themselves."""
+    return (9, 0) if precision == "fp8_blockwise" else FP8_CAPABILITY
+
+
 def is_fp8(precision: str) -> bool:
     """Whether a number format is one of FP8."""
     return precision.startswith("fp8")
@@ -318,7 +323,8 @@ def is_fp8(precision: str) -> bool:
 class EngineConfig:
     """How the model is computed: number format, kernels, recomputation.
 
-    `transformer_impl`: ``auto`` takes TransformerEngine where it is installed with a GPU, else ``local``.
+    `transformer_impl`: ``auto`` takes TransformerEngine where it is installed with a GPU, else ``local``; in fp32 it takes
+    ``local``, since TransformerEngine multiplies fp32 matrices in TF32.
     `recompute`: ``none``, ``selective`` (core attention) or ``full`` (every layer).
     """
 

@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import CoreAttention
-from nemo_mm_align.model.config import LoRAConfig
+from nemo_mm_align.model.config import EngineConfig, LoRAConfig
 from nemo_mm_align.model.linear import LocalColumnLinear, LocalRowLinear
 from nemo_mm_align.model.lora import QKVJoin, gate_up_join, lora_column, lora_row
 
@@ -59,10 +59,12 @@ def transformer_engine_available() -> bool:
     return torch.cuda.is_available()
 
 
-def kernels(implementation: str) -> Kernels:
-    """Return the classes of ``local``, ``transformer_engine`` or ``auto``; raise `UserError` where they are missing."""
-    if implementation == "auto":
-        implementation = "transformer_engine" if transformer_engine_available() else "local"
+def kernels(engine: EngineConfig) -> Kernels:
+    """Return the classes that a number format and an implementation mean; raise `UserError` where they are missing."""
+    implementation = engine.transformer_impl
+    if implementation == "auto":  # TransformerEngine's fp32 is TF32, with 10 bits of mantissa
+        fused = engine.precision != "fp32" and transformer_engine_available()
+        implementation = "transformer_engine" if fused else "local"
     if implementation == "local":
         return Kernels("local", LocalColumnLinear, LocalRowLinear, LocalNorm)
     if not transformer_engine_available():

@@ -9,6 +9,8 @@ V vocabulary columns of this rank.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,7 +61,7 @@ class Llava(MegatronModule):
         self.model_config, self.parallel, self.engine, self.lora = config, parallel, engine, lora
         self.pre_process, self.post_process = pre_process, post_process
         self.model_type = ModelType.encoder_or_decoder
-        kernel = layer_specs.kernels(engine.transformer_impl)
+        kernel = layer_specs.kernels(engine)
         self.transformer_impl = kernel.name
         if pre_process:
             self.vision_tower = _vision_tower(config, parallel, engine, kernel, initialize)
@@ -134,15 +136,32 @@ class Llava(MegatronModule):
             ValueError: image tokens and image embeddings differ in number.
         """
         hidden_SBH = self._embed(input_ids_BS, images_NCHW, image_index_K) if self.pre_process else None
-        output: Tensor = self.language_model(
-            input_ids=input_ids_BS,
-            position_ids=position_ids_BS.unsqueeze(0).expand(3, -1, -1),
-            attention_mask=attention_mask,
-            decoder_input=hidden_SBH,
-            labels=labels_BS,
-            last_position_only=last_position_only,
-        )
+        with self._fp8_only_where_calibrated():
+            output: Tensor = self.language_model(
+                input_ids=input_ids_BS,
+                position_ids=position_ids_BS.unsqueeze(0).expand(3, -1, -1),
+                attention_mask=attention_mask,
+                decoder_input=hidden_SBH,
+                labels=labels_BS,
+                last_position_only=last_position_only,
+            )
         return output
+
+    @contextmanager
+    def _fp8_only_where_calibrated(self) -> Iterator[None]:
+        """Compute in bf16 without gradients under delayed scaling.
+
+        Its scales come from passes with gradients alone. Reference log-probs are taken before the first of these, when all
+        scales are still 1 and most weights lie below FP8's smallest normal number.
+        """
+        if self.engine.precision != "fp8_delayed" or torch.is_grad_enabled():
+            yield
+            return
+        kept, self.config.fp8 = self.config.fp8, None
+        try:
+            yield
+        finally:
+            self.config.fp8 = kept
 
     def encode_images(self, images_NCHW: Tensor) -> Tensor:
         """Return image embeddings [N, T, H]: tower features without the class token, projected."""

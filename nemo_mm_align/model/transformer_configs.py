@@ -10,7 +10,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import FP8_CAPABILITY, EngineConfig, LlavaConfig, ParallelConfig
+from nemo_mm_align.model.arithmetic import odd_fp8_widths
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig, fp8_capability
 from nemo_mm_align.model.layer_specs import transformer_engine_available
 
 
@@ -29,10 +30,22 @@ def check_precision(engine: EngineConfig) -> None:
             f"{', not model.transformer_impl=local' if engine.transformer_impl == 'local' else ''}. Run in the NGC "
             "container on an Ada, Hopper or Blackwell GPU, or set precision=bf16."
         )
-    if torch.cuda.get_device_capability() < FP8_CAPABILITY:
+    needed = fp8_capability(engine.precision)
+    if torch.cuda.get_device_capability() < needed:
         raise UserError(
-            f"precision={engine.precision}: {torch.cuda.get_device_name()} has no FP8 units (compute capability "
-            f"{FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or newer is needed). Set precision=bf16."
+            f"precision={engine.precision}: {torch.cuda.get_device_name()} has no units for it (compute capability "
+            f"{needed[0]}.{needed[1]} or newer is needed). Set precision=bf16."
+        )
+
+
+def check_fp8_widths(config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig) -> None:
+    """Raise `UserError` where FP8 cannot take a width; TransformerEngine says so only at the first product."""
+    odd = odd_fp8_widths(config, parallel) if engine.fp8 else {}
+    if odd:
+        listed = ", ".join(f"{name}={width}" for name, width in odd.items())
+        raise UserError(
+            f"precision={engine.precision}: no multiple of 16: {listed}. Choose a smaller "
+            "model.tensor_model_parallel_size or precision=bf16."
         )
 
 
@@ -61,6 +74,7 @@ def language_config(
     """The decoder: Llama-type layers, split over tensor- and pipeline-parallel ranks."""
     language = config.language
     options = _shared(engine, initialize)
+    check_fp8_widths(config, parallel, engine)
     if engine.fp8:
         options |= {"fp8": "hybrid", "fp8_recipe": engine.precision.removeprefix("fp8_")}
     if engine.recompute == "full":

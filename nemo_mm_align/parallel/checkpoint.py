@@ -34,7 +34,12 @@ from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.nested import differing
 from nemo_mm_align.parallel import background, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
-from nemo_mm_align.parallel.sharded_state import bytes_to_write, model_entries, state_to_load, state_to_save
+from nemo_mm_align.parallel.sharded_state import (
+    bytes_to_write,
+    state_to_load,
+    state_to_save,
+    without_absent_extra_states,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -278,17 +283,19 @@ def load(
     if adapted or optimizer is not None:
         _check_adapters(metadata, model, folder)
     state = state_to_load(model, optimizer, adapted)
+    if model.engine.fp8:
+        state["model"] = without_absent_extra_states(state["model"], Path(folder) / STATE_FOLDER)
+    expected = set(state["model"])
     loaded = dist_checkpointing.load(state, str(Path(folder) / STATE_FOLDER))
     result = model.load_state_dict(loaded["model"], strict=False)
-    expected = set(model_entries(model, adapted))
     missing = [name for name in result.missing_keys if name in expected]
     if missing or result.unexpected_keys:
         raise UserError(
             f"{folder}: does not fit the model: missing {missing[:3]}, unknown {result.unexpected_keys[:3]}."
         )
     if optimizer is not None:
+        # fp32 copies of bf16 weights come from here: made anew from the weights they would lose what bf16 rounds off
         optimizer.load_state_dict(loaded["optimizer"])
-        optimizer.reload_model_params()
     return metadata, loaded.get("trainer", {})
 
 

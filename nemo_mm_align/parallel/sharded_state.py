@@ -9,31 +9,51 @@ which goes straight into the parts, their whole is handed on as it is.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories
+from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 
-_ADAPTER, _PROJECTOR = ".adapters.", "projector."
+_ADAPTER, _PROJECTOR, _EXTRA = ".adapters.", "projector.", "_extra_state"
 
 
 def model_entries(model: Llava, adapted: bool) -> dict[str, Any]:
-    """The tensors of a LoRA checkpoint (adapters and projector), or of a complete one (all but adapters)."""
+    """The tensors of a LoRA checkpoint (adapters and projector), or of a complete one (all but adapters).
+
+    TransformerEngine's extra states hold something in FP8 alone; without them the same checkpoint opens with both kinds of
+    kernels.
+    """
     sharded = model.sharded_state_dict()
     if adapted:
         return {name: value for name, value in sharded.items() if _ADAPTER in name or name.startswith(_PROJECTOR)}
-    keep_extra = model.transformer_impl == "transformer_engine"
     return {
         name: value
         for name, value in sharded.items()
-        if _ADAPTER not in name and (keep_extra or not name.endswith("_extra_state"))
+        if _ADAPTER not in name and (model.engine.fp8 or not name.endswith(_EXTRA))
     }
+
+
+def without_absent_extra_states(entries: dict[str, Any], folder: str | Path) -> dict[str, Any]:
+    """Leave out extra states that a checkpoint lacks, as one from bf16 does: FP8 then starts with fresh scales.
+
+    Args:
+        entries: what is to be read of the model.
+        folder: the checkpoint's state.
+    """
+    objects = {name: value for name, value in entries.items() if name.endswith(_EXTRA)}
+    if not objects:
+        return entries
+    stored = load_sharded_metadata(str(folder))
+    absent = {name for name, value in objects.items() if value.unique_key not in stored}
+    return {name: value for name, value in entries.items() if name not in absent}
 
 
 def state_to_save(model: Llava, optimizer: MegatronOptimizer | None, adapted: bool) -> dict[str, Any]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.arithmetic import check_started_ranks, micro_batches_per_step, round_up, row_length_multiple
+from nemo_mm_align.model.arithmetic import (
+    check_started_ranks,
+    micro_batches_per_step,
+    odd_fp8_widths,
+    round_up,
+    row_length_multiple,
+)
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.job import Job
@@ -98,15 +104,8 @@ def _lengths(job: Job, sizes: LlavaConfig, multiple: int) -> list[Finding]:
 
 
 def _fp8(sizes: LlavaConfig, parallel: ParallelConfig) -> Finding:
-    """Widths of the decoder's matrices; adapters and vision tower do not compute in FP8."""
-    tensor, language = parallel.tensor_model_parallel_size, sizes.language
-    widths = {
-        "language.hidden_size": language.hidden_size,
-        "language.ffn_hidden_size / TP": language.ffn_hidden_size // tensor,
-        "query width / TP": language.query_width // tensor,
-        "key width / TP": language.key_width // tensor,
-    }
-    odd = [f"{name}={width}" for name, width in widths.items() if width % 16]
+    """Widths of the decoder's matrices."""
+    odd = [f"{name}={width}" for name, width in odd_fp8_widths(sizes, parallel).items()]
     if odd:
         remedy = "a smaller model.tensor_model_parallel_size or precision=bf16"
         return red("FP8 sizes", f"no multiple of 16: {', '.join(odd)}", remedy)
