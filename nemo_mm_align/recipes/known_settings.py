@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nemo_mm_align.errors import UserError, check_keys, foreign_key
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
+from nemo_mm_align.nested import differing
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.sections import RECIPES, ModelSettings, Recipe, TopLevel
 
@@ -40,14 +41,11 @@ MODEL_KEYS = {**dict.fromkeys(keys_of(LlavaConfig), Any), **keys_of(ParallelConf
 
 def differing_sizes(chosen: LlavaConfig, found: LlavaConfig) -> list[str]:
     """Return in which sizes the model that was chosen by name and the one in the folder differ, in words."""
+    first, second = ({"language": asdict(sizes.language), "vision": asdict(sizes.vision)} for sizes in (chosen, found))
     return [
-        f"{section}.{key} {chosen_value} (there {found_value})"
-        for section, first, second in (
-            ("language", chosen.language, found.language),
-            ("vision", chosen.vision, found.vision),
-        )
-        for key, chosen_value in asdict(first).items()
-        if chosen_value != (found_value := asdict(second)[key]) and key not in _OFTEN_UNSAID
+        f"{name} {value} (there {other})"
+        for name, value, other in differing(first, second)
+        if name.rpartition(".")[2] not in _OFTEN_UNSAID
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.parallel.optimizer import OptimConfig, Schedule
+from nemo_mm_align.recipes.known_settings import differing_sizes
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.reference import ReferenceCache, settings_key
 from nemo_mm_align.run_files import METRICS_FILE, read_metrics
@@ -64,6 +65,14 @@ def test_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     checkpoint.check_same_model(metadata(1), sizes(), tmp_path)
     with pytest.raises(UserError, match=r"checkpoint of another model: language.num_layers 4 \(here 6\)"):
         checkpoint.check_same_model(metadata(1), sizes(layers=6), tmp_path)
+
+
+def test_sizes_that_differ_from_the_folders_are_named() -> None:
+    unsaid = replace(sizes(), language=replace(sizes().language, head_dim=12))
+    assert differing_sizes(sizes(), unsaid) == []
+    smaller = replace(sizes(layers=6), vision=replace(sizes().vision, image_size=14))
+    expected = ["language.num_layers 4 (there 6)", "vision.image_size 28 (there 14)"]
+    assert differing_sizes(sizes(), smaller) == expected
 
 
 def test_fingerprint_follows_content_and_names(tmp_path: Path) -> None:
