@@ -3,6 +3,7 @@ a checkpoint, FP8. Needs torch, megatron-core and pytest alone; skips itself whe
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from nemo_mm_align.parallel import checkpoint, runtime  # noqa: E402
 from nemo_mm_align.parallel.optimizer import OptimConfig  # noqa: E402
 from nemo_mm_align.recipes.methods import build_method  # noqa: E402
 from nemo_mm_align.recipes.step import TrainingEngine  # noqa: E402
+from tests.distributed import run_distributed  # noqa: E402
 
 needs_te = pytest.mark.skipif(not transformer_engine_available(), reason="TransformerEngine is not installed")
 
@@ -183,9 +185,13 @@ def metadata(precision: str) -> checkpoint.CheckpointMetadata:
     )  # fmt: skip
 
 
-def trained(engine: EngineConfig, steps: int, distributed: bool = False) -> TrainingEngine:
+def sft(model: Llava, distributed: bool = False) -> TrainingEngine:
     optim = OptimConfig(lr=1e-3, use_distributed_optimizer=distributed)
-    made, data = TrainingEngine(build(engine), build_method("sft"), optim, 20, seed=0), batch()
+    return TrainingEngine(model, build_method("sft"), optim, 20, seed=0)
+
+
+def trained(engine: EngineConfig, steps: int, distributed: bool = False) -> TrainingEngine:
+    made, data = sft(build(engine), distributed), batch()
     for step in range(steps):
         made.step([data], step)
     return made
@@ -260,3 +266,20 @@ def test_fp8_trains_near_bf16(precision: str, lora: LoRAConfig | None, recompute
         curves.append([engine.step([data], step).metrics["loss"] for step in range(6)])
     assert curves[1][-1] < curves[1][0]
     assert abs(curves[1][-1] - curves[0][-1]) <= 0.1 * curves[0][-1]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2), ("fp8_tensorwise", 0.1)])
+def test_two_gpus_equal_one(precision: str, tolerance: float, tmp_path: Path) -> None:
+    """Tensor and sequence parallel over NCCL, from the same checkpoint."""
+    skip_without_units(precision)
+    if precision.startswith("fp8") and not transformer_engine_available():
+        pytest.skip("TransformerEngine is not installed")
+    model, data = build(EngineConfig(precision)), batch()
+    folder = checkpoint.save(tmp_path, model, metadata(precision))
+    expected, engine = losses(model, data), sft(model)
+    steps = [engine.step([data], step).metrics["loss"] for step in range(3)]
+    run_distributed("tests/gpu/tensor_parallel_worker.py", 2, folder, tmp_path / "found.json", precision)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert relative(torch.tensor(found["token_losses"], device=expected.device), expected) <= tolerance
+    assert found["steps"] == pytest.approx(steps, rel=tolerance)
