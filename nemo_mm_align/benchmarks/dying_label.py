@@ -95,7 +95,7 @@ def arm(death: Death, at: int) -> None:
                 if count == at and death == "torn_line":
                     die_in_the_next_write(self.path)
                 count += 1
-            super().add(attempt)
+                super().add(attempt)  # within the lock: no other line may come between the limit and the line it tears
 
     vars(stage)["Ledger"] = DyingLedger
 
