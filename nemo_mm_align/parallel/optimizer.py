@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import Adam, MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
@@ -57,6 +57,12 @@ def wrap_for_training(model: Llava, optim: OptimConfig) -> DistributedDataParall
         use_distributed_optimizer=optim.use_distributed_optimizer, overlap_grad_reduce=False, grad_reduce_in_fp32=True
     )
     return DistributedDataParallel(config=model.config, ddp_config=config, module=model)
+
+
+def state_form(precision: str) -> str:
+    """Return what an optimizer's state is made for; another implementation, or one for other weights, cannot read it."""
+    weights = "fp32" if precision == "fp32" else "bf16 or fp8"
+    return f"{Adam.__module__.partition('.')[0]} {Adam.__name__} for precision={weights}"
 
 
 def build_optimizer(model: DistributedDataParallel, optim: OptimConfig) -> MegatronOptimizer:

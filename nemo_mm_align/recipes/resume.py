@@ -12,8 +12,8 @@ from nemo_mm_align.parallel.checkpoint import CheckpointMetadata, latest_checkpo
 
 logger = logging.getLogger(__name__)
 
-DECISIVE = ("name", "data", "global_batch_size", "seed", "shuffle")
-"""What decides which samples a step sees; with others, samples would be skipped and repeated."""
+DECISIVE = ("name", "data", "global_batch_size", "seed", "shuffle", "optimizer")
+"""What decides which samples a step sees (with others, samples would be skipped and repeated), and who can read its state."""
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:

@@ -26,6 +26,7 @@ from nemo_mm_align.model.llava import Llava, set_trainable
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, kernels, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
+from nemo_mm_align.parallel.optimizer import state_form
 from nemo_mm_align.parallel.source import ModelSource, build_from, source_settings
 from nemo_mm_align.parallel.stopping import Stopped, StopRequest, requests
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
@@ -295,6 +296,7 @@ class TrainingRun:
             "shuffle": settings.data.shuffle,
             "data": self.samples.fingerprint(),
             "optim": asdict(settings.model.optim),
+            "optimizer": state_form(settings.engine.precision),
         }
         plain: dict[str, Any] = json.loads(json.dumps(recipe))
         return plain

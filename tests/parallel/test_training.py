@@ -148,11 +148,15 @@ def stopped_after_step_3(out: Path, *words: str) -> tuple[str, int]:
     pytest.fail(f"{ATTEMPTS} runs were over before they stopped")
 
 
-def test_resumes_at_another_layout(model: Path, data: dict[str, Path], tmp_path: Path) -> None:
+def test_resumes_at_another_layout_though_not_in_another_number_format(
+    model: Path, data: dict[str, Path], tmp_path: Path, in_process: Callable[[list[str]], str]
+) -> None:
     steerlm = overrides(model, data["steerlm"], tmp_path, "recipe=steerlm", "model.lora.dropout=0", "name=run")
     finish(start(1, *steerlm))
     expected = losses(tmp_path, "run")
     (tmp_path / "run/checkpoints/step_00000009").rename(tmp_path / "last")
+    refused = in_process([*steerlm, "precision=bf16"])
+    assert "step_00000008: was trained with optimizer=torch AdamW for precision=fp32 (now torch AdamW for" in refused
     uneven = ["model.pipeline_model_parallel_size=2", "model.num_layers_in_first_pipeline_stage=1"]
     output = finish(start(2, *steerlm, *uneven))
     assert "from step 8" in output
@@ -178,14 +182,14 @@ def test_resumes_at_another_layout(model: Path, data: dict[str, Path], tmp_path:
 )
 def test_mistakes_are_named_before_training(
     model: Path, data: dict[str, Path], tmp_path: Path, changes: list[str], message: str,
-    capsys: pytest.CaptureFixture[str], in_process: object,
+    capsys: pytest.CaptureFixture[str], in_process: Callable[[list[str]], str],
 ) -> None:  # fmt: skip
     arguments = overrides(model, data["sft"], tmp_path, "recipe=sft", *changes)
-    assert message in in_process(arguments)  # type: ignore[operator]
+    assert message in in_process(arguments)
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> object:
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], str]:
     """Compose the configuration and start the run in this process, which spares the launch; return the error's text."""
     from hydra import compose, initialize_config_dir
 

@@ -12,7 +12,8 @@ from nemo_mm_align.parallel.checkpoint import METADATA_FILE, CheckpointMetadata
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
 
-RECIPE = {"name": "dpo", "beta": 0.1, "data": "d0", "global_batch_size": 4, "seed": 1, "shuffle": True, "steps": 9}
+RECIPE = {"name": "dpo", "beta": 0.1, "data": "d0", "global_batch_size": 4, "seed": 1, "shuffle": True, "steps": 9,
+          "optimizer": "torch AdamW for precision=fp32"}  # fmt: skip
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_the_same_run_goes_on_silently(run: Path, caplog: pytest.LogCaptureFixtu
     [
         ({"data": "d1"}, "was trained with other training data than data.train holds now. Take that back, or choose"),
         ({"global_batch_size": 8}, r"was trained with global_batch_size=4 \(now 8\)"),
+        ({"optimizer": "apex FusedAdam"}, r"optimizer=torch AdamW for precision=fp32 \(now apex FusedAdam\)"),
         ({"seed": 2, "name": "sft"}, r"was trained with name=dpo \(now sft\), seed=1 \(now 2\)"),
     ],
 )
