@@ -53,6 +53,7 @@ def install() -> None:
     _report_cuda_tensor_types()
     _map_generators()
     _keep_lone_ranks_to_themselves()
+    _take_optimizers_that_need_no_gpu()
 
 
 def _report_cuda_tensor_types() -> None:
@@ -88,3 +89,19 @@ def _keep_lone_ranks_to_themselves() -> None:
         return reduce(tensor, *args, **kwargs)
 
     torch.distributed.all_reduce = all_reduce
+
+
+def _take_optimizers_that_need_no_gpu() -> None:
+    """Replace the fused kernels that megatron-core took since a package is installed: without a driver they all fail.
+
+    So it is in the NGC image on a node without GPUs, where labelling, building and the doctor run.
+    """
+    from megatron.core import optimizer, utils
+    from megatron.core.optimizer import clip_grads
+    from megatron.core.optimizer import optimizer as updates
+
+    optimizer.Adam, optimizer.SGD, optimizer.USING_PYTORCH_OPTIMIZER = torch.optim.AdamW, torch.optim.SGD, True
+    clip_grads.l2_norm_impl = utils.local_multi_tensor_l2_norm
+    for module in (clip_grads, updates):
+        module.multi_tensor_applier = utils.local_multi_tensor_applier
+        module.multi_tensor_scale_impl = utils.local_multi_tensor_scale

@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass
 
 import torch
+from megatron.core import optimizer as megatron_optimizer
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-from megatron.core.optimizer import Adam, MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
@@ -62,7 +63,8 @@ def wrap_for_training(model: Llava, optim: OptimConfig) -> DistributedDataParall
 def state_form(precision: str) -> str:
     """Return what an optimizer's state is made for; another implementation, or one for other weights, cannot read it."""
     weights = "fp32" if precision == "fp32" else "bf16 or fp8"
-    return f"{Adam.__module__.partition('.')[0]} {Adam.__name__} for precision={weights}"
+    adam = megatron_optimizer.Adam  # looked up now: `cpu.install` may have changed it
+    return f"{adam.__module__.partition('.')[0]} {adam.__name__} for precision={weights}"
 
 
 def build_optimizer(model: DistributedDataParallel, optim: OptimConfig) -> MegatronOptimizer:
