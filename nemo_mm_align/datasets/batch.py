@@ -6,13 +6,58 @@ Shapes: B rows, S positions per row, N distinct images, C channels, K image occu
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nemo_mm_align.transfers import to_device
+
 PADDING_SEGMENT = -1
 PREFIX_SEGMENT = 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where labels and sequences stand in a batch, and how many there are.
+
+    Counted where the batch is made: a number that a GPU knows is a number that the host must wait for. P positions have a
+    label, A positions lie within a sequence.
+    """
+
+    label_P: Tensor
+    """Positions with a label, in the flattened [S, B]: the order in which the output layer takes them."""
+    answer_A: Tensor
+    """Positions within a sequence, in the flattened [B, S], sequence by sequence."""
+    lengths_Q: Tensor
+    """How many of these belong to each sequence."""
+    has_branches: bool
+    """Whether a row needs an attention mask: it has a prefix, or more than one branch."""
+
+    @classmethod
+    def of(cls, labels_BS: Tensor, segment_ids_BS: Tensor) -> Places:
+        """Find them; on a GPU each of these counts is a wait."""
+        branches_B = segment_ids_BS.amax(dim=1).clamp(min=0)
+        first_B1 = (branches_B.cumsum(0) - branches_B).unsqueeze(1)
+        sequence_N = (first_B1 + segment_ids_BS - 1).masked_fill(segment_ids_BS <= PREFIX_SEGMENT, -1).flatten()
+        answer_A = (sequence_N >= 0).nonzero().squeeze(1)
+        sequence_A, order_A = sequence_N[answer_A].sort(stable=True)
+        return cls(
+            label_P=(labels_BS.t() >= 0).flatten().nonzero().squeeze(1),
+            answer_A=answer_A[order_A],
+            lengths_Q=sequence_A.bincount(minlength=int(branches_B.sum())),
+            has_branches=bool((segment_ids_BS == PREFIX_SEGMENT).any()) or int(branches_B.max()) > 1,
+        )
+
+    def to(self, device: torch.device | str | int) -> Places:
+        """Return the same with its tensors on `device`."""
+        return replace(
+            self,
+            label_P=to_device(self.label_P, device),
+            answer_A=to_device(self.answer_A, device),
+            lengths_Q=to_device(self.lengths_Q, device),
+        )
 
 
 @dataclass(frozen=True)
@@ -37,37 +82,43 @@ class Batch:
     sample_ids: tuple[str, ...]
     reference_log_probs_Q: Tensor | None = None
 
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
-        """Return the batch with its tensors on `device`."""
-        moved: dict[str, Any] = {
-            item.name: value.to(device, non_blocking=non_blocking)
+    def to(self, device: torch.device | str | int) -> Batch:
+        """Return the batch, and what is known of its places, with tensors on `device`."""
+        places = self.places.to(device)
+        there: dict[str, Any] = {
+            item.name: to_device(value, device)
             for item in fields(self)
             if isinstance(value := getattr(self, item.name), Tensor)
         }
-        return replace(self, **moved)
+        batch = replace(self, **there)
+        batch.__dict__["places"] = places  # not counted again on the device
+        return batch
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in pinned memory; torch's loader calls this in a thread of its own."""
+        pinned: dict[str, Any] = {
+            item.name: value.pin_memory()
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **pinned)
+
+    @cached_property
+    def places(self) -> Places:
+        """Where labels and sequences stand."""
+        return Places.of(self.labels_BS, self.segment_ids_BS)
 
     @property
     def num_sequences(self) -> int:
         """Sequences of the micro batch: branches over all rows."""
-        return int(self._branches_B().sum())
+        return len(self.places.lengths_Q)
 
     @property
     def num_answer_tokens(self) -> int:
         """Positions with a loss."""
-        return int((self.labels_BS >= 0).sum())
-
-    def _branches_B(self) -> Tensor:
-        return self.segment_ids_BS.amax(dim=1).clamp(min=0)
-
-    def sequence_ids_BS(self) -> Tensor:
-        """For every position the sequence it belongs to; -1 for padding and prefixes."""
-        branches_B = self._branches_B()
-        first_B1 = (branches_B.cumsum(0) - branches_B).unsqueeze(1)
-        ids_BS = first_B1 + self.segment_ids_BS - 1
-        return ids_BS.masked_fill(self.segment_ids_BS <= PREFIX_SEGMENT, -1)
+        return len(self.places.label_P)
 
     def sum_per_sequence(self, values_BS: Tensor) -> Tensor:
-        """Add up per-token values, [B, S], within each sequence: [Q]."""
-        ids_BS = self.sequence_ids_BS()
-        inside = ids_BS >= 0
-        return values_BS.new_zeros(self.num_sequences).index_add(0, ids_BS[inside], values_BS[inside])
+        """Add up per-token values, [B, S], within each sequence, in order: [Q]."""
+        values_A = values_BS.flatten().index_select(0, self.places.answer_A)
+        return torch.segment_reduce(values_A, "sum", lengths=self.places.lengths_Q, unsafe=True)

@@ -114,9 +114,10 @@ class _Context:
 
     @classmethod
     def of(cls, lengths: Sequence[int], total: int, device: torch.device) -> _Context:
-        padding_P = max(lengths) - torch.tensor(lengths, device=device)
+        padding = [max(lengths) - length for length in lengths]
+        padding_P = torch.tensor(padding, device=device)
         columns = torch.arange(total, device=device)
-        return cls(padding_P, columns >= padding_P.unsqueeze(1) if int(padding_P.max()) else None)
+        return cls(padding_P, columns >= padding_P.unsqueeze(1) if any(padding) else None)
 
     def prefill(self, length: int) -> tuple[Tensor, Tensor | None]:
         """Positions [P, S] and mask [P, 1, S, S] of the prompts; None is plain causal."""
@@ -180,11 +181,12 @@ def generate_batch(
         torch.zeros(len(prompts) * samples, settings.max_new_tokens, dtype=torch.int64), torch.tensor(list(stop_ids))
     )
     context = _Context.of(lengths, start + settings.max_new_tokens, device)
+    choice = _Choice(settings, streams, torch.tensor([model.model_config.image_token_id], device=device))
     with _evaluating(model):
         stage = DecodingStage(model, start + settings.max_new_tokens)
         logits_BV = _prefill(stage, prompts, images, context, samples)
         for step in range(settings.max_new_tokens):
-            ids_B = stage.choose(logits_BV, len(answers.rows_B), _choice(model, settings, streams, step))
+            ids_B = stage.choose(logits_BV, len(answers.rows_B), choice.of(step))
             on_ended(answers.append(ids_B.cpu(), step))
             kept = answers.shrink()
             if kept is not None:
@@ -224,10 +226,19 @@ def _prefill(
     return None if logits_PV is None else logits_PV[rows]
 
 
-def _choice(model: Llava, settings: SamplingSettings, streams: RandomStreams, step: int) -> Callable[[Tensor], Tensor]:
-    def choose(logits_BV: Tensor) -> Tensor:
-        image = torch.tensor([model.model_config.image_token_id], device=logits_BV.device)
-        logits_BV = logits_BV.index_fill(1, image, float("-inf"))
-        return sample_tokens(logits_BV, settings, None if settings.greedy else streams.uniform(step))
+@dataclass(frozen=True)
+class _Choice:
+    """How the next ids follow from the logits; the image token is never chosen."""
 
-    return choose
+    settings: SamplingSettings
+    streams: RandomStreams
+    image_id: Tensor
+
+    def of(self, step: int) -> Callable[[Tensor], Tensor]:
+        """The choice of an answer's token number `step`."""
+
+        def choose(logits_BV: Tensor) -> Tensor:
+            logits_BV = logits_BV.index_fill(1, self.image_id, float("-inf"))
+            return sample_tokens(logits_BV, self.settings, None if self.settings.greedy else self.streams.uniform(step))
+
+        return choose

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -126,5 +127,6 @@ def sample_tokens(logits_BV: Tensor, settings: SamplingSettings, uniform_B: Tens
     cumulative_BV = probabilities_BV.double().cumsum(dim=-1)
     total_B1 = cumulative_BV[:, -1:]
     below_total_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
-    target_B1 = torch.minimum(uniform_B.to(total_B1).unsqueeze(1) * total_B1, below_total_B1)
+    uniform_B1 = to_device(uniform_B, total_B1.device).unsqueeze(1)
+    target_B1 = torch.minimum(uniform_B1 * total_B1, below_total_B1)
     return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1)

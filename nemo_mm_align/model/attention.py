@@ -18,18 +18,18 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 
-def segment_mask(segment_ids_BS: Tensor) -> Tensor | None:
+def segment_mask(segment_ids_BS: Tensor) -> Tensor:
     """Which position may look at which, for rows whose branches share a prefix.
+
+    Rows without prefix and branches (`Places.has_branches`) need none: plain causal attention gives the same.
 
     Args:
         segment_ids_BS: -1 padding, 0 shared prefix, k >= 1 branch k. A plain row is all 1, padding on the right.
 
     Returns:
         Boolean [B, 1, S, S], True where attention is allowed: causal, and the key lies in the query's own segment or in
-        the prefix. ``None`` where plain causal attention gives the same (no row has a prefix).
+        the prefix.
     """
-    if not bool((segment_ids_BS == 0).any()) and int(segment_ids_BS.max()) <= 1:
-        return None
     length = segment_ids_BS.shape[1]
     causal_SS = torch.ones(length, length, dtype=torch.bool, device=segment_ids_BS.device).tril()
     query_BS1, key_B1S = segment_ids_BS.unsqueeze(2), segment_ids_BS.unsqueeze(1)

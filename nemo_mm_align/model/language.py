@@ -26,10 +26,18 @@ class LanguageModel(GPTModel):
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
         self._last_position_only = False
+        self._label_places_P: Tensor | None = None
 
-    def forward(self, *args: Any, last_position_only: bool = False, **kwargs: Any) -> Tensor:
-        """As megatron-core's; with `last_position_only`, logits of the last position alone, [B, 1, V]."""
-        self._last_position_only = last_position_only
+    def forward(
+        self, *args: Any, last_position_only: bool = False, label_places_P: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """As megatron-core's.
+
+        Args:
+            last_position_only: logits of the last position alone, [B, 1, V].
+            label_places_P: where a label stands in the flattened [S, B]; ``None`` looks.
+        """
+        self._last_position_only, self._label_places_P = last_position_only, label_places_P
         output: Tensor = super().forward(*args, **kwargs)
         return output
 
@@ -44,12 +52,15 @@ class LanguageModel(GPTModel):
             logits: Tensor = self._logits(hidden_SBH).transpose(0, 1).contiguous()
             return logits
         labels_SB = labels.transpose(0, 1)
-        labelled = labels_SB != IGNORE_INDEX
-        hidden_PBH = hidden_SBH[labelled].unsqueeze(1)  # only these positions need the output layer
+        labels_N, places_P = labels_SB.flatten(), self._label_places_P
+        if places_P is None:
+            places_P = (labels_N != IGNORE_INDEX).nonzero().squeeze(1)
+        # Only these positions need the output layer. [P, 1, H]: megatron-core's linears take three dimensions.
+        hidden_P1H = hidden_SBH.flatten(0, 1).index_select(0, places_P).unsqueeze(1)
         losses_P = tensor_parallel.vocab_parallel_cross_entropy(
-            self._logits(hidden_PBH), labels_SB[labelled].unsqueeze(1)
+            self._logits(hidden_P1H), labels_N.index_select(0, places_P).unsqueeze(1)
         ).squeeze(1)
-        losses_SB = losses_P.new_zeros(labels_SB.shape).masked_scatter(labelled, losses_P)
+        losses_SB = losses_P.new_zeros(len(labels_N)).index_put((places_P,), losses_P).view(labels_SB.shape)
         return losses_SB.transpose(0, 1).contiguous()
 
     def _whole_sequence(self, hidden_SBH: Tensor) -> Tensor:

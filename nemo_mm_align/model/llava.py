@@ -115,6 +115,7 @@ class Llava(MegatronModule):
         labels_BS: Tensor | None = None,
         image_index_K: Tensor | None = None,
         last_position_only: bool = False,
+        label_places_P: Tensor | None = None,
     ) -> Tensor:
         """Run this stage.
 
@@ -127,6 +128,7 @@ class Llava(MegatronModule):
             image_index_K: for each image occurrence, row by row, its place in `images_NCHW`; ``None`` = in order. An
                 image that occurs in several rows is encoded once.
             last_position_only: logits of the last position alone, [B, 1, V]: all that decoding needs.
+            label_places_P: where `labels_BS` holds a label, in the flattened [S, B]; ``None`` looks, which waits for a GPU.
 
         Returns:
             Hidden states [S, B, H] on inner stages; on the last one per-token losses [B, S] (nats, 0 without label), or
@@ -144,6 +146,7 @@ class Llava(MegatronModule):
                 decoder_input=hidden_SBH,
                 labels=labels_BS,
                 last_position_only=last_position_only,
+                label_places_P=label_places_P,
             )
         return output
 
@@ -191,15 +194,21 @@ class Llava(MegatronModule):
         return hidden_SBH
 
     def _merge(self, hidden_SBH: Tensor, is_image_BS: Tensor, embeddings_NTH: Tensor) -> Tensor:
-        rows = embeddings_NTH.flatten(0, 1).to(hidden_SBH.dtype)
-        self._check_counts(is_image_BS, rows.shape[0])
-        hidden_BSH = hidden_SBH.transpose(0, 1)
-        return hidden_BSH.masked_scatter(is_image_BS.unsqueeze(-1), rows).transpose(0, 1).contiguous()
+        """Put image embeddings where image tokens stand, row by row."""
+        rows_IH = embeddings_NTH.flatten(0, 1).to(hidden_SBH.dtype)
+        self._check_counts(is_image_BS, len(rows_IH))
+        length, batch, hidden = hidden_SBH.shape
+        place_I = torch.nonzero_static(is_image_BS.flatten(), size=len(rows_IH)).squeeze(1)
+        merged = hidden_SBH.transpose(0, 1).flatten(0, 1).index_put((place_I,), rows_IH)
+        return merged.view(batch, length, hidden).transpose(0, 1).contiguous()
 
     def _check_counts(self, is_image_BS: Tensor, embeddings: int) -> None:
-        tokens = int(is_image_BS.sum())
-        if tokens != embeddings:
-            raise ValueError(f"{tokens} image tokens in the batch, but {embeddings} image embeddings")
+        """Refuse images that do not fit their tokens. A GPU finds it out when it gets there; nobody waits for it."""
+        message = f"image tokens in the batch do not fit the {embeddings} image embeddings"
+        try:
+            torch._assert_async(is_image_BS.sum() == embeddings, message)
+        except RuntimeError:  # a CPU is asked on the spot
+            raise ValueError(message) from None
 
     def _idle_projector(self, hidden_SBH: Tensor) -> Tensor | float:
         """Zero that depends on the projector: a text-only micro batch must still give it a (zero) gradient."""

@@ -68,6 +68,21 @@ def _shared(engine: EngineConfig, initialize: bool) -> dict[str, Any]:
     }
 
 
+def _fp8(engine: EngineConfig) -> dict[str, Any]:
+    """FP8 options as TransformerEngine's own recipes have them.
+
+    megatron-core's defaults would take the scale of delayed scaling from the last micro batch alone (a history of one
+    amax), and give the gradients of blockwise scaling E5M2, whose 2 bits of mantissa its fine scales make unnecessary.
+    """
+    if not engine.fp8:
+        return {}
+    recipe = engine.precision.removeprefix("fp8_")
+    options: dict[str, Any] = {"fp8": "e4m3" if recipe == "blockwise" else "hybrid", "fp8_recipe": recipe}
+    if recipe == "delayed":
+        options |= {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
+    return options
+
+
 def language_config(
     config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, initialize: bool = True
 ) -> TransformerConfig:
@@ -75,8 +90,7 @@ def language_config(
     language = config.language
     options = _shared(engine, initialize)
     check_fp8_widths(config, parallel, engine)
-    if engine.fp8:
-        options |= {"fp8": "hybrid", "fp8_recipe": engine.precision.removeprefix("fp8_")}
+    options |= _fp8(engine)
     if engine.recompute == "full":
         options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     elif engine.recompute == "selective":

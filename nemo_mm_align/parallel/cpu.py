@@ -61,7 +61,9 @@ def _report_cuda_tensor_types() -> None:
 
     def type_(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         result = tensor_type(self, *args, **kwargs)
-        return result.replace("torch.", "torch.cuda.", 1) if isinstance(result, str) else result
+        if not isinstance(result, str) or result.startswith("torch.cuda."):  # a mode of torch's may call this twice
+            return result
+        return result.replace("torch.", "torch.cuda.", 1)
 
     torch.Tensor.type = type_  # type: ignore[method-assign, assignment]
 

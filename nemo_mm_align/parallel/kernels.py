@@ -37,14 +37,14 @@ PACKAGES = (
         "TransformerEngine",
         ("transformer-engine", "transformer_engine_torch"),
         "transformer_engine.pytorch",
-        "fused linears and norms, FP8, FusedAdam, gradient norm",
+        "fused linears and norms, FP8, FusedAdam, gradient clipping",
         "megatron-core's own linears and torch's norms; FP8 is refused",
     ),
     KernelPackage(
         "apex",
         ("apex",),
         "amp_C",  # NVIDIA's apex built with its CUDA extensions; the public index has another package named apex
-        "FusedAdam and gradient norm where TransformerEngine is missing",
+        "FusedAdam and gradient clipping where TransformerEngine is missing",
         "they come from TransformerEngine, else from torch, slower",
     ),
     KernelPackage(
@@ -109,30 +109,34 @@ def active(transformer_impl: str) -> dict[str, str]:
     from megatron.core import optimizer
     from megatron.core.optimizer import clip_grads
 
-    fused = transformer_impl == "transformer_engine"
+    fused, scale = transformer_impl == "transformer_engine", clip_grads.multi_tensor_scale_impl
     engine = f"TransformerEngine {_version(PACKAGES[0])}" if fused else ""
     return {
         "linear": engine or "megatron-core",
         "norm": engine or f"torch {torch.__version__}",
         "attention": f"torch scaled_dot_product_attention ({attention_kernels()})",
         "optimizer": f"{_origin(optimizer.Adam)} {optimizer.Adam.__name__}",
-        "gradient_norm": f"{_origin(clip_grads.l2_norm_impl)} {clip_grads.l2_norm_impl.__name__}",
+        "gradient_norm": f"torch {torch.nn.utils.get_total_norm.__name__}",
+        "gradient_clipping": f"{_origin(scale)} {scale.__name__}",
     }
 
 
 def attention_kernels() -> str:
-    """The kernels that torch's attention may choose from on this machine."""
+    """The kernels that torch's attention may choose from on this machine, in the order in which it tries them."""
     import torch
+    from torch.nn.attention import SDPBackend
 
     if not torch.cuda.is_available():
         return "CPU kernel"
-    allowed = {
-        "flash": torch.backends.cuda.flash_sdp_enabled(),
-        "cuDNN": torch.backends.cuda.cudnn_sdp_enabled(),
-        "memory-efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
-        "math": torch.backends.cuda.math_sdp_enabled(),
+    enabled = {
+        SDPBackend.FLASH_ATTENTION: ("flash", torch.backends.cuda.flash_sdp_enabled()),
+        SDPBackend.CUDNN_ATTENTION: ("cuDNN", torch.backends.cuda.cudnn_sdp_enabled()),
+        SDPBackend.EFFICIENT_ATTENTION: ("memory-efficient", torch.backends.cuda.mem_efficient_sdp_enabled()),
+        SDPBackend.MATH: ("math", torch.backends.cuda.math_sdp_enabled()),
     }
-    return ", ".join(name for name, enabled in allowed.items() if enabled)
+    order = [SDPBackend(number) for number in torch._C._get_sdp_priority_order()]
+    named = [enabled[backend] for backend in order if backend in enabled]
+    return ", then ".join(name for name, is_on in named if is_on)
 
 
 def _origin(thing: object) -> str:

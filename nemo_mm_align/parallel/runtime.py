@@ -17,7 +17,7 @@ from megatron.core import parallel_state, tensor_parallel
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import ParallelConfig
-from nemo_mm_align.parallel import cpu
+from nemo_mm_align.parallel import cpu, cuda
 from nemo_mm_align.processes import this_process
 
 
@@ -65,6 +65,7 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_s: float = 1800) -> 
         UserError: the world size does not fit the layout, other groups are already up, or nobody says where rank 0 is.
     """
     cpu.install()
+    cuda.prepare(device())
     if rank() > 0:  # all would say the same; their warnings and errors are their own
         logging.getLogger("nemo_mm_align").setLevel(logging.WARNING)
     parallel.data_parallel_size(world_size())
@@ -93,10 +94,14 @@ def _initialize_process_group(timeout: timedelta) -> None:
             f"{world_size()} ranks were started, but {' and '.join(missing)} say nothing of where rank 0 listens. Start the "
             "run with scripts/launch.py or torchrun, or export both before srun."
         )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(device())
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, rank=rank(), world_size=world_size(), timeout=timeout)
+    where = device()
+    torch.distributed.init_process_group(
+        "nccl" if where.type == "cuda" else "gloo",
+        rank=rank(),
+        world_size=world_size(),
+        timeout=timeout,
+        device_id=where if where.type == "cuda" else None,  # NCCL connects at once, and guesses no device
+    )
 
 
 def seed_everything(seed: int) -> None:

@@ -116,7 +116,9 @@ def _run(meeting: Meeting, backend: str) -> dict[str, Any]:
     try:
         device = torch.device("cpu")
         if backend == "nccl":
-            device = torch.device("cuda", ranks.local_rank)
+            device = torch.device(
+                "cuda", ranks.local_rank % torch.cuda.device_count()
+            )  # a task may see its own GPU alone
             torch.cuda.set_device(device)
         torch.distributed.init_process_group(
             backend,

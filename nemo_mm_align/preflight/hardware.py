@@ -80,7 +80,12 @@ def check_gpus(
         return [_no_gpu(precision, wanted, _promised(values))]
     findings = [_kind(gpus), *_state(gpus)]
     seen = visible(values, len(gpus))
-    if local_world_size > seen:
+    if local_world_size > seen == 1 and _tasks_have_their_own(values):
+        found = (
+            f"1 visible to each of the {local_world_size} tasks on this node; two tasks on one GPU fail the all-reduce"
+        )
+        findings.append(green("GPUs per rank", found))
+    elif local_world_size > seen:
         found = f"{local_world_size} ranks on this node, {seen} GPUs visible"
         findings.append(red("GPUs per rank", found, "start one rank per GPU (trainer.devices, cluster.gpus_per_node)"))
     if is_fp8(precision) and not all(gpu.fp8 for gpu in gpus):
@@ -88,6 +93,11 @@ def check_gpus(
         found = f"{names}: no FP8 units, precision={precision}"
         findings.append(red("FP8", found, "set precision=bf16, or ask for Ada, Hopper or Blackwell GPUs"))
     return findings
+
+
+def _tasks_have_their_own(values: Mapping[str, str]) -> bool:
+    """Whether ranks are Slurm's tasks, which may each be bound to a GPU; torchrun's ranks all see what torchrun sees."""
+    return "SLURM_STEP_ID" in values and "RANK" not in values
 
 
 def _promised(values: Mapping[str, str]) -> str:

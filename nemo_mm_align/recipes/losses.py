@@ -67,7 +67,7 @@ def preference_loss(token_losses_BS: Tensor, batch: Batch, beta: float, sft_weig
     losses_P, chosen_P, rejected_P = dpo_losses(policy_Q, batch.reference_log_probs_Q, beta)
     chosen_log_probs_P = policy_Q.view(-1, 2)[:, 0]
     loss = losses_P.sum() - sft_weight * chosen_log_probs_P.sum()
-    pairs = torch.tensor(len(losses_P), dtype=torch.int, device=loss.device)
+    pairs = torch.full((), len(losses_P), dtype=torch.int, device=loss.device)
     lengths_P2 = batch.sum_per_sequence((batch.labels_BS >= 0).float()).view(-1, 2)
     drift_Q = (policy_Q - batch.reference_log_probs_Q).detach()
     sums = {

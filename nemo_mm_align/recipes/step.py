@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
@@ -21,6 +21,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.gradients import finalize_gradients, squared_gradient_norm
 from nemo_mm_align.parallel.optimizer import OptimConfig, Schedule, build_optimizer, wrap_for_training
 from nemo_mm_align.recipes.losses import LossOutput
 from nemo_mm_align.recipes.methods import Method
@@ -65,10 +66,11 @@ def forward_batch(model: Any, batch: Batch) -> Tensor:
     output: Tensor = model(
         batch.input_ids_BS,
         batch.position_ids_BS,
-        segment_mask(batch.segment_ids_BS),
+        segment_mask(batch.segment_ids_BS) if batch.places.has_branches else None,
         images_NCHW=batch.images_NCHW,
         labels_BS=batch.labels_BS,
         image_index_K=batch.image_index_K,
+        label_places_P=batch.places.label_P,
     )
     return output
 
@@ -116,7 +118,7 @@ class TrainingEngine:
         self.ddp: DistributedDataParallel = wrap_for_training(model, optim)
         self.optimizer = build_optimizer(self.ddp, optim)
         self.schedule = Schedule(self.optimizer, optim, total_steps)
-        model.config.finalize_model_grads_func = finalize_model_grads
+        model.config.finalize_model_grads_func = finalize_gradients
         model.config.grad_scale_func = self.optimizer.scale_loss
         self.ddp.train()
 
@@ -135,15 +137,22 @@ class TrainingEngine:
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
         reports = run_schedule(self.ddp, batches, self._loss, forward_only=False)
-        metrics, count = reduce_metrics(reports)
-        self._check_finite("the loss", metrics["loss"], batches, reports, step)
+        names, sums_M2 = add_reports(reports)
         self.optimizer.prepare_grads()
-        gradient_norm = float(self.optimizer.get_grad_norm())
+        square = squared_gradient_norm(self.optimizer)
+        # The one moment of a step at which the host waits for the device.
+        *sums, squared_norm = torch.cat([sums_M2.flatten(), square.double().view(1)]).tolist()
+        metrics = {
+            name: total / weight if weight else math.nan
+            for name, total, weight in zip(names, sums[::2], sums[1::2], strict=True)
+        }
+        self._check_finite("the loss", metrics["loss"], batches, reports, step)
+        gradient_norm = squared_norm**0.5
         self._check_finite("the gradient norm", gradient_norm, batches, reports, step)
         self._clip(gradient_norm)
         self.optimizer.step_with_ready_grads()
         metrics |= {"learning_rate": learning_rate, "gradient_norm": gradient_norm}
-        return StepResult(metrics, count)
+        return StepResult(metrics, sums[2 * names.index("loss") + 1])
 
     def _clip(self, gradient_norm: float) -> None:
         """As the optimizer's own `step` does, which leaves no room to look at the norm first."""
@@ -177,25 +186,23 @@ class TrainingEngine:
         raise TrainingDiverged(step, f"{name} is {value}", [item for part in parts for item in part])
 
 
-def reduce_metrics(reports: Sequence[dict[str, tuple[Tensor, Tensor]]]) -> tuple[dict[str, float], float]:
-    """Add reports over micro batches and replicas and share the means with every stage.
+def add_reports(reports: Sequence[dict[str, tuple[Tensor, Tensor]]]) -> tuple[list[str], Tensor]:
+    """Add reports over micro batches and replicas and share the sums with every stage.
 
     Args:
         reports: on the last stage, per micro batch: name -> (sum, weight).
 
     Returns:
-        Name -> mean, and the weight of ``loss``.
+        M names in order, and their sums and weights, float64 [M, 2] on the device.
     """
     names = sorted(reports[0]) if reports else []
     names = _share_names(names)
-    sums_M2 = torch.zeros(len(names), 2, dtype=torch.float64)
+    sums_M2 = torch.zeros(len(names), 2, dtype=torch.float64, device=runtime.device())
     for report in reports:
-        sums_M2 += torch.tensor([[float(part) for part in report[name]] for name in names], dtype=torch.float64)
-    sums_M2 = sums_M2.to(runtime.device())
+        sums_M2 += torch.stack([part for name in names for part in report[name]]).view(-1, 2)
     runtime.broadcast_from_last_stage(sums_M2)
     torch.distributed.all_reduce(sums_M2, group=parallel_state.get_data_parallel_group())
-    means = {name: float(total / weight) for name, (total, weight) in zip(names, sums_M2, strict=True)}
-    return means, float(sums_M2[names.index("loss"), 1])
+    return names, sums_M2
 
 
 def _share_names(names: list[str]) -> list[str]:

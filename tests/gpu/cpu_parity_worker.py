@@ -88,14 +88,19 @@ def steps(method: str, lora: LoRAConfig | None, shared: bool) -> list[dict[str, 
     return [engine.step([data], step).metrics for step in range(4)]
 
 
-def answers() -> list[list[int]]:
-    """Greedy answers to prompts of unequal length, with and without an image."""
+def prompts() -> tuple[list[EncodedPrompt], ImageBatch]:
+    """Prompts of unequal length, with and without an image."""
     data = batch(False)
-    prompts = [EncodedPrompt("a", data.input_ids_BS[0, :30].tolist()), EncodedPrompt("b", list(range(20, 33)))]
-    images = ImageBatch(data.images_NCHW[:1], torch.tensor([0]))
+    assert data.images_NCHW is not None
+    encoded = [EncodedPrompt("a", data.input_ids_BS[0, :30].tolist()), EncodedPrompt("b", list(range(20, 33)))]
+    return encoded, ImageBatch(data.images_NCHW[:1], torch.tensor([0]))
+
+
+def answers() -> list[list[int]]:
+    """Greedy answers."""
     settings = SamplingSettings(temperature=0, max_new_tokens=12)
-    model = build(None)
-    return [answer.ids for (answer,) in generate_batch(model, prompts, images, settings, [CONFIG.image_token_id])]
+    found = generate_batch(build(None), *prompts(), settings, [CONFIG.image_token_id])
+    return [answer.ids for (answer,) in found]
 
 
 CASES: dict[str, Callable[[], object]] = {

@@ -45,9 +45,11 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
 def test_steps_equal_those_of_the_cpu(name: str, both: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """A margin to a reference is a small difference of large sums: bounded by the log-probs' own rounding."""
     cpu, cuda = both
-    for expected, found in zip(cpu[name], cuda[name], strict=True):
+    for step, (expected, found) in enumerate(zip(cpu[name], cuda[name], strict=True)):
         assert found.keys() == expected.keys()
         for metric, value in expected.items():
+            if metric == "reward_accuracy" and step == 0:
+                continue  # the policy is the reference: which answer is ahead, rounding decides
             assert found[metric] == pytest.approx(value, rel=1e-3, abs=1e-3), metric
 
 

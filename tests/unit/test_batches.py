@@ -37,7 +37,7 @@ def test_plain_rows_predict_the_next_token_and_pad_on_the_right() -> None:
     assert batch.labels_BS.tolist() == [[-100, 3, 4, -100, -100]]
     assert batch.segment_ids_BS.tolist() == [[1, 1, 1, -1, -1]]
     assert (batch.num_sequences, batch.num_answer_tokens) == (1, 2)
-    assert segment_mask(batch.segment_ids_BS) is None
+    assert not batch.places.has_branches  # plain causal attention will do
 
 
 def test_shared_prefix_row_restarts_positions_and_hides_branches_from_each_other() -> None:
@@ -48,9 +48,9 @@ def test_shared_prefix_row_restarts_positions_and_hides_branches_from_each_other
     assert batch.input_ids_BS.tolist() == [[1, 2, 3, 4, 3, 6, 7, 0]]
     assert batch.labels_BS.tolist() == [[-100, -100, 4, 5, 6, 7, 8, -100]]
     assert batch.position_ids_BS.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0]]
-    assert batch.sequence_ids_BS().tolist() == [[-1, -1, 0, 0, 1, 1, 1, -1]]
+    assert batch.places.answer_A.tolist() == [2, 3, 4, 5, 6] and batch.places.lengths_Q.tolist() == [2, 3]
+    assert batch.places.has_branches
     mask = segment_mask(batch.segment_ids_BS)
-    assert mask is not None
     allowed = mask[0, 0].int()
     assert allowed[3].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert allowed[5].tolist() == [1, 1, 0, 0, 1, 1, 0, 0]

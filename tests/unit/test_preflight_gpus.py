@@ -31,6 +31,15 @@ def test_every_trouble_with_gpus():
     }
 
 
+@pytest.mark.parametrize(
+    ("variables", "level"), [({"SLURM_STEP_ID": "0"}, "GREEN"), ({"RANK": "0"}, "RED"), ({}, "RED")]
+)
+def test_one_visible_gpu_per_rank(variables, level):
+    """Slurm's tasks may each see a GPU of their own; torchrun's ranks would share it."""
+    *_, finding = hardware.check_gpus(hardware.parse_smi(H100), 8, "bf16", True, variables)
+    assert (finding.title, finding.level.name) == ("GPUs per rank", level)
+
+
 def test_a_gpu_without_ecc_and_mig():
     (gpu,) = hardware.parse_smi("0, Quadro, 8192, 10, 550, 7.5, [N/A], [N/A], [N/A]")
     assert (gpu.ecc_errors, gpu.mig, gpu.fp8) == (0, "[N/A]", False)
