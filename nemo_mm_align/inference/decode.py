@@ -17,12 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nemo_mm_align.inference.sampling import RandomStreams, SamplingSettings, sample_tokens
+from nemo_mm_align.inference.sampling import RandomStreams, SamplingSettings
 from nemo_mm_align.inference.stage import DecodingStage
+from nemo_mm_align.inference.steps import Choice, Columns, GraphedSteps, Steps
 from nemo_mm_align.model.llava import Llava
-
-_COMPACT_BELOW = 0.75
-"""Finished rows leave the cache once at most this share is alive: a copy costs about as much as a step."""
+from nemo_mm_align.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,10 @@ class _Answers:
         self.stopped_R[self.rows_B] |= ended_B
         return int(ended_B.sum())
 
-    def shrink(self) -> Tensor | None:
-        """Drop ended rows where that pays; return the places kept, None where all stay."""
+    def shrink(self, below: float) -> Tensor | None:
+        """Drop ended rows once at most this share is alive; return the places kept, None where all stay."""
         alive_B = ~self.stopped_R[self.rows_B]
-        if int(alive_B.sum()) > _COMPACT_BELOW * len(alive_B):
+        if int(alive_B.sum()) > below * len(alive_B):
             return None
         kept = alive_B.nonzero().squeeze(1)
         self.rows_B = self.rows_B[kept]
@@ -103,42 +102,6 @@ class _Answers:
             for tokens, length, stop in zip(self.tokens_RS.tolist(), lengths, stopped, strict=True)
         ]
         return [flat[start : start + samples] for start in range(0, len(flat), samples)]
-
-
-@dataclass
-class _Context:
-    """Where every row stands: padding on its left and the columns that its queries may look at."""
-
-    padding_B: Tensor
-    visible_BT: Tensor | None
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], total: int, device: torch.device) -> _Context:
-        padding = [max(lengths) - length for length in lengths]
-        padding_P = torch.tensor(padding, device=device)
-        columns = torch.arange(total, device=device)
-        return cls(padding_P, columns >= padding_P.unsqueeze(1) if any(padding) else None)
-
-    def prefill(self, length: int) -> tuple[Tensor, Tensor | None]:
-        """Positions [P, S] and mask [P, 1, S, S] of the prompts; None is plain causal."""
-        columns = torch.arange(length, device=self.padding_B.device)
-        positions_PS = (columns - self.padding_B.unsqueeze(1)).clamp_min(0)
-        if self.visible_BT is None:
-            return positions_PS, None
-        causal_SS = columns.unsqueeze(1) >= columns
-        # A padding position sees itself: a row of the softmax without any key would be NaN.
-        own_SS = torch.eye(length, dtype=torch.bool, device=columns.device)
-        return positions_PS, ((causal_SS & self.visible_BT[:, None, :length]) | own_SS).unsqueeze(1)
-
-    def step(self, column: int) -> tuple[Tensor, Tensor | None]:
-        """Positions [B, 1] and mask [B, 1, 1, T] of the token in `column`."""
-        mask = None if self.visible_BT is None else self.visible_BT[:, None, None, : column + 1]
-        return (column - self.padding_B).unsqueeze(1), mask
-
-    def select(self, rows: Tensor) -> None:
-        """Keep, drop or repeat rows."""
-        self.padding_B = self.padding_B[rows]
-        self.visible_BT = None if self.visible_BT is None else self.visible_BT[rows]
 
 
 @contextmanager
@@ -159,6 +122,7 @@ def generate_batch(
     settings: SamplingSettings,
     stop_ids: Sequence[int],
     on_ended: Callable[[int], object] = lambda answers: None,
+    graphs: bool | None = None,
 ) -> list[list[GeneratedAnswer]]:
     """Answer one batch; every rank of a model replica calls this with the same arguments.
 
@@ -169,6 +133,7 @@ def generate_batch(
         settings: sampling settings.
         stop_ids: tokens that end an answer.
         on_ended: called with the number of answers that ended in a step.
+        graphs: decode from CUDA graphs; ``None`` = where the model lies on one GPU.
 
     Returns:
         `settings.num_samples` answers per prompt, in the order of `prompts`. The image token is never generated.
@@ -180,25 +145,23 @@ def generate_batch(
     answers = _Answers(
         torch.zeros(len(prompts) * samples, settings.max_new_tokens, dtype=torch.int64), torch.tensor(list(stop_ids))
     )
-    context = _Context.of(lengths, start + settings.max_new_tokens, device)
-    choice = _Choice(settings, streams, torch.tensor([model.model_config.image_token_id], device=device))
+    columns = Columns.of(lengths, start + settings.max_new_tokens, device)
+    choice = Choice(settings, streams, torch.tensor([model.model_config.image_token_id], device=device))
     with _evaluating(model):
         stage = DecodingStage(model, start + settings.max_new_tokens)
-        logits_BV = _prefill(stage, prompts, images, context, samples)
-        for step in range(settings.max_new_tokens):
-            ids_B = stage.choose(logits_BV, len(answers.rows_B), choice.of(step))
-            on_ended(answers.append(ids_B.cpu(), step))
-            kept = answers.shrink()
-            if kept is not None:
-                ids_B = ids_B[kept.to(device)]
-                streams.select(kept)
-            if len(ids_B) == 0 or step + 1 == settings.max_new_tokens:
+        logits_BV = _prefill(stage, prompts, images, columns, samples)
+        kind = GraphedSteps if (stage.can_be_graphed if graphs is None else graphs) else Steps
+        steps = kind(stage, columns, choice, start)
+        ids_B = steps.first(logits_BV)
+        for step in range(1, settings.max_new_tokens + 1):
+            on_ended(answers.append(ids_B.cpu(), step - 1))
+            kept = answers.shrink(steps.compact_below)
+            if len(answers.rows_B) == 0 or step == settings.max_new_tokens:
                 break
             if kept is not None:
-                stage.cache.select_rows(kept.to(device))
-                context.select(kept.to(device))
-            positions_BS, mask = context.step(start + step)
-            logits_BV = stage.forward(ids_B.unsqueeze(1), positions_BS, mask)
+                ids_B = ids_B[to_device(kept, device)]
+                steps.select(kept)
+            ids_B = steps.next(ids_B, step)
     on_ended(int((~answers.stopped_R).sum()))
     return answers.result(samples)
 
@@ -207,13 +170,13 @@ def _prefill(
     stage: DecodingStage,
     prompts: Sequence[EncodedPrompt],
     images: ImageBatch | None,
-    context: _Context,
+    columns: Columns,
     samples: int,
 ) -> Tensor | None:
     """Compute the prompts once and repeat each for its samples; return the logits of the first answer token."""
-    device, length = context.padding_B.device, max(len(prompt.ids) for prompt in prompts)
+    device, length = columns.padding_B.device, max(len(prompt.ids) for prompt in prompts)
     ids_PS = torch.tensor([[0] * (length - len(prompt.ids)) + prompt.ids for prompt in prompts], device=device)
-    positions_PS, mask = context.prefill(length)
+    positions_PS, mask = columns.prefill(length)
     pixels_NCHW = index_K = None
     if images is not None and stage.model.pre_process:
         pixels_NCHW, index_K = images.pixels_NCHW.to(device), images.index_K.to(device)
@@ -222,23 +185,5 @@ def _prefill(
         return logits_PV
     rows = torch.arange(len(prompts), device=device).repeat_interleave(samples)
     stage.cache.select_rows(rows)
-    context.select(rows)
+    columns.select(rows)
     return None if logits_PV is None else logits_PV[rows]
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """How the next ids follow from the logits; the image token is never chosen."""
-
-    settings: SamplingSettings
-    streams: RandomStreams
-    image_id: Tensor
-
-    def of(self, step: int) -> Callable[[Tensor], Tensor]:
-        """The choice of an answer's token number `step`."""
-
-        def choose(logits_BV: Tensor) -> Tensor:
-            logits_BV = logits_BV.index_fill(1, self.image_id, float("-inf"))
-            return sample_tokens(logits_BV, self.settings, None if self.settings.greedy else self.streams.uniform(step))
-
-        return choose

@@ -52,21 +52,33 @@ class DecodingStage:
         """Compute new positions; return this rank's part of the last one's logits [B, V / TP] on the last stage."""
         if not self.model.pre_process:
             self.model.set_input_tensor(self._receive(ids_BS))
-        with self.cache.attached():
-            output = self.model(
-                ids_BS,
-                position_ids_BS,
-                mask,
-                images_NCHW,
-                image_index_K=image_index_K,
-                last_position_only=True,
-            )
+        output = self.compute(ids_BS, position_ids_BS, mask, images_NCHW, image_index_K)
         self.cache.advance(ids_BS.shape[1])
         if self.model.post_process:
-            return output[:, -1]
+            return output
         next_stage = parallel_state.get_pipeline_model_parallel_next_rank()
         torch.distributed.send(output.contiguous(), next_stage, group=self._pipeline_group)
         return None
+
+    def compute(
+        self,
+        ids_BS: Tensor,
+        position_ids_BS: Tensor,
+        mask: Tensor | None,
+        images_NCHW: Tensor | None = None,
+        image_index_K: Tensor | None = None,
+    ) -> Tensor:
+        """Run this stage without exchanging anything with its neighbours: logits [B, V / TP], or hidden states [S, B, H]."""
+        with self.cache.attached():
+            output: Tensor = self.model(
+                ids_BS, position_ids_BS, mask, images_NCHW, image_index_K=image_index_K, last_position_only=True
+            )
+        return output[:, -1] if self.model.post_process else output
+
+    @property
+    def can_be_graphed(self) -> bool:
+        """Whether steps can be recorded as CUDA graphs: the whole model lies on one GPU."""
+        return next(self.model.parameters()).is_cuda and self._model_group.size() == 1
 
     def _receive(self, ids_BS: Tensor) -> Tensor:
         rows, length = ids_BS.shape

@@ -110,8 +110,9 @@ class KeyValueCache:
 
     def __init__(self, model: nn.Module, max_length: int) -> None:
         self._layers = [m for m in model.modules() if isinstance(m, CoreAttention) and m.causal]
-        self._max_length = max_length
+        self.max_length = max_length
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
+        self._window: tuple[Tensor, int] | None = None
         self.length = 0
 
     @contextmanager
@@ -125,16 +126,35 @@ class KeyValueCache:
             for layer in self._layers:
                 layer.cache = None
 
+    @contextmanager
+    def window(self, column_1: Tensor, end: int) -> Iterator[None]:
+        """Within the block one new position goes to the column that `column_1` names, and attention reads up to `end`.
+
+        Nothing then depends on numbers that only the host knows, as a recorded graph needs it; the mask must hide the columns
+        that hold nothing yet.
+        """
+        self._window = (column_1, end)
+        try:
+            yield
+        finally:
+            self._window = None
+
     def extend(self, layer_number: int, key_BGSD: Tensor, value_BGSD: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values and return all of them, [B, G, T, D] each."""
         end = self.length + key_BGSD.shape[2]
-        if end > self._max_length:
-            raise ValueError(f"cache of {self._max_length} positions asked to hold {end}")
+        if end > self.max_length:
+            raise ValueError(f"cache of {self.max_length} positions asked to hold {end}")
         if layer_number not in self._stored:
             rows, groups, _, width = key_BGSD.shape
-            shape = (rows, groups, self._max_length, width)  # a head's positions side by side: 4 times faster to read
-            self._stored[layer_number] = (key_BGSD.new_empty(shape), value_BGSD.new_empty(shape))
+            shape = (rows, groups, self.max_length, width)  # a head's positions side by side: 4 times faster to read
+            # Zeros: whatever else lies behind the mask might be NaN, which no weight of zero removes.
+            self._stored[layer_number] = (key_BGSD.new_zeros(shape), value_BGSD.new_zeros(shape))
         stored_key, stored_value = self._stored[layer_number]
+        if self._window is not None:
+            column_1, end = self._window
+            stored_key.index_copy_(2, column_1, key_BGSD)
+            stored_value.index_copy_(2, column_1, value_BGSD)
+            return stored_key[:, :, :end], stored_value[:, :, :end]
         stored_key[:, :, self.length : end], stored_value[:, :, self.length : end] = key_BGSD, value_BGSD
         return stored_key[:, :, :end], stored_value[:, :, :end]
 
@@ -148,6 +168,6 @@ class KeyValueCache:
             self._stored[number] = (self._select(key, rows), self._select(value, rows))
 
     def _select(self, stored_BGTD: Tensor, rows: Tensor) -> Tensor:
-        selected = stored_BGTD.new_empty(len(rows), *stored_BGTD.shape[1:])
+        selected = stored_BGTD.new_zeros(len(rows), *stored_BGTD.shape[1:])
         selected[:, :, : self.length] = stored_BGTD[:, :, : self.length].index_select(0, rows)
         return selected
