@@ -18,6 +18,7 @@ def markdown(results: dict[str, Any]) -> str:
         "import": conversion,
         "decoding": decoding,
         "labeling": labeling,
+        "gpu": str.rstrip,
     }
     sections += [table(results[part]) for part, table in tables.items() if part in results]
     return "\n\n".join(sections) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import zlib
 from collections.abc import Callable, Sequence
@@ -90,7 +89,7 @@ class TrainingBench:
         check_precision(precision)
         self.context, self.size, self.method = context, context.size, method
         self.config = _with_layers(shapes.model_config(context.size), layers)
-        self.engine_config = EngineConfig(precision, os.environ.get("NMA_IMPL", "auto"), recompute, SEED)
+        self.engine_config = EngineConfig(precision, "auto", recompute, SEED)
         self.lora = shapes.lora_config(context.size) if lora else None
         self.label = label_of(context.size, precision, method, lora, recompute, layers)
         shapes.check_memory(self.job(Rows(1)))
@@ -128,7 +127,7 @@ class TrainingBench:
         self._step += 1
         return self.engine.step(batches, self._step - 1).metrics["loss"]
 
-    def case(self, rows: Rows, names: Sequence[str] = (), profile: bool = False, repeats: int = 4) -> None:
+    def case(self, rows: Rows, names: Sequence[str] = (), profile: bool = False, repeats: int = 3) -> None:
         """Measure steps of one kind of micro batch with some levers pulled, and record them."""
         kind = kind_of(self.method, rows)
         padded = f", rows of a multiple of {rows.multiple}" if rows.multiple else ""

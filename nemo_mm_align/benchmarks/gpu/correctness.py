@@ -31,7 +31,7 @@ def measure(context: Context) -> None:
     end = time.monotonic() + context.seconds - _TO_WRITE_S
     processes = {name: _start(name, chosen, context.out) for name, chosen in _PARTS.items()}
     for name, process in processes.items():
-        context.recorder.case(name, lambda: _outcome(process, end, context.out / f"{name}.xml"))  # noqa: B023
+        context.recorder.write(name, **_outcome(process, end, context.out / f"{name}.xml"))
         print((context.out / f"{name}.log").read_text(encoding="utf-8", errors="replace"), flush=True)
         (context.out / f"{name}.log").unlink()
 
@@ -75,11 +75,14 @@ def _outcome(process: subprocess.Popen[bytes], end: float, report: Path) -> dict
 
 def counts(report: Path) -> dict[str, Any]:
     """What a JUnit report says: tests, failures, errors, skipped, and what failed."""
-    suite = tree.parse(report).getroot().find("testsuite") if report.exists() else None
+    try:
+        suite = tree.parse(report).getroot().find("testsuite")
+    except (OSError, tree.ParseError):
+        suite = None
     if suite is None:
-        return {"error": "pytest wrote no report"}
+        return {"error": "pytest wrote no report, see log.txt"}
     failed = [
-        f"{case.get('name')}: {(fault.get('message') or '').splitlines()[0:1]}"[:_MESSAGE_LENGTH]
+        f"{case.get('name')}: {(fault.get('message') or 'no message').splitlines()[0]}"[:_MESSAGE_LENGTH]
         for case in suite
         for fault in (*case.findall("failure"), *case.findall("error"))
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ def measure(context: Context) -> None:
     """1, 16 and 64 rows, prompts of equal and of different lengths, with the fused and the local layers."""
     runtime.initialize(ParallelConfig(), SEED)
     new = 6 if context.toy else 33
-    wanted = os.environ.get("NMA_IMPL", "auto")
-    model = _build(context, wanted)
+    model = _build(context, "auto")
     if model is not None:
         implementation = model.transformer_impl
         _cases(context, model, new)

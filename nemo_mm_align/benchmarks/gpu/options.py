@@ -31,7 +31,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.size not in SIZE_NAMES:
             raise UserError(f"size={self.size!r}: choose from {', '.join(SIZE_NAMES)}.")
-        if self.budget_s <= 0:
+        if self.steps is not None and not self.steps:
+            raise UserError("steps: none is named; leave it out for all.")
+        if not self.budget_s > 0:  # NaN is refused as well
             raise UserError(f"budget_s={self.budget_s}: seconds for all steps together, above 0.")
 
 

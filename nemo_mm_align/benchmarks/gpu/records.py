@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -44,13 +45,13 @@ class Recorder:
     Args:
         path: file of results.
         facts: what every line carries: card, versions, date, command, step.
-        deadline: of the step, on the monotonic clock; a case that would take longer than what is left is skipped.
+        deadline: of the step, on the monotonic clock; a case is skipped where less is left than cases usually took.
     """
 
     path: Path
     facts: Mapping[str, Any]
     deadline: float = float("inf")
-    _longest_s: float = field(default=0.0, init=False)
+    _seconds: list[float] = field(default_factory=list, init=False)
 
     def write(self, name: str, **values: Any) -> None:
         """Append a case and print it."""
@@ -59,9 +60,9 @@ class Recorder:
 
     def case(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> bool:
         """Measure a case and append its values, or why there are none; return whether there are."""
-        left = self.deadline - time.monotonic()
-        if left < self._longest_s:
-            self.write(name, skipped=f"{left:.0f} s left, the longest case before took {self._longest_s:.0f} s")
+        left, usual = self.deadline - time.monotonic(), statistics.median(self._seconds or [0.0])
+        if left < usual:
+            self.write(name, skipped=f"{max(left, 0):.0f} s of the step were left, a case takes {usual:.0f} s")
             return False
         start = time.monotonic()
         try:
@@ -69,7 +70,7 @@ class Recorder:
         except Exception as error:
             self.failed(name, error)
             return False
-        self._longest_s = max(self._longest_s, time.monotonic() - start)
+        self._seconds.append(time.monotonic() - start)
         self.write(name, **values)
         return True
 

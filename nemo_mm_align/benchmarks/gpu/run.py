@@ -102,18 +102,22 @@ def _run_child(settings: dict[str, Any], seconds: float, log: IO[bytes]) -> int 
 
 def environment() -> dict[str, str]:
     """Variables of a step's process: what the user has set stays."""
-    variables = _ENVIRONMENT | _nvidia_libraries() | os.environ
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**variables, "PYTHONPATH": path}
+    libraries, headers = _nvidia_folders()
+    joined = {"PYTHONPATH": [str(ROOT)], "LD_LIBRARY_PATH": libraries}
+    paths = {
+        name: os.pathsep.join(filter(None, [*before, os.environ.get(name)]))
+        for name, before in joined.items()
+        if before
+    }
+    return _ENVIRONMENT | headers | os.environ | paths
 
 
-def _nvidia_libraries() -> dict[str, str]:
-    """Where TransformerEngine's wheel finds the CUDA libraries that torch's wheels bring along."""
+def _nvidia_folders() -> tuple[list[str], dict[str, str]]:
+    """Where TransformerEngine's wheel finds the CUDA libraries and headers that torch's wheels bring along."""
     spec = importlib.util.find_spec("torch")
     nvidia = Path(spec.origin).parents[1] / "nvidia" if spec and spec.origin else None
     if nvidia is None or not nvidia.is_dir():
-        return {}
+        return [], {}
     folders = [str(path) for path in sorted(nvidia.glob("*/lib"))]
     headers = [path for path in (Path("/usr/local/cuda/include"), *nvidia.glob("cu*/include")) if path.is_dir()]
-    found = {"LD_LIBRARY_PATH": os.pathsep.join(folders)} if folders else {}
-    return found | ({"NVTE_CUDA_INCLUDE_DIR": str(headers[0])} if headers else {})
+    return folders, {"NVTE_CUDA_INCLUDE_DIR": str(headers[0])} if headers else {}

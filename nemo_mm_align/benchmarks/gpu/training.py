@@ -27,6 +27,6 @@ def _cases(bench: TrainingBench) -> None:
     bench.case(Rows(4), (*_FUSED, "no dropout"))
     bench.case(Rows(4, shared=False), repeats=2)
     bench.case(Rows(4), ("no dropout",))
-    bench.case(Rows(2), ("rope",))
     bench.case(Rows(2), ("cudnn",))
+    bench.case(Rows(2), ("rope",))
     bench.new_lengths(Rows(2), (6, 7, 8, 9), ("cudnn",))

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nemo_mm_align.benchmarks.gpu import clock, levers
@@ -92,7 +93,7 @@ def cosine(ours: Gradient, theirs: Gradient) -> float:
     sums = [0.0, 0.0, 0.0]
     for name, own in ours.items():
         for place, (left, right) in enumerate(((own, theirs[name]), (own, own), (theirs[name], theirs[name]))):
-            sums[place] += float((left * right).sum(dtype=left.double().dtype))
+            sums[place] += float((left * right).sum(dtype=torch.float64))
     length = math.sqrt(sums[1] * sums[2])
     return sums[0] / length if length > 0 else math.nan
 
