@@ -23,7 +23,7 @@ TRAINED = {
     "toy recompute full bf16 dpo LoRA, 8 pairs, shared prefix": [8, 33],
     "toy bf16 sft LoRA, 4 answers": [4, 24],
     "toy bf16 steerlm LoRA, 4 answers": [4, 84],
-    "toy bf16 sft full, 4 answers": [4, 24],
+    "toy recompute full bf16 sft full, 4 answers": [4, 24],
     "toy 1 layers bf16 dpo full, 2 pairs, shared prefix": [2, 33],
 }
 NEEDS_A_GPU = {
@@ -64,7 +64,7 @@ def check_steps(lines):
 
 def check_cases(cases):
     rows = {name: line["rows"] for (_, name), line in cases.items() if "rows" in line}
-    assert TRAINED.items() <= rows.items()
+    assert {name: rows.get(name) for name in TRAINED} == TRAINED
     for step, names in NEEDS_A_GPU.items():
         for name in names:
             assert "need" in cases[step, name]["skipped"]

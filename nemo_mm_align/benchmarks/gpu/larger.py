@@ -10,11 +10,11 @@ from nemo_mm_align.benchmarks.gpu.shapes import Rows
 def measure(context: Context) -> None:
     """In bf16, then in FP8 scaled by tensors."""
     with_bench(context, _cases)
-    with_bench(context, lambda bench: bench.case(Rows(4), repeats=3), precision="fp8_tensorwise")
+    with_bench(context, lambda bench: bench.case(Rows(4)), precision="fp8_tensorwise")
 
 
 def _cases(bench: TrainingBench) -> None:
-    bench.case(Rows(2), repeats=3)
-    bench.case(Rows(4), profile=True, repeats=3)
-    bench.case(Rows(1), repeats=3)
-    bench.case(Rows(4), ("lora", "swiglu"), repeats=3)
+    bench.case(Rows(2))
+    bench.case(Rows(4), profile=True)
+    bench.case(Rows(1))
+    bench.case(Rows(4), ("lora", "swiglu"))

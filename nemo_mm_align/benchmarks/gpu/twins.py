@@ -45,12 +45,12 @@ def measure(context: Context) -> None:
 
     def follow_bf16(bench: TrainingBench) -> None:
         tracks["bf16"] = followed(bench)
-        bench.case(Rows(4), repeats=3)
+        bench.case(Rows(4))
 
     def compare(bench: TrainingBench) -> None:
         if "bf16" in tracks:
             context.recorder.case(f"{bench.label}, twin", lambda: distance(tracks["bf16"], followed(bench)))
-        bench.case(Rows(4), repeats=3, profile=bench.engine_config.precision == KINDS[0])
+        bench.case(Rows(4), profile=bench.engine_config.precision == KINDS[0])
 
     with_bench(context, follow_bf16, drawn=True, lr=_LR)
     for precision in KINDS if clock.cuda() else (*KINDS, "fp32"):
