@@ -305,6 +305,7 @@ def test_cosine_is_of_the_whole_gradient_and_blind_to_scale():
         ([2.2, 1.0], 0.999, "far from bf16: do not train with it unseen"),
         ([2.0, 1.0], 0.5, "far from bf16: do not train with it unseen"),
         ([float("nan"), 1.0], 0.999, "not a number: do not train with it"),
+        ([2.0, float("nan")], 0.999, "not a number: do not train with it"),
     ],
 )
 def test_verdict(losses, similarity, text):

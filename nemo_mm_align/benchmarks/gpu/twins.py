@@ -99,8 +99,9 @@ def cosine(ours: Gradient, theirs: Gradient) -> float:
 
 
 def loss_distance(found: list[float], expected: list[float]) -> float:
-    """Largest relative distance of a step's loss."""
-    return max(abs(ours - theirs) / abs(theirs) for ours, theirs in zip(found, expected, strict=True))
+    """Largest relative distance of a step's loss; NaN where a loss is not a number."""
+    distances = [abs(ours - theirs) / abs(theirs) for ours, theirs in zip(found, expected, strict=True)]
+    return max(distances) if all(map(math.isfinite, distances)) else math.nan
 
 
 def verdict(distance: float, similarity: float) -> str:
