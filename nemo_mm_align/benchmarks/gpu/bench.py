@@ -111,9 +111,9 @@ class TrainingBench:
         self.engine.method = build_method(name, BETA)
 
     def batch(self, rows: Rows, extra: int = 0, seed: int = 0) -> Batch:
-        """One micro batch, for DPO with its reference log-probs."""
+        """One micro batch where the data loader would leave it, for DPO with its reference log-probs."""
         made = shapes.batch_for(self.size, self.job(rows), rows.multiple, extra, seed)
-        return self.referenced(made) if self.method == "dpo" else made
+        return _pinned(self.referenced(made) if self.method == "dpo" else made)
 
     def referenced(self, batch: Batch) -> Batch:
         """The batch with log-probs of the model as it stands now."""
@@ -224,6 +224,12 @@ def with_bench(context: Context, measure: Callable[[TrainingBench], None], **set
         context.recorder.failed(label, error)
     finally:
         bench.close()
+
+
+def _pinned(batch: Batch) -> Batch:
+    """In memory that the GPU reads by itself, where batches can be put there."""
+    pin = getattr(batch, "pin_memory", None)
+    return pin() if pin is not None and clock.cuda() else batch
 
 
 def _with_layers(config: LlavaConfig, layers: int | None) -> LlavaConfig:
