@@ -68,8 +68,8 @@ def check_cases(cases):
     for step, names in NEEDS_A_GPU.items():
         for name in names:
             assert "need" in cases[step, name]["skipped"]
-    for names in ("1 rows", "16 rows", "64 rows"):
-        assert cases["decode", f"toy bf16 local, {names}, prompts of one length"]["new_tokens"] == 6
+    for rows in ("1 row", "16 rows", "64 rows"):
+        assert cases["decode", f"toy bf16 local, {rows}, prompts of one length"]["new_tokens"] == 7
     twin = cases["fp8", "toy fp32 dpo LoRA, twin"]  # stands in for FP8, which differs more
     assert 0 < twin["loss_distance"] < 0.005 and 0.99 < twin["gradient_cosine"] < 1
     assert twin["losses"][-1] < twin["losses"][0]

@@ -124,11 +124,17 @@ def _decoding(lines: Sequence[Line]) -> str:
             f"{line['prefill_s']:.3f}",
             f"{line['step_ms']:.1f}",
             f"{line['tokens_per_s']:,.0f}",
+            f"{line['once_s']:.2f}",
+            f"{line['tokens_per_s_of_all']:,.0f} ({line['new_tokens']})",
             _of(line["peak_gib"], ".1f"),
         )
         for line in _measured(lines, "prefill_s")
     ]
-    return _section("Greedy decoding", ("", "prompts, s", "per step, ms", "tokens/s", "GiB"), rows)
+    return _section(
+        "Greedy decoding",
+        ("", "prompts, s", "per step, ms", "tokens/s", "once, s", "tokens/s with all that (new tokens)", "GiB"),
+        rows,
+    )
 
 
 def _attention(lines: Sequence[Line]) -> str:
