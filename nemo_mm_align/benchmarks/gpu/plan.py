@@ -34,7 +34,7 @@ STEPS = (
     Step("tests", 120, "correctness", "tests/gpu, in two processes side by side"),
     Step("ceilings", 40, "ceilings", "what the card reaches: a bf16 product, copying, launching"),
     Step("train", 150, "training", "DPO with LoRA in bf16: micro batches, shared rows, levers, new row lengths"),
-    Step("decode", 60, "decoding", "greedy answers of 1, 16 and 64 rows"),
+    Step("decode", 80, "decoding", "greedy answers of 1, 16 and 64 rows"),
     Step("fp8", 100, "twins", "three kinds of FP8: speed, and loss and gradient beside those of bf16"),
     Step("attention", 50, "attention", "attention kernels for shared-prefix rows"),
     Step("peer", 75, "peer", "transformers with PEFT in a plain loop, the same loss on the same rows"),
