@@ -18,12 +18,14 @@ def markdown(results: dict[str, Any]) -> str:
         "import": conversion,
         "decoding": decoding,
         "labeling": labeling,
+        "gpu": str.rstrip,
     }
     sections += [table(results[part]) for part, table in tables.items() if part in results]
     return "\n\n".join(sections) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -64,7 +66,9 @@ def training(results: list[dict[str, Any]]) -> str:
             f"{found['positions']} positions without padding; load {found['load_after']})"
         )
         parts.append(
-            title + "\n\n" + _table(("", "step, median", "fastest", "tokens/s", f"against {found['peer']}"), rows)
+            title
+            + "\n\n"
+            + markdown_table(("", "step, median", "fastest", "tokens/s", f"against {found['peer']}"), rows)
         )
     return "\n\n".join(parts)
 
@@ -82,7 +86,7 @@ def layouts(results: list[dict[str, Any]]) -> str:
         for found in results
     ]
     head = ("", "step", "tokens/s", "peak resident memory, all processes", "load")
-    return "**DPO step by layout** (shared prefix, cached reference, 4 micro batches)\n\n" + _table(head, rows)
+    return "**DPO step by layout** (shared prefix, cached reference, 4 micro batches)\n\n" + markdown_table(head, rows)
 
 
 def reference(results: list[dict[str, Any]]) -> str:
@@ -108,7 +112,7 @@ def reference(results: list[dict[str, Any]]) -> str:
         "peak, cached",
         "load",
     )
-    return "**Reference log-probs** (shared prefix, 4 micro batches, 1 thread)\n\n" + _table(head, rows)
+    return "**Reference log-probs** (shared prefix, 4 micro batches, 1 thread)\n\n" + markdown_table(head, rows)
 
 
 def conversion(results: list[dict[str, Any]]) -> str:
@@ -128,7 +132,7 @@ def conversion(results: list[dict[str, Any]]) -> str:
     head = ("", "weights", "import", "export", "import and save as checkpoint", "load a checkpoint and export it")
     return (
         "**Growth of anonymous memory, peak summed over ranks** (bf16 folder; processes started for saving included)\n\n"
-        + _table(head, rows)
+        + markdown_table(head, rows)
     )
 
 
@@ -145,7 +149,7 @@ def decoding(results: list[dict[str, Any]]) -> str:
         for rows_, values in found["batches"].items()
     ]
     head = ("", "transformers, tokens/s", "ours, tokens/s", "ours against transformers", "load")
-    return "**Greedy decoding, prompt included** (same tokens)\n\n" + _table(head, rows)
+    return "**Greedy decoding, prompt included** (same tokens)\n\n" + markdown_table(head, rows)
 
 
 def labeling(results: dict[str, Any]) -> str:
@@ -174,7 +178,9 @@ def _label_rates(results: list[dict[str, Any]]) -> str:
         for found in results
     ]
     head = ("", "calls/s", "of the ideal", "processor time per call", "start and end without calls", "load")
-    return "**Labelling, rate** (four candidates of 60 words; ideal: concurrency / latency)\n\n" + _table(head, rows)
+    return "**Labelling, rate** (four candidates of 60 words; ideal: concurrency / latency)\n\n" + markdown_table(
+        head, rows
+    )
 
 
 def _cpu_per_call(found: dict[str, Any]) -> str:
@@ -215,4 +221,4 @@ def _label_scale(results: list[dict[str, Any]]) -> str:
     ]
     resume = ("start of a resume to its first request", "the same where the input changed", "its peak memory")
     head = ("prompts", "ledger", "peak memory", *resume, "load")
-    return "**Labelling, scale** (text; libraries included)\n\n" + _table(head, rows)
+    return "**Labelling, scale** (text; libraries included)\n\n" + markdown_table(head, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from nemo_mm_align.benchmarks import report
+from nemo_mm_align.benchmarks.gpu import options as gpu_options
+from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import measure
 from nemo_mm_align.benchmarks.machine import describe_machine
@@ -143,6 +146,7 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
             "labeling": benchmark.labeling,
+            "gpu": lambda: run_gpu(gpu_options.from_values(config["gpu"]), " ".join(["python", *sys.argv])),
         }
         unknown = [name for name in config["parts"] if name not in parts]
         if unknown:

@@ -1,0 +1,20 @@
+"""Step ``train_13b``: DPO with LoRA of the 13B shape."""
+
+from __future__ import annotations
+
+from nemo_mm_align.benchmarks.gpu.bench import TrainingBench, with_bench
+from nemo_mm_align.benchmarks.gpu.records import Context
+from nemo_mm_align.benchmarks.gpu.shapes import Rows
+
+
+def measure(context: Context) -> None:
+    """In bf16, then in FP8 scaled by tensors."""
+    with_bench(context, _cases)
+    with_bench(context, lambda bench: bench.case(Rows(4)), precision="fp8_tensorwise")
+
+
+def _cases(bench: TrainingBench) -> None:
+    bench.case(Rows(2))
+    bench.case(Rows(4), profile=True)
+    bench.case(Rows(1))
+    bench.case(Rows(4), ("lora", "swiglu"))
