@@ -61,7 +61,7 @@ def anonymous_bytes() -> int:
 
 def _living() -> list[str]:
     """This process and all below it that still have memory; one that is ending is without."""
-    return [process for process in ["self", *_children("self")] if not _is_without_memory(process)]
+    return [process for process in ["self", *descendants("self")] if not _is_without_memory(process)]
 
 
 def _is_without_memory(process: str) -> bool:
@@ -73,12 +73,12 @@ def _proportional_bytes(process: str) -> int:
     return sum(int(_first(path, rf"{field}:\s*(\d+) kB") or 0) * 1024 for field in ("Pss_Anon", "Pss_Shmem"))
 
 
-def _children(process: str) -> list[str]:
+def descendants(process: str) -> list[str]:
     """Numbers of all processes below one."""
     found: list[str] = []
     for path in Path(f"/proc/{process}/task").glob("*/children"):
         for child in (_read(path) or "").split():
-            found += [child, *_children(child)]
+            found += [child, *descendants(child)]
     return found
 
 

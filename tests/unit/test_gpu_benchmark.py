@@ -18,6 +18,7 @@ from nemo_mm_align.benchmarks.gpu.records import Recorder, Skipped
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig
+from tests.waiting import wait_until
 
 FACTS = {
     "run": "2031-02-03T04:05:06+00:00",
@@ -113,9 +114,7 @@ def test_a_step_that_hangs_is_killed_with_what_it_started_and_costs_only_itself(
     assert lines[1]["exit_code"] == 3 and lines[1]["limit_s"] == 4.0
     log = (out / run.LOG).read_text()
     assert log.startswith("######## train\n") and "######## decode\n" in log
-    pid = int(log.split("pid ")[1].split()[0])
-    state = Path(f"/proc/{pid}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    wait_until(lambda: has_ended(int(log.split("pid ")[1].split()[0])))
     assert "| train | " in text and "failed | killed after" in text
 
 
@@ -351,6 +350,22 @@ def test_outcome_of_tests_is_read_from_their_report(tmp_path):
     assert found["failed"] == ["bad: assert 1 == 2"]
     text = table.markdown([FACTS | {"step": "tests", "name": "tests_bf16", **found}])
     assert "| tests_bf16 | 3 | 1 | 0 | 1 | 4.5 |" in text and "- bad: assert 1 == 2" in text
+
+
+def test_tests_that_take_too_long_are_ended_with_what_they_started(tmp_path):
+    code = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child = int(process.stdout.readline())
+    found = correctness._outcome(process, time.monotonic() + 0.1, tmp_path / "tests.xml")
+    process.stdout.close()
+    assert found == {"error": "not finished within the step's time"} and process.returncode == -9
+    wait_until(lambda: has_ended(child))
+
+
+def has_ended(process):
+    """Gone, or a zombie whose parent has not looked yet."""
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_card_and_driver_come_from_nvidia_smi(tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 from nemo_mm_align.benchmarks.gpu import clock
 from nemo_mm_align.benchmarks.gpu.records import Context, Skipped
+from nemo_mm_align.benchmarks.machine import descendants
 from nemo_mm_align.repository import ROOT
 
 _PARTS = {"tests_bf16": "not fp8 and not delayed and not two_gpus", "tests_fp8": "fp8 or delayed"}
@@ -67,10 +70,18 @@ def _outcome(process: subprocess.Popen[bytes], end: float, report: Path) -> dict
     try:
         code = process.wait(timeout=max(0.1, end - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        _end(process)
         return {"error": "not finished within the step's time"}
     return {"exit_code": code, **counts(report)}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a run of tests and what it has started, which would keep the GPU's memory."""
+    started = [process.pid, *map(int, descendants(str(process.pid)))]
+    for number in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.wait()
 
 
 def counts(report: Path) -> dict[str, Any]:
