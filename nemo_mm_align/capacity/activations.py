@@ -148,7 +148,7 @@ def _projector(job: Job) -> Bytes:
     vision, hidden = job.config.vision, job.config.language.hidden_size
     t, element = job.parallel.tensor_model_parallel_size, job.element_bytes
     embeddings = job.images * vision.tokens_per_image
-    saved: Bytes = {"image positions": float(job.rows * job.row_length)}
+    saved: Bytes = {"image positions": float(job.rows * vision.tokens_per_image * _INDEX)}
     if job.train_projector or job.train_vision:
         saved["projector"] = embeddings * (vision.hidden_size + 2 * hidden / t) * element
     return saved

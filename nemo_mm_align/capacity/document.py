@@ -44,11 +44,15 @@ For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llav
   forward and backward passes within 10 %. One process, TP2, TP2 with sequence parallelism, PP2; with and without LoRA
   and its dropout; every kind of recomputation; shared prefixes; grouped heads, tied matrices, a trained tower.
 * **Allowances, not measurements**: {gib(CUDA_CONTEXT, 1)} for CUDA's context and workspaces and
-  {gib(NCCL_PER_GROUP)} per NCCL communicator. `tests/gpu/test_capacity_cuda.py` compares the rest with
-  `torch.cuda.max_memory_allocated` where there is a GPU; it has not run on one yet. TransformerEngine's kernels and
-  FP8's copies of weights are reckoned, not measured.
+  {gib(NCCL_PER_GROUP)} per NCCL communicator. **Checked on one H200** (27 November
+  2026, torch 2.11, TransformerEngine 2.11) against `torch.cuda.max_memory_allocated`: five small jobs of
+  `tests/gpu/test_capacity_cuda.py`, and DPO steps of the 7B shape with LoRA: 26.0 GiB estimated, 26.1 measured for a
+  micro batch of 1 pair, 47.0 and 47.2 for 4, 75.1 and 75.3 for 8; FP8 59.3 and 59.4 for 4.
 * **Seconds per step only rank layouts.** They assume {ASSUMED_MFU:.0%} of the data sheet's bf16 rate in matrix products
-  (FP8: x {ASSUMED_FP8_GAIN}), {ASSUMED_LINK_SHARE:.0%} of the links' rates, no overlap. Of layouts within 10 % of the quickest
+  (FP8: x {ASSUMED_FP8_GAIN}), {ASSUMED_LINK_SHARE:.0%} of the links' rates, no overlap.
+  Measured there, 7B: 34 % of that rate while the GPU computes; but one pair of answers per micro batch keeps it busy for
+  a third of the time, since its kernels are launched more slowly than they run. **Where memory allows it, take a micro batch
+  of 4 pairs** ([BENCHMARKS.md](BENCHMARKS.md)); this is not in the seconds yet. Of layouts within 10 % of the quickest
   the one with the least splitting is taken: pipeline stages count first, then tensor-parallel ranks, recomputation, and the
   distributed optimizer. Tensor parallelism stays inside a node and always comes with sequence parallelism (+SP).
 * DPO needs no second copy of the model: the reference is these weights before the first step, its log-probs are
