@@ -191,7 +191,7 @@ def test_a_busy_tower_takes_layers_from_its_stage(job: Job, repository: Path) ->
 
 def test_says_what_is_missing(job: Job) -> None:
     full = replace(job, lora=None, gpus_per_node=1)
-    with pytest.raises(UserError, match=r"269\.\d GiB per GPU, .* It fits on 1 x 4 of them"):
+    with pytest.raises(UserError, match=r"223\.\d GiB per GPU, .* It fits on 1 x 4 of them"):
         suggest(full, H100)
     with pytest.raises(UserError, match="no layout divides model.global_batch_size=7"):
         suggest(replace(job, global_batch_size=7, nodes=5), H100)

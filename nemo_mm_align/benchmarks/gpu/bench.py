@@ -69,6 +69,7 @@ class TrainingBench:
         lora: adapters and projector are trained, else language model and projector.
         layers: of the language model, where fewer than the size has.
         drawn: weights by `draw_weights` instead of megatron-core's own.
+        implementation: ``auto``, ``transformer_engine`` or ``local`` layers.
 
     Raises:
         Skipped: the number format is not to be had here, or the estimate is above the card's memory.
@@ -85,13 +86,16 @@ class TrainingBench:
         layers: int | None = None,
         drawn: bool = False,
         lr: float = 1e-5,
+        implementation: str = "auto",
     ) -> None:
         check_precision(precision)
         self.context, self.size, self.method = context, context.size, method
         self.config = _with_layers(shapes.model_config(context.size), layers)
-        self.engine_config = EngineConfig(precision, "auto", recompute, SEED)
+        self.engine_config = EngineConfig(precision, implementation, recompute, SEED)
         self.lora = shapes.lora_config(context.size) if lora else None
         self.label = label_of(context.size, precision, method, lora, recompute, layers)
+        if implementation != "auto":
+            self.label = f"{self.label}, {implementation} layers"
         shapes.check_memory(self.job(Rows(1)))
         runtime.initialize(ParallelConfig(), SEED)
         clock.free()

@@ -106,15 +106,15 @@ def _twins(lines: Sequence[Line]) -> str:
         (
             line["name"],
             f"{line['loss_distance']:.2%}",
-            f"{line['dpo_loss_distance']:.2%}",
+            f"{line['dpo_loss_difference']:.3f}",
             f"{line['gradient_cosine_first']:.4f}",
             f"{line['gradient_cosine']:.4f}",
             line["verdict"],
         )
         for line in _measured(lines, "verdict")
     ]
-    header = ("", "loss, largest distance", "DPO loss", "gradient, cosine, step 1", "last step", "verdict")
-    return _section("FP8 beside bf16: same weights, same batches", header, rows)
+    header = ("", "loss, largest distance", "DPO loss, nats", "gradient, cosine, first pass", "a later pass", "verdict")
+    return _section("FP8 beside bf16: same random weights, same batches", header, rows)
 
 
 def _decoding(lines: Sequence[Line]) -> str:
