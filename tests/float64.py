@@ -3,10 +3,16 @@
 fp32 carries 24 bits; a tiny model's gradients lose another 7 of them on the way, how many depends on the order in which a
 kernel sums, and that on the kind of CPU. A bound near this noise holds on one machine and not on the next, one far above
 it overlooks errors. In float64 the noise lies at 1e-14, so that a bound of 1e-10 does neither.
+
+    torchrun --nproc-per-node 2 tests/float64.py scripts/sample.py checkpoint=MODEL ...
+
+runs a script of ours so.
 """
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -48,3 +54,14 @@ class Float64(TorchDispatchMode):
 
 def _wider(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
+
+
+def main(script: str) -> None:
+    """Run a script as it is, in float64; its words follow its path."""
+    with Float64():
+        runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    sys.argv.pop(0)
+    main(sys.argv[0])

@@ -97,7 +97,7 @@ def test_other_key_styles(folder: Path, tmp_path: Path, style: str) -> None:
     assert renamed.keys().isdisjoint(tensors)
     save_file(renamed, folder / SINGLE, {"format": "pt"})
     model = load(folder)
-    assert torch.equal(logits(model), expected)
+    assert torch.equal(logits(model), expected)  # the same weights through the same kernels
     export_huggingface(model, tmp_path / "out", Origin.of_folder(folder))
     assert same_tensors(folder, tmp_path / "out")
 
@@ -174,7 +174,7 @@ def test_exported_processor_does_what_ours_does(
     inputs = theirs(text=text, images=Image.fromarray(pixels), return_tensors="pt")
     assert int((inputs.input_ids == theirs.image_token_id).sum()) == 4
     assert "token_type_ids" not in inputs
-    assert numpy.abs(inputs.pixel_values[0].numpy() - processor(Image.fromarray(pixels))).max() <= 1e-5
+    assert numpy.abs(inputs.pixel_values[0].numpy() - processor(Image.fromarray(pixels))).max() <= 1e-5  # no sums
     assert json.loads((tmp_path / "out/generation_config.json").read_text())["eos_token_id"] == 4
 
 
