@@ -147,7 +147,10 @@ def test_decoding_with_a_cache_equals_whole_passes() -> None:
         with torch.no_grad():
             logits_BSV = model(ids_BS, positions_BS, None, pixels)
         logits_BSV[..., CONFIG.image_token_id] = float("-inf")
-        assert logits_BSV[0, len(prompt.ids) - 1 : -1].argmax(dim=-1).tolist() == answer
+        chosen_from_AV = logits_BSV[0, len(prompt.ids) - 1 : -1]
+        taken_A = chosen_from_AV.gather(1, torch.tensor(answer, device="cuda").unsqueeze(1)).squeeze(1)
+        # the most probable, or one that rounding cannot tell from it
+        assert float((chosen_from_AV.amax(dim=1) - taken_A).max()) <= 1e-4 * float(taken_A.abs().max())
 
 
 def test_bf16_stays_near_fp32() -> None:

@@ -1,4 +1,4 @@
-"""One rank of test_decoding.py: answers the same prompts in the layout given and writes what came out."""
+"""One rank of test_decoding.py: answers the same prompts in the layout given, in float64, and writes what came out."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.records import Prompt, read_records
 from tests.decoding_model import GREEDY, SAMPLED, STOP_IDS, TEMPLATE
+from tests.float64 import Float64
 
 
 def images_of(generator: Generator, requests: list[Request]) -> ImageBatch | None:
@@ -94,7 +95,8 @@ def main(folder: str, prompts: str, out: str, tensor: str, pipeline: str, first:
     parallel = ParallelConfig(int(tensor), int(pipeline), num_layers_in_first_pipeline_stage=int(first) or None)
     opened = open_for_inference(folder, parallel, "fp32", TEMPLATE, schema)
     runtime.initialize(parallel, seed=1)
-    check(opened, Path(prompts), Path(out))
+    with Float64():
+        check(opened, Path(prompts), Path(out))
     runtime.shutdown()
 
 

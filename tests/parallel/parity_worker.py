@@ -36,6 +36,8 @@ from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optimizer import OptimConfig, wrap_for_training
 from nemo_mm_align.recipes.methods import Imitation
 from nemo_mm_align.recipes.step import run_schedule
+from tests.float64 import Float64
+from tests.parallel.differences import gradient_differences, relative, step_differences
 from tests.tiny_llava import IMAGE_TOKEN, LORA, PAD, TOKENS_PER_IMAGE, candidates, load_pixels, micro_batch
 
 MICRO_BATCHES = 4
@@ -58,25 +60,6 @@ LAYOUTS = {
         ),
     },
 }
-
-
-def relative(actual: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over the norm of the expected tensor."""
-    return float((actual.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
-
-
-def gradient_differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative difference of each gradient.
-
-    A bias of keys shifts all scores of a query alike, so that its gradient is zero but for rounding: the gradient of the
-    queries' bias is its scale.
-    """
-    assert actual.keys() == expected.keys(), actual.keys() ^ expected.keys()
-    differences = {}
-    for name, value in expected.items():
-        scale = expected[name.replace("k_proj.bias", "q_proj.bias")].double().norm()
-        differences[name] = float((actual[name].double() - value.double()).norm() / scale)
-    return differences
 
 
 def build(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None) -> Llava:
@@ -127,13 +110,14 @@ def mean_loss(token_losses: Tensor, batches: list[Batch]) -> float:
 def gather_gradients(model: Llava) -> dict[str, Tensor]:
     """Collect gradients on rank 0 the way an export collects weights."""
     trained = {name: p.main_grad for name, p in model.named_parameters() if p.requires_grad}
+    dtype = next(iter(trained.values())).dtype
     pieces = weight_pieces(model.model_config, model.parallel)
     if model.lora is not None:
         pieces = [p for p in pieces if "projector" in p.name]
         pieces += adapter_pieces(model.model_config, model.parallel, model.lora)
     unique = list({piece.name: piece for piece in reversed(pieces)}.values())
     blocks: dict[str, list[Tensor]] = {}
-    for index, block in stream_to_first_rank(unique, [torch.float32] * len(unique), rows_of(trained)):
+    for index, block in stream_to_first_rank(unique, [dtype] * len(unique), rows_of(trained)):
         blocks.setdefault(unique[index].name, []).append(block.clone())
     return {name: torch.cat(parts) for name, parts in blocks.items()}
 
@@ -153,6 +137,7 @@ def copies_differ(model: Llava) -> float:
 
 
 def check_training(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, work: Path) -> dict:
+    """Differences from the step of one process and from transformers', both in float64, and between copies."""
     model = build(folder, parallel, lora)
     replicas, replica = runtime.data_parallel_size(), runtime.data_parallel_rank()
     loss, token_losses, gradients = train_step(model, [micro_batch(i) for i in range(replica, MICRO_BATCHES, replicas)])
@@ -160,28 +145,18 @@ def check_training(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | No
     result: dict = {"copies": copies_differ(model)}
     stem = f"{folder.name}-{'lora' if lora else 'full'}"
     if dist.get_rank() == 0:
-        result |= compare("one", work / f"{stem}-one.pt", loss, token_losses, gradients)
-        result |= compare("transformers", work / f"{stem}-transformers.pt", loss, token_losses, gradients)
+        found = {"loss": loss, "token_losses": token_losses, "gradients": gradients}
+        for name in ("one", "transformers"):
+            result[name] = compare(work / f"{stem}-{name}.pt", found)
     return result
 
 
-def compare(name: str, path: Path, loss: float, token_losses: Tensor, gradients: dict[str, Tensor]) -> dict:
+def compare(path: Path, found: dict) -> dict:
     """Differences from a stored reference, which a run of one process writes if it is its own."""
     if not path.exists():
         assert dist.get_world_size() == 1
-        torch.save({"loss": loss, "token_losses": token_losses, "gradients": gradients}, path)
-    expected = torch.load(path)
-    differences = gradient_differences(gradients, expected["gradients"])
-    worst = max(differences, key=lambda key: differences[key])
-    return {
-        name: {
-            "loss": abs(loss - expected["loss"]) / expected["loss"],
-            "token_losses": relative(token_losses, expected["token_losses"]),
-            "gradient": differences[worst],
-            "worst": worst,
-            "gradients": len(differences),
-        }
-    }
+        torch.save(found, path)
+    return step_differences(found, torch.load(path))
 
 
 def check_logits(folder: Path, work: Path) -> float:
@@ -269,14 +244,18 @@ def main(work: Path) -> None:
     for name, parallel in LAYOUTS[world].items():
         runtime.initialize(parallel, seed=1)
         result = results[name] = {"layout": runtime.layout(), "parallel": asdict(parallel)}
-        for folder in (work / "untied", work / "tied"):
-            for lora in (None, LORA):
-                key = f"{folder.name} {'lora' if lora else 'full'}"
-                result[key] = check_training(folder, parallel, lora, work)
-        if name in ("one", "TP2+SP", "PP2"):
-            result["packed"] = {
-                key: check_packed(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))
-            }
+        with Float64():
+            for folder in (work / "untied", work / "tied"):
+                for lora in (None, LORA):
+                    key = f"{folder.name} {'lora' if lora else 'full'}"
+                    result[key] = check_training(folder, parallel, lora, work)
+            if name in ("one", "TP2+SP", "PP2"):
+                result["packed"] = {
+                    key: check_packed(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))
+                }
+            if name == "one":
+                result["logits"] = {folder: check_logits(work / folder, work) for folder in ("untied", "tied")}
+        result["fp32"] = check_training(work / "untied", parallel, None, work)
         if name not in ("TP2+SP", "TP2xPP2+SP uneven"):
             for folder in (work / "tied", work / "half"):
                 result[f"export {folder.name}"] = check_export(
@@ -284,8 +263,6 @@ def main(work: Path) -> None:
                 )
         if name in ("one", "TP2"):
             result["full disk"] = check_full_disk(work / "tied", parallel, work / f"{name}-full")
-        if name == "one":
-            result["logits"] = {folder: check_logits(work / folder, work) for folder in ("untied", "tied")}
         parallel_state.destroy_model_parallel()
     if dist.get_rank() == 0:
         (work / f"results-{world}.json").write_text(json.dumps(results, indent=1))

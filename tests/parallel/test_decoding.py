@@ -1,4 +1,8 @@
-"""Decoding in every layout: against transformers, against itself in other batches, cached against computed afresh."""
+"""Decoding in every layout: against transformers, against itself in other batches, cached against computed afresh.
+
+All of it in float64 (see tests/float64.py): where two tokens are about as probable, or a random number falls on the border
+of two, fp32's rounding would choose, and that differs between layouts, batches and kinds of CPU.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.records import Prompt, read_records
 from tests.decoding_model import GREEDY, SAMPLED, STOP_IDS, TEMPLATE, make_folder, make_prompts
 from tests.distributed import run_distributed
+from tests.float64 import TOLERANCE, Float64
 from tests.tiny_llava import IMAGE_TOKEN
 
 pytestmark = pytest.mark.parallel
@@ -49,21 +54,23 @@ def transformers_answers(files: tuple[Path, Path]) -> list[list[int]]:
 
     folder, path = files
     opened = open_for_inference(folder, ParallelConfig(), "fp32", TEMPLATE)
-    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    with Float64():
+        model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float64).eval()
     answers = []
     for prompt in read_records(path, Prompt):
         ids = torch.tensor([opened.encoder.encode_prompt(prompt.turns)])
         pixels = [torch.from_numpy(opened.image_processor(load_image(path.parent / name))) for name in prompt.images]
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values=torch.stack(pixels) if pixels else None,
-            do_sample=False,
-            max_new_tokens=GREEDY.max_new_tokens,
-            eos_token_id=STOP_IDS,
-            pad_token_id=0,
-            suppress_tokens=[IMAGE_TOKEN],
-        )
+        with Float64():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=torch.stack(pixels) if pixels else None,
+                do_sample=False,
+                max_new_tokens=GREEDY.max_new_tokens,
+                eos_token_id=STOP_IDS,
+                pad_token_id=0,
+                suppress_tokens=[IMAGE_TOKEN],
+            )
         answers.append(output[0, ids.shape[1] :].tolist())
     return answers
 
@@ -105,4 +112,4 @@ def test_generator_gathers_the_replicas_and_asks_for_attributes(results):
 
 
 def test_cached_logits_equal_those_computed_afresh(results):
-    assert all(result["cache_error"] <= 1e-5 for result in results.values())
+    assert all(result["cache_error"] <= TOLERANCE for result in results.values())

@@ -31,17 +31,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, script: str, *overrides: str, ranks: int = 1) -> list[str]:
+def command(folder: Path, script: str, *overrides: str, ranks: int = 1, float64: bool = False) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
     template = ["template=vicuna_v1", "template.system="]
-    start = [sys.executable, *(launcher if ranks > 1 else []), str(REPOSITORY / "scripts" / script)]
-    return [*start, f"checkpoint={folder / 'model'}", *template, *overrides]
+    start = [
+        sys.executable,
+        *(launcher if ranks > 1 else []),
+        *([str(REPOSITORY / "tests/float64.py")] if float64 else []),
+    ]
+    return [*start, str(REPOSITORY / "scripts" / script), f"checkpoint={folder / 'model'}", *template, *overrides]
 
 
-def start(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, ranks: int = 1, float64: bool = False) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    return subprocess.Popen(command(folder, *arguments, ranks=ranks), cwd=folder, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+    words = command(folder, *arguments, ranks=ranks, float64=float64)
+    return subprocess.Popen(words, cwd=folder, env=environment, text=True, **pipes)  # type: ignore[call-overload]
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -67,8 +72,9 @@ def answers(out: Path) -> int:
 
 
 def sample(folder: Path, out: str, *overrides: str, ranks: int = 1) -> subprocess.Popen[str]:
+    """In float64: answers are compared between layouts and batches, and in fp32 rounding may choose a token."""
     settings = ["num_samples=2", "max_new_tokens=24", "prompts=prompts.jsonl", f"out={out}"]
-    return start(folder, "sample.py", *settings, *overrides, ranks=ranks)
+    return start(folder, "sample.py", *settings, *overrides, ranks=ranks, float64=True)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -47,6 +47,7 @@ def test_bf16_goes_on_from_its_fp32_weights(tmp_path: Path) -> None:
     pairs = list(zip(first.optimizer.get_parameters(), second.optimizer.get_parameters(), strict=True))
     assert all(kept.dtype == torch.float32 and torch.equal(kept, found) for kept, found in pairs)
     assert any(not torch.equal(kept, kept.bfloat16().float()) for kept, _ in pairs), "nothing was at stake"
+    # to the bit: the same kernels on the same shapes, one after the other
     expected = [first.step([micro_batch(step)], step).metrics for step in range(2, 6)]
     assert [second.step([micro_batch(step)], step).metrics for step in range(2, 6)] == expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ def make_batch(labels: list[list[int]], segments: list[list[int]], references: l
         images_NCHW=None,
         image_index_K=None,
         sample_ids=("a",),
-        reference_log_probs_Q=None if references is None else torch.tensor(references),
+        reference_log_probs_Q=None if references is None else torch.tensor(references, dtype=torch.float64),
     )
 
 
@@ -39,21 +40,21 @@ def test_dpo_equals_trl(beta: float) -> None:
     expected = DPOTrainer.dpo_loss(trainer, policy_Q[0::2], policy_Q[1::2], reference_Q[0::2], reference_Q[1::2])
     ours = dpo_losses(policy_Q, reference_Q, beta)
     for mine, theirs in zip(ours, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=0)
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
 
 
 def test_preference_loss_sums_tokens_per_sequence_in_both_row_shapes() -> None:
     references = [-3.0, -4.0]
     rows = make_batch([[-100, 5, 6, -100], [-100, 7, -100, -100]], [[1, 1, 1, 1], [1, 1, 1, -1]], references)
-    losses = torch.tensor([[0.0, 1.0, 1.5, 0.0], [0.0, 3.5, 0.0, 0.0]])
+    losses = torch.tensor([[0.0, 1.0, 1.5, 0.0], [0.0, 3.5, 0.0, 0.0]], dtype=torch.float64)
     packed = make_batch([[-100, 5, 6, 7, -100]], [[0, 1, 1, 2, -1]], references)
-    packed_losses = torch.tensor([[0.0, 1.0, 1.5, 3.5, 0.0]])
+    packed_losses = torch.tensor([[0.0, 1.0, 1.5, 3.5, 0.0]], dtype=torch.float64)
     separate = preference_loss(losses, rows, beta=0.1, sft_weight=0.5)
     together = preference_loss(packed_losses, packed, beta=0.1, sft_weight=0.5)
     margin = 0.1 * ((-2.5 - -3.0) - (-3.5 - -4.0))
-    expected = torch.log1p(torch.exp(torch.tensor(-margin))) + 0.5 * 2.5
+    expected = math.log1p(math.exp(-margin)) + 0.5 * 2.5
     for output in (separate, together):
-        assert float(output.loss_sum) == pytest.approx(float(expected), rel=1e-6)
+        assert float(output.loss_sum) == pytest.approx(expected, rel=1e-12)
         assert int(output.count) == 1
         assert float(output.metrics["log_prob_chosen"][0]) == -2.5
         assert float(output.metrics["length_rejected"][0]) == 1
