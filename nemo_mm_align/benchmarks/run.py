@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import measure
@@ -18,6 +18,7 @@ from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.outputs import file_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +133,10 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
     """Run the parts that conf/benchmark.yaml asks for; return the tables as Markdown.
 
     Raises:
-        UserError: an unknown part.
+        UserError: an unknown part, or `out` cannot be written.
     """
+    if config["out"]:
+        file_to_write(config["out"])  # said now, not after the hours
     with tempfile.TemporaryDirectory(dir=config["scratch"]) as scratch:
         benchmark = Benchmark(config["size"], config["template"], Path(scratch))
         parts: dict[str, Callable[[], Any]] = {
@@ -150,5 +153,5 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
         results: dict[str, Any] = {"machine": describe_machine(), "size": config["size"]["name"]}
         results |= {name: parts[name]() for name in config["parts"]}
     if config["out"]:
-        Path(config["out"]).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(config["out"], results)
     return report.markdown(results)

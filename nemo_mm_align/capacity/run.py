@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from nemo_mm_align.atomic import write_text
 from nemo_mm_align.capacity.document import METHODS, MODELS, write_document
 from nemo_mm_align.capacity.estimate import estimate_job
 from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
@@ -57,7 +58,7 @@ def run_estimate(values: Mapping[str, Any]) -> str:
         write_experiments(Path(values["experiments"]), texts)
         written.append(f"{len(texts)} files in {values['experiments']}\n")
     if values["document"]:
-        Path(values["document"]).write_text(document_text(), encoding="utf-8")
+        write_text(values["document"], document_text())
         written.append(f"{values['document']}\n")
     if written:
         return "".join(written)

@@ -34,6 +34,7 @@ from nemo_mm_align.labeling.running.progress import Tally, track
 from nemo_mm_align.labeling.running.runner import LabelRunner, RunnerSettings
 from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.runs import calls_service, other_run
+from nemo_mm_align.lock import owned_output
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,8 @@ def label(settings: LabelSettings, judge: Judge) -> LabelSummary:
             all that was judged are written before the last two.
         SystemExit: after Ctrl-C or SIGTERM, with 128 + the signal's number; annotations are written before.
     """
-    with _opened(settings, judge) as (context, inputs, ledger, admission):
+    check_outputs(settings.outputs)
+    with owned_output(settings.out), _opened(settings, judge) as (context, inputs, ledger, admission):
         if settings.batch.write is not None:
             written = write_batch(settings.batch, inputs, context, ledger, settings.runner.is_set_aside)
             return LabelSummary(len(inputs), 0, written["requests"], Tally(total=len(inputs)))
@@ -182,8 +184,6 @@ def dry_run(settings: LabelSettings, judge: Judge) -> Estimate:
 def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContext, LabelInputs, Ledger, Admission]]:
     """Open and check all that a run needs; a dry run opens it without writing."""
     settings.budget.check(price_of(judge))
-    if not settings.dry_run:
-        check_outputs(settings.outputs)
     check_selection(settings.out, settings.selection)
     context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
     memory = InputMemory(settings.ledger_path, read_only=settings.dry_run)

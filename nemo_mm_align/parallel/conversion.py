@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.lock import owned_output
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_compose import compose_llava
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface, torch_dtype
@@ -17,6 +19,7 @@ from nemo_mm_align.model.huggingface_peft import export_peft
 from nemo_mm_align.model.huggingface_writer import check_unused
 from nemo_mm_align.model.settings import read_parallel
 from nemo_mm_align.model.transformer_configs import language_config
+from nemo_mm_align.outputs import folder_to_make, folder_to_write
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
@@ -27,8 +30,11 @@ def convert(config: Mapping[str, Any]) -> Path:
     directions = {"import": import_folder, "export": export_folder, "compose": compose_folder}
     if config["direction"] not in directions:
         raise UserError(f"direction={config['direction']!r}: choose from {', '.join(directions)}.")
+    out = (folder_to_write if config["direction"] == "import" else folder_to_make)(config["out"])
+    own = owned_output(out) if runtime.rank() == 0 else nullcontext()
     try:
-        return directions[config["direction"]](config)
+        with own:
+            return directions[config["direction"]](config)
     finally:
         runtime.shutdown()
 

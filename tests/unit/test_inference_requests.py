@@ -108,7 +108,7 @@ def test_other_settings_foreign_files_and_second_writers_are_refused(tmp_path):
     path = tmp_path / "out.jsonl"
     with AnswerFile(path, {"seed": 1, "top_k": 0}) as file:
         file.append(record("p0"))
-        with pytest.raises(UserError, match="another process is writing it"):
+        with pytest.raises(UserError, match=r"out.jsonl: process \d+ on .* writes it\. Wait for its end"):
             AnswerFile(path, {"seed": 1, "top_k": 0})
     with pytest.raises(UserError, match=r"other settings: seed 1 \(now 2\)\. Give another out"):
         AnswerFile(path, {"seed": 2, "top_k": 0})
