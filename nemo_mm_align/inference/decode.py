@@ -11,33 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nemo_mm_align.inference.sampling import RandomStreams, SamplingSettings, sample_tokens
+from nemo_mm_align.inference.requests import EncodedPrompt
+from nemo_mm_align.inference.sampling import RandomStreams, sample_tokens
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.model.llava import Llava
 
 _COMPACT_BELOW = 0.75
 """Finished rows leave the cache once at most this share is alive: a copy costs about as much as a step."""
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt as the model reads it.
-
-    Args:
-        id: of the record; the random numbers of its answers depend on it.
-        ids: token ids, image token once per image embedding.
-        image_paths: in order of appearance.
-    """
-
-    id: str
-    ids: list[int]
-    image_paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from nemo_mm_align.model.config import (  # noqa: E402
 from nemo_mm_align.model.layer_specs import transformer_engine_available  # noqa: E402
 from nemo_mm_align.model.llava import Llava, build_llava  # noqa: E402
 from nemo_mm_align.parallel import checkpoint, runtime  # noqa: E402
-from nemo_mm_align.parallel.optimizer import OptimConfig  # noqa: E402
+from nemo_mm_align.parallel.optim_config import OptimConfig  # noqa: E402
 from nemo_mm_align.recipes.methods import build_method  # noqa: E402
 from nemo_mm_align.recipes.step import TrainingEngine  # noqa: E402
 from tests.distributed import run_distributed  # noqa: E402

@@ -5,15 +5,15 @@ import pytest
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.answer_file import AnswerFile
-from nemo_mm_align.inference.decode import EncodedPrompt
 from nemo_mm_align.inference.requests import (
+    EncodedPrompt,
     Request,
     check_lengths,
     make_requests,
     plan_batches,
     sweep_assignments,
 )
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, RecordAppender, Turn, read_records
 from tests.unit.toy_tokenizers import word_level
