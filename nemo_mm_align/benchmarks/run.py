@@ -18,7 +18,6 @@ from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
-from nemo_mm_align.outputs import file_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +132,8 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
     """Run the parts that conf/benchmark.yaml asks for; return the tables as Markdown.
 
     Raises:
-        UserError: an unknown part, or `out` cannot be written.
+        UserError: an unknown part.
     """
-    if config["out"]:
-        file_to_write(config["out"])  # said now, not after the hours
     with tempfile.TemporaryDirectory(dir=config["scratch"]) as scratch:
         benchmark = Benchmark(config["size"], config["template"], Path(scratch))
         parts: dict[str, Callable[[], Any]] = {

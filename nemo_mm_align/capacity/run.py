@@ -19,6 +19,7 @@ from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.capacity.job import read_job
 from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.suggest import describe, suggest
+from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.repository import CONF
 
 
@@ -53,6 +54,8 @@ def run_estimate(values: Mapping[str, Any]) -> str:
         values: conf/estimate.yaml composed (all of conf/train.yaml is in it), as plain dictionaries.
     """
     written = []
+    if values["document"]:
+        file_to_write(values["document"])
     if values["experiments"]:
         texts = experiment_texts()
         write_experiments(Path(values["experiments"]), texts)

@@ -34,11 +34,15 @@ def check_early(values: Mapping[str, Any]) -> InferenceSettings:
     """
     settings = settings_from_config(values)
     check_mode(settings)
+    _ = settings.sampling  # is checked when it is made
     source, _ = check_model(settings.checkpoint, settings.parallel, settings.precision, settings.template)
     if settings.base is not None and not settings.base.is_dir():
         raise UserError(f"base={settings.base}: no such folder. Give the one in which the checkpoint's base lies now.")
     source.image_processor()
-    settings.assignments(source.schema(settings.attribute_schema))
+    schema = source.schema(settings.attribute_schema)
+    settings.assignments(schema)
+    if settings.attributes and schema is not None:
+        schema.complete(settings.attributes)
     raise_faults([fault for path in settings.image if (fault := image_fault(path))], "Give other images.")
     if settings.prompts is not None and settings.out is not None:
         next(read_records(settings.prompts, Prompt))  # there is one; the others are read with the tokenizer at hand

@@ -1,11 +1,19 @@
-"""Whether a run can write its files: asked before the first call, since afterwards the calls are paid."""
+"""Whether a run can read and write its files: asked before the first call, since afterwards the calls are paid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.outputs import file_to_write
+
+
+def check_inputs(paths: Iterable[Path]) -> None:
+    """Raise `UserError` for the first file to be read that is not there."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Give the path of a JSONL file.")
 
 
 def check_outputs(paths: Iterable[Path]) -> None:

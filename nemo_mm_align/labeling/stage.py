@@ -23,7 +23,7 @@ from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge, price_of
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.outputs import check_outputs
+from nemo_mm_align.labeling.outputs import check_inputs, check_outputs
 from nemo_mm_align.labeling.provenance import check_selection, default_ledger, report_path, settings_path
 from nemo_mm_align.labeling.quality import report_quality
 from nemo_mm_align.labeling.registry import build_judge
@@ -120,7 +120,10 @@ class LabelSummary:
 def label_from_config(config: Mapping[str, Any]) -> LabelSummary | Estimate:
     """Run the stage, or its dry run, on a plain configuration (``conf/label.yaml``, resolved)."""
     settings = LabelSettings.model_validate({key: value for key, value in config.items() if key != "judge"})
-    judge = build_judge(config["judge"], settings.attribute_schema)
+    check_inputs((settings.prompts, settings.candidates))
+    if not settings.dry_run:
+        check_outputs(settings.outputs)
+    judge = build_judge(config["judge"], settings.attribute_schema)  # may import a service's client, which is slow
     if settings.dry_run:
         return dry_run(settings, judge)
     runner = settings.runner
