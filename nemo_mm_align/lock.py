@@ -249,14 +249,14 @@ def _why_ended(path: Path, found: _Found) -> str | None:
     here, owner = Owner.here(), found.owner
     if owner is None:
         return None
+    if owner.locked and here.shares_machine(owner) and here.pid_namespace != owner.pid_namespace:
+        return "has ended" if _is_free(path) else None  # in another container, whose processes cannot be seen
     standing = here.standing(owner)
     if standing is Standing.ENDED:
         return "has ended" if here.shares_machine(owner) else "has ended, since this job was started again after it"
     if standing is Standing.RUNS:
         return None
-    if here.shares_machine(owner):  # in another container, whose processes cannot be seen
-        return "has ended" if owner.locked and _is_free(path) else None
-    rebooted = owner.host == here.host and owner.boot and here.boot
+    rebooted = not here.shares_machine(owner) and owner.host == here.host and owner.boot and here.boot
     return "has ended with its machine" if rebooted and found.age_s > _DEAD_S else None
 
 
