@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import os
 import re
 import sys
@@ -55,6 +56,9 @@ def command(
                 return
             end_with_launcher()
             asked, words = os.environ.get(FULL_ERROR), sys.argv[1:]
+            logging.raiseExceptions = (
+                asked == "1"
+            )  # a log file on a full disk: no traceback between the lines that count
 
             @functools.wraps(function)
             def task(config: DictConfig) -> None:
