@@ -136,6 +136,19 @@ def take(path: Path, what: str | Path, remedy: str) -> None:
     if mine is not None and mine.reserved and mine.is_of_this_process:
         mine.reserved = False
         return
+    try:
+        _held[path] = lock = _wait_for(path, what, remedy)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{what}: its lock {path} cannot be written ({error.strerror}). Correct that, or {remedy}."
+        ) from None
+    atexit.register(lock.release)
+
+
+def _wait_for(path: Path, what: str | Path, remedy: str) -> Lock:
+    """Return the lock once it is this process's; raise `UserError` where another's stands in the way."""
     waited_until = time.monotonic() + _ORPHAN_WAIT_S
     while (lock := _place(path)) is None:
         found = _look(path)
@@ -148,8 +161,7 @@ def take(path: Path, what: str | Path, remedy: str) -> None:
             raise UserError(_describe(path, found, what, remedy))
         else:
             time.sleep(0.2)
-    _held[path] = lock
-    atexit.register(lock.release)
+    return lock
 
 
 def release(path: Path) -> None:

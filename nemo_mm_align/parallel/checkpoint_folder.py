@@ -87,8 +87,10 @@ def checkpoints_of(run: str | Path) -> list[Path]:
 def is_checkpoint(folder: str | Path) -> bool:
     """Whether `folder` is meant to be a checkpoint of this system, complete or damaged."""
     folder = Path(folder)
-    is_step = _STEP_FOLDER.match(folder.absolute().name) and (folder / STATE_FOLDER).is_dir()
-    return bool(is_step) or ((folder / METADATA_FILE).is_file() and (folder / STATE_FOLDER).is_dir())
+    if (folder / METADATA_FILE).is_file() and (folder / STATE_FOLDER).is_dir():
+        return True
+    is_step = _STEP_FOLDER.match(folder.absolute().name) is not None and folder.is_dir()
+    return is_step and not (folder / "config.json").is_file()  # an exported model may have any name
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:

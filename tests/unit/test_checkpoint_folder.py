@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,7 @@ DAMAGES = [
     (cut("state/common.pt", 400), "state/common.pt is cut short or changed"),
     (cut("state/metadata.json", 3), "Expecting|Unterminated"),
     (remove("metadata.json"), "metadata.json is missing"),
+    (lambda folder: shutil.rmtree(folder / "state"), "state/metadata.json is missing"),
     (cut("metadata.json", 0), "metadata.json is empty"),
     (cut("metadata.json", 20), "metadata.json: cannot be read"),
 ]
