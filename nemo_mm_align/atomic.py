@@ -9,17 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from nemo_mm_align.outputs import beside, file_to_write
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[TextIO]:
     """Open a new text file (UTF-8) that takes the place of `path`, whose folder is made, at the end of the block.
 
     An exception in the block leaves `path` as it was. Processes of one machine that write the same path at once do not
-    mix: the last one's file stays.
+    mix: the last one's file stays. Where `path` is a link, the file behind it is replaced.
+
+    Raises:
+        UserError: a folder, device, FIFO or socket stands there, or the folder cannot be made or written to.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = file_to_write(path)
+    temporary = beside(path, f"{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             yield file

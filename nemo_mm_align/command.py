@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import os
 import re
 import sys
@@ -19,14 +20,20 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from nemo_mm_align.cli import describe, end, user_errors
 from nemo_mm_align.errors import check_keys, foreign_key, suggestion
+from nemo_mm_align.orphans import end_with_launcher
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
+_HOSTED = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout")
+"""What NeMo's `hydra_runner` tells Hydra: folders and log files are the experiment manager's."""
+
 Task = Callable[[DictConfig], None]
-Host = Callable[..., Callable[[Task], Callable[[], Any]]]
+Host = Callable[..., Callable[[Task], Callable[[DictConfig], Any]]]
 
 
-def command(name: str, host: Callable[[], Host] | None = None) -> Callable[[Task], Callable[[], None]]:
+def command(
+    name: str, host: Callable[[], Host] | None = None, check: Task | None = None
+) -> Callable[[Task], Callable[[], None]]:
     """Make a function the entry point of its script, configured by ``../conf/<name>.yaml``.
 
     What a user can cause ends with a message and exit code 2, see `user_errors`; so do words on the command line that
@@ -34,8 +41,9 @@ def command(name: str, host: Callable[[], Host] | None = None) -> Callable[[Task
 
     Args:
         name: of the configuration.
-        host: returns what takes the place of `hydra.main`, for example NeMo's `hydra_runner`; called after ``--help``
-            has been looked at, since importing such a thing takes long.
+        host: returns a decorator like `hydra.main` that gets the composed configuration, for example NeMo's `hydra_runner`;
+            called when that is known to be right, since importing such a thing takes long.
+        check: is given the composed configuration before anything slow is imported, and raises what a user can mend.
     """
 
     def decorate(function: Task) -> Callable[[], None]:
@@ -46,25 +54,37 @@ def command(name: str, host: Callable[[], Host] | None = None) -> Callable[[Task
             if {"--help", "-h"} & set(sys.argv[1:]):
                 sys.stdout.write(help_text(function.__globals__.get("__doc__") or "", folder, name))
                 return
-            asked = os.environ.get(FULL_ERROR)
+            end_with_launcher()
+            asked, words = os.environ.get(FULL_ERROR), sys.argv[1:]
+            logging.raiseExceptions = (
+                asked == "1"
+            )  # a log file on a full disk: no traceback between the lines that count
 
             @functools.wraps(function)
             def task(config: DictConfig) -> None:
                 _set(FULL_ERROR, asked)
                 # Hydra refuses unknown words of the command line alone; keys of a user's YAML files it takes over.
                 check_keys(map(str, config), top_level_keys(folder, name))
-                function(config)
+                sys.argv[1:] = words
+                if check is not None:
+                    check(config)
+                if host is not None:
+                    host()(config_path="../conf", config_name=name)(function)(config)
+                else:
+                    function(config)
 
             try:
+                if host is not None:
+                    sys.argv += _HOSTED
                 with _hydra_raises(asked):
-                    _host(host)(config_path="../conf", config_name=name)(user_errors(task))()
+                    _compose_and_run(user_errors(task), name)
             except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
                 # Of composing: the task ends with its own.
                 if asked == "1":
                     raise
                 end(
                     _of_another_option(error, folder, name)
-                    or describe_refusal(error, sys.argv[1:], groups_of(folder, name), top_level_keys(folder, name))
+                    or describe_refusal(error, words, groups_of(folder, name), top_level_keys(folder, name))
                 )
 
         return run
@@ -72,12 +92,10 @@ def command(name: str, host: Callable[[], Host] | None = None) -> Callable[[Task
     return decorate
 
 
-def _host(host: Callable[[], Host] | None) -> Host:
-    if host is not None:
-        return host()
+def _compose_and_run(task: Task, name: str) -> None:
     import hydra
 
-    return functools.partial(hydra.main, version_base=None)
+    hydra.main(version_base=None, config_path="../conf", config_name=name)(task)()
 
 
 @contextmanager

@@ -23,9 +23,15 @@ DONE_FILE = Path("DONE")  # written by rank 0 when training has finished; nobody
 # only one.
 FAULT_FILE = Path("FAULT")
 
+# In the run's folder: who trains in it (`lock`).
+OWNER_FILE = Path("metrics/owner.json")
+
 # By these variables a job script names its files to what runs in it.
 STOP_FILE_VARIABLE = "NEMO_MM_ALIGN_STOP_FILE"
 FAULT_FILE_VARIABLE = "NEMO_MM_ALIGN_FAULT_FILE"
+
+JOB_VARIABLE = "NEMO_MM_ALIGN_JOB"
+"""Name of a launched job of which the scheduler runs one at a time: a start of it may follow a lost one on another machine."""
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

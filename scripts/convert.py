@@ -12,12 +12,14 @@ import logging
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.command import command
+from nemo_mm_align.parallel.conversion_checks import check_early
 
 
 @command("convert")
 def main(config: DictConfig) -> None:
     """Make the folder `out` from `source`; conf/convert.yaml explains the settings."""
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_early(settings)  # type: ignore[arg-type]
     from nemo_mm_align.parallel.conversion import convert
 
     logging.getLogger("convert").info("wrote %s", convert(settings))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.cli import leave_note
 from nemo_mm_align.command import command
+from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.preflight.collectives import leave_hanging_group
 from nemo_mm_align.preflight.doctor import Examination, examine
 from nemo_mm_align.preflight.job import split_words
@@ -25,6 +26,8 @@ OWN, TRAINING = split_words(sys.argv[1:], set(OmegaConf.load(CONFIG)) | {"hydra"
 def main(config: DictConfig) -> None:
     """Run all checks; the settings are explained in conf/doctor.yaml."""
     values = OmegaConf.to_container(config, resolve=True)
+    if values["json"]:  # type: ignore[index, call-overload]
+        file_to_write(values["json"])  # type: ignore[index, call-overload, arg-type]
     outcome = examine(values, TRAINING, publish, colour=sys.stdout.isatty())  # type: ignore[arg-type]
     leave_hanging_group()
     sys.exit(outcome.code)

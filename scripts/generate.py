@@ -12,6 +12,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.command import command
+from nemo_mm_align.inference.early import check_early
+from nemo_mm_align.parallel.stopping import StopRequest
 
 # Names of attributes are the schema's to check: this key alone takes new ones without a "+".
 ConfigStore.instance().store(
@@ -23,15 +25,12 @@ ConfigStore.instance().store(
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet, or one question; conf/generate.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    from nemo_mm_align.parallel.stopping import StopRequest
-
     stop = StopRequest()
     stop.listen()  # before the slow imports
+    settings = check_early(values)  # type: ignore[arg-type]
     from nemo_mm_align.inference.run import answer_prompts, answer_question
-    from nemo_mm_align.inference.settings import settings_from_config
     from nemo_mm_align.parallel import runtime
 
-    settings = settings_from_config(values)  # type: ignore[arg-type]
     if settings.question is None:
         answer_prompts(settings, stop)
     else:

@@ -9,21 +9,21 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.command import command
+from nemo_mm_align.inference.early import check_early
+from nemo_mm_align.parallel.stopping import StopRequest
 
 
 @command("sample")
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet; conf/sample.yaml explains the settings."""
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    from nemo_mm_align.parallel.stopping import StopRequest
-
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     stop = StopRequest()
     stop.listen()  # before the slow imports
+    settings = check_early(values)  # type: ignore[arg-type]
     from nemo_mm_align.inference.run import answer_prompts
-    from nemo_mm_align.inference.settings import settings_from_config
     from nemo_mm_align.parallel import runtime
 
-    answer_prompts(settings_from_config(settings), stop)  # type: ignore[arg-type]
+    answer_prompts(settings, stop)
     runtime.shutdown()
 
 

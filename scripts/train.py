@@ -10,17 +10,20 @@ if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper 
 
     from nemo_mm_align.command import command
     from nemo_mm_align.parallel.stopping import StopRequest
+    from nemo_mm_align.recipes.early import check_early
 
     stop = StopRequest()
     stop.listen()  # before NeMo: its import takes seconds in which a request must not be lost
 
     def hydra_runner() -> Any:
         """NeMo's, which is slow to import."""
-        from nemo.core.config import hydra_runner
+        from nemo_mm_align.quiet import quiet_import
 
+        with quiet_import():
+            from nemo.core.config import hydra_runner
         return hydra_runner
 
-    @command("train", host=hydra_runner)
+    @command("train", host=hydra_runner, check=check_early)
     def main(config: DictConfig) -> None:
         """Train as configured."""
         from nemo_mm_align.recipes.trainer import train

@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from nemo_mm_align.images import ImageProcessor
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.records import Prompt, Turn, write_records
 from tests.tiny_llava import IMAGE_SIZE, IMAGE_TOKEN, VOCABULARY, make_llava
 

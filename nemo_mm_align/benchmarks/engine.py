@@ -11,7 +11,7 @@ import torch
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.llava import Llava
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.source import build_from, open_source
 from nemo_mm_align.recipes import reference
 from nemo_mm_align.recipes.methods import build_method

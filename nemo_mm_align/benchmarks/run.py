@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.gpu import options as gpu_options
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
@@ -154,5 +154,5 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
         results: dict[str, Any] = {"machine": describe_machine(), "size": config["size"]["name"]}
         results |= {name: parts[name]() for name in config["parts"]}
     if config["out"]:
-        Path(config["out"]).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(config["out"], results)
     return report.markdown(results)

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from nemo_mm_align.atomic import write_text
 from nemo_mm_align.capacity.document import METHODS, MODELS, write_document
 from nemo_mm_align.capacity.estimate import estimate_job
 from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
@@ -18,6 +19,7 @@ from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.capacity.job import read_job
 from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.suggest import describe, suggest
+from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.repository import CONF
 
 
@@ -52,12 +54,14 @@ def run_estimate(values: Mapping[str, Any]) -> str:
         values: conf/estimate.yaml composed (all of conf/train.yaml is in it), as plain dictionaries.
     """
     written = []
+    if values["document"]:
+        file_to_write(values["document"])
     if values["experiments"]:
         texts = experiment_texts()
         write_experiments(Path(values["experiments"]), texts)
         written.append(f"{len(texts)} files in {values['experiments']}\n")
     if values["document"]:
-        Path(values["document"]).write_text(document_text(), encoding="utf-8")
+        write_text(values["document"], document_text())
         written.append(f"{values['document']}\n")
     if written:
         return "".join(written)

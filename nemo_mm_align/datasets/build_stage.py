@@ -16,6 +16,8 @@ from nemo_mm_align.datasets.builders import BUILDERS, stream
 from nemo_mm_align.datasets.exports import export_named
 from nemo_mm_align.datasets.relocate import relocate_images
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.lock import owned_output
+from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.records import Annotation, read_records
 
 logger = logging.getLogger(__name__)
@@ -35,8 +37,8 @@ def build_from_config(config: DictConfig) -> BuildSummary:
     """Read ``annotations``, build, write ``out`` and ``<out>.summary.json`` beside it; return the summary.
 
     Raises:
-        UserError: a setting is missing, annotations of another attribute schema, a prompt annotated twice, or nothing
-            left to write.
+        UserError: a setting is missing, annotations of another attribute schema, a prompt annotated twice, nothing
+            left to write, or `out` cannot be written or is being written by another process.
     """
     _check_complete(config)
     schema = AttributeSchema.model_validate(OmegaConf.to_container(config.attribute_schema, resolve=True))
@@ -44,11 +46,13 @@ def build_from_config(config: DictConfig) -> BuildSummary:
     source, out = Path(config.annotations), Path(config.out)
     if out.resolve() == source.resolve():
         raise UserError(f"out={out} is the annotations file itself; give another name.")
+    file_to_write(out)
     summary, export = BuildSummary(settings.name, schema), export_named(config.format, schema, out)
-    examples = stream(settings, AnnotationFile(source), schema, summary, export.unfit)
-    export.write(relocate_images(examples, source, out))
-    summary.warnings += export.warnings()
-    summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True) | {"format": config.format})
+    with owned_output(out):
+        examples = stream(settings, AnnotationFile(source), schema, summary, export.unfit)
+        export.write(relocate_images(examples, source, out))
+        summary.warnings += export.warnings()
+        summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True) | {"format": config.format})
     logger.info("%s\nwrote %s", summary.table(), out)
     for warning in summary.warnings:
         logger.warning("%s", warning)

@@ -60,11 +60,16 @@ def _load(source: str, split: str) -> Any:
         raise UserError(f"{source}: cannot be opened as a dataset ({reason}). Check the name and the split.") from error
 
 
+def check_name(source: str) -> None:
+    """Raise `UserError` where `source`, which is no file or folder, cannot be the name of a dataset either."""
+    if not HUB_NAME.fullmatch(source):
+        raise UserError(f"{source}: no such file or folder, and not a dataset's name (owner/name).")
+
+
 def _load_from_hub(source: str, split: str) -> Any:
     import datasets
 
-    if not HUB_NAME.fullmatch(source):
-        raise UserError(f"{source}: no such file or folder, and not a dataset's name (owner/name).")
+    check_name(source)
     name, _, configuration = source.partition(":")
     return datasets.load_dataset(name, configuration or None, split=split)
 

@@ -15,7 +15,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from nemo_mm_align.datasets.collate import row_lengths
 from nemo_mm_align.datasets.length_report import Dropped, LengthPlan
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
@@ -146,5 +145,7 @@ def batch_length(samples: Sequence[Sample], multiple: int = 1, shared_prefix: bo
         multiple: of the row length, for example the tensor-parallel size with sequence parallelism, or 16 for FP8.
         shared_prefix: chosen and rejected lie in one row that holds their prompt once.
     """
+    from nemo_mm_align.datasets.collate import row_lengths  # settings are read before torch is imported
+
     longest = max(length for sample in samples for length in row_lengths(sample, shared_prefix))
     return round_up(longest, multiple)

@@ -19,7 +19,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.draft import Example, check, finish
 from nemo_mm_align.datasets.faults import FaultReport, MalformedRecord, Problem
 from nemo_mm_align.datasets.formats import FORMATS, Context, detect
-from nemo_mm_align.datasets.huggingface import read_rows
+from nemo_mm_align.datasets.huggingface import check_name, read_rows
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import resolve_image
 
@@ -61,6 +61,15 @@ class SourceSettings(BaseModel):
         if name != "auto" and name not in FORMATS:
             raise ValueError(f"unknown format {name!r}; known: auto, {', '.join(FORMATS)}")
         return name
+
+
+def check_present(settings: SourceSettings) -> None:
+    """Raise `UserError` where a source cannot be there: a file or folder that is missing, as far as a name tells."""
+    path = Path(settings.path)
+    if path.suffix.lower() in JSON_SUFFIXES:
+        _check_file(path)
+    elif not path.exists():
+        check_name(settings.path)
 
 
 def read_examples(settings: SourceSettings, schema: AttributeSchema | None = None) -> list[Example]:
@@ -159,14 +168,18 @@ def _rows(settings: SourceSettings) -> Iterator[tuple[str, str, Mapping[str, Any
 
 def _read_json(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
     """Return the word for a record's place (record or line) and the numbered records of a JSON list or JSONL file."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Give a JSON or JSONL file, a folder, or a dataset's name.")
+    _check_file(path)
     try:
         if not _is_list(path):
             return "line", _json_lines(path)
         return "record", enumerate(json.loads(path.read_bytes().removeprefix(BOM).decode()), start=1)
     except ValueError as error:
         raise UserError(f"{path}: not a JSON list ({error}). Check the end of the file; is it complete?") from None
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give a JSON or JSONL file, a folder, or a dataset's name.")
 
 
 def _is_list(path: Path) -> bool:

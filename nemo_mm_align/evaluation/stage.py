@@ -17,6 +17,8 @@ from nemo_mm_align.evaluation.report import choose_samples
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
+from nemo_mm_align.lock import owned_output
+from nemo_mm_align.outputs import check_folder, folder_to_write
 from nemo_mm_align.records import CandidateSet, Prompt, read_records, resolve_image, write_records
 
 log = logging.getLogger(__name__)
@@ -69,8 +71,9 @@ def evaluate(
 
     Raises:
         UserError: a file is missing or broken, a prompt is unknown, unanswered or answered several times, or carries
-            no truth. Nothing is written then.
+            no truth, or `out` cannot be written or is being written by another process. Nothing is written then.
     """
+    check_folder(settings.out)
     prompts = {prompt.id: prompt for prompt in read_records(settings.prompts, Prompt)}
     schema = settings.attribute_schema
     methods = {name: judge_file(path, prompts, judge, schema) for name, path in settings.answers.items()}
@@ -84,9 +87,10 @@ def evaluate(
     )
     results = summarise([seed], schema)
     samples = _samples(settings, prompts, methods, reference)
-    for name, answers in methods.items():
-        write_records(settings.out / "judged" / f"{name}.jsonl", answers)
-    paths = write_evaluation(settings.out, results, schema, samples)
+    with owned_output(folder_to_write(settings.out)):
+        for name, answers in methods.items():
+            write_records(settings.out / "judged" / f"{name}.jsonl", answers)
+        paths = write_evaluation(settings.out, results, schema, samples)
     log.info("wrote %s and %s", *paths)
     return results
 

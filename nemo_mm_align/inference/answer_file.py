@@ -1,19 +1,22 @@
 """The file of answers: appended batch by batch, resumed after a kill, put into prompt order at the end.
 
 Beside ``candidates.jsonl`` stands ``candidates.settings.json``: what the answers depend on. A run with other settings
-does not add to the file. One process writes; a lock keeps a second run away.
+does not add to the file. One process writes; `lock` keeps a second run away.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from nemo_mm_align import lock
+from nemo_mm_align.atomic import write_json
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.requests import Request, request_key
+from nemo_mm_align.lock import lock_of
+from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.records import CandidateSet, RecordAppender, read_records, write_records
 
 
@@ -30,31 +33,24 @@ class AnswerFile:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self.settings_path = path, path.with_name(f"{path.stem}.settings.json")
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder. Give out=FILE.jsonl.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock()
-        self._check_settings(json.loads(json.dumps(dict(settings))))
-        self._appender = RecordAppender(path)
-        found = list(read_records(path, CandidateSet)) if path.stat().st_size else []
+        file_to_write(path)
+        file_to_write(self.settings_path)
+        self._lock = lock_of(path)
+        lock.take(self._lock, path, "give another out")
+        try:
+            self._check_settings(json.loads(json.dumps(dict(settings))))
+            self._appender = RecordAppender(path)
+            found = list(read_records(path, CandidateSet)) if path.stat().st_size else []
+        except BaseException:
+            lock.release(self._lock)
+            raise
         self.sets = {request_key(record.prompt_id, record.sampling.get("attributes")): record for record in found}
         self._in_order = list(self.sets)
 
-    def _take_lock(self) -> IO[str]:
-        lock = self.settings_path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise UserError(f"{self.path}: another process is writing it. Wait for it, or give another out.") from None
-        return lock
-
     def _check_settings(self, settings: dict[str, Any]) -> None:
-        stored = self.settings_path.read_text(encoding="utf-8")
+        stored = self.settings_path.read_text(encoding="utf-8") if self.settings_path.is_file() else ""
         if not self.path.is_file() or self.path.stat().st_size == 0:
-            self._lock.truncate(0)
-            self._lock.write(json.dumps(settings, indent=1) + "\n")
-            self._lock.flush()
+            write_json(self.settings_path, settings, indent=1)
             return
         if not stored:
             raise UserError(f"{self.path}: exists, but not {self.settings_path.name} beside it. Give another out.")
@@ -83,7 +79,7 @@ class AnswerFile:
     def close(self) -> None:
         """Close the file and let the lock go."""
         self._appender.close()
-        self._lock.close()
+        lock.release(self._lock)
 
     def __enter__(self) -> AnswerFile:
         return self

@@ -11,32 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nemo_mm_align.inference.sampling import RandomStreams, SamplingSettings
+from nemo_mm_align.inference.requests import EncodedPrompt
+from nemo_mm_align.inference.sampling import RandomStreams
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import Choice, Columns, GraphedSteps, Steps
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.transfers import to_device
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt as the model reads it.
-
-    Args:
-        id: of the record; the random numbers of its answers depend on it.
-        ids: token ids, image token once per image embedding.
-        image_paths: in order of appearance.
-    """
-
-    id: str
-    ids: list[int]
-    image_paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

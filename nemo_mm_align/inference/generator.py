@@ -15,9 +15,16 @@ from megatron.core import parallel_state
 from tqdm import tqdm
 
 from nemo_mm_align.images import ImageProcessor, load_image
-from nemo_mm_align.inference.decode import EncodedPrompt, GeneratedAnswer, ImageBatch, generate_batch
-from nemo_mm_align.inference.requests import Assignment, Request, check_lengths, make_requests, plan_batches
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.decode import GeneratedAnswer, ImageBatch, generate_batch
+from nemo_mm_align.inference.requests import (
+    Assignment,
+    EncodedPrompt,
+    Request,
+    check_lengths,
+    make_requests,
+    plan_batches,
+)
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.prompts import Encoder

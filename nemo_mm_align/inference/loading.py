@@ -12,12 +12,11 @@ import torch
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.inference.early import check_model
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
-from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
+from nemo_mm_align.parallel.source import ModelSource, build_from
 from nemo_mm_align.prompts import Encoder
 
 logger = logging.getLogger(__name__)
@@ -77,16 +76,8 @@ def open_for_inference(
     """
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() else "fp32"
+    source, chosen = check_model(checkpoint, parallel, precision, template)
     engine = EngineConfig(precision=precision)
-    if engine.fp8:
-        raise UserError(
-            f"precision={precision}: FP8 is for training. A step of decoding multiplies one row per answer, and FP8 products "
-            "want multiples of 16. Set precision=bf16; a model trained in FP8 opens in it."
-        )
-    source = open_source(checkpoint)
-    parallel.data_parallel_size(runtime.world_size())
-    source.config.check(parallel)
-    chosen = source.template(ChatTemplate.from_config(template) if template else None)
     schema = source.schema(schema)
     return OpenedModel(
         source, source.encoder(chosen, schema), source.image_processor(), schema, chosen, parallel, engine

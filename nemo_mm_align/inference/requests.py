@@ -9,8 +9,7 @@ from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.inference.decode import EncodedPrompt
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import Prompt
 
@@ -18,6 +17,21 @@ SHOWN_FAULTS = 5
 
 Assignment = Mapping[str, Any] | None
 """Attribute values that an answer is asked to have; None asks for nothing."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as the model reads it.
+
+    Args:
+        id: of the record; the random numbers of its answers depend on it.
+        ids: token ids, image token once per image embedding.
+        image_paths: in order of appearance.
+    """
+
+    id: str
+    ids: list[int]
+    image_paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

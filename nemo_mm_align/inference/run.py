@@ -16,6 +16,7 @@ from tqdm import tqdm
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.answer_file import AnswerFile
+from nemo_mm_align.inference.early import check_mode
 from nemo_mm_align.inference.generator import candidate_set
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.requests import Request, check_lengths, make_requests, raise_faults
@@ -49,8 +50,8 @@ def answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest | Non
 
 def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> None:
     prompts_path, out, sampling = settings.prompts, settings.out, settings.sampling
-    if prompts_path is None or out is None:
-        raise UserError("give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone.")
+    check_mode(settings)
+    assert prompts_path is not None and out is not None
     opened = settings.open()
     requests = make_requests(
         read_records(prompts_path, Prompt),
@@ -94,8 +95,7 @@ def _answer(
 
 def answer_question(settings: InferenceSettings) -> list[str]:
     """Answer ``question``, about the files in ``image`` if any; return the answers on rank 0, nothing elsewhere."""
-    if settings.prompts is not None or settings.out is not None:
-        raise UserError("give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone.")
+    check_mode(settings)
     question = settings.question or ""
     if IMAGE_PLACEHOLDER not in question:
         question = f"{IMAGE_PLACEHOLDER}\n" * len(settings.image) + question

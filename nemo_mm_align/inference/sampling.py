@@ -10,60 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.transfers import to_device
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """What to sample.
-
-    Args:
-        temperature: divisor of the logits; 0 takes the most probable token (greedy).
-        top_p: keep the smallest set of tokens whose probability reaches this share; 1 keeps all.
-        top_k: keep this many of the most probable tokens; 0 keeps all. Applied before `top_p`, as in transformers.
-        max_new_tokens: an answer without stop token is cut there, with finish reason ``length``.
-        num_samples: answers per prompt.
-        seed: of the random numbers.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 1024
-    num_samples: int = 1
-    seed: int = 1234
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise UserError(f"temperature={self.temperature:g}: must be 0 (greedy) or above.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p:g}: must be above 0 and at most 1 (1 keeps every token).")
-        if self.top_k < 0:
-            raise UserError(f"top_k={self.top_k}: must be 0 (keeps every token) or the number of tokens to keep.")
-        if self.max_new_tokens < 1 or self.num_samples < 1:
-            raise UserError("max_new_tokens and num_samples must be at least 1.")
-        if self.greedy and self.num_samples > 1:
-            raise UserError(
-                f"num_samples={self.num_samples} with temperature=0 gives the same answer {self.num_samples} times; "
-                "set num_samples=1 or a temperature above 0."
-            )
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the most probable token is taken."""
-        return self.temperature == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, as it is stored beside the answers."""
-        return asdict(self)
 
 
 class RandomStreams:

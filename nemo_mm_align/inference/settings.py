@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.requests import Assignment, sweep_assignments
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import ParallelConfig
+
+if TYPE_CHECKING:
+    from nemo_mm_align.inference.loading import OpenedModel
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ class InferenceSettings(BaseModel):
 
     def open(self) -> OpenedModel:
         """Open the model's folder and check the layout, without reading weights."""
+        from nemo_mm_align.inference.loading import open_for_inference  # torch: settings are checked without it
+
         opened = open_for_inference(
             self.checkpoint, self.parallel, self.precision, self.template, self.attribute_schema
         )

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nemo_mm_align.inference.sampling import RandomStreams, SamplingSettings, sample_tokens
+from nemo_mm_align.inference.sampling import RandomStreams, sample_tokens
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.transfers import to_device
 

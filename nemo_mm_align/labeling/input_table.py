@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nemo_mm_align.atomic import write_lines
+from nemo_mm_align.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ class InputTable:
         head = json.dumps({"rows": len(self.keys), **conditions})
         try:
             write_lines(path, (head, *rows))
-        except OSError as error:
-            log.warning("%s cannot be written (%s): the next run checks its input again", path, error.strerror)
+        except (OSError, UserError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            log.warning("%s cannot be written (%s): the next run checks its input again", path, reason)
 
     @classmethod
     def read(cls, path: Path, conditions: Mapping[str, Any]) -> InputTable | None:

@@ -1,31 +1,26 @@
-"""Whether a run can write its files: asked before the first call, since afterwards the calls are paid."""
+"""Whether a run can read and write its files: asked before the first call, since afterwards the calls are paid."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.outputs import file_to_write
+
+
+def check_inputs(paths: Iterable[Path]) -> None:
+    """Raise `UserError` for the first file to be read that is not there."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Give the path of a JSONL file.")
 
 
 def check_outputs(paths: Iterable[Path]) -> None:
     """Make the folders of files to be written.
 
     Raises:
-        UserError: a path is a folder, or its folder cannot be made or written to.
+        UserError: something other than a file stands at a path, or its folder cannot be made or written to.
     """
     for path in paths:
-        if path.is_dir():
-            raise UserError(
-                f"{path}: a folder stands where a file is to be written. Choose another out=... or ledger=..."
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{path}: its folder cannot be made ({error.strerror}). Choose another place.") from None
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UserError(
-                f"{path}: no file can be written in {path.parent.resolve()} (read-only, or another user's). Choose "
-                "another folder, or correct its permissions."
-            )
+        file_to_write(path)

@@ -23,7 +23,7 @@ from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge, price_of
 from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.outputs import check_outputs
+from nemo_mm_align.labeling.outputs import check_inputs, check_outputs
 from nemo_mm_align.labeling.provenance import check_selection, default_ledger, report_path, settings_path
 from nemo_mm_align.labeling.quality import report_quality
 from nemo_mm_align.labeling.registry import build_judge
@@ -34,6 +34,7 @@ from nemo_mm_align.labeling.running.progress import Tally, track
 from nemo_mm_align.labeling.running.runner import LabelRunner, RunnerSettings
 from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.runs import calls_service, other_run
+from nemo_mm_align.lock import owned_output
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,10 @@ class LabelSummary:
 def label_from_config(config: Mapping[str, Any]) -> LabelSummary | Estimate:
     """Run the stage, or its dry run, on a plain configuration (``conf/label.yaml``, resolved)."""
     settings = LabelSettings.model_validate({key: value for key, value in config.items() if key != "judge"})
-    judge = build_judge(config["judge"], settings.attribute_schema)
+    check_inputs((settings.prompts, settings.candidates))
+    if not settings.dry_run:
+        check_outputs(settings.outputs)
+    judge = build_judge(config["judge"], settings.attribute_schema)  # may import a service's client, which is slow
     if settings.dry_run:
         return dry_run(settings, judge)
     runner = settings.runner
@@ -140,7 +144,8 @@ def label(settings: LabelSettings, judge: Judge) -> LabelSummary:
             all that was judged are written before the last two.
         SystemExit: after Ctrl-C or SIGTERM, with 128 + the signal's number; annotations are written before.
     """
-    with _opened(settings, judge) as (context, inputs, ledger, admission):
+    check_outputs(settings.outputs)
+    with owned_output(settings.out), _opened(settings, judge) as (context, inputs, ledger, admission):
         if settings.batch.write is not None:
             written = write_batch(settings.batch, inputs, context, ledger, settings.runner.is_set_aside)
             return LabelSummary(len(inputs), 0, written["requests"], Tally(total=len(inputs)))
@@ -182,8 +187,6 @@ def dry_run(settings: LabelSettings, judge: Judge) -> Estimate:
 def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContext, LabelInputs, Ledger, Admission]]:
     """Open and check all that a run needs; a dry run opens it without writing."""
     settings.budget.check(price_of(judge))
-    if not settings.dry_run:
-        check_outputs(settings.outputs)
     check_selection(settings.out, settings.selection)
     context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
     memory = InputMemory(settings.ledger_path, read_only=settings.dry_run)

@@ -12,7 +12,7 @@ from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.settings import LaunchSettings
 from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
-from nemo_mm_align.run_files import FAULT_FILE_VARIABLE
+from nemo_mm_align.run_files import FAULT_FILE_VARIABLE, JOB_VARIABLE
 
 SIGNALLED = 143
 """Exit code of a pod that shall be made anew, as of one that TERM has ended."""
@@ -80,7 +80,11 @@ def pod_script(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -
     """Return the bash script that a pod of a job runs."""
     begin = [
         ["set -u"],
-        script.variable_lines(job, settings),
+        [
+            *script.variable_lines(job, settings),
+            "# One object of this name exists at a time: a pod of it may go on in a folder that a lost one has left.",
+            f"export {JOB_VARIABLE}={quote(f'{cluster.namespace}/{job.name}')}",
+        ],
         [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
     ]
     work = _ranked_lines(job, settings, cluster) if job.ranked else _single_lines(job, settings)

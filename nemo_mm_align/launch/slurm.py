@@ -8,7 +8,7 @@ from nemo_mm_align.launch import script
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.settings import LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
-from nemo_mm_align.run_files import FAULT_FILE, FAULT_FILE_VARIABLE, STOP_FILE_VARIABLE
+from nemo_mm_align.run_files import FAULT_FILE, FAULT_FILE_VARIABLE, JOB_VARIABLE, STOP_FILE_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
             f'export {FAULT_FILE_VARIABLE}="$fault_file"',
             'rm -f "$fault_file"',
         ],
+        _job_lines(settings),
         [_STOP_BY_FILE if job.ranked else _STOP_BY_SIGNAL],
         [RUN_FUNCTION],
         [*_body(job, settings, cluster)],
@@ -85,6 +86,17 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
         ],
     ]
     return script.text_of(parts)
+
+
+def _job_lines(settings: LaunchSettings) -> list[str]:
+    """Return what names this job to the lock on its results, where Slurm runs one job of this name and user at a time."""
+    if "singleton" not in (settings.run.dependency or ""):
+        return []
+    name = '"${SLURM_CLUSTER_NAME:-}/${SLURM_JOB_USER:-}/${SLURM_JOB_NAME:-}"'
+    return [
+        "# One job of this name runs at a time: a start of it may go on in a folder that a lost one on another node has left.",
+        f"export {JOB_VARIABLE}={name}",
+    ]
 
 
 def directives(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:

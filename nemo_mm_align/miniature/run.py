@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from nemo_mm_align.lock import owned_output
 from nemo_mm_align.miniature.outcome import write_outcome
 from nemo_mm_align.miniature.pipeline import MiniatureRun
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.miniature.stages import Stage, StageRunner
+from nemo_mm_align.outputs import folder_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,8 @@ def run_miniature(values: dict[str, Any]) -> None:
         TimeElapsedColumn(),
         TextColumn("{task.fields[outcome]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    folder_to_write(run.out)
+    with owned_output(run.out), Progress(*columns, console=console) as progress:
         StageRunner(run.out, ENVIRONMENT).run(run.stages(), RichDisplay(progress))
     results, results_path, report_path = write_outcome(run)
     for name, method in results.methods.items():

@@ -156,8 +156,8 @@ def _header(entries: Sequence[Entry]) -> bytes:
 
 
 def check_unused(target: Path) -> None:
-    """Raise `UserError` if `target` exists and is not an empty folder."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    """Raise `UserError` if `target` exists and is not an empty folder; a link is none, even to one."""
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise UserError(f"{target}: exists already. Choose another folder or remove it.")
 
 

@@ -1,30 +1,26 @@
 """Checkpoints: weights, optimizer and metadata in one folder that opens at any tensor- and pipeline-parallel size.
 
-    step_00000120/
-      metadata.json   model sizes, adapters, template, attribute schema, recipe, base model and its fingerprint
-      tokenizer/      Hugging Face tokenizer and image-processor files
-      state/          megatron-core's torch_dist format: model, optimizer, trainer state
-
-A folder appears under its name only when it is complete. LoRA checkpoints hold the trained tensors alone and name the base
-they belong to. `state/` goes through pickle in places: open only checkpoints of your own; foreign weights enter as
-safetensors through `model.huggingface`.
+`checkpoint_folder` says what lies in it. A folder appears under its name only when it is complete. LoRA checkpoints hold the
+trained tensors alone and name the base they belong to. `state/` goes through pickle in places: open only checkpoints of
+your own; foreign weights enter as safetensors through `model.huggingface`.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
-import re
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.optimizer import MegatronOptimizer
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mm_align.errors import UserError
@@ -34,6 +30,18 @@ from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.nested import differing
 from nemo_mm_align.parallel import background, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
+from nemo_mm_align.parallel.checkpoint_folder import (
+    METADATA_FILE,
+    STATE_FOLDER,
+    TOKENIZER_FOLDER,
+    CheckpointMetadata,
+    checkpoints_of,
+    damage_of,
+    is_checkpoint,
+    latest_checkpoint,
+    read_metadata,
+    step_folder,
+)
 from nemo_mm_align.parallel.sharded_state import (
     bytes_to_write,
     state_to_load,
@@ -41,72 +49,29 @@ from nemo_mm_align.parallel.sharded_state import (
     without_absent_extra_states,
 )
 
+__all__ = [
+    "METADATA_FILE",
+    "STATE_FOLDER",
+    "TOKENIZER_FOLDER",
+    "CheckpointMetadata",
+    "check_same_model",
+    "checkpoints_of",
+    "copy_tokenizer",
+    "damage_of",
+    "is_checkpoint",
+    "keep_newest",
+    "latest_checkpoint",
+    "load",
+    "read_metadata",
+    "save",
+    "step_folder",
+]
+
 logger = logging.getLogger(__name__)
 
-METADATA_FILE, STATE_FOLDER, TOKENIZER_FOLDER = "metadata.json", "state", "tokenizer"
-_STEP_FOLDER = re.compile(r"^step_(\d{8})$")
 _PARTIAL = ".partial"
+_DAMAGED = ".damaged"
 _HEADROOM = 1.1
-
-
-class CheckpointMetadata(BaseModel):
-    """What a checkpoint says of itself: enough to rebuild model, prompts and steering without the training config."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: int = 1
-    step: int
-    model: dict[str, Any]
-    lora: dict[str, Any] | None
-    template: dict[str, Any]
-    attribute_schema: dict[str, Any] | None
-    image_processor: dict[str, Any]
-    recipe: dict[str, Any]
-    base_path: str
-    base_fingerprint: str
-    precision: str
-    layout: dict[str, int] = {}
-    versions: dict[str, str] = {}
-
-
-def is_checkpoint(folder: str | Path) -> bool:
-    """Whether `folder` is a complete checkpoint of this system."""
-    return (Path(folder) / METADATA_FILE).is_file()
-
-
-def read_metadata(folder: str | Path) -> CheckpointMetadata:
-    """Read a checkpoint's metadata; raise `UserError` if there is none or it cannot be understood."""
-    path = Path(folder) / METADATA_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: not a complete checkpoint ({METADATA_FILE} is missing). Give a step_... folder, or its run's "
-            "checkpoints folder."
-        )
-    try:
-        return CheckpointMetadata.model_validate_json(path.read_text())
-    except ValidationError as error:
-        raise UserError(f"{path}: cannot be read ({error.error_count()} faults): {error.errors()[0]['msg']}") from None
-
-
-def step_folder(run: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step lies within a run's checkpoints folder."""
-    return Path(run) / f"step_{step:08d}"
-
-
-def checkpoints_of(run: str | Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    if not Path(run).is_dir():
-        return []
-    return sorted(path for path in Path(run).iterdir() if _STEP_FOLDER.match(path.name) and is_checkpoint(path))
-
-
-def latest_checkpoint(folder: str | Path) -> Path | None:
-    """Return `folder` itself if it is a checkpoint, else the newest one in it or in its ``checkpoints``."""
-    folder = Path(folder)
-    if is_checkpoint(folder):
-        return folder
-    found = checkpoints_of(folder) or checkpoints_of(folder / "checkpoints")
-    return found[-1] if found else None
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -206,8 +171,27 @@ def _finish(partial: Path, final: Path, metadata: CheckpointMetadata, tokenizer_
         copy_tokenizer(tokenizer_source, partial / TOKENIZER_FOLDER)
     path = partial / METADATA_FILE
     path.write_text(json.dumps(metadata.model_dump(mode="json"), indent=1) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
+    if final.exists() and damage_of(final) is not None:
+        aside = _unused(final)
+        os.rename(final, aside)
+        logger.warning("%s was damaged: what is left of it is %s now", final, aside)
+    _remove(final)
     os.rename(partial, final)
+
+
+def _unused(final: Path) -> Path:
+    """A name beside a damaged checkpoint that nothing has yet, under which it is no checkpoint any more."""
+    names = (final.with_name(f"{final.name}{_DAMAGED}{number or ''}") for number in itertools.count())
+    return next(path for path in names if not path.exists())
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint, first its name: a kill in between leaves the remains of one, not a damaged one."""
+    if folder.exists():
+        remains = folder.with_name(f"{folder.name}.removed{_PARTIAL}")
+        shutil.rmtree(remains, ignore_errors=True)
+        os.rename(folder, remains)
+        shutil.rmtree(remains, ignore_errors=True)
 
 
 def _discard(partial: Path) -> None:
@@ -245,10 +229,13 @@ def _on_first_rank(action: Any) -> None:
 
 
 def keep_newest(run: str | Path, count: int) -> None:
-    """Remove all but the newest `count` complete checkpoints, and the remains of interrupted saves; rank 0 acts."""
+    """Remove all but the newest `count` complete checkpoints, and the remains of interrupted saves; rank 0 acts.
+
+    Damaged ones do not count, and stay.
+    """
     if runtime.rank() == 0:
         for path in checkpoints_of(run)[:-count]:
-            shutil.rmtree(path)
+            _remove(path)
         for path in Path(run).glob(f"step_*{_PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
     torch.distributed.barrier()
@@ -275,7 +262,7 @@ def load(
         Metadata and the trainer state that was saved.
 
     Raises:
-        UserError: no complete checkpoint, another model, or adapters of another shape.
+        UserError: no complete checkpoint, another model, adapters of another shape, or files that are damaged inside.
     """
     metadata = read_metadata(folder)
     check_same_model(metadata, model.model_config, folder)
@@ -286,7 +273,7 @@ def load(
     if model.engine.fp8:
         state["model"] = without_absent_extra_states(state["model"], Path(folder) / STATE_FOLDER)
     expected = set(state["model"])
-    loaded = dist_checkpointing.load(state, str(Path(folder) / STATE_FOLDER))
+    loaded = _read_state(state, Path(folder))
     result = model.load_state_dict(loaded["model"], strict=False)
     missing = [name for name in result.missing_keys if name in expected]
     if missing or result.unexpected_keys:
@@ -297,6 +284,18 @@ def load(
         # fp32 copies of bf16 weights come from here: made anew from the weights they would lose what bf16 rounds off
         optimizer.load_state_dict(loaded["optimizer"])
     return metadata, loaded.get("trainer", {})
+
+
+def _read_state(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder / STATE_FOLDER))
+    except (CheckpointException, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"{folder}: this checkpoint is damaged: its files have their sizes, but cannot be read ({reason}). Restore it from "
+            "a copy, or move it away: the same command then goes on from the one before it."
+        ) from error
+    return loaded
 
 
 def _check_adapters(metadata: CheckpointMetadata, model: Llava, folder: str | Path) -> None:

@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.lock import owned_output
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_compose import compose_llava
-from nemo_mm_align.model.huggingface_export import Companions, export_huggingface, torch_dtype
+from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
-from nemo_mm_align.model.huggingface_writer import check_unused
-from nemo_mm_align.model.settings import read_parallel
 from nemo_mm_align.model.transformer_configs import language_config
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel.conversion_checks import check_conversion, layout_of, place_of, schema_of, template_of
 from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
 
 
 def convert(config: Mapping[str, Any]) -> Path:
     """Run the conversion that conf/convert.yaml describes; all ranks call it. Returns the folder that was made."""
+    check_conversion(config)
     directions = {"import": import_folder, "export": export_folder, "compose": compose_folder}
-    if config["direction"] not in directions:
-        raise UserError(f"direction={config['direction']!r}: choose from {', '.join(directions)}.")
+    own = owned_output(place_of(config)) if runtime.rank() == 0 else nullcontext()
     try:
-        return directions[config["direction"]](config)
+        with own:
+            return directions[config["direction"]](config)
     finally:
         runtime.shutdown()
 
 
 def import_folder(config: Mapping[str, Any]) -> Path:
     """Hugging Face folder -> checkpoint ``out/step_00000000``, from which training goes on at any layout."""
-    source, parallel = open_source(config["source"]), _layout(config)
-    if source.metadata is not None:
-        raise UserError(
-            f"source={config['source']}: is a checkpoint already; direction=export makes a Hugging Face folder."
-        )
-    template = source.template(_template(config))
-    schema = source.schema(_schema(config))
+    source, parallel = open_source(config["source"]), layout_of(config)
+    template = source.template(template_of(config))
+    schema = source.schema(schema_of(config))
     encoder = source.encoder(template, schema)  # says now whether tokenizer and template fit
     engine = EngineConfig(precision=_precision(config, source.folder))
-    source.config.check(parallel)
-    target = checkpoint.step_folder(config["out"], 0)
-    if target.exists():
-        raise UserError(f"{target}: exists already. Choose another out= or remove it.")
     runtime.initialize(parallel, seed=engine.seed)
     model = build_from(source, parallel, engine)
     metadata = checkpoint.CheckpointMetadata(
@@ -69,18 +61,10 @@ def import_folder(config: Mapping[str, Any]) -> Path:
 
 def export_folder(config: Mapping[str, Any]) -> Path:
     """Checkpoint (or Hugging Face folder) -> Hugging Face folder ``out``, or with ``adapters=apart`` a PEFT folder."""
-    source, parallel, out = open_source(config["source"]), _layout(config), Path(config["out"])
-    if config["adapters"] not in ("merged", "apart"):
-        raise UserError(f"adapters={config['adapters']!r}: choose merged or apart.")
-    if config["adapters"] == "apart" and source.lora is None:
-        raise UserError(f"source={config['source']}: has no adapters; adapters=merged exports the whole model.")
-    check_unused(out)
-    if config["dtype"] is not None:
-        torch_dtype(config["dtype"])
-    template, schema = source.template(_template(config)), source.schema(_schema(config))
+    source, parallel, out = open_source(config["source"]), layout_of(config), Path(config["out"])
+    template, schema = source.template(template_of(config)), source.schema(schema_of(config))
     encoder = source.encoder(template, schema)
     origin = _origin(source)
-    source.config.check(parallel)
     engine = EngineConfig(precision=source.metadata.precision if source.metadata else _precision(config, source.folder))
     runtime.initialize(parallel, seed=engine.seed)
     model = build_from(source, parallel, engine, base=config["base"])
@@ -96,33 +80,11 @@ def export_folder(config: Mapping[str, Any]) -> Path:
 
 def compose_folder(config: Mapping[str, Any]) -> Path:
     """Llama-type language model (folder or GGUF file) + CLIP tower (folder, or the preset's sizes) -> LLaVA folder."""
-    template = _template(config)
-    if template is None:
-        raise UserError("direction=compose needs the language model's template: template=chatml or another.")
-    if runtime.world_size() > 1:
-        raise UserError("direction=compose runs in one process; start it without torchrun.")
-    vision: str | VisionConfig | None = config["vision"]
-    if vision is None:
-        preset = config.get("model")
-        if not preset:
-            raise UserError("direction=compose needs a tower: vision=FOLDER of a CLIP model, or model=smollm2_llava.")
-        vision = VisionConfig(**preset["vision"])
+    template = template_of(config)
+    assert template is not None
+    vision: str | VisionConfig = config["vision"] or VisionConfig(**config["model"]["vision"])
     compose_llava(config["source"], vision, config["out"], template, config["seed"])
     return Path(config["out"])
-
-
-def _layout(config: Mapping[str, Any]) -> ParallelConfig:
-    parallel = read_parallel(config)
-    parallel.data_parallel_size(runtime.world_size())
-    return parallel
-
-
-def _template(config: Mapping[str, Any]) -> ChatTemplate | None:
-    return ChatTemplate.from_config(config["template"]) if config.get("template") else None
-
-
-def _schema(config: Mapping[str, Any]) -> AttributeSchema | None:
-    return AttributeSchema.model_validate(config["attribute_schema"]) if config.get("attribute_schema") else None
 
 
 def _precision(config: Mapping[str, Any], folder: Path) -> str:

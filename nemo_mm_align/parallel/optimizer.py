@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import torch
 from megatron.core import optimizer as megatron_optimizer
@@ -14,37 +13,9 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.parallel.optim_config import OptimConfig
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """Settings of the optimizer; names as in NeMo's ``model.optim`` where it has them.
-
-    Adapters and language model train at `lr`, the multimodal projector at `projector_lr` (``None`` = the same). The
-    defaults are the paper's for DPO.
-    """
-
-    lr: float = 5e-5
-    projector_lr: float | None = 2e-5
-    min_lr_ratio: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_grad: float = 1.0
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.03
-    use_distributed_optimizer: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        if self.lr <= 0 or (self.projector_lr is not None and self.projector_lr <= 0):
-            raise UserError(f"model.optim.lr={self.lr}, projector_lr={self.projector_lr}: rates must be above 0.")
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise UserError(f"model.optim.schedule={self.schedule!r}: choose from cosine, linear, constant.")
-        if not 0 <= self.warmup_ratio < 1 or not 0 <= self.min_lr_ratio <= 1:
-            raise UserError("model.optim.warmup_ratio must lie in [0, 1) and min_lr_ratio in [0, 1].")
 
 
 def wrap_for_training(model: Llava, optim: OptimConfig) -> DistributedDataParallel:

@@ -12,14 +12,15 @@ from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
-from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
-from nemo_mm_align.model.llava import Llava, build_llava
-from nemo_mm_align.parallel import checkpoint
+from nemo_mm_align.model.huggingface_config import llava_config_from_hf
+from nemo_mm_align.parallel import checkpoint_folder
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.prompts import Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from nemo_mm_align.model.llava import Llava
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class ModelSource:
     """
 
     folder: Path
-    metadata: checkpoint.CheckpointMetadata | None
+    metadata: checkpoint_folder.CheckpointMetadata | None
     config: LlavaConfig
     tokenizer_folder: Path
 
@@ -111,13 +112,15 @@ def open_source(folder: str | Path) -> ModelSource:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Give a Hugging Face model folder or a checkpoint.")
-    found = checkpoint.latest_checkpoint(folder)
+    found = checkpoint_folder.latest_checkpoint(folder)
     if found is not None:
-        metadata = checkpoint.read_metadata(found)
-        return ModelSource(found, metadata, LlavaConfig.from_dict(metadata.model), found / checkpoint.TOKENIZER_FOLDER)
+        metadata = checkpoint_folder.read_metadata(found)
+        return ModelSource(
+            found, metadata, LlavaConfig.from_dict(metadata.model), found / checkpoint_folder.TOKENIZER_FOLDER
+        )
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint (no {checkpoint.METADATA_FILE}, no "
+            f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint (no {checkpoint_folder.METADATA_FILE}, no "
             "step_... folder)."
         )
     return ModelSource(folder, None, llava_config_from_hf(folder), folder)
@@ -133,6 +136,9 @@ def load_weights(model: Llava, source: ModelSource, base: str | Path | None = No
     Raises:
         UserError: the base is missing or is not the one the adapters were trained on.
     """
+    from nemo_mm_align.model.huggingface import load_huggingface  # what a folder is can be found out without torch
+    from nemo_mm_align.parallel import checkpoint
+
     if source.metadata is None:
         load_huggingface(model, source.folder)
         return
@@ -141,7 +147,7 @@ def load_weights(model: Llava, source: ModelSource, base: str | Path | None = No
     checkpoint.load(source.folder, model)
 
 
-def _base_of(metadata: checkpoint.CheckpointMetadata, base: str | Path | None, folder: Path) -> ModelSource:
+def _base_of(metadata: checkpoint_folder.CheckpointMetadata, base: str | Path | None, folder: Path) -> ModelSource:
     path = Path(base or metadata.base_path)
     if not path.is_dir():
         raise UserError(f"{folder}: its base model {path} is not there. Say where it lies now with base=FOLDER.")
@@ -166,6 +172,8 @@ def build_from(
     Args:
         lora: fresh adapters on top of the source (training); a LoRA checkpoint brings its own.
     """
+    from nemo_mm_align.model.llava import build_llava
+
     if lora is not None and source.lora is not None:
         raise UserError(
             f"{source.folder}: already has adapters. Merge them first (scripts/convert.py direction=export "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
-
-from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.recipes.losses import LossOutput, imitation_loss, preference_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nemo_mm_align.datasets.batch import Batch
+    from nemo_mm_align.recipes.losses import LossOutput
 
 IMITATION = ("sft", "rejection", "steerlm")
 """Methods that train on given answers, one a sample."""
@@ -49,6 +51,8 @@ class Imitation:
 
     def loss(self, token_losses_BS: Tensor, batch: Batch) -> LossOutput:
         """Sum of -log p over answer tokens; the step divides by their number."""
+        from nemo_mm_align.recipes.losses import imitation_loss  # settings are read before torch is imported
+
         return imitation_loss(token_losses_BS, batch)
 
 
@@ -71,6 +75,8 @@ class DirectPreference:
 
     def loss(self, token_losses_BS: Tensor, batch: Batch) -> LossOutput:
         """Sum of pair losses; the step divides by the number of pairs."""
+        from nemo_mm_align.recipes.losses import preference_loss
+
         return preference_loss(token_losses_BS, batch, self.beta, self.sft_loss_weight)
 
 

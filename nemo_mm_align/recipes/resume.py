@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.parallel.checkpoint import CheckpointMetadata, latest_checkpoint, read_metadata
+from nemo_mm_align.parallel.checkpoint_folder import CheckpointMetadata, latest_checkpoint, read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -17,10 +17,10 @@ DECISIVE = ("name", "data", "global_batch_size", "seed", "shuffle", "optimizer")
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
-    """Return the newest checkpoint of a run's checkpoints folder, None where there is none.
+    """Return the newest complete checkpoint of a run's checkpoints folder, None where there is none.
 
     Raises:
-        UserError: there are checkpoints, but the run is to begin anew among them.
+        UserError: there are checkpoints, but the run is to begin anew among them; or all of them are damaged.
     """
     found = latest_checkpoint(folder)
     if found is not None and not resume:

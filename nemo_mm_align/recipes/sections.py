@@ -9,7 +9,7 @@ from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LoRAConfig
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.methods import IMITATION, Method, build_method
 
 

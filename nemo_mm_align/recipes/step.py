@@ -22,7 +22,8 @@ from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.gradients import finalize_gradients, squared_gradient_norm
-from nemo_mm_align.parallel.optimizer import OptimConfig, Schedule, build_optimizer, wrap_for_training
+from nemo_mm_align.parallel.optim_config import OptimConfig
+from nemo_mm_align.parallel.optimizer import Schedule, build_optimizer, wrap_for_training
 from nemo_mm_align.recipes.losses import LossOutput
 from nemo_mm_align.recipes.methods import Method
 

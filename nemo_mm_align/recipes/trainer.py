@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from nemo_mm_align.callbacks.stragglers import ReportStragglers
 from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.arithmetic import check_started_ranks, check_training, row_length_multiple
+from nemo_mm_align.lock import release, take
+from nemo_mm_align.model.arithmetic import row_length_multiple
 from nemo_mm_align.model.llava import Llava, set_trainable
+from nemo_mm_align.orphans import end_forks_with_this_process
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, kernels, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
 from nemo_mm_align.parallel.optimizer import state_form
-from nemo_mm_align.parallel.source import ModelSource, build_from, source_settings
+from nemo_mm_align.parallel.source import build_from
 from nemo_mm_align.parallel.stopping import Stopped, StopRequest, requests
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
 from nemo_mm_align.prompts import Encoder
@@ -39,15 +42,16 @@ from nemo_mm_align.recipes.data import (
     StepDataset,
     read_samples,
 )
+from nemo_mm_align.recipes.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
 from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
 from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
-from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
 from nemo_mm_align.recipes.trainer_host import AlignmentModule, open_host
 from nemo_mm_align.run_files import (
     DONE_FILE,
     LENGTH_PLAN_FILE,
     METRICS_FILE,
+    OWNER_FILE,
     RANK_TIMES_FILE,
     write_diverged,
     write_done,
@@ -65,13 +69,14 @@ class TrainingRun:
     Args:
         config: conf/train.yaml, composed.
         stop: looked at from the start, so that a request during start-up is not lost.
+        resources: closed when the run has ended, however it does.
     """
 
-    def __init__(self, config: DictConfig, stop: StopRequest) -> None:
+    def __init__(self, config: DictConfig, stop: StopRequest, resources: ExitStack) -> None:
         self.config, self.stop = config, stop
-        self.settings: TrainSettings = read_settings(config)
-        self.source: ModelSource = source_settings(config.model)
-        self.check_before_loading()
+        check_trainer(config.trainer, pl.Trainer)
+        self.settings, self.source = read_and_check(config)
+        self.warn_of_sizes()
         runtime.initialize(self.settings.parallel, self.settings.seed, self.settings.faults.distributed_timeout_s)
         self.writer = BackgroundWriter() if self.settings.checkpoint.asynchronous else None
         template = self.settings.template
@@ -79,6 +84,7 @@ class TrainingRun:
         self.processor = self.source.image_processor()
         strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
         self.trainer, self.folder = open_host(config, strategy, stop)
+        self._own(resources)
         self.samples: SampleStore = self._read_samples()
         self.sampler = GlobalBatchSampler(
             len(self.samples),
@@ -90,19 +96,14 @@ class TrainingRun:
         )
         self.total_steps = self._total_steps()
 
-    def check_before_loading(self) -> None:
-        """Check sizes, layout, precision and batch arithmetic against each other; no weight has been read yet."""
+    def _own(self, resources: ExitStack) -> None:
+        """Make the run's folder this run's alone; two that write checkpoints and metrics there would mix them."""
+        runtime.on_first_rank(lambda: take(owner_file(self.folder), self.folder, ANOTHER_RUN))
+        resources.callback(release, self.folder / OWNER_FILE)
+
+    def warn_of_sizes(self) -> None:
+        """Say where the model that was chosen by name is not the one in the folder."""
         settings = self.settings
-        check_trainer(self.config.trainer, pl.Trainer)
-        check_started_ranks(self.config.trainer, runtime.world_size())
-        check_training(
-            self.source.config,
-            settings.parallel,
-            world_size=runtime.world_size(),
-            micro_batch_size=settings.model.micro_batch_size,
-            global_batch_size=settings.model.global_batch_size,
-            max_length=settings.plan.max_length,
-        )
         differing = differing_sizes(settings.sizes, self.source.config)
         if differing and runtime.rank() == 0:
             logger.warning(
@@ -136,7 +137,7 @@ class TrainingRun:
             TrainingDiverged: its report is in the run's folder.
         """
         self.stop.check()
-        resume = checkpoint_to_resume(self.checkpoints, self.settings.checkpoint.resume)
+        resume = runtime.on_first_rank(lambda: checkpoint_to_resume(self.checkpoints, self.settings.checkpoint.resume))
         start = check_resumable(resume, self._recipe(), self.source.fingerprint()) if resume else 0
         collator = self._collator()
         model = self._build_model()
@@ -171,7 +172,7 @@ class TrainingRun:
     @property
     def checkpoints(self) -> Path:
         """The run's checkpoints folder."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     def _collator(self) -> Collator:
         settings = self.settings
@@ -325,9 +326,10 @@ def train(config: DictConfig, stop: StopRequest | None = None) -> None:
     A run that was asked to stop saves and returns, with exit code 0 like one that has finished: anything else would make
     torchrun start it again. What tells them apart is the file `DONE` in the run's folder.
     """
-    with requests(stop) as request:
+    end_forks_with_this_process()
+    with requests(stop) as request, ExitStack() as resources:
         try:
-            TrainingRun(config, request).run()
+            TrainingRun(config, request, resources).run()
         except Stopped:
             logger.warning("asked to stop before the first step: ending, nothing is lost")
         finally:

@@ -15,6 +15,7 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
+from nemo_mm_align.recipes.early import run_folder
 from nemo_mm_align.recipes.step import TrainingEngine
 from nemo_mm_align.run_files import STOP_FILE
 
@@ -71,7 +72,7 @@ def open_host(config: DictConfig, strategy: MegatronCoreStrategy, stop: StopRequ
         max_epochs=1,
         **options,
     )
-    folder = Path(config.exp_manager.exp_dir) / str(config.exp_manager.name)
+    folder = run_folder(config)
     logging.getLogger("nemo_logger").addFilter(_not_of_checkpoints)
     aside = set(folder.glob(f"run_*/{STOP_FILE}"))
     folder = Path(exp_manager(trainer, config.exp_manager) or folder)

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.inference.decode import EncodedPrompt, ImageBatch, generate_batch
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.decode import ImageBatch, generate_batch
+from nemo_mm_align.inference.requests import EncodedPrompt
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import (
     EngineConfig,
     LanguageConfig,
@@ -27,7 +28,7 @@ from nemo_mm_align.model.config import (
 )
 from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes import reference
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.step import TrainingEngine

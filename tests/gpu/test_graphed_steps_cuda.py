@@ -13,8 +13,9 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 from nemo_mm_align.inference import steps  # noqa: E402
-from nemo_mm_align.inference.decode import EncodedPrompt, generate_batch  # noqa: E402
-from nemo_mm_align.inference.sampling import SamplingSettings  # noqa: E402
+from nemo_mm_align.inference.decode import generate_batch  # noqa: E402
+from nemo_mm_align.inference.requests import EncodedPrompt  # noqa: E402
+from nemo_mm_align.inference.sampling_settings import SamplingSettings  # noqa: E402
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig  # noqa: E402
 from nemo_mm_align.model.llava import Llava, build_llava  # noqa: E402
 from nemo_mm_align.parallel import runtime  # noqa: E402

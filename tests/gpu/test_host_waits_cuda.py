@@ -15,12 +15,12 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 from nemo_mm_align.inference.decode import generate_batch  # noqa: E402
-from nemo_mm_align.inference.sampling import SamplingSettings  # noqa: E402
+from nemo_mm_align.inference.sampling_settings import SamplingSettings  # noqa: E402
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig  # noqa: E402
 from nemo_mm_align.model.layer_specs import transformer_engine_available  # noqa: E402
 from nemo_mm_align.model.llava import build_llava  # noqa: E402
 from nemo_mm_align.parallel import runtime  # noqa: E402
-from nemo_mm_align.parallel.optimizer import OptimConfig  # noqa: E402
+from nemo_mm_align.parallel.optim_config import OptimConfig  # noqa: E402
 from nemo_mm_align.recipes.methods import build_method  # noqa: E402
 from nemo_mm_align.recipes.step import TrainingEngine  # noqa: E402
 from tests.gpu import cpu_parity_worker as small  # noqa: E402

@@ -15,8 +15,9 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 from nemo_mm_align.datasets.batch import Batch  # noqa: E402
-from nemo_mm_align.inference.decode import EncodedPrompt, ImageBatch, generate_batch  # noqa: E402
-from nemo_mm_align.inference.sampling import SamplingSettings  # noqa: E402
+from nemo_mm_align.inference.decode import ImageBatch, generate_batch  # noqa: E402
+from nemo_mm_align.inference.requests import EncodedPrompt  # noqa: E402
+from nemo_mm_align.inference.sampling_settings import SamplingSettings  # noqa: E402
 from nemo_mm_align.model.attention import segment_mask  # noqa: E402
 from nemo_mm_align.model.config import (  # noqa: E402
     EngineConfig,
@@ -30,7 +31,7 @@ from nemo_mm_align.model.config import (  # noqa: E402
 from nemo_mm_align.model.layer_specs import transformer_engine_available  # noqa: E402
 from nemo_mm_align.model.llava import Llava, build_llava  # noqa: E402
 from nemo_mm_align.parallel import checkpoint, runtime  # noqa: E402
-from nemo_mm_align.parallel.optimizer import OptimConfig  # noqa: E402
+from nemo_mm_align.parallel.optim_config import OptimConfig  # noqa: E402
 from nemo_mm_align.recipes.methods import build_method  # noqa: E402
 from nemo_mm_align.recipes.step import TrainingEngine  # noqa: E402
 from tests.distributed import run_distributed  # noqa: E402

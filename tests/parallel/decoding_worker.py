@@ -12,7 +12,7 @@ from nemo_mm_align.inference.decode import ImageBatch, generate_batch
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.requests import Request, make_requests
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime

@@ -31,7 +31,7 @@ from nemo_mm_align.model.config import (
 )
 from nemo_mm_align.model.llava import Llava, build_llava, count_parameters, set_trainable
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.methods import build_method

@@ -33,7 +33,8 @@ from nemo_mm_align.model.huggingface_peft import export_peft, load_peft
 from nemo_mm_align.model.huggingface_writer import ShardWriter
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.optimizer import OptimConfig, wrap_for_training
+from nemo_mm_align.parallel.optim_config import OptimConfig
+from nemo_mm_align.parallel.optimizer import wrap_for_training
 from nemo_mm_align.recipes.methods import Imitation
 from nemo_mm_align.recipes.step import run_schedule
 from tests.float64 import Float64

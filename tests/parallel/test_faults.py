@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter, _ResultFile
@@ -188,6 +189,27 @@ class TestBackgroundWriter:
         assert checkpoint.latest_checkpoint(tmp_path) == path
         checkpoint.load(path, built)
         assert torch.equal(parameter, before)
+
+    def test_damage_after_writing_is_noticed_and_costs_no_complete_one(self, llava: tuple, tmp_path: Path) -> None:
+        first, second, third = (self.save(llava, tmp_path, step, None) for step in (1, 2, 3))
+        shard = max((third / "state").glob("*.distcp"), key=lambda path: path.stat().st_size)
+        size = shard.stat().st_size
+        os.truncate(shard, size - 1)
+        with pytest.raises(UserError, match=rf"step_00000003: .*{shard.name} is cut short: {size - 1:,} of {size:,} b"):
+            checkpoint.latest_checkpoint(third)
+        checkpoint.keep_newest(tmp_path, 2)
+        assert sorted(tmp_path.iterdir()) == [first, second, third], "a damaged one does not count, and stays"
+        again = self.save(llava, tmp_path, 3, None)
+        checkpoint.keep_newest(tmp_path, 1)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000003", "step_00000003.damaged"]
+        assert checkpoint.latest_checkpoint(tmp_path) == again
+
+    def test_damage_inside_a_file_of_its_size_is_named_on_reading(self, llava: tuple, tmp_path: Path) -> None:
+        path = self.save(llava, tmp_path, 1, None)
+        for shard in (path / "state").glob("*.distcp"):
+            shard.write_bytes(bytes(shard.stat().st_size))
+        with pytest.raises(UserError, match=r"step_00000001: this checkpoint is damaged: .*or move it away"):
+            checkpoint.load(path, llava[1])
 
     def test_lost_writer_is_an_error_and_leaves_the_older_checkpoint(
         self, llava: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

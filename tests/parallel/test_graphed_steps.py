@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from nemo_mm_align.inference import steps
-from nemo_mm_align.inference.decode import EncodedPrompt, ImageBatch, generate_batch
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.decode import ImageBatch, generate_batch
+from nemo_mm_align.inference.requests import EncodedPrompt
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from tests.gpu import cpu_parity_worker as small
 
 pytestmark = [pytest.mark.parallel, pytest.mark.usefixtures("process_group")]

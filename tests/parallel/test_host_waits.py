@@ -11,10 +11,10 @@ import torch
 from nemo_mm_align.datasets import batch as batch_module
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.inference.decode import generate_batch
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import LoRAConfig
 from nemo_mm_align.model.llava import build_llava
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.step import TrainingEngine
 from tests.gpu import cpu_parity_worker as small

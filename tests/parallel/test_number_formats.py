@@ -11,7 +11,7 @@ from nemo_mm_align.model.config import EngineConfig, LanguageConfig, LlavaConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import build_llava
 from nemo_mm_align.parallel import checkpoint
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import model_entries, without_absent_extra_states
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.step import TrainingEngine

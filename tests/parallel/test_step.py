@@ -11,7 +11,7 @@ from torch import Tensor
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.step import TrainingEngine
 from tests.tiny_llava import make_llava, micro_batch

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from nemo_mm_align.cli import describe
 from nemo_mm_align.model.config import ParallelConfig
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.known_settings import MODEL_KEYS, check_trainer, keys_of
 from nemo_mm_align.recipes.sections import RECIPES, ModelSettings, TopLevel
 from nemo_mm_align.recipes.settings import read_settings

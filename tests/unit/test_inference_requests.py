@@ -5,15 +5,15 @@ import pytest
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.answer_file import AnswerFile
-from nemo_mm_align.inference.decode import EncodedPrompt
 from nemo_mm_align.inference.requests import (
+    EncodedPrompt,
     Request,
     check_lengths,
     make_requests,
     plan_batches,
     sweep_assignments,
 )
-from nemo_mm_align.inference.sampling import SamplingSettings
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, RecordAppender, Turn, read_records
 from tests.unit.toy_tokenizers import word_level
@@ -108,7 +108,7 @@ def test_other_settings_foreign_files_and_second_writers_are_refused(tmp_path):
     path = tmp_path / "out.jsonl"
     with AnswerFile(path, {"seed": 1, "top_k": 0}) as file:
         file.append(record("p0"))
-        with pytest.raises(UserError, match="another process is writing it"):
+        with pytest.raises(UserError, match=r"out.jsonl: process \d+ on .* writes it\. Wait for its end"):
             AnswerFile(path, {"seed": 1, "top_k": 0})
     with pytest.raises(UserError, match=r"other settings: seed 1 \(now 2\)\. Give another out"):
         AnswerFile(path, {"seed": 2, "top_k": 0})

@@ -8,9 +8,10 @@ import pytest
 
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.parallel.checkpoint import METADATA_FILE, CheckpointMetadata
+from nemo_mm_align.parallel.checkpoint import CheckpointMetadata
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
+from tests.checkpoint_files import write_checkpoint
 
 RECIPE = {"name": "dpo", "beta": 0.1, "data": "d0", "global_batch_size": 4, "seed": 1, "shuffle": True, "steps": 9,
           "optimizer": "torch AdamW for precision=fp32"}  # fmt: skip
@@ -23,10 +24,7 @@ def run(tmp_path: Path) -> Path:
         step=7, model={}, lora=None, template={}, attribute_schema=None, image_processor={}, recipe=RECIPE,
         base_path="/models/a", base_fingerprint="abc", precision="fp32",
     )  # fmt: skip
-    folder = tmp_path / "checkpoints/step_00000007"
-    folder.mkdir(parents=True)
-    (folder / METADATA_FILE).write_text(metadata.model_dump_json())
-    return folder.parent
+    return write_checkpoint(tmp_path / "checkpoints", metadata).parent
 
 
 def test_the_same_run_goes_on_silently(run: Path, caplog: pytest.LogCaptureFixture) -> None:

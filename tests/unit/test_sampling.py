@@ -12,7 +12,8 @@ from transformers.generation.logits_process import (
 )
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.inference.sampling import RandomStreams, SamplingSettings, filter_logits, sample_tokens
+from nemo_mm_align.inference.sampling import RandomStreams, filter_logits, sample_tokens
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 
 
 def logits(rows: int = 64, vocabulary: int = 131) -> torch.Tensor:

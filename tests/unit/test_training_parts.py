@@ -15,11 +15,13 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
-from nemo_mm_align.parallel.optimizer import OptimConfig, Schedule
+from nemo_mm_align.parallel.optim_config import OptimConfig
+from nemo_mm_align.parallel.optimizer import Schedule
 from nemo_mm_align.recipes.known_settings import differing_sizes
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.reference import ReferenceCache, settings_key
 from nemo_mm_align.run_files import METRICS_FILE, read_metrics
+from tests.checkpoint_files import write_checkpoint
 
 
 def sizes(layers: int = 4) -> LlavaConfig:
@@ -50,9 +52,7 @@ def test_cosine_with_warm_up_gives_each_group_its_own_rate() -> None:
 
 def test_only_complete_checkpoints_are_found(tmp_path: Path) -> None:
     for step in (4, 8):
-        folder = checkpoint.step_folder(tmp_path, step)
-        folder.mkdir()
-        (folder / checkpoint.METADATA_FILE).write_text(metadata(step).model_dump_json())
+        write_checkpoint(tmp_path, metadata(step))
     (tmp_path / "step_00000012.partial").mkdir()
     (tmp_path / "step_00000016").mkdir()  # no metadata: a copy that was cut short
     assert checkpoint.latest_checkpoint(tmp_path) == checkpoint.step_folder(tmp_path, 8)

@@ -20,7 +20,7 @@ from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
 from nemo_mm_align.model.layer_specs import transformer_engine_available
 from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.parallel import kernels, runtime
-from nemo_mm_align.parallel.optimizer import OptimConfig
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes import reference
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.step import TrainingEngine

@@ -35,7 +35,7 @@ class NumberedFiles:
         self._parts: list[_Part] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         existing = [path, *path.parent.glob(f"{path.stem}-[0-9][0-9][0-9][0-9][0-9].jsonl")]
-        if found := next((each for each in existing if each.exists()), None):
+        if found := next((each for each in existing if each.exists() or each.is_symlink()), None):
             raise UserError(
                 f"{found} is there already: requests that were submitted once would be paid twice. Read its replies "
                 "first (batch.read=...), and give batch.write another name for those that are still missing."

@@ -31,16 +31,32 @@ def test_what_happened_to_a_rank_is_the_exit_code(
     text = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == code, text
     assert text.count("rank.py FAILED") == block and "Traceback" not in text
-    assert text.count("error: answers.jsonl:3: no such prompt.\n") == (how == "mistake")
+    if how == "mistake":
+        assert text == "error: answers.jsonl:3: no such prompt.\n"
+    if block:
+        ended = "signal SIGKILL" if how == "killed" else "exit code 86"
+        assert (
+            text.splitlines()[-1]
+            == f"error: rank 1 ended first, with {ended}; what it said stands above torchrun's block"
+        )
 
 
-def test_a_run_that_is_asked_to_leave_says_so(repository: Path, tmp_path: Path) -> None:
-    """As when Slurm preempts a job during its checks: that is no red, and the job is requeued."""
-    process = start(repository, tmp_path, "waits")
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        ("waits", 128 + signal.SIGTERM, "ranks of this node ended with exit codes [-15, -15]"),
+        ("leaves", 0, "all ranks of this node have ended well"),
+    ],
+)
+def test_a_run_that_is_asked_to_leave_says_so(
+    repository: Path, tmp_path: Path, how: str, code: int, words: str
+) -> None:
+    """As when Slurm preempts a job: during its checks that is no red, and the job is requeued; a training has saved."""
+    process = start(repository, tmp_path, how)
     wait_until(lambda: len(list(tmp_path.iterdir())) == 2, lambda: "ended" if process.poll() is not None else None)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 128 + signal.SIGTERM
+    text = process.communicate(timeout=PATIENCE_S)[1]
+    assert process.returncode == code and text == f"asked to leave by SIGTERM: {words}\n"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ fault_file=$results/FAULT
 export NEMO_MM_ALIGN_FAULT_FILE="$fault_file"
 rm -f "$fault_file"
 
+# One job of this name runs at a time: a start of it may go on in a folder that a lost one on another node has left.
+export NEMO_MM_ALIGN_JOB="${SLURM_CLUSTER_NAME:-}/${SLURM_JOB_USER:-}/${SLURM_JOB_NAME:-}"
+
 # Slurm sends USR1 before the time limit: the ranks look for this file, save and end.
 rm -f "$stop_file"
 out_of_time=no

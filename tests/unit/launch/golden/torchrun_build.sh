@@ -30,6 +30,9 @@ fault_file=$results/FAULT
 export NEMO_MM_ALIGN_FAULT_FILE="$fault_file"
 rm -f "$fault_file"
 
+# One job of this name runs at a time: a start of it may go on in a folder that a lost one on another node has left.
+export NEMO_MM_ALIGN_JOB="${SLURM_CLUSTER_NAME:-}/${SLURM_JOB_USER:-}/${SLURM_JOB_NAME:-}"
+
 # Slurm sends USR1 before the time limit: the stage writes what it has and ends.
 trap 'interrupted=yes; echo "asked to stop"; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 

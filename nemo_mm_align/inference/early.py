@@ -1,0 +1,78 @@
+"""What can be known of `sample` and `generate` before torch is imported: settings, paths, layout, and who writes the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align import lock
+from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import image_fault
+from nemo_mm_align.inference.requests import raise_faults
+from nemo_mm_align.inference.settings import InferenceSettings, settings_from_config
+from nemo_mm_align.model.config import EngineConfig, ParallelConfig
+from nemo_mm_align.outputs import file_to_write
+from nemo_mm_align.parallel.source import ModelSource, open_source
+from nemo_mm_align.processes import this_process
+from nemo_mm_align.records import Prompt, read_records
+
+_EITHER = "give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone."
+
+
+def check_early(values: Mapping[str, Any]) -> InferenceSettings:
+    """Read the settings and check all of them that needs no tokenizer and no weight.
+
+    The file of answers is this process's from then on.
+
+    Args:
+        values: ``conf/sample.yaml`` or ``conf/generate.yaml``, composed, as plain values.
+
+    Raises:
+        UserError: what is wrong, with the remedy.
+    """
+    settings = settings_from_config(values)
+    check_mode(settings)
+    _ = settings.sampling  # is checked when it is made
+    source, _ = check_model(settings.checkpoint, settings.parallel, settings.precision, settings.template)
+    if settings.base is not None and not settings.base.is_dir():
+        raise UserError(f"base={settings.base}: no such folder. Give the one in which the checkpoint's base lies now.")
+    source.image_processor()
+    schema = source.schema(settings.attribute_schema)
+    settings.assignments(schema)
+    if settings.attributes and schema is not None:
+        schema.complete(settings.attributes)
+    raise_faults([fault for path in settings.image if (fault := image_fault(path))], "Give other images.")
+    if settings.prompts is not None and settings.out is not None:
+        next(read_records(settings.prompts, Prompt))  # there is one; the others are read with the tokenizer at hand
+        _own(settings.out)
+    return settings
+
+
+def check_mode(settings: InferenceSettings) -> None:
+    """Raise `UserError` unless there is either one question or a file of prompts and one for the answers."""
+    files = (settings.prompts, settings.out)
+    if any(files) if settings.question is not None else not all(files):
+        raise UserError(_EITHER)
+
+
+def check_model(
+    folder: str | Path, parallel: ParallelConfig, precision: str, template: Mapping[str, Any] | None
+) -> tuple[ModelSource, ChatTemplate]:
+    """Find the model in a folder and its template, and check the layout against model and ranks; see `open_for_inference`."""
+    if precision != "auto" and EngineConfig(precision=precision).fp8:
+        raise UserError(
+            f"precision={precision}: FP8 is for training. A step of decoding multiplies one row per answer, and FP8 products "
+            "want multiples of 16. Set precision=bf16; a model trained in FP8 opens in it."
+        )
+    source = open_source(folder)
+    parallel.data_parallel_size(this_process().world_size)
+    source.config.check(parallel)
+    return source, source.template(ChatTemplate.from_config(template) if template else None)
+
+
+def _own(out: Path) -> None:
+    file_to_write(out)
+    if this_process().rank == 0:
+        lock.reserve(lock.lock_of(out), out, "give another out")

@@ -1,0 +1,81 @@
+"""What can be known of a training before torch, NeMo and Megatron are imported: settings, paths, sizes, and who owns the run.
+
+The slow imports take longer than all of this together; a wrong path or setting is said before them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from omegaconf.errors import UnsupportedInterpolationType
+
+from nemo_mm_align import lock
+from nemo_mm_align.datasets.sources import check_present
+from nemo_mm_align.model.arithmetic import check_started_ranks, check_training
+from nemo_mm_align.outputs import folder_to_write
+from nemo_mm_align.parallel.source import ModelSource, source_settings
+from nemo_mm_align.processes import this_process
+from nemo_mm_align.recipes.resume import checkpoint_to_resume
+from nemo_mm_align.recipes.settings import TrainSettings, read_settings
+from nemo_mm_align.run_files import OWNER_FILE
+
+CHECKPOINTS = "checkpoints"
+ANOTHER_RUN = "give another exp_manager.name"
+
+
+def check_early(config: DictConfig) -> None:
+    """Check all that `read_and_check` does, whether the run's folder can be written, and that no other process trains in it.
+
+    The folder is this process's from then on. Settings in terms of NeMo's own resolvers (``${multiply:...}``), which come
+    with its import, are checked after that.
+
+    Raises:
+        UserError: what is wrong, with the remedy.
+    """
+    try:
+        read_and_check(config)
+    except UnsupportedInterpolationType:
+        return
+    folder = run_folder(config)
+    folder_to_write(folder)
+    checkpoint_to_resume(folder / CHECKPOINTS, bool(config.checkpoint.resume))
+    if this_process().rank == 0 and config.exp_manager.get(
+        "resume_if_exists"
+    ):  # else NeMo makes a new folder for the run
+        lock.reserve(owner_file(folder), folder, ANOTHER_RUN)
+
+
+def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
+    """Read conf/train.yaml, composed, and find the model it names; sizes, layout and batches are checked against each other.
+
+    Raises:
+        UserError: an unknown key, a value out of range, a file or folder that is not there, or numbers that do not fit.
+    """
+    settings = read_settings(config)
+    source = source_settings(config.model)
+    check_started_ranks(config.trainer, this_process().world_size)
+    check_training(
+        source.config,
+        settings.parallel,
+        world_size=this_process().world_size,
+        micro_batch_size=settings.model.micro_batch_size,
+        global_batch_size=settings.model.global_batch_size,
+        max_length=settings.plan.max_length,
+    )
+    check_present(settings.source)
+    return settings, source
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Return the folder of a run, as the experiment manager will name it where it makes no folder per version."""
+    manager = config.exp_manager
+    given = manager.get("explicit_log_dir")
+    return Path(given) if given else Path(manager.exp_dir) / str(manager.name)
+
+
+def owner_file(folder: Path) -> Path:
+    """Return the lock file of a run's folder; its own folder is made."""
+    path = folder / OWNER_FILE
+    folder_to_write(path.parent)
+    return path

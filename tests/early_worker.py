@@ -1,0 +1,60 @@
+"""Run by test_early_errors.py: starts a command with several command lines, in processes that cannot import the slow packages.
+
+python early_worker.py SCRIPT FOLDER < [[word, ...], ...] prints [[exit code, output], ...] as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+SLOW = {"torch", "megatron", "nemo", "lightning", "transformers", "datasets", "google", "openai", "pandas"}
+
+
+class Absent:
+    """Raises where one of the slow packages is imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.partition(".")[0] in SLOW:
+            raise AssertionError(f"{name} was imported")
+
+
+def start(script: str, words: list[str], log: Path) -> int:
+    """Run the command in a forked process, which spares starting Python anew; return its exit code."""
+    child = os.fork()
+    if child == 0:
+        code: Any = 70
+        try:
+            with log.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            sys.argv = [script, *words]
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code if isinstance(code, int) else 70)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    command, folder = sys.argv[1], Path(sys.argv[2])
+    sys.meta_path.insert(0, Absent())  # type: ignore[arg-type]
+    import nemo_mm_align.inference.early
+    import nemo_mm_align.recipes.early  # noqa: F401  # what most of them need is imported once
+
+    sys.argv = [command]
+    runpy.run_path(command, run_name="preloaded")
+    outcomes = []
+    for arguments in json.load(sys.stdin):
+        exit_code = start(command, arguments, folder / "log")
+        outcomes.append([exit_code, (folder / "log").read_text()])
+    sys.stdout.write(json.dumps(outcomes))

@@ -1,0 +1,122 @@
+"""A wrong path or setting of every command is said before anything slow is imported: here the slow packages are absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_mm_align.repository import ROOT
+from tests.checkpoint_files import metadata_of, write_checkpoint
+
+MODEL = ROOT / "nemo_mm_align/miniature/base"
+TRAIN = ["recipe=sft", "model=mini", f"model.hf_path={MODEL}", "data.train=@data", "exp_manager.exp_dir=@here/results",
+         "model.max_length=256", "model.global_batch_size=2"]  # fmt: skip
+ANSWER = [f"checkpoint={MODEL}", "template=vicuna_v1", "prompts=@prompts", "out=@here/out.jsonl"]
+LABEL = ["judge=gemini", "prompts=@prompts", "candidates=@data", "out=@here/out.jsonl"]
+BUILD = ["method=preference", "annotations=@prompts", "out=@here/out.jsonl"]
+EVALUATE = ["prompts=@prompts", "answers={base: @prompts}", "out=@here/report"]
+CONVERT = ["direction=export", f"source={MODEL}", "template=vicuna_v1", "out=@here/exported"]
+
+CASES = {
+    "train": (TRAIN, [
+        ("data.train=/nowhere.jsonl", "/nowhere.jsonl: no"),
+        ("data.train=./not/there/at/all", "./not/there/at/all: no such file or folder, and not a dataset's name"),
+        ("model.hf_path=/nowhere", "/nowhere: no such folder."),
+        ("model.hf_path=@here", "neither a Hugging Face model (no config.json) nor a checkpoint"),
+        ("model.checkpoint=/nowhere", "set exactly one of model.hf_path"),
+        ("exp_manager.exp_dir=@file", "@file/sft: its folder cannot be made"),
+        ("exp_manager.exp_dir=/proc/here", "/proc/here/sft: its folder cannot be made"),
+        ("exp_manager.exp_dir=/proc/sys", "/proc/sys/sft: its folder cannot be made"),
+        ("model.optim.lr=-1", "model.optim.lr=-1, projector_lr=2e-05: rates must be above 0"),
+        ("model.optim.lr=fast", "model.optim.lr='fast'"),
+        ("model.tensor_model_parallel_size=2", "1 ranks cannot hold whole replicas"),
+        ("model.max_length=99999", "the model has 512 positions"),
+        ("checkpoint.keep=0", "checkpoint.keep at least 1"),
+        ("recipe=spo", "there is no such option"),
+        ("recipe.epoch=3", "no key recipe.epoch. Did you mean epochs?"),
+        ("exp_manager.exp_dir=@damaged name=run", "run/checkpoints/step_00000001: this checkpoint is damaged"),
+    ]),
+    "generate": (ANSWER, [
+        ("checkpoint=/nowhere", "/nowhere: no such folder."),
+        ("checkpoint=@damaged/run", "step_00000001: this checkpoint is damaged (state/common.pt is missing)"),
+        ("prompts=/nowhere.jsonl", "/nowhere.jsonl: no"),
+        ("out=@here", "a folder stands where a file is to be written"),
+        ("out=@fifo", "@fifo: a FIFO (named pipe) stands where a file"),
+        ("out=@file/a.jsonl", "@file/a.jsonl: its folder cannot be made"),
+        ("out=null", "give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone"),
+        ("temperature=-1", "temperature=-1: must be 0 (greedy) or above"),
+        ("max_batch_tokens=0", "max_batch_tokens"),
+        ("precision=fp8_delayed", "FP8 is for training"),
+        ("attributes.verbosty=0", "verbosty"),
+        ("tensor_model_parallel_size=2", "1 ranks cannot hold whole replicas"),
+        ("base=/nowhere", "base=/nowhere: no such folder."),
+        ("prompts=null out=null question=what image=/nowhere.png", "/nowhere.png"),
+    ]),
+    "sample": (ANSWER, [("checkpoint=/nowhere", "/nowhere: no such folder."), ("out=@fifo", "a FIFO (named"),
+                        ("num_samples=0", "num_samples must be at least 1")]),
+    "label": (LABEL, [("prompts=/nowhere.jsonl", "/nowhere.jsonl"), ("out=@fifo", "a FIFO (named"),
+                      ("out=@file/a.jsonl", "@file/a.jsonl: its folder cannot be made"), ("runner.concurrency=0", "concurrency"),
+                      ("judge=gemni", "there is no such option")]),
+    "build": (BUILD, [("annotations=/nowhere.jsonl", "/nowhere.jsonl: no"), ("out=@fifo", "a FIFO (named"),
+                      ("out=/proc/here/a.jsonl", "/proc/here/a.jsonl: its folder cannot be made"),
+                      ("method=best", "no such option")]),
+    "evaluate": (EVALUATE, [("prompts=/nowhere.jsonl", "/nowhere.jsonl: no"), ("out=@fifo", "a FIFO (named"),
+                            ("out=@file", "@file: a file stands where a folder is to be made")]),
+    "convert": (CONVERT, [("source=/nowhere", "/nowhere: no such folder."), ("direction=away", "import, export, compose"),
+                          ("out=@fifo", "@fifo: exists already"), ("out=@link", "@link: exists already"),
+                          ("dtype=fp12", "fp32, bf16, fp16"),
+                          ("out=@file/a", "@file/a: no file can be written in"), ("adapters=apart", "has no adapters"),
+                          ("direction=compose vision=/nowhere", "vision=/nowhere: no such file or folder.")]),
+    "estimate": (["experiment=dpo_llava15_13b_2x8", "gpu=h100_80gb"], [("gpu=h1000", "h1000"),
+                  ("document=@fifo", "a FIFO (named")]),
+    "doctor": ([], [("stages=[trane]", "trane"), ("json=@fifo", "a FIFO (named")]),
+    "agreement": (["annotations=@prompts"], [("annotations=/nowhere.jsonl", "/nowhere.jsonl: no such file")]),
+    "benchmark": (["parts=[]"], [("out=@fifo", "a FIFO (named")]),
+    "miniature": (["out=@here/mini"], [("out=@file", "@file: a file stands where a folder is to be made")]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    here = tmp_path_factory.mktemp("early")
+    found = {"@here": here, "@data": here / "data.jsonl", "@prompts": here / "prompts.jsonl", "@file": here / "file"}
+    found |= {"@fifo": here / "fifo", "@link": here / "link", "@damaged": here / "damaged"}
+    turns = '"turns": [{"role": "user", "content": "a"}'
+    found["@data"].write_text(f'{{"id": "1", {turns}, {{"role": "assistant", "content": "b"}}]}}\n')
+    found["@prompts"].write_text(f'{{"id": "1", {turns}]}}\n')
+    found["@file"].write_text("")
+    os.mkfifo(found["@fifo"])
+    found["@link"].symlink_to(here / "behind")
+    folder = write_checkpoint(found["@damaged"] / "run/checkpoints", metadata_of(1))
+    (folder / "state/common.pt").unlink()
+    return found
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_a_mistake_is_named_without_them(places: dict[str, Path], command: str) -> None:
+    def real(text: str) -> str:
+        for name, path in places.items():
+            text = text.replace(name, str(path))
+        return text
+
+    usual, cases = CASES[command]
+    lines = []
+    for words, _ in cases:
+        keys = {word.partition("=")[0] for word in words.split()}
+        lines.append(
+            [real(word) for word in (*usual, *words.split()) if word in words or word.partition("=")[0] not in keys]
+        )
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/early_worker.py", ROOT / f"scripts/{command}.py", places["@here"]],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GEMINI_API_KEY": "k" * 39}, cwd=places["@here"],
+        input=json.dumps(lines), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for (words, expected), (code, output) in zip(cases, json.loads(done.stdout), strict=True):
+        assert code == 2 and output.count("error: ") == 1, f"{words}: exit code {code}\n{output}"
+        assert real(expected) in output and "Traceback" not in output, f"{words}\n{output}"
+    assert places["@fifo"].is_fifo() and places["@link"].is_symlink()
