@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.huggingface import check_same_model
-from nemo_mm_align.model.huggingface_config import config_from_values, read_json
+from nemo_mm_align.model.huggingface_config import config_from_values
 from nemo_mm_align.model.huggingface_gather import merged_rows, rows_of, stream_to_first_rank
 from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
@@ -55,7 +56,7 @@ class Companions:
             _update_json(folder / "processor_config.json", _processor(origin))
 
     def _write_tokenizer_config(self, path: Path) -> None:
-        values = read_json(path, "a tokenizer")
+        values = read_object(path, "a tokenizer")
         if self.chat_template is not None:
             values.pop("chat_template", None)
         if (
@@ -197,5 +198,5 @@ def _processor(origin: Origin) -> dict[str, Any]:
 
 
 def _update_json(path: Path, entries: dict[str, Any]) -> None:
-    values = read_json(path, path.name) if path.exists() else {}
+    values = read_object(path, path.name) if path.exists() else {}
     write_json(path, {**values, **entries})
