@@ -18,6 +18,7 @@ from torch import Tensor
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.folder_files import check_files, read_object
+from nemo_mm_align.image_settings import has_image_settings
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_config import (
@@ -101,7 +102,7 @@ def _compose(
     settings = hf_config_from_llava(config, str(DTYPES[dtype]).removeprefix("torch."))
     write_json(target / "config.json", settings)
     image_processor = ImageProcessor(image_size=config.vision.image_size)
-    if not isinstance(vision, VisionConfig) and (Path(vision) / "preprocessor_config.json").exists():
+    if not isinstance(vision, VisionConfig) and has_image_settings(vision):
         image_processor = ImageProcessor.from_hf(vision).model_copy(update={"pad_to_square": True})
     stop = int(tokenizer.eos_token_id)
     generation = {"eos_token_id": stop, "pad_token_id": stop}

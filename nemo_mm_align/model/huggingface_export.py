@@ -53,7 +53,7 @@ class Companions:
         if self.generation is not None:
             _update_json(folder / "generation_config.json", self.generation)
         if (folder / "preprocessor_config.json").exists():
-            _update_json(folder / "processor_config.json", _processor(origin))
+            _update_json(folder / "processor_config.json", _processor(origin), without="image_processor")
 
     def _write_tokenizer_config(self, path: Path) -> None:
         values = read_object(path, "a tokenizer")
@@ -197,6 +197,8 @@ def _processor(origin: Origin) -> dict[str, Any]:
     }
 
 
-def _update_json(path: Path, entries: dict[str, Any]) -> None:
+def _update_json(path: Path, entries: dict[str, Any], without: str = "") -> None:
+    """Set entries of a JSON file; `without`: a section that another file says now."""
     values = read_object(path, path.name) if path.exists() else {}
+    values.pop(without, None)
     write_json(path, {**values, **entries})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.image_settings import check_processor
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
@@ -65,10 +66,11 @@ class ModelSource:
         """How images become the tower's input."""
         if self.metadata:
             return ImageProcessor.model_validate(self.metadata.image_processor)
+        check_processor(self.tokenizer_folder, self.config.vision.patch_size)
         processor = ImageProcessor.from_hf(self.tokenizer_folder)
         if processor.image_size != self.config.vision.image_size:
             raise UserError(
-                f"{self.tokenizer_folder}/preprocessor_config.json: images of {processor.image_size} pixels, but the vision "
+                f"{self.tokenizer_folder}: its image processor makes images of {processor.image_size} pixels, but the vision "
                 f"tower takes {self.config.vision.image_size}."
             )
         return processor
