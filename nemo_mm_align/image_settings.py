@@ -193,8 +193,9 @@ def _edge(size: Any, where: str, what: str, stretches: bool = False) -> int:
 
 def _channels(given: Any, default: tuple[float, float, float], where: str) -> tuple[float, float, float]:
     """Three numbers; one stands for all channels."""
-    values = default if given is None else given
-    values = [values] * 3 if isinstance(values, int | float) and not isinstance(values, bool) else values
+    values: Any = default if given is None else given
+    if type(values) in (int, float):
+        values = [values] * 3
     whole = isinstance(values, list | tuple) and len(values) == 3
     if not whole or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
         raise UserError(f"{where}={given!r}: three finite numbers belong there, one for each channel.")

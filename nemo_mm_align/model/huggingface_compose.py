@@ -42,6 +42,7 @@ from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_reader import WeightFiles
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, new_folder
 from nemo_mm_align.prompts import add_image_token
+from nemo_mm_align.tokenizer_files import load_tokenizer
 
 _STANDARD_DEVIATION = 0.02
 _LANGUAGE, _TOWER = "model.language_model.", "model.vision_tower.vision_model."
@@ -112,12 +113,7 @@ def _compose(
 
 
 def _tokenizer(folder: Path, template: ChatTemplate) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no usable tokenizer ({str(error).splitlines()[0]}).") from None
+    tokenizer: Any = load_tokenizer(folder)
     if template.stop not in tokenizer.get_vocab():
         raise UserError(
             f"{folder}: the tokenizer has no token {template.stop!r}, with which template {template.name} ends "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import check_files
 from nemo_mm_align.image_settings import check_processor
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
@@ -18,9 +19,7 @@ from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.prompts import Encoder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from nemo_mm_align.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -91,21 +90,12 @@ class ModelSource:
         return f"{self.metadata.base_fingerprint}+{own}" if self.lora and self.metadata else own
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Open a folder's fast tokenizer; raise `UserError` where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{folder}: no usable tokenizer ({reason}). Copy tokenizer.json and tokenizer_config.json there."
-        ) from None
-
-
-def open_source(folder: str | Path) -> ModelSource:
+def open_source(folder: str | Path, tolerant: bool = False) -> ModelSource:
     """Find out what `folder` holds: a Hugging Face LLaVA, a checkpoint, or a run whose newest checkpoint is meant.
+
+    Args:
+        folder: of the model.
+        tolerant: see `llava_config_from_hf`.
 
     Raises:
         UserError: neither, or its configuration is not that of a supported LLaVA.
@@ -117,29 +107,36 @@ def open_source(folder: str | Path) -> ModelSource:
     if found is not None:
         metadata = checkpoint.read_metadata(found)
         return ModelSource(found, metadata, LlavaConfig.from_dict(metadata.model), found / checkpoint.TOKENIZER_FOLDER)
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}: holds adapters of PEFT alone. Merge them into their base (peft: merge_and_unload, then save_pretrained; "
+            "of a checkpoint of ours: scripts/convert.py direction=export adapters=merged) and give that folder."
+        )
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint (no {checkpoint.METADATA_FILE}, no "
             "step_... folder)."
         )
-    return ModelSource(folder, None, llava_config_from_hf(folder), folder)
+    check_files(folder)
+    return ModelSource(folder, None, llava_config_from_hf(folder, tolerant), folder)
 
 
-def load_weights(model: Llava, source: ModelSource, base: str | Path | None = None) -> None:
+def load_weights(model: Llava, source: ModelSource, base: str | Path | None = None, tolerant: bool = False) -> None:
     """Fill a built model; for a LoRA checkpoint first its base, then adapters and projector. All ranks call it.
 
     Args:
         model: built with ``source.config``; with ``source.lora`` where the checkpoint has adapters.
         base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
+        tolerant: see `llava_config_from_hf`; the base of adapters was once trained on as it is.
 
     Raises:
         UserError: the base is missing or is not the one the adapters were trained on.
     """
     if source.metadata is None:
-        load_huggingface(model, source.folder)
+        load_huggingface(model, source.folder, tolerant)
         return
     if source.lora:
-        load_weights(model, _base_of(source.metadata, base, source.folder))
+        load_weights(model, _base_of(source.metadata, base, source.folder), tolerant=True)
     checkpoint.load(source.folder, model)
 
 
@@ -147,7 +144,7 @@ def _base_of(metadata: checkpoint.CheckpointMetadata, base: str | Path | None, f
     path = Path(base or metadata.base_path)
     if not path.is_dir():
         raise UserError(f"{folder}: its base model {path} is not there. Say where it lies now with base=FOLDER.")
-    source = open_source(path)
+    source = open_source(path, tolerant=True)
     if source.fingerprint() != metadata.base_fingerprint:
         raise UserError(
             f"{path}: not the base model that the adapters in {folder} were trained on (fingerprint {source.fingerprint()}, "
