@@ -41,7 +41,7 @@ from nemo_mm_align.model.huggingface_names import (
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_reader import WeightFiles
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, new_folder
-from nemo_mm_align.prompts import add_image_token
+from nemo_mm_align.prompts import Encoder, add_image_token
 from nemo_mm_align.tokenizer_files import load_tokenizer
 
 _STANDARD_DEVIATION = 0.02
@@ -107,7 +107,8 @@ def _compose(
         image_processor = ImageProcessor.from_hf(vision).model_copy(update={"pad_to_square": True})
     stop = int(tokenizer.eos_token_id)
     generation = {"eos_token_id": stop, "pad_token_id": stop}
-    companions = Companions(template.jinja(None), image_processor.to_hf(), generation)
+    encoder = Encoder(tokenizer, template, image_token, config.tokens_per_image)
+    companions = Companions(template.jinja(None, encoder.bos_text), image_processor.to_hf(), generation)
     companions.write(target, Origin(settings, {}))
     return config
 

@@ -85,7 +85,7 @@ def export_folder(config: Mapping[str, Any]) -> Path:
     runtime.initialize(parallel, seed=engine.seed)
     model = build_from(source, parallel, engine, base=config["base"])
     generation = {"eos_token_id": encoder.stop_id, "pad_token_id": encoder.pad_id}
-    companions = Companions(template.jinja(schema), source.image_processor().to_hf(), generation)
+    companions = Companions(template.jinja(schema, encoder.bos_text), source.image_processor().to_hf(), generation)
     if config["adapters"] == "apart":
         export_peft(model, out, _peft_base(source, config["base"]), origin, config["dtype"], companions)
     else:
