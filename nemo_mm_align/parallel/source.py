@@ -16,9 +16,10 @@ from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import Llava, build_llava
-from nemo_mm_align.parallel import checkpoint
+from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.template_choice import choose_template
 from nemo_mm_align.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -46,15 +47,29 @@ class ModelSource:
         stored = self.metadata.lora if self.metadata else None
         return LoRAConfig(**stored) if stored else None
 
-    def template(self, default: ChatTemplate | None) -> ChatTemplate:
-        """The checkpoint's own template, else `default`; raise `UserError` where there is neither."""
+    def template(self, given: ChatTemplate | None) -> ChatTemplate:
+        """The checkpoint's own template; of a Hugging Face folder what `choose_template` says. Logs which it is, and why."""
         if self.metadata:
-            return ChatTemplate.from_config(self.metadata.template)
-        if default is None:
-            raise UserError(
-                f"{self.folder}: a Hugging Face folder names no template; give template=vicuna_v1 or another."
-            )
-        return default
+            stored = ChatTemplate.from_config(self.metadata.template)
+            if given is not None and given != stored:
+                _say(f"template={given.name} is not read: {self.folder} was trained with {stored.name}, which is used")
+            return stored
+        return self._choose(given)
+
+    def check_template(self, given: ChatTemplate) -> None:
+        """Warn where a training's template is another than that of the model it starts from."""
+        if self.metadata is None:
+            self._choose(given)
+        elif ChatTemplate.from_config(self.metadata.template) != given:
+            name = self.metadata.template.get("name")
+            _say(f"{self.folder} was trained with the template {name}, this training takes {given.name} (template=...)")
+
+    def _choose(self, given: ChatTemplate | None) -> ChatTemplate:
+        choice = choose_template(self.folder, given)
+        if choice.warning is not None:
+            _say(choice.warning)
+        _say(f"{self.folder}: prompted with {choice.words} ({choice.reason})", logging.INFO)
+        return choice.template
 
     def schema(self, default: AttributeSchema | None) -> AttributeSchema | None:
         """The schema that the checkpoint was trained with, else `default`."""
@@ -88,6 +103,12 @@ class ModelSource:
         """Short hash of the weights that `load_weights` would load."""
         own = fingerprint_folder(self.folder)
         return f"{self.metadata.base_fingerprint}+{own}" if self.lora and self.metadata else own
+
+
+def _say(text: str, level: int = logging.WARNING) -> None:
+    """Log on the first rank."""
+    if runtime.rank() == 0:
+        logger.log(level, "%s", text)
 
 
 def open_source(folder: str | Path, tolerant: bool = False) -> ModelSource:

@@ -75,6 +75,7 @@ class TrainingRun:
         runtime.initialize(self.settings.parallel, self.settings.seed, self.settings.faults.distributed_timeout_s)
         self.writer = BackgroundWriter() if self.settings.checkpoint.asynchronous else None
         template = self.settings.template
+        self.source.check_template(template)
         self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
         self.processor = self.source.image_processor()
         strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
