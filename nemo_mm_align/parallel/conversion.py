@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from nemo_mm_align.model.huggingface_export import Companions, export_huggingfac
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
 from nemo_mm_align.model.huggingface_writer import check_unused
+from nemo_mm_align.model.serving_names import name_warning
 from nemo_mm_align.model.settings import read_parallel
 from nemo_mm_align.model.transformer_configs import language_config
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
+
+logger = logging.getLogger(__name__)
 
 
 def convert(config: Mapping[str, Any]) -> Path:
@@ -28,7 +32,11 @@ def convert(config: Mapping[str, Any]) -> Path:
     if config["direction"] not in directions:
         raise UserError(f"direction={config['direction']!r}: choose from {', '.join(directions)}.")
     try:
-        return directions[config["direction"]](config)
+        made = directions[config["direction"]](config)
+        warning = name_warning(made) if config["direction"] != "import" and runtime.rank() == 0 else None
+        if warning is not None:
+            logger.warning("%s", warning)
+        return made
     finally:
         runtime.shutdown()
 
