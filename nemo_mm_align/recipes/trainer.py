@@ -104,8 +104,8 @@ class TrainingRun:
             global_batch_size=settings.model.global_batch_size,
             max_length=settings.plan.max_length,
         )
-        differing = differing_sizes(settings.sizes, self.source.config)
-        if differing and runtime.rank() == 0:
+        differing = differing_sizes(settings.sizes, self.source.config) if settings.sizes is not None else []
+        if settings.sizes is not None and differing and runtime.rank() == 0:
             logger.warning(
                 "model=%s differs from %s, whose sizes count: %s. Choose the model that the folder holds: estimates go by it",
                 settings.sizes.name,
