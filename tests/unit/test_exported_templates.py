@@ -228,3 +228,10 @@ def test_messages_that_would_lose_something_are_refused(vicuna: ChatTemplate, me
 def test_attributes_need_a_user_message(vicuna: ChatTemplate, helpsteer: AttributeSchema) -> None:
     with pytest.raises(TemplateError, match="attributes need a user message"):
         render(vicuna, [{"role": "system", "content": "a"}], helpsteer, attributes={"verbosity": 1})
+
+
+def test_the_template_of_the_package_is_up_to_date(
+    repository: Path, vicuna: ChatTemplate, helpsteer: AttributeSchema
+) -> None:
+    path = repository / "nemo_mm_align/miniature/base/chat_template.jinja"
+    assert path.read_text() == vicuna.model_copy(update={"system": ""}).jinja(helpsteer, "<s>")
