@@ -11,6 +11,9 @@ from nemo_mm_align.errors import UserError
 
 REMEDY = "Copy or download the folder again."
 
+MAX_JSON_BYTES = 64 * 1024 * 1024
+"""What is parsed of a settings file or of an index of shards; the longest ones known have a few MB."""
+
 _LFS_HEAD = b"version https://git-lfs"
 _SETTINGS = (
     "config.json",
@@ -52,6 +55,8 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     fault = file_fault(path)
     if fault is not None:
         raise UserError(fault)
+    if path.exists() and path.stat().st_size > MAX_JSON_BYTES:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_JSON_BYTES:,} are parsed. {REMEDY}")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

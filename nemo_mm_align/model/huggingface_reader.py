@@ -43,7 +43,13 @@ class WeightFiles:
         for path in paths:
             handle, self._folder = _open(path), path.parent
             for key in handle.keys():  # noqa: SIM118 - not a dict
-                self._files[canonical_name(key.removeprefix(strip))] = (handle, key, path)
+                name = canonical_name(key.removeprefix(strip))
+                if name in self._files:
+                    _, other, first = self._files[name]
+                    raise UserError(
+                        f"{path}: tensor {key} is also {other} in {first.name}; which of them counts? {REMEDY}"
+                    )
+                self._files[name] = (handle, key, path)
         for key, file in (expected or {}).items():
             found = self._files.get(canonical_name(key))
             if found is None or found[2].name != file:
@@ -59,6 +65,11 @@ class WeightFiles:
             expected = read_object(folder / INDEX, "its index").get("weight_map")
             if not isinstance(expected, dict) or not expected:
                 raise UserError(f"{folder / INDEX}: has no weight_map. {REMEDY}")
+            for key, name in expected.items():
+                if not isinstance(name, str) or not name or Path(name).name != name:
+                    raise UserError(
+                        f"{folder / INDEX}: places {key} in {name!r}, which is no file of the folder. {REMEDY}"
+                    )
             return cls([folder / name for name in sorted(set(expected.values()))], expected)
         if not (folder / SINGLE).exists() and any(folder.glob("pytorch_model*.bin")):
             raise UserError(

@@ -91,13 +91,20 @@ class ModelSource:
 
     def encoder(self, template: ChatTemplate, schema: AttributeSchema | None) -> Encoder:
         """Tokenizer, template and image tokens as one."""
-        return Encoder(
-            load_tokenizer(self.tokenizer_folder),
-            template,
-            self.config.image_token_id,
-            self.config.tokens_per_image,
-            schema,
+        tokenizer = load_tokenizer(self.tokenizer_folder)
+        self._check_vocabulary(max(tokenizer.get_vocab().values(), default=0))
+        return Encoder(tokenizer, template, self.config.image_token_id, self.config.tokens_per_image, schema)
+
+    def _check_vocabulary(self, highest: int) -> None:
+        rows = self.config.language.vocab_size
+        if highest < rows:
+            return
+        fault = (
+            f"{self.tokenizer_folder}: the tokenizer has ids up to {highest}, the model embeddings for {rows} tokens. "
         )
+        if self.metadata is None:
+            raise UserError(f"{fault}Copy the tokenizer's files there that belong to these weights.")
+        _say(f"{fault}A prompt with one of the others will fail.")  # trained when nobody looked
 
     def fingerprint(self) -> str:
         """Short hash of the weights that `load_weights` would load."""

@@ -175,3 +175,17 @@ def test_adapters_beside_the_weights_change_nothing_unseen(folder: Path) -> None
     (folder / SINGLE).write_bytes(b"")
     with pytest.raises(UserError, match="adapters lie beside the weights"):
         llava_config_from_hf(folder)
+
+
+def test_a_tensor_under_two_names_is_refused(folder: Path) -> None:
+    rewrite(folder / SINGLE, {QUERY.replace("language_model.model.", "model.language_model."): torch.ones(64, 64)})
+    with pytest.raises(UserError, match="which of them counts"):
+        load(folder)
+
+
+@pytest.mark.parametrize("place", ["../other.safetensors", "/tmp/other.safetensors", 3, ""])
+def test_an_index_that_leaves_the_folder_is_refused(folder: Path, place: object) -> None:
+    (folder / SINGLE).unlink()
+    (folder / INDEX).write_text(json.dumps({"weight_map": {QUERY: place}}))
+    with pytest.raises(UserError, match=rf"{INDEX}: places {QUERY} in .* no file of the folder"):
+        load(folder)

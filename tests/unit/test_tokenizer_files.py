@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import MAX_JSON_BYTES, read_object
 from nemo_mm_align.tokenizer_files import load_tokenizer
 from tests.unit.toy_tokenizers import SENTENCES, llama_like
 
@@ -40,6 +42,7 @@ import json, sys, sentencepiece
 folder, newer, sentences = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 if newer:
     sentencepiece.__path__ = [newer]
+from nemo_mm_align.folder_files import MAX_JSON_BYTES, read_object
 from nemo_mm_align.tokenizer_files import load_tokenizer
 tokenizer = load_tokenizer(folder)
 tokenizer.save_pretrained(folder + "/saved")
@@ -102,3 +105,31 @@ def test_a_damaged_sentencepiece_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
     with pytest.raises(UserError, match=r"its tokenizer cannot be opened \(.+\)\. Read were tokenizer\.model"):
         load_tokenizer(tmp_path)
+
+
+def test_long_settings_files_are_not_parsed(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.write(b"{")
+        file.truncate(MAX_JSON_BYTES + 1)  # a hole: no bytes on the disk
+    with pytest.raises(UserError, match="at most 67,108,864 are parsed"):
+        read_object(tmp_path / "config.json", "sizes")
+
+
+def test_deep_settings_files_are_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="config.json: cannot be read"):
+        read_object(tmp_path / "config.json", "sizes")
+
+
+def test_more_tokens_than_embeddings(repository: Path, tmp_path: Path) -> None:
+    from nemo_mm_align.parallel.source import open_source
+
+    base = Path(shutil.copytree(repository / "nemo_mm_align/miniature/base", tmp_path / "base"))
+    source = open_source(base)
+    source.encoder(source.template(None), None)
+    values = json.loads((base / "config.json").read_text())
+    values["text_config"]["vocab_size"] = 205
+    (base / "config.json").write_text(json.dumps(values))
+    smaller = open_source(base)
+    with pytest.raises(UserError, match="tokenizer has ids up to 205, the model embeddings for 205 tokens"):
+        smaller.encoder(smaller.template(None), None)
