@@ -9,19 +9,17 @@ The bars enclose an answer's span, the part that is trained on. A generation pro
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.chat_template_jinja import IMAGE_PART, chat_template_jinja
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, Turn
+from nemo_mm_align.records import Turn
 
-IMAGE_PART = IMAGE_PLACEHOLDER + "\n"
-"""What an image part of a content list renders as, as in LLaVA's own chat template."""
+__all__ = ["IMAGE_PART", "ChatTemplate"]
 
 
 class ChatTemplate(BaseModel):
@@ -87,52 +85,16 @@ class ChatTemplate(BaseModel):
             return turns[0].content, turns[1:]
         return self.system, turns
 
-    def jinja(self, schema: AttributeSchema | None = None) -> str:
-        """Return a Hugging Face chat template whose text equals `render`'s.
+    def jinja(self, schema: AttributeSchema | None = None, bos: str = "") -> str:
+        """Return a Hugging Face chat template whose text equals `render`'s, behind `bos`.
 
         Content is a string or a list of ``{"type": "image"}`` and ``{"type": "text", "text": ...}`` parts. The variable
-        ``attributes`` (a mapping, missing names take their defaults) appends the steering line to the last user turn.
+        ``attributes`` (a mapping, missing names take their defaults) appends the steering line to the last user turn. An
+        unknown attribute, a value out of range, an unknown role or type of content raises.
+
+        Args:
+            schema: the attribute schema of the model.
+            bos: `Encoder.bos_text`; with it ``apply_chat_template(tokenize=True)`` gives the ids of training.
         """
-        pieces = {name: json.dumps(getattr(self, name), ensure_ascii=False) for name in type(self).model_fields}
-        pieces |= {"image": json.dumps(IMAGE_PART), "steering": _steering_jinja(schema)}
-        return re.sub(r"@(\w+)@", lambda match: pieces[match[1]], _JINJA.replace("\n", ""))
-
-
-_JINJA = """
-{%- macro text_of(content) -%}
-{%- if content is string -%}{{- content -}}
-{%- else -%}{%- for part in content -%}
-{%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- else -%}{{- @image@ -}}{%- endif -%}
-{%- endfor -%}{%- endif -%}
-{%- endmacro -%}
-{%- set place = namespace(last_user=-1) -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}{%- set place.last_user = loop.index0 -%}{%- endif -%}
-{%- endfor -%}
-{%- if messages[0]['role'] == 'system' -%}{%- set system = text_of(messages[0]['content']) -%}
-{%- else -%}{%- set system = @system@ -%}{%- endif -%}
-{%- if system -%}{{- @system_prefix@ + system + @system_suffix@ -}}{%- endif -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}
-{{- @user_prefix@ + text_of(message['content']) -}}
-{%- if loop.index0 == place.last_user and attributes is defined and attributes is not none -%}@steering@{%- endif -%}
-{{- @user_suffix@ -}}
-{%- elif message['role'] == 'assistant' -%}
-{{- @assistant_prefix@ + @answer_prefix@ + (text_of(message['content']) | trim) + @stop@ + @separator@ -}}
-{%- elif not loop.first or message['role'] != 'system' -%}
-{{- raise_exception('roles are user and assistant, after an optional system message; got ' + message['role']) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- @assistant_prefix@ -}}{%- endif -%}
-"""
-
-
-def _steering_jinja(schema: AttributeSchema | None) -> str:
-    if schema is None:
-        return "{{- raise_exception('this model was trained without attributes') -}}"
-    values = []
-    for attribute in schema.attributes:
-        value = f"(attributes['{attribute.name}'] if '{attribute.name}' in attributes else {attribute.default:g})"
-        values.append(f"{json.dumps(attribute.label + ':')} + '%g' | format({value} | float)")
-    string = " + ',' + ".join(f"({value})" for value in values)
-    return "{{- " + f"{json.dumps(chr(10) + schema.steering_head)} + {string}" + " -}}"
+        pieces = {name: getattr(self, name) for name in type(self).model_fields}
+        return chat_template_jinja(pieces, schema, bos)

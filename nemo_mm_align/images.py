@@ -6,13 +6,11 @@ Array names carry shapes: C channels, H height, W width in pixels.
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.image_settings import CLIP_MEAN, CLIP_STD, read_image_settings
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -35,9 +34,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 """What judges take. MPO is how Pillow calls the JPEG files of many phones (a second picture follows the first)."""
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 """What Pillow's decoders raise on damaged files."""
@@ -217,45 +213,9 @@ class ImageProcessor(BaseModel):
 
     @classmethod
     def from_hf(cls, folder: str | Path) -> ImageProcessor:
-        """Read a Hugging Face folder's ``preprocessor_config.json``.
+        """Read a Hugging Face folder's ``preprocessor_config.json``, or what transformers 5 writes in its place.
 
         Raises:
             UserError: the file is missing or broken, or asks for steps that this class does not do.
         """
-        path = Path(folder) / "preprocessor_config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file. Copy it from the model's repository.") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not readable as JSON ({error}). Copy it from the model's repository.") from None
-        return cls._from_config(config, path)
-
-    @classmethod
-    def _from_config(cls, config: Mapping[str, Any], path: Path) -> ImageProcessor:
-        size = _square_edge(config.get("size", 224), path, "size")
-        pad, crop = bool(config.get("do_pad")), bool(config.get("do_center_crop", True))
-        _require(config.get("do_resize", True) and config.get("do_normalize", True), path, "do_resize and do_normalize")
-        _require(config.get("resample", 3) == 3, path, "resample=3 (bicubic)")
-        _require(abs(config.get("rescale_factor", 1 / 255) - 1 / 255) < 1e-9, path, "rescale_factor=1/255")
-        _require(pad or crop, path, "do_pad or do_center_crop")
-        if crop:
-            _require(_square_edge(config.get("crop_size", size), path, "crop_size") == size, path, "crop_size = size")
-        mean, std = (
-            tuple(config.get(key, default)) for key, default in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD))
-        )
-        return cls(image_size=size, mean=mean, std=std, pad_to_square=pad)
-
-
-def _require(holds: bool, path: Path, what: str) -> None:
-    if not holds:
-        raise UserError(
-            f"{path}: only image processors with {what} are supported. Edit the file or set image_processor."
-        )
-
-
-def _square_edge(size: Any, path: Path, what: str) -> int:
-    """Return the edge of a square size: an int, ``{shortest_edge: n}`` or ``{height: n, width: n}``."""
-    values = set(size.values()) if isinstance(size, Mapping) else {size}
-    _require(len(values) == 1 and all(isinstance(value, int) for value in values), path, f"a square {what}, not {size}")
-    return int(values.pop())
+        return cls(**read_image_settings(folder))

@@ -128,6 +128,28 @@ class Encoder:
             return False
         return not self.template.render([Turn(role="user", content="a")]).startswith(bos)
 
+    @property
+    def bos_text(self) -> str:
+        """Text for an exported chat template to begin with, so that its text has the ids of training.
+
+        ``apply_chat_template`` adds no bos token of its own. Where the tokenizer sees a blank before the first word alone, the
+        bos token's text takes its place, so that a blank has to follow.
+        """
+        if not self.add_bos:
+            return ""
+        bos = str(self.tokenizer.bos_token)
+        return next((text for text in (bos, f"{bos} ") if self._keeps_ids(text)), bos)
+
+    def _keeps_ids(self, bos: str) -> bool:
+        """Whether texts behind `bos` become a bos token and the ids that they have alone."""
+        user = Turn(role="user", content="a")
+        for turns in ([user], [Turn(role="system", content="a"), user]):
+            text = self.template.render(turns, add_generation_prompt=True)
+            alone, behind = (self.tokenizer(given, add_special_tokens=False).input_ids for given in (text, bos + text))
+            if behind != [self.tokenizer.bos_token_id, *alone]:
+                return False
+        return True
+
     def encode_prompt(self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None = None) -> list[int]:
         """Return the ids of the generation prompt, each ``<image>`` as `tokens_per_image` copies of the image token.
 

@@ -12,7 +12,7 @@ from typing import Any
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
-from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, read_sizes
+from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, sizes_of
 
 ANSWER_TOKENS = 1024
 """Longest answer that is reckoned with: the paper samples at most so many new tokens."""
@@ -189,7 +189,7 @@ def read_job(
     parts, optim = model.get("train") or {}, model.get("optim") or {}
     changes = {key: value for key, value in (workload or {}).items() if value is not None}
     return Job(
-        config=read_sizes(model),
+        config=sizes_of(model),
         parallel=read_parallel(model),
         engine=read_engine(values),
         lora=read_lora(model),

@@ -18,6 +18,7 @@ from torch import Tensor
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
+from nemo_mm_align.model.huggingface_extras import check_extras
 from nemo_mm_align.model.huggingface_gather import tensor_parallel_place
 from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
 from nemo_mm_align.model.huggingface_reader import WeightFiles
@@ -39,7 +40,7 @@ _DECISIVE = (
 _log = logging.getLogger(__name__)
 
 
-def load_huggingface(model: Llava, folder: str | Path) -> None:
+def load_huggingface(model: Llava, folder: str | Path, tolerant: bool = False) -> None:
     """Fill this rank's stage from a Hugging Face LLaVA folder; adapters keep their values.
 
     Build the model with ``build_llava(..., initialize=False)`` to spare the time of drawing weights that are replaced.
@@ -47,15 +48,18 @@ def load_huggingface(model: Llava, folder: str | Path) -> None:
     Args:
         model: built from ``llava_config_from_hf(folder)``, in any layout and dtype.
         folder: config.json and safetensors, in the key style of transformers 4 or 5.
+        tolerant: see `llava_config_from_hf`.
 
     Raises:
-        UserError: another model's config.json; a missing or truncated file; a missing tensor or one of another shape.
-            All of it is found before the first tensor is copied.
+        UserError: another model's config.json; a missing or truncated file; a missing tensor or one of another shape or
+            in a quantised format. All of it is found before the first tensor is copied. Values that are no finite numbers:
+            on all ranks, when all have read their parts.
     """
-    check_same_model(model.model_config, llava_config_from_hf(folder), str(Path(folder) / "config.json"))
+    check_same_model(model.model_config, llava_config_from_hf(folder, tolerant), str(Path(folder) / "config.json"))
     files = WeightFiles.of_folder(folder)
     pieces = weight_pieces(model.model_config, model.parallel)
     files.check(pieces)
+    check_extras(files, model.model_config)
     if model.model_config.language.tie_word_embeddings and OUTPUT in files:
         _check_tied(files)
     copy_into(model, stage_pieces(pieces), files)
@@ -70,15 +74,34 @@ def stage_pieces(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def copy_into(model: Llava, pieces: list[Piece], files: WeightFiles) -> None:
-    """Copy this rank's part of each tensor into the model, cast to the parameter's dtype; padding becomes zero."""
+    """Copy this rank's part of each tensor into the model, cast to the parameter's dtype; padding becomes zero.
+
+    Raises:
+        UserError: on all ranks, where one of them has read values that are no finite numbers.
+    """
     parameters = dict(model.named_parameters())
     rank, size = tensor_parallel_place()
+    faults = []
     with torch.no_grad():
         for piece in pieces:
             target = piece.of(parameters[piece.parameter], rank, size)
-            target.copy_(_read(files, piece, rank, size).reshape(target.shape))
+            part = _read(files, piece, rank, size)
+            try:
+                files.check_finite(piece.name, part)
+            except UserError as error:
+                faults.append(str(error))
+            target.copy_(part.reshape(target.shape))
             if piece.name in (EMBEDDING, OUTPUT):
                 parameters[piece.parameter][target.shape[0] :].zero_()
+    _raise_together(faults[:1])
+
+
+def _raise_together(faults: list[str]) -> None:
+    """Raise the first fault that any rank has found on every rank: a rank that went on alone would wait for the others."""
+    found: list[list[str]] = [[]] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, faults)
+    for fault in (fault for part in found for fault in part):
+        raise UserError(fault)
 
 
 def _read(files: WeightFiles, piece: Piece, rank: int, size: int) -> Tensor:

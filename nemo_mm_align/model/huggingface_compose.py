@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,20 @@ from torch import Tensor
 
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import check_files, read_object
+from nemo_mm_align.image_settings import has_image_settings
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_config import (
+    adapter_fault,
     hf_config_from_llava,
     language_from_values,
-    read_json,
     vision_from_values,
 )
 from nemo_mm_align.model.huggingface_export import Companions
+from nemo_mm_align.model.huggingface_extras import check_formats
 from nemo_mm_align.model.huggingface_gguf import unpack_gguf
+from nemo_mm_align.model.huggingface_keys import text_faults, tower_faults, whole_faults
 from nemo_mm_align.model.huggingface_names import (
     EMBEDDING,
     OUTPUT,
@@ -37,7 +41,8 @@ from nemo_mm_align.model.huggingface_names import (
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_reader import WeightFiles
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, new_folder
-from nemo_mm_align.prompts import add_image_token
+from nemo_mm_align.prompts import Encoder, add_image_token
+from nemo_mm_align.tokenizer_files import load_tokenizer
 
 _STANDARD_DEVIATION = 0.02
 _LANGUAGE, _TOWER = "model.language_model.", "model.vision_tower.vision_model."
@@ -77,7 +82,7 @@ def compose_llava(
 def _compose(
     folder: Path, vision: str | Path | VisionConfig, target: Path, template: ChatTemplate, seed: int, name: str
 ) -> LlavaConfig:
-    values = read_json(folder / "config.json", "a Llama-type language model")
+    values = _read_config(folder, "a Llama-type language model", text_faults)
     language = WeightFiles.of_folder(folder)
     tower = None if isinstance(vision, VisionConfig) else WeightFiles.of_folder(vision)
     tokenizer = _tokenizer(folder, template)
@@ -91,27 +96,25 @@ def _compose(
     )
     config.check(ParallelConfig())
     dtype = language.dtype(EMBEDDING.replace(_LANGUAGE, "model."))
+    for files in filter(None, (language, tower)):
+        check_formats(files)
     _write_weights(target, config, DTYPES[dtype], dtype, language, tower, seed)
     tokenizer.save_pretrained(target)
     settings = hf_config_from_llava(config, str(DTYPES[dtype]).removeprefix("torch."))
     write_json(target / "config.json", settings)
     image_processor = ImageProcessor(image_size=config.vision.image_size)
-    if not isinstance(vision, VisionConfig) and (Path(vision) / "preprocessor_config.json").exists():
+    if not isinstance(vision, VisionConfig) and has_image_settings(vision):
         image_processor = ImageProcessor.from_hf(vision).model_copy(update={"pad_to_square": True})
     stop = int(tokenizer.eos_token_id)
     generation = {"eos_token_id": stop, "pad_token_id": stop}
-    companions = Companions(template.jinja(None), image_processor.to_hf(), generation)
+    encoder = Encoder(tokenizer, template, image_token, config.tokens_per_image)
+    companions = Companions(template.jinja(None, encoder.bos_text), image_processor.to_hf(), generation)
     companions.write(target, Origin(settings, {}))
     return config
 
 
 def _tokenizer(folder: Path, template: ChatTemplate) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no usable tokenizer ({str(error).splitlines()[0]}).") from None
+    tokenizer: Any = load_tokenizer(folder)
     if template.stop not in tokenizer.get_vocab():
         raise UserError(
             f"{folder}: the tokenizer has no token {template.stop!r}, with which template {template.name} ends "
@@ -122,9 +125,22 @@ def _tokenizer(folder: Path, template: ChatTemplate) -> Any:
     return tokenizer
 
 
+def _read_config(folder: Path, what: str, faults_of: Callable[[Mapping[str, Any]], Iterator[str]]) -> dict[str, Any]:
+    check_files(folder)
+    values = read_object(folder / "config.json", what)
+    for fault in (*faults_of(values), *filter(None, [adapter_fault(folder)])):
+        raise UserError(fault if str(folder) in fault else f"{folder / 'config.json'}: {fault}.")
+    return values
+
+
 def _tower_sizes(folder: Path) -> VisionConfig:
-    values = read_json(folder / "config.json", "a CLIP model")
-    return vision_from_values(values.get("vision_config", values), f"{folder / 'config.json'}: ", feature_layer=-2)
+    values = _read_config(folder, "a CLIP model", whole_faults)
+    where = f"{folder / 'config.json'}: "
+    if "vision_config" in values:  # beside a text tower; transformers lets the older key overrule the newer one
+        values = {**(values["vision_config"] or {}), **(values.get("vision_config_dict") or {})}
+    for fault in tower_faults(values):
+        raise UserError(f"{where}{fault}.")
+    return vision_from_values(values, where, feature_layer=-2)
 
 
 def _write_weights(
@@ -160,6 +176,7 @@ def _language_rows(files: WeightFiles, name: str, shape: tuple[int, ...]) -> Ite
         raise UserError(
             f"{files.path(name)}: {name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}."
         )
+    files.check_finite(name, tensor)
     yield tensor
     if added:
         yield tensor.float().mean(dim=0, keepdim=True).expand(added, -1)
@@ -169,7 +186,9 @@ def _of_tower(files: WeightFiles, name: str, shape: tuple[int, ...]) -> Tensor:
     files.check_names([name])
     if files.shape(name) != shape:
         raise UserError(f"{files.path(name)}: {name} has shape {list(files.shape(name))}, not {list(shape)}.")
-    return files.read(name)
+    tensor = files.read(name)
+    files.check_finite(name, tensor)
+    return tensor
 
 
 def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -6,13 +6,20 @@ compute differently is refused by name, never approximated.
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
+from nemo_mm_align.model.huggingface_keys import llava_faults, shown
+
+_log = logging.getLogger(__name__)
+
+_EDIT = "Give a model without it, or correct the file if that was not meant"
 
 _TEXT_DEFAULTS: dict[str, Any] = {
     "model_type": "llama",
@@ -33,6 +40,7 @@ _TEXT_DEFAULTS: dict[str, Any] = {
     "mlp_bias": False,
     "tie_word_embeddings": False,
 }
+_MISTRAL_DEFAULTS = {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
 _VISION_DEFAULTS: dict[str, Any] = {
     "model_type": "clip_vision_model",
     "hidden_size": 768,
@@ -45,6 +53,16 @@ _VISION_DEFAULTS: dict[str, Any] = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+_VISION_OF_LLAVA = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+"""What transformers takes where a LLaVA's config.json has no vision_config at all."""
+
 _DEFAULTS: dict[str, Any] = {
     "model_type": "llava",
     "projector_hidden_act": "gelu",
@@ -54,51 +72,97 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Return a JSON file's object; raise `UserError` where it is missing or not one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Give a folder in Hugging Face format with {what}.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Copy or download the folder again.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no JSON object. Copy or download the folder again.")
-    return values
-
-
-def llava_config_from_hf(folder: str | Path) -> LlavaConfig:
+def llava_config_from_hf(folder: str | Path, tolerant: bool = False) -> LlavaConfig:
     """Read config.json of a Hugging Face LLaVA (CLIP tower, Llama-type language model).
+
+    Args:
+        folder: with config.json and weights.
+        tolerant: warn of keys that nobody reads and of adapters beside the weights, instead of refusing them: for the base
+            of adapters that were trained on it before such keys were looked at.
 
     Raises:
         UserError: no such file, or a setting that this engine does not compute; the message names the key.
     """
     path = Path(folder) / "config.json"
-    return config_from_values(read_json(path, "config.json, weights in safetensors and tokenizer files"), str(path))
+    values = read_object(path, "config.json, weights in safetensors and tokenizer files")
+    faults = [f"{path}: {fault}. {_EDIT}" for fault in llava_faults(values)]
+    faults += [fault for fault in [adapter_fault(folder)] if fault is not None]
+    if faults and not tolerant:
+        raise UserError(faults[0])
+    for fault in faults:
+        _log.warning("%s", fault)
+    return config_from_values(values, str(path))
+
+
+def adapter_fault(folder: str | Path) -> str | None:
+    """Return what is wrong with a model folder that holds adapters of PEFT as well; None where it holds none."""
+    path = Path(folder) / "adapter_config.json"
+    if not path.exists():
+        return None
+    return (
+        f"{path}: adapters lie beside the weights; transformers would apply them, this engine would not. Merge them into "
+        "the weights (peft: merge_and_unload, then save_pretrained to another folder), or move adapter_config.json and "
+        "adapter_model.* away to open the model without them."
+    )
 
 
 def config_from_values(values: Mapping[str, Any], where: str) -> LlavaConfig:
     """Like `llava_config_from_hf`, from the parsed JSON; `where` opens every error message."""
     top = _DEFAULTS | dict(values)
-    _require(top, f"{where}: ", {**_only(top, _DEFAULTS), "vision_feature_layer": (int,)})
-    vision = vision_from_values(top.get("vision_config") or {}, f"{where}: vision_config.", top["vision_feature_layer"])
-    language = language_from_values(top.get("text_config") or {}, f"{where}: text_config.")
+    layer = _feature_layer(top["vision_feature_layer"], f"{where}: ")
+    _require(
+        top, f"{where}: ", {key: (default,) for key, default in _DEFAULTS.items() if key != "vision_feature_layer"}
+    )
+    tower = top.get("vision_config")
+    vision = vision_from_values(
+        _section(_VISION_OF_LLAVA if tower is None else tower, f"{where}: vision_config"),
+        f"{where}: vision_config.",
+        layer,
+    )
+    text = top.get("text_config")
+    language = language_from_values(
+        _section({} if text is None else text, f"{where}: text_config"), f"{where}: text_config."
+    )
     image_token = top.get("image_token_index", top.get("image_token_id", 32000))
+    image_token = _whole(image_token, f"{where}: ", "image_token_index", least=0)
     name = str(Path(where).parent.name or "llava")
-    return LlavaConfig(language=language, vision=vision, image_token_id=int(image_token), name=name)
+    return LlavaConfig(language=language, vision=vision, image_token_id=image_token, name=name)
 
 
-def _only(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple]:
-    return {key: (default,) for key, default in defaults.items()}
+def _section(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}={shown(value)} is no object.")
+    return value
+
+
+def _feature_layer(value: Any, where: str) -> int:
+    """One hidden state of the tower; a list of one computes the same."""
+    layer = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if type(layer) is not int:
+        raise UserError(
+            f"{where}vision_feature_layer={value!r} is not supported; this engine computes one whole number."
+        )
+    return layer
 
 
 def _require(values: Mapping[str, Any], where: str, allowed: Mapping[str, tuple]) -> None:
     for key, choices in allowed.items():
         value = values[key]
-        fits = type(value) is int if choices == (int,) else value in choices
-        if not fits:
-            wanted = "one whole number" if choices == (int,) else " or ".join(map(repr, choices))
-            raise UserError(f"{where}{key}={value!r} is not supported; this engine computes {wanted}.")
+        if value not in choices:
+            wanted = " or ".join(map(repr, choices))
+            raise UserError(f"{where}{key}={shown(value)} is not supported; this engine computes {wanted}.")
+
+
+def _whole(value: Any, where: str, key: str, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{where}{key}={shown(value)}: a whole number from {least} on belongs there.")
+    return value
+
+
+def _number(value: Any, where: str, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise UserError(f"{where}{key}={shown(value)}: a number above 0 belongs there.")
+    return float(value)
 
 
 def vision_from_values(given: Mapping[str, Any], where: str, feature_layer: int) -> VisionConfig:
@@ -106,43 +170,53 @@ def vision_from_values(given: Mapping[str, Any], where: str, feature_layer: int)
     values = _VISION_DEFAULTS | dict(given)
     fixed = {key: (_VISION_DEFAULTS[key],) for key in ("model_type", "num_channels", "hidden_act")}
     _require(values, where, fixed)
-    layers = int(values["num_hidden_layers"])
+
+    def whole(key: str) -> int:
+        return _whole(values[key], where, key)
+
+    layers = whole("num_hidden_layers")
     return VisionConfig(
         num_layers=layers,
-        hidden_size=int(values["hidden_size"]),
-        ffn_hidden_size=int(values["intermediate_size"]),
-        num_attention_heads=int(values["num_attention_heads"]),
-        image_size=int(values["image_size"]),
-        patch_size=int(values["patch_size"]),
+        hidden_size=whole("hidden_size"),
+        ffn_hidden_size=whole("intermediate_size"),
+        num_attention_heads=whole("num_attention_heads"),
+        image_size=whole("image_size"),
+        patch_size=whole("patch_size"),
         # transformers counts hidden states from the embeddings' (0) on; ours are counted from the end
         feature_layer=feature_layer if feature_layer < 0 else feature_layer - layers - 1,
-        layer_norm_eps=float(values["layer_norm_eps"]),
+        layer_norm_eps=_number(values["layer_norm_eps"], where, "layer_norm_eps"),
     )
 
 
 def language_from_values(given: Mapping[str, Any], where: str) -> LanguageConfig:
-    """Read a Llama configuration; `where` goes before the key in error messages."""
-    values = _TEXT_DEFAULTS | dict(given)
-    fixed = {key: (_TEXT_DEFAULTS[key],) for key in ("model_type", "hidden_act", "attention_bias", "mlp_bias")}
-    _require(values, where, fixed)
+    """Read a Llama's or a Mistral's configuration; `where` goes before the key in error messages."""
+    mistral = given.get("model_type") == "mistral"
+    values = _TEXT_DEFAULTS | (_MISTRAL_DEFAULTS if mistral else {}) | dict(given)
+    fixed = {key: (_TEXT_DEFAULTS[key],) for key in ("hidden_act", "attention_bias", "mlp_bias")}
+    _require(values, where, {"model_type": ("llama", "mistral"), **fixed})
     rope = values["rope_parameters"] or values["rope_scaling"] or {}  # transformers 5 and 4
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise UserError(f"{where}rope_scaling of type {kind!r} is not supported; only plain rotary is.")
-    heads, hidden, width = int(values["num_attention_heads"]), int(values["hidden_size"]), values["head_dim"]
+
+    def whole(key: str) -> int:
+        return _whole(values[key], where, key)
+
+    heads, hidden, width = whole("num_attention_heads"), whole("hidden_size"), values["head_dim"]
     return LanguageConfig(
-        num_layers=int(values["num_hidden_layers"]),
+        num_layers=whole("num_hidden_layers"),
         hidden_size=hidden,
-        ffn_hidden_size=int(values["intermediate_size"]),
+        ffn_hidden_size=whole("intermediate_size"),
         num_attention_heads=heads,
-        vocab_size=int(values["vocab_size"]),
-        num_query_groups=int(values["num_key_value_heads"] or heads),
+        vocab_size=whole("vocab_size"),
+        num_query_groups=whole("num_key_value_heads") if values["num_key_value_heads"] is not None else heads,
         head_dim=None
-        if width is None or width * heads == hidden
-        else int(width),  # one form for what follows by itself
-        max_position_embeddings=int(values["max_position_embeddings"]),
-        rotary_base=float(rope.get("rope_theta", values["rope_theta"])),
-        rms_norm_eps=float(f"{values['rms_norm_eps']:.6g}"),  # GGUF files hold it in single precision
+        if width is None or whole("head_dim") * heads == hidden
+        else whole("head_dim"),  # one form for what follows by itself
+        max_position_embeddings=whole("max_position_embeddings"),
+        rotary_base=_number(rope.get("rope_theta") or values["rope_theta"], where, "rope_theta"),
+        # six digits: GGUF files hold it in single precision
+        rms_norm_eps=float(f"{_number(values['rms_norm_eps'], where, 'rms_norm_eps'):.6g}"),
         tie_word_embeddings=bool(values["tie_word_embeddings"]),
     )
 

@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.huggingface import check_same_model
-from nemo_mm_align.model.huggingface_config import config_from_values, read_json
+from nemo_mm_align.model.huggingface_config import config_from_values
 from nemo_mm_align.model.huggingface_gather import merged_rows, rows_of, stream_to_first_rank
 from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
@@ -52,10 +53,10 @@ class Companions:
         if self.generation is not None:
             _update_json(folder / "generation_config.json", self.generation)
         if (folder / "preprocessor_config.json").exists():
-            _update_json(folder / "processor_config.json", _processor(origin))
+            _update_json(folder / "processor_config.json", _processor(origin), without="image_processor")
 
     def _write_tokenizer_config(self, path: Path) -> None:
-        values = read_json(path, "a tokenizer")
+        values = read_object(path, "a tokenizer")
         if self.chat_template is not None:
             values.pop("chat_template", None)
         if (
@@ -196,6 +197,8 @@ def _processor(origin: Origin) -> dict[str, Any]:
     }
 
 
-def _update_json(path: Path, entries: dict[str, Any]) -> None:
-    values = read_json(path, path.name) if path.exists() else {}
+def _update_json(path: Path, entries: dict[str, Any], without: str = "") -> None:
+    """Set entries of a JSON file; `without`: a section that another file says now."""
+    values = read_object(path, path.name) if path.exists() else {}
+    values.pop(without, None)
     write_json(path, {**values, **entries})

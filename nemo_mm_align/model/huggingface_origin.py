@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
-from nemo_mm_align.model.huggingface_config import config_from_values, hf_config_from_llava, read_json
+from nemo_mm_align.model.huggingface_config import config_from_values, hf_config_from_llava
 from nemo_mm_align.model.huggingface_names import OUTPUT, file_name, uncomputed_vision_shapes, weight_pieces
 from nemo_mm_align.model.huggingface_reader import INDEX, SINGLE, WeightFiles
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, dtype_name
@@ -64,13 +65,13 @@ class Origin:
     def of_folder(cls, folder: str | Path) -> Origin:
         """Read a Hugging Face LLaVA folder, or a folder that `save` wrote; raise `UserError` where it is incomplete."""
         folder = Path(folder)
-        values = read_json(folder / "config.json", "config.json and weights")
+        values = read_object(folder / "config.json", "config.json and weights")
         files = tuple(
             sorted({path for pattern in _TRAVELLING for path in folder.glob(pattern) if path.name not in _OWN})
         )
         if (folder / ORIGIN_FILE).exists():
             weights = WeightFiles([folder / f"{CARRIED_STEM}.safetensors"])
-            stored = read_json(folder / ORIGIN_FILE, "its origin")["computed"]
+            stored = read_object(folder / ORIGIN_FILE, "its origin")["computed"]
             computed = {name: (key, dtype) for name, (key, dtype) in stored.items()}
         else:
             weights = WeightFiles.of_folder(folder)

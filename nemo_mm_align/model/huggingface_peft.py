@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.config import LoRAConfig
 from nemo_mm_align.model.huggingface import copy_into, stage_pieces
-from nemo_mm_align.model.huggingface_config import read_json
 from nemo_mm_align.model.huggingface_export import Companions, torch_dtype, write_on_first_rank
 from nemo_mm_align.model.huggingface_gather import rows_of, stream_to_first_rank
 from nemo_mm_align.model.huggingface_names import (
@@ -73,7 +73,7 @@ def export_peft(
 def lora_config_from_peft(folder: str | Path) -> LoRAConfig:
     """Read the adapter settings of a PEFT folder that `export_peft` wrote; raise `UserError` for any other kind."""
     path = Path(folder) / CONFIG_FILE
-    values = read_json(path, "adapters of PEFT")
+    values = read_object(path, "adapters of PEFT")
     targets = tuple(name for name in LoRAConfig().targets if _mentions(values.get("target_modules"), name))
     lora = LoRAConfig(values["r"], values["lora_alpha"], values.get("lora_dropout", 0.0), targets)
     for key, value in _peft_config(lora, "").items():

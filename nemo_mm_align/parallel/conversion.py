@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,11 +15,14 @@ from nemo_mm_align.model.huggingface_compose import compose_llava
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
+from nemo_mm_align.model.serving_names import name_warning
 from nemo_mm_align.model.transformer_configs import language_config
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.conversion_checks import check_conversion, layout_of, place_of, schema_of, template_of
 from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
+
+logger = logging.getLogger(__name__)
 
 
 def convert(config: Mapping[str, Any]) -> Path:
@@ -28,7 +32,11 @@ def convert(config: Mapping[str, Any]) -> Path:
     own = owned_output(place_of(config)) if runtime.rank() == 0 else nullcontext()
     try:
         with own:
-            return directions[config["direction"]](config)
+            made = directions[config["direction"]](config)
+        warning = name_warning(made) if config["direction"] != "import" and runtime.rank() == 0 else None
+        if warning is not None:
+            logger.warning("%s", warning)
+        return made
     finally:
         runtime.shutdown()
 
@@ -69,7 +77,7 @@ def export_folder(config: Mapping[str, Any]) -> Path:
     runtime.initialize(parallel, seed=engine.seed)
     model = build_from(source, parallel, engine, base=config["base"])
     generation = {"eos_token_id": encoder.stop_id, "pad_token_id": encoder.pad_id}
-    companions = Companions(template.jinja(schema), source.image_processor().to_hf(), generation)
+    companions = Companions(template.jinja(schema, encoder.bos_text), source.image_processor().to_hf(), generation)
     if config["adapters"] == "apart":
         export_peft(model, out, _peft_base(source, config["base"]), origin, config["dtype"], companions)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.folder_files import check_files
+from nemo_mm_align.image_settings import check_processor
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.parallel import checkpoint_folder
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
+from nemo_mm_align.processes import this_process
 from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.template_choice import choose_template
+from nemo_mm_align.tokenizer_files import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from nemo_mm_align.model.llava import Llava
 
 logger = logging.getLogger(__name__)
@@ -47,15 +51,29 @@ class ModelSource:
         stored = self.metadata.lora if self.metadata else None
         return LoRAConfig(**stored) if stored else None
 
-    def template(self, default: ChatTemplate | None) -> ChatTemplate:
-        """The checkpoint's own template, else `default`; raise `UserError` where there is neither."""
+    def template(self, given: ChatTemplate | None) -> ChatTemplate:
+        """The checkpoint's own template; of a Hugging Face folder what `choose_template` says. Logs which it is, and why."""
         if self.metadata:
-            return ChatTemplate.from_config(self.metadata.template)
-        if default is None:
-            raise UserError(
-                f"{self.folder}: a Hugging Face folder names no template; give template=vicuna_v1 or another."
-            )
-        return default
+            stored = ChatTemplate.from_config(self.metadata.template)
+            if given is not None and given != stored:
+                _say(f"template={given.name} is not read: {self.folder} was trained with {stored.name}, which is used")
+            return stored
+        return self._choose(given)
+
+    def check_template(self, given: ChatTemplate) -> None:
+        """Warn where a training's template is another than that of the model it starts from."""
+        if self.metadata is None:
+            self._choose(given)
+        elif ChatTemplate.from_config(self.metadata.template) != given:
+            name = self.metadata.template.get("name")
+            _say(f"{self.folder} was trained with the template {name}, this training takes {given.name} (template=...)")
+
+    def _choose(self, given: ChatTemplate | None) -> ChatTemplate:
+        choice = choose_template(self.folder, given)
+        if choice.warning is not None:
+            _say(choice.warning)
+        _say(f"{self.folder}: prompted with {choice.words} ({choice.reason})", logging.INFO)
+        return choice.template
 
     def schema(self, default: AttributeSchema | None) -> AttributeSchema | None:
         """The schema that the checkpoint was trained with, else `default`."""
@@ -66,23 +84,31 @@ class ModelSource:
         """How images become the tower's input."""
         if self.metadata:
             return ImageProcessor.model_validate(self.metadata.image_processor)
+        check_processor(self.tokenizer_folder, self.config.vision.patch_size)
         processor = ImageProcessor.from_hf(self.tokenizer_folder)
         if processor.image_size != self.config.vision.image_size:
             raise UserError(
-                f"{self.tokenizer_folder}/preprocessor_config.json: images of {processor.image_size} pixels, but the vision "
+                f"{self.tokenizer_folder}: its image processor makes images of {processor.image_size} pixels, but the vision "
                 f"tower takes {self.config.vision.image_size}."
             )
         return processor
 
     def encoder(self, template: ChatTemplate, schema: AttributeSchema | None) -> Encoder:
         """Tokenizer, template and image tokens as one."""
-        return Encoder(
-            load_tokenizer(self.tokenizer_folder),
-            template,
-            self.config.image_token_id,
-            self.config.tokens_per_image,
-            schema,
+        tokenizer = load_tokenizer(self.tokenizer_folder)
+        self._check_vocabulary(max(tokenizer.get_vocab().values(), default=0))
+        return Encoder(tokenizer, template, self.config.image_token_id, self.config.tokens_per_image, schema)
+
+    def _check_vocabulary(self, highest: int) -> None:
+        rows = self.config.language.vocab_size
+        if highest < rows:
+            return
+        fault = (
+            f"{self.tokenizer_folder}: the tokenizer has ids up to {highest}, the model embeddings for {rows} tokens. "
         )
+        if self.metadata is None:
+            raise UserError(f"{fault}Copy the tokenizer's files there that belong to these weights.")
+        _say(f"{fault}A prompt with one of the others will fail.")  # trained when nobody looked
 
     def fingerprint(self) -> str:
         """Short hash of the weights that `load_weights` would load."""
@@ -90,21 +116,19 @@ class ModelSource:
         return f"{self.metadata.base_fingerprint}+{own}" if self.lora and self.metadata else own
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Open a folder's fast tokenizer; raise `UserError` where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{folder}: no usable tokenizer ({reason}). Copy tokenizer.json and tokenizer_config.json there."
-        ) from None
+@functools.cache
+def _say(text: str, level: int = logging.WARNING) -> None:
+    """Log on the first rank, once: a command looks at its model before the slow imports, and again with them."""
+    if this_process().rank == 0:
+        logger.log(level, "%s", text)
 
 
-def open_source(folder: str | Path) -> ModelSource:
+def open_source(folder: str | Path, tolerant: bool = False) -> ModelSource:
     """Find out what `folder` holds: a Hugging Face LLaVA, a checkpoint, or a run whose newest checkpoint is meant.
+
+    Args:
+        folder: of the model.
+        tolerant: see `llava_config_from_hf`.
 
     Raises:
         UserError: neither, or its configuration is not that of a supported LLaVA.
@@ -115,23 +139,29 @@ def open_source(folder: str | Path) -> ModelSource:
     found = checkpoint_folder.latest_checkpoint(folder)
     if found is not None:
         metadata = checkpoint_folder.read_metadata(found)
-        return ModelSource(
-            found, metadata, LlavaConfig.from_dict(metadata.model), found / checkpoint_folder.TOKENIZER_FOLDER
+        tokenizer = found / checkpoint_folder.TOKENIZER_FOLDER
+        return ModelSource(found, metadata, LlavaConfig.from_dict(metadata.model), tokenizer)
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}: holds adapters of PEFT alone. Merge them into their base (peft: merge_and_unload, then save_pretrained; "
+            "of a checkpoint of ours: scripts/convert.py direction=export adapters=merged) and give that folder."
         )
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint (no {checkpoint_folder.METADATA_FILE}, no "
             "step_... folder)."
         )
-    return ModelSource(folder, None, llava_config_from_hf(folder), folder)
+    check_files(folder)
+    return ModelSource(folder, None, llava_config_from_hf(folder, tolerant), folder)
 
 
-def load_weights(model: Llava, source: ModelSource, base: str | Path | None = None) -> None:
+def load_weights(model: Llava, source: ModelSource, base: str | Path | None = None, tolerant: bool = False) -> None:
     """Fill a built model; for a LoRA checkpoint first its base, then adapters and projector. All ranks call it.
 
     Args:
         model: built with ``source.config``; with ``source.lora`` where the checkpoint has adapters.
         base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
+        tolerant: see `llava_config_from_hf`; the base of adapters was once trained on as it is.
 
     Raises:
         UserError: the base is missing or is not the one the adapters were trained on.
@@ -140,10 +170,10 @@ def load_weights(model: Llava, source: ModelSource, base: str | Path | None = No
     from nemo_mm_align.parallel import checkpoint
 
     if source.metadata is None:
-        load_huggingface(model, source.folder)
+        load_huggingface(model, source.folder, tolerant)
         return
     if source.lora:
-        load_weights(model, _base_of(source.metadata, base, source.folder))
+        load_weights(model, _base_of(source.metadata, base, source.folder), tolerant=True)
     checkpoint.load(source.folder, model)
 
 
@@ -151,7 +181,7 @@ def _base_of(metadata: checkpoint_folder.CheckpointMetadata, base: str | Path | 
     path = Path(base or metadata.base_path)
     if not path.is_dir():
         raise UserError(f"{folder}: its base model {path} is not there. Say where it lies now with base=FOLDER.")
-    source = open_source(path)
+    source = open_source(path, tolerant=True)
     if source.fingerprint() != metadata.base_fingerprint:
         raise UserError(
             f"{path}: not the base model that the adapters in {folder} were trained on (fingerprint {source.fingerprint()}, "

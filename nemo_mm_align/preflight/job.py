@@ -14,7 +14,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import planned_ranks
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
-from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, read_sizes
+from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, sizes_of
 from nemo_mm_align.stages import STAGES
 
 
@@ -80,7 +80,7 @@ class Job:
         folder = self.value("model.hf_path")
         if folder and (Path(folder) / "config.json").is_file():
             return llava_config_from_hf(folder)
-        return read_sizes(self.value("model", {}))
+        return sizes_of(self.value("model", {}))
 
     def parallel(self) -> ParallelConfig:
         """Layout of the training."""

@@ -12,7 +12,7 @@ from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
-from nemo_mm_align.model.settings import read_engine, read_parallel, read_sizes
+from nemo_mm_align.model.settings import chosen_sizes, read_engine, read_parallel
 from nemo_mm_align.recipes.known_settings import check_settings, read_recipe, read_section
 from nemo_mm_align.recipes.methods import Method
 from nemo_mm_align.recipes.sections import (
@@ -27,7 +27,10 @@ from nemo_mm_align.recipes.sections import (
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything a run needs, validated: the sections, and what is made of them."""
+    """Everything a run needs, validated: the sections, and what is made of them.
+
+    `sizes` are those of the group ``model``, None where the model's folder alone is given; the folder's count in any case.
+    """
 
     seed: int
     data: DataSettings
@@ -35,7 +38,7 @@ class TrainSettings:
     model: ModelSettings
     checkpoint: CheckpointSettings
     faults: FaultSettings
-    sizes: LlavaConfig
+    sizes: LlavaConfig | None
     engine: EngineConfig
     parallel: ParallelConfig
     method: Method
@@ -72,7 +75,7 @@ def read_settings(config: DictConfig) -> TrainSettings:
         model=model,
         checkpoint=read_section(CheckpointSettings, values["checkpoint"], "checkpoint"),
         faults=read_section(FaultSettings, values["faults"], "faults"),
-        sizes=read_sizes(values["model"]),
+        sizes=chosen_sizes(values["model"]),
         engine=read_engine(values),
         parallel=read_parallel(values["model"]),
         method=recipe.method(),

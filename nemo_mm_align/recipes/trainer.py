@@ -80,6 +80,7 @@ class TrainingRun:
         runtime.initialize(self.settings.parallel, self.settings.seed, self.settings.faults.distributed_timeout_s)
         self.writer = BackgroundWriter() if self.settings.checkpoint.asynchronous else None
         template = self.settings.template
+        self.source.check_template(template)
         self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
         self.processor = self.source.image_processor()
         strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
@@ -104,8 +105,8 @@ class TrainingRun:
     def warn_of_sizes(self) -> None:
         """Say where the model that was chosen by name is not the one in the folder."""
         settings = self.settings
-        differing = differing_sizes(settings.sizes, self.source.config)
-        if differing and runtime.rank() == 0:
+        differing = differing_sizes(settings.sizes, self.source.config) if settings.sizes is not None else []
+        if settings.sizes is not None and differing and runtime.rank() == 0:
             logger.warning(
                 "model=%s differs from %s, whose sizes count: %s. Choose the model that the folder holds: estimates go by it",
                 settings.sizes.name,

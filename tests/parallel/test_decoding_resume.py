@@ -174,7 +174,6 @@ def test_broken_images_are_found_before_weights_are_read(folder: Path) -> None:
         (["temperature=0"], "num_samples=2 with temperature=0"),
         (["checkpoint=nowhere"], "nowhere: no such folder"),
         (["prompts=missing.jsonl"], "missing.jsonl: no such file"),
-        (["template=null"], "names no template"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_built(folder, monkeypatch, overrides, expected):
@@ -188,8 +187,6 @@ def test_bad_input_is_told_before_anything_is_built(folder, monkeypatch, overrid
 
     monkeypatch.chdir(folder)
     given = command(folder, "sample.py", "num_samples=2", "prompts=prompts.jsonl", "out=bad.jsonl", *overrides)[2:]
-    if overrides == ["template=null"]:
-        given = [item for item in given if not item.startswith("template")]
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
         config = compose("sample", given)
     with pytest.raises(UserError, match=expected):

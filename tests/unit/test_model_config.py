@@ -113,7 +113,7 @@ def test_rope_in_the_form_of_transformers_5(tmp_path: Path) -> None:
         (None, "multimodal_projector_bias", False),
         (None, "vision_feature_select_strategy", "full"),
         (None, "vision_feature_layer", [-2, -5]),
-        ("text_config", "model_type", "mistral"),
+        ("text_config", "model_type", "qwen2"),
         ("text_config", "hidden_act", "gelu"),
         ("text_config", "attention_bias", True),
         ("text_config", "rope_scaling", {"type": "linear", "factor": 2.0}),
