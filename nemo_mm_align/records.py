@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -21,7 +22,8 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nemo_mm_align.atomic import write_lines
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.errors import RecordError, UserError, shorten
+from nemo_mm_align.file_kinds import BOM, check_is_json_lines
 
 IMAGE_PLACEHOLDER = "<image>"
 
@@ -156,6 +158,10 @@ class PreferenceExample(Conversation):
 
 RecordType = TypeVar("RecordType", bound=Record)
 
+MAX_PATH_CHARACTERS = 4096
+NO_PATH = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+"""How data URLs and addresses begin."""
+
 
 def _describe(error: ValidationError) -> str:
     parts = []
@@ -166,9 +172,10 @@ def _describe(error: ValidationError) -> str:
 
 
 def parse_line(kind: type[RecordType], text: str | bytes, path: str | Path, line: int) -> RecordType:
-    """Parse one JSONL line into `kind`, or raise `RecordError`."""
+    """Parse one JSONL line into `kind`, or raise `RecordError`. A byte order mark at its start is passed over."""
     try:
-        return kind.model_validate_json(text)
+        mark = BOM if isinstance(text, bytes) else BOM.decode()
+        return kind.model_validate_json(text.removeprefix(mark))  # type: ignore[arg-type]
     except ValidationError as error:
         remedy = f"each line must be a JSON object of a {kind.__name__} record ({', '.join(kind.model_fields)})."
         raise RecordError(path, line, _describe(error), remedy) from None
@@ -184,10 +191,11 @@ def read_records(path: str | Path, kind: type[RecordType]) -> Iterator[RecordTyp
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
+    check_is_json_lines(path, kind.__name__)
     count = 0
     with path.open("rb") as file:  # bytes: text that is not UTF-8 is then an error with a line number too
         for number, text in enumerate(file, start=1):
-            if text.strip():
+            if text.removeprefix(BOM).strip():
                 count += 1
                 yield parse_line(kind, text, path, number)
     if count == 0:
@@ -253,6 +261,8 @@ def resolve_image(path: str, record_file: str | Path, image_root: str | Path | N
             through a symbolic link.
     """
     root = Path(image_root) if image_root else Path(record_file).parent
+    if len(path) > MAX_PATH_CHARACTERS or NO_PATH.match(path):
+        raise UserError(f"image {shorten(path, 40)!r} is no path; store the image as a file and give its path.")
     if os.path.isabs(path):
         if image_root:
             raise UserError(

@@ -8,9 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nemo_mm_align.atomic import write_lines
+from nemo_mm_align.errors import shorten
 
 SHOWN = 5
 """Examples of faults in a summary; the report has them all."""
+
+ID_CHARACTERS, PROBLEM_CHARACTERS = 100, 1000
+"""Of a record's id and of what is said of it: other people's texts may be of any length."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,18 @@ class FaultReport:
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, where: str, record_id: str, problems: list[Problem]) -> None:
-        """Note the problems of one record."""
-        self.faults += [Fault(where, record_id, item.kind, item.problem, item.remedy) for item in problems]
+        """Note the problems of one record, in text that every log and file can hold."""
+        shown = shorten(record_id, ID_CHARACTERS)
+        self.faults += [
+            Fault(
+                where,
+                shown,
+                item.kind,
+                shorten(item.problem, PROBLEM_CHARACTERS),
+                shorten(item.remedy, PROBLEM_CHARACTERS),
+            )
+            for item in problems
+        ]
 
     @property
     def refused(self) -> int:
