@@ -33,7 +33,8 @@ class PlanSettings(BaseModel):
     Args:
         max_length: longest sequence in tokens, image tokens included; at most the model's own maximum.
         on_too_long: ``error`` refuses the data, ``drop`` leaves such examples out.
-        on_fault: the same for missing or damaged images and texts that cannot be tokenised.
+        on_fault: the same for missing or damaged images, texts that cannot be tokenised, and pairs whose answers are the
+            same tokens.
         check_images: decode every image once.
     """
 
@@ -86,6 +87,9 @@ def _plan_one(
         sample = encode_sample(example, encoder)
     except UserError as error:
         return Dropped(example.id, "text", 0, str(error))
+    if len(sample.sequences) == 2 and sample.sequences[0].ids == sample.sequences[1].ids:
+        detail = "chosen and rejected differ as texts, but are the same tokens; nothing can be learned from them."
+        return Dropped(example.id, "same answers", 0, detail)
     length = max(len(sequence) for sequence in sample.sequences)
     if length > settings.max_length:
         images = len(sample.image_paths) * encoder.tokens_per_image

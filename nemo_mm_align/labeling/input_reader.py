@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.file_kinds import check_is_json_lines
 from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_table import InputTable, Place
 from nemo_mm_align.labeling.running.progress import track
@@ -119,10 +120,11 @@ def read_candidates(file: IO[bytes], path: Path, place: Place, prompt_id: str) -
 
 
 def check_is_file(path: Path, kind: type[Record]) -> None:
-    """Raise `UserError` where there is no such file."""
+    """Raise `UserError` where there is no such file, or one that is plainly no JSONL."""
     if not path.is_file():
         problem = "a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {problem}. Give the path of a JSONL file with {kind.__name__} records.")
+    check_is_json_lines(path, kind.__name__)
 
 
 def numbered_lines(path: Path, kind: type[Record]) -> Iterator[tuple[Place, bytes]]:

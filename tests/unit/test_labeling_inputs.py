@@ -53,6 +53,17 @@ def test_lines_that_are_no_records_hide_no_other_fault(files: Files, helpsteer: 
         assert expected in text
 
 
+def test_a_byte_order_mark_changes_nothing(files: Files, helpsteer: AttributeSchema) -> None:
+    keys = check(files, helpsteer).keys
+    for path in (files.prompts_path, files.candidates_path):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    inputs = check(files, helpsteer)
+    assert inputs.keys == keys and [job.prompt.id for job in inputs.jobs()] == [f"p{number}" for number in range(6)]
+    files.prompts_path.write_bytes(b"[" + files.prompts_path.read_bytes() + b"]")
+    with pytest.raises(UserError, match="is a JSON list. Give a plain JSONL file, one Prompt record per line"):
+        check(files, helpsteer)
+
+
 def test_two_files_in_each_others_place_are_one_message(files: Files, helpsteer: AttributeSchema) -> None:
     content = files.prompts_path.read_bytes()
     files.prompts_path.write_bytes(files.candidates_path.read_bytes())

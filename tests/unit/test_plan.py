@@ -102,6 +102,22 @@ def test_bad_images_and_texts_are_faults(encoder, picture, tmp_path):
     assert len(unchecked) == 3
 
 
+def test_a_pair_is_compared_as_tokens(repository, helpsteer):
+    """A tokenizer that splits at blanks tells neither their number nor words that it does not know."""
+    template = yaml.safe_load((repository / "conf/template/vicuna_v1.yaml").read_text()) | {"system": ""}
+    tokenizer = toy_tokenizers.word_level()
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    words = Encoder(tokenizer, ChatTemplate.from_config(template), image, IMAGE_TOKENS, helpsteer)
+    blanks = pair("blanks").model_copy(update={"chosen": "red circle", "rejected": "red  circle"})
+    unknown = pair("unknown").model_copy(update={"chosen": "zebra", "rejected": "walrus"})
+    with pytest.raises(UserError, match="2 dropped(?s:.*)blanks: same answers: .* are the same tokens") as error:
+        plan_lengths([blanks, pair("good"), unknown], words, PlanSettings(max_length=400))
+    assert "dropped unknown: same answers" in str(error.value) and "data.on_fault=drop" in str(error.value)
+    settings = PlanSettings(max_length=400, on_fault="drop")
+    samples, _ = plan_lengths([blanks, pair("good"), unknown], words, settings)
+    assert [sample.id for sample in samples] == ["good"]
+
+
 def test_stored_reference_log_probs_travel_along(encoder):
     examples = [pair("a", reference_chosen_log_prob=-1.5, reference_rejected_log_prob=-2), pair("b")]
     samples, _ = plan_lengths(examples, encoder, PlanSettings(max_length=400))
