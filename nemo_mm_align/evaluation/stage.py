@@ -17,7 +17,7 @@ from nemo_mm_align.evaluation.report import choose_samples
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.records import CandidateSet, Prompt, read_records, resolve_image, write_records
+from nemo_mm_align.records import CandidateSet, Prompt, prompt_kind, read_records, resolve_image, write_records
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class EvaluateSettings(BaseModel):
         text_before: JSONL file with answers to the text instructions before visual tuning.
         out: the folder to write.
         image_root: folder of the images; by default they lie relative to the prompts file.
+        add_image_placeholders: as in `generate`.
         attribute_schema: what is judged.
         samples: how many sample prompts the report shows.
         seed: draws the samples, and names the run.
@@ -45,6 +46,7 @@ class EvaluateSettings(BaseModel):
     text_before: Path | None = None
     out: Path
     image_root: Path | None = None
+    add_image_placeholders: bool = False
     attribute_schema: AttributeSchema
     samples: int = Field(default=8, ge=0)
     seed: int = 0
@@ -71,7 +73,9 @@ def evaluate(
         UserError: a file is missing or broken, a prompt is unknown, unanswered or answered several times, or carries
             no truth. Nothing is written then.
     """
-    prompts = {prompt.id: prompt for prompt in read_records(settings.prompts, Prompt)}
+    prompts = {
+        prompt.id: prompt for prompt in read_records(settings.prompts, prompt_kind(settings.add_image_placeholders))
+    }
     schema = settings.attribute_schema
     methods = {name: judge_file(path, prompts, judge, schema) for name, path in settings.answers.items()}
     for name, answers in methods.items():

@@ -27,12 +27,19 @@ class InputReader:
         prompts, candidates: the JSONL files.
         faults: takes what is wrong.
         key: returns the content key of a prompt with its candidates; may raise `UserError`.
+        prompt_kind: as what a line of `prompts` is read.
     """
 
     def __init__(
-        self, prompts: Path, candidates: Path, faults: InputFaults, key: Callable[[Prompt, CandidateSet], str]
+        self,
+        prompts: Path,
+        candidates: Path,
+        faults: InputFaults,
+        key: Callable[[Prompt, CandidateSet], str],
+        prompt_kind: type[Prompt] = Prompt,
     ) -> None:
         self.prompts, self.candidates, self.faults, self.key = prompts, candidates, faults, key
+        self.prompt_kind = prompt_kind
         self._unreadable: set[Path] = set()
         self._candidates: dict[str, Place] = {}
 
@@ -48,7 +55,7 @@ class InputReader:
         lines = track(numbered_lines(self.prompts, Prompt), "checking the input", len(self._candidates))
         with self.candidates.open("rb") as file:
             for place, text in lines:
-                prompt = self._parse(Prompt, text, self.prompts, place)
+                prompt = self._parse(self.prompt_kind, text, self.prompts, place)
                 if prompt is not None and self._is_known(prompt.id, place, seen) and prompt.id in chosen:
                     self._add_row(table, prompt, place, file)
         if not seen:

@@ -1,4 +1,4 @@
-"""Hashes of image files, remembered beside the ledger: a run that is gone on with need not read all images again."""
+"""Hashes of image files, remembered in a file: a run that is gone on with need not read all images again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from nemo_mm_align.file_state import file_state, is_settled
 from nemo_mm_align.images import read_file
-from nemo_mm_align.labeling.file_state import file_state, is_settled
 
 LINE = re.compile(r"([0-9a-f]{64}) (\d+ \d+) ([^\n]+)\n")
 
