@@ -157,7 +157,12 @@ def verify_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
     Raises:
         UserError: as `load_image`.
     """
-    _as_rgb(_decode(read_file(path), path, max_pixels, quickly=True), path)
+    verify_bytes(read_file(path), path, max_pixels)
+
+
+def verify_bytes(data: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
+    """Check the content of an image file as `verify_image` does; `path` is its name in messages."""
+    _as_rgb(_decode(data, path, max_pixels, quickly=True), path)
 
 
 def _as_rgb(image: Image.Image, path: str | Path) -> Image.Image:

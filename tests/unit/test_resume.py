@@ -8,7 +8,7 @@ import pytest
 
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.parallel.checkpoint import METADATA_FILE, CheckpointMetadata
+from nemo_mm_align.parallel.checkpoint import METADATA_FILE, CheckpointMetadata, read_metadata
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
 
@@ -53,6 +53,41 @@ def test_other_samples_or_batches_are_refused(run: Path, change: dict[str, Any],
 def test_another_base_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match="was trained from another model \\(/models/a\\)"):
         check_resumable(run / "step_00000007", RECIPE, "xyz")
+
+
+def test_other_pictures_are_refused_and_named(run: Path) -> None:
+    folder = run / "step_00000007"
+    metadata = read_metadata(folder)
+    told = metadata.model_copy(update={"recipe": RECIPE | {"pictures": "p0"}})
+    (folder / METADATA_FILE).write_text(told.model_dump_json())
+    assert check_resumable(folder, RECIPE | {"pictures": "p0"}, "abc") == 7
+    changed = [f"{letter}.png" for letter in "gfedcba"]
+    with pytest.raises(
+        UserError, match=r"other pictures than its data name now \(a.png, .*, e.png and 2 more\). Take that back"
+    ):
+        check_resumable(folder, RECIPE | {"pictures": "p1"}, "abc", changed)
+
+
+def test_a_checkpoint_that_does_not_tell_its_pictures_goes_on_with_a_warning(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert check_resumable(run / "step_00000007", RECIPE | {"pictures": ""}, "abc") == 7
+        assert not caplog.records, "text alone"
+        assert check_resumable(run / "step_00000007", RECIPE | {"pictures": "p1"}, "abc") == 7
+    assert "an earlier version did not note its pictures" in caplog.text
+
+
+def test_pictures_are_told_by_content_and_order() -> None:
+    def pictures(*samples: str) -> str:
+        return SampleStore([Sample(name, list(map(Path, images)), []) for name, images in enumerate(samples)]).pictures(
+            str
+        )
+
+    assert pictures("a", "b") == pictures("a", "b") and pictures("", "") == ""
+    assert (
+        len({pictures("a", "b"), pictures("b", "a"), pictures("ab", ""), pictures("", "ab"), pictures("a", "c")}) == 5
+    )
 
 
 def test_changed_hyperparameters_and_length_are_said(run: Path, caplog: pytest.LogCaptureFixture) -> None:
