@@ -47,12 +47,16 @@ class AnswerFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
         try:
+            self._unsaid: list[str] = []
             self._check_settings(json.loads(json.dumps(dict(settings))))
             self._appender = RecordAppender(path)
             found = list(numbered_records(path, CandidateSet)) if path.stat().st_size else []
             self.sets = {_key(record): record for _, record in found}
             self._in_order = list(self.sets)
             self._provenance = ProvenanceFile(path, self._checked_provenance(found).items())
+            if self._unsaid:
+                listed = " and ".join(self._unsaid)
+                logger.warning("%s: an earlier version did not note %s: taken to be as now", path, listed)
         except BaseException:
             self._lock.close()
             raise
@@ -71,8 +75,8 @@ class AnswerFile:
             self._write_settings(settings)
             return
         known = self._stored_settings()
-        unsaid = [name for name in LATER_FACTS if name in settings and name not in known]
-        names = [name for name in {**known, **settings} if name not in unsaid]
+        self._unsaid = [name for name in LATER_FACTS if name in settings and name not in known]
+        names = [name for name in {**known, **settings} if name not in self._unsaid]
         differing = [name for name in names if known.get(name) != settings.get(name)]
         if differing:
             listed = ", ".join(f"{name} {known.get(name)} (now {settings.get(name)})" for name in differing)
@@ -80,8 +84,7 @@ class AnswerFile:
                 f"{self.path}: holds answers made with other settings: {listed}. Give another out, remove the file, or "
                 "take the settings back."
             )
-        if unsaid:
-            logger.warning("%s: an earlier version did not note %s: taken as now", self.path, " and ".join(unsaid))
+        if self._unsaid:
             self._write_settings({**known, **settings})
 
     def _stored_settings(self) -> dict[str, Any]:
@@ -109,10 +112,7 @@ class AnswerFile:
             self._pictures.read(_key(record) for _, record in found)
         noted = read_provenance(self.path)
         if noted is None:
-            logger.warning(
-                "%s: an earlier version did not note the pictures of its answers: they are taken to be as now",
-                self.path,
-            )
+            self._unsaid.append("pictures")
             return {digest(record): self._now(record) for _, record in found}
         changed = []
         for line, record in found:
