@@ -26,7 +26,8 @@ from nemo_mm_align.records import PreferenceExample
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_CACHE = 4096
+IMAGE_CACHE_BYTES = 1 << 30
+"""Of decoded images that a rank remembers."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Collator:
 
     def __init__(self, encoder: Encoder, processor: ImageProcessor, shape: BatchShape, with_images: bool) -> None:
         self.encoder, self.shape, self.with_images = encoder, shape, with_images
-        self._pixels = functools.lru_cache(_IMAGE_CACHE)(lambda path: processor(load_image(path)))
+        images = max(1, IMAGE_CACHE_BYTES // (3 * processor.image_size**2 * 4))
+        self._pixels = functools.lru_cache(images)(lambda path: processor(load_image(path)))
 
     def length(self, samples: Sequence[Sample]) -> int:
         """Common row length of the samples of a step."""

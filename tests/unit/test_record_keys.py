@@ -107,7 +107,9 @@ def test_a_prompt_beside_messages_may_only_repeat_the_question(tmp_path):
 def test_harmless_keys_are_kept_and_unknown_ones_are_said_once(tmp_path, caplog):
     known = {"source": "park", "origin_split": "{}", "ds_name": "x", "idx": 3, "image_path": "elsewhere/oak.png"}
     with caplog.at_level(logging.WARNING):
-        first, *_ = read(tmp_path, LLAVA | known, with_message_key(LLAVA, mood="calm"), LLAVA | {"mood": 1, "age": 2})
+        first, *_ = read(
+            tmp_path, LLAVA | known, with_message_key(LLAVA, mood="calm", lang="en"), LLAVA | {"mood": 1, "age": 2}
+        )
     assert first.metadata == known
     (warning,) = [record.getMessage() for record in caplog.records]
     assert re.search(r"keys: .*mood \(1 times\).*", warning) and "conversations[].mood (1 times)" in warning
@@ -151,6 +153,13 @@ def test_own_records_refuse_every_unknown_key(tmp_path):
 def test_an_empty_key_does_not_hide_its_sibling(tmp_path, fields, images):
     (example,) = read(tmp_path, {"messages": [ASKED, SAID], **fields})
     assert [Path(image).name for image in example.images] == images
+
+
+def test_an_empty_column_of_another_format_does_not_hide_the_records_own(tmp_path):
+    empty = {"turns": None, "conversations": [], "chosen": None, "rejected": ""}
+    assert read(tmp_path, empty | CHAT) == read(tmp_path, CHAT)
+    assert read(tmp_path, {"messages": None} | LLAVA_PAIR) == read(tmp_path, LLAVA_PAIR)
+    assert "conversations is list '[]'" in fault(tmp_path, LLAVA | {"conversations": []})
 
 
 def test_two_keys_for_pictures_must_agree(tmp_path):

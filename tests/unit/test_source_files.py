@@ -143,6 +143,23 @@ def test_a_number_beyond_any_float_is_a_fault_of_its_line(tmp_path, key):
         read(path)
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), "4" * 10**6])
+def test_an_attribute_beyond_its_range_is_a_fault_however_far(tmp_path, helpsteer, value):
+    attributes = dict.fromkeys(helpsteer.names, 1) | {"verbosity": value}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = written(tmp_path / "a.jsonl", json.dumps({"id": "1", "turns": turns, "attributes": attributes}))
+    with pytest.raises(UserError, match="line 1 .*verbosity=.* is (outside 0 to 4|not a number)") as caught:
+        read_examples(SourceSettings(path=str(path)), helpsteer)
+    assert len(str(caught.value)) < 2500
+
+
+@pytest.mark.parametrize("kind", [[], {}, ["image"], 7, None])
+def test_a_part_of_another_type_is_a_fault(tmp_path, kind):
+    messages = [{"role": "user", "content": [{"type": kind, "text": "q"}]}, {"role": "assistant", "content": "a"}]
+    with pytest.raises(UserError, match="line 1 .*parts of"):
+        read(written(tmp_path / "a.jsonl", json.dumps({"messages": messages})))
+
+
 def test_metadata_may_be_nested(tmp_path):
     assert len(read(written(tmp_path / "a.jsonl", DEEP_METADATA))) == 1
 

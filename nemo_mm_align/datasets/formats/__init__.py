@@ -9,6 +9,7 @@ from typing import Any
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.formats import llava, native, nemo_aligner
 from nemo_mm_align.datasets.formats.common import Context
+from nemo_mm_align.datasets.formats.keys import says_nothing
 from nemo_mm_align.errors import UserError, shorten
 
 __all__ = ["FORMATS", "Context", "Format", "detect"]
@@ -69,9 +70,11 @@ FORMATS = {
 
 def detect(record: Mapping[str, Any], source: str) -> str:
     """Return the name of the first format whose keys `record` has, or raise `UserError` listing the formats."""
-    for name, form in FORMATS.items():
-        if all(key in record for key in form.keys):
-            return name
+    given = {key for key, value in record.items() if not says_nothing(key, value)}
+    for keys in (given, set(record)):  # a null column does not hide what the record holds
+        for name, form in FORMATS.items():
+            if keys.issuperset(form.keys):
+                return name
     known = "; ".join(f"{name} ({', '.join(form.keys)})" for name, form in FORMATS.items())
     found = shorten(", ".join(record), 300)
     raise UserError(f"{source}: the first record has the keys {found}, which is no known format: {known}.")

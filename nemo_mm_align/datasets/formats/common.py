@@ -125,7 +125,7 @@ def content_text(content: Any, where: str) -> str:
 
 def _part(part: Any, where: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in PART_KEYS:
+    if not isinstance(kind, str) or kind not in PART_KEYS:
         raise malformed(where, part, 'parts of {"type": "image"} and {"type": "text", "text": ...}')
     unread = [key for key, value in part.items() if key not in PART_KEYS[kind] and not says_nothing(key, value)]
     if unread:
@@ -189,7 +189,7 @@ def extra_fields(record: Mapping[str, Any], known: Iterable[str]) -> dict[str, A
     A ``metadata`` object, which our exports carry along, is taken over as it is. Texts of another format are left out.
     """
     own = record.get("metadata")
-    extras = dict(own) if isinstance(own, Mapping) else {}
+    extras = dict(own) if isinstance(own, Mapping) else {} if own is None else {"metadata": own}
     for key, value in record.items():
         if key in known or value is own or spelling(key) in OTHER_FORMATS:
             continue

@@ -106,9 +106,10 @@ class KeyCheck:
             for key, value in message.items():
                 if key in used or says_nothing(key, value):
                     continue
-                if spelling(key) in REFUSED or spelling(key) in ("image", "images") or spelling(key) in IMAGE_NAMES:
-                    yield _refusal(f"{where}[].{key}", spelling(key))
-                else:
+                name = spelling(key)
+                if name in REFUSED or name in IMAGE_NAMES or name in ("image", "images"):
+                    yield _refusal(f"{where}[].{key}", name)
+                elif name not in METADATA:
                     self.unknown[f"{where}[].{key}"] += 1
 
 
