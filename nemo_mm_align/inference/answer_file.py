@@ -22,7 +22,7 @@ from nemo_mm_align.records import CandidateSet, RecordAppender, numbered_records
 
 logger = logging.getLogger(__name__)
 
-LATER_FACTS = ("tokenizer", "image_processor")
+LATER_FACTS = ("model", "tokenizer", "image_processor")
 """Settings that files of earlier versions do not name: such a file goes on, with a warning."""
 
 

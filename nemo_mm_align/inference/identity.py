@@ -24,6 +24,7 @@ def identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) ->
         "template": f"{opened.template.name} {_short(opened.template.model_dump_json().encode())}",
         "attributes": json.dumps([schema.fingerprint, *settings.assignments(schema)]) if schema else None,
         "prompts": _short(prompts.read_bytes()),
+        "model": _short(json.dumps(opened.source.config.to_dict(), sort_keys=True).encode()),
         "tokenizer": _tokenizer(opened.source.tokenizer_folder, opened.encoder),
         "image_processor": _short(opened.image_processor.model_dump_json().encode()),
         **({"add_image_placeholders": True} if settings.add_image_placeholders else {}),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.nested import differing
 from nemo_mm_align.parallel.checkpoint import CheckpointMetadata, latest_checkpoint, read_metadata
 
 logger = logging.getLogger(__name__)
@@ -57,6 +61,28 @@ def check_resumable(
     if changes:
         logger.warning("%s was trained with %s: going on with the new values", folder, ", ".join(changes.values()))
     return metadata.step
+
+
+def check_same_model(folder: Path, config: LlavaConfig, processor: ImageProcessor) -> None:
+    """Raise `UserError` where a model folder says other sizes or another image processing than a checkpoint was trained with.
+
+    Both are compared as they are read, so that a setting that a checkpoint of an earlier version does not name has its default.
+    """
+    metadata = read_metadata(folder)
+    before = {
+        **LlavaConfig.from_dict(metadata.model).to_dict(),
+        "image_processor": ImageProcessor.model_validate(metadata.image_processor).model_dump(mode="json"),
+    }
+    now = {**config.to_dict(), "image_processor": processor.model_dump(mode="json")}
+    changes = [f"{name}={old} (now {new})" for name, old, new in differing(_plain(before), _plain(now))]
+    if changes:
+        raise UserError(f"{folder}: was trained with {', '.join(changes)}. Take that back, {_ANEW}.")
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON holds them."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
 
 
 _ANEW = "or choose another exp_manager.name, or remove the run's checkpoints to begin anew"

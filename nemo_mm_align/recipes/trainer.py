@@ -41,7 +41,7 @@ from nemo_mm_align.recipes.data import (
     read_samples,
 )
 from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
-from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
+from nemo_mm_align.recipes.resume import check_resumable, check_same_model, checkpoint_to_resume
 from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
 from nemo_mm_align.recipes.trainer_host import AlignmentModule, open_host
@@ -165,6 +165,7 @@ class TrainingRun:
             write_done(self.folder, self.total_steps)
 
     def _check_resumable(self, resume: Path) -> int:
+        check_same_model(resume, self.source.config, self.processor)
         return check_resumable(resume, self._recipe(), self.source.fingerprint(), self.hashes.others)
 
     def _train(self, loader: DataLoader, resume: Path | None) -> None:

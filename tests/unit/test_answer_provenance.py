@@ -17,7 +17,7 @@ from nemo_mm_align.inference.pictures import Pictures
 from nemo_mm_align.inference.requests import Request
 from nemo_mm_align.records import Candidate, CandidateSet, PlacedPrompt, Prompt, parse_line, prompt_kind
 
-SETTINGS = {"seed": 1, "tokenizer": "t0", "image_processor": "p0"}
+SETTINGS = {"seed": 1, "model": "m0", "tokenizer": "t0", "image_processor": "p0"}
 
 
 def colour(path: Path, name: str) -> Path:
@@ -110,7 +110,7 @@ def test_a_file_of_an_earlier_version_goes_on_with_a_warning(tmp_path, answers, 
     with caplog.at_level(logging.WARNING), opened(tmp_path, requests) as file:
         file.append(answer("none"))
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning.endswith("did not note tokenizer and image_processor and pictures: taken to be as now")
+    assert warning.endswith("did not note model and tokenizer and image_processor and pictures: taken to be as now")
     caplog.clear()
     with caplog.at_level(logging.WARNING), opened(tmp_path, requests) as file:
         assert len(file.sets) == 3
@@ -120,7 +120,7 @@ def test_a_file_of_an_earlier_version_goes_on_with_a_warning(tmp_path, answers, 
         opened(tmp_path, requests)
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "image_processor"])
+@pytest.mark.parametrize("name", ["model", "tokenizer", "image_processor"])
 def test_another_tokenizer_or_image_processor_is_refused(tmp_path, answers, requests, name):
     with pytest.raises(UserError, match=f"other settings: {name} .0 \\(now x\\)"):
         opened(tmp_path, requests, SETTINGS | {name: "x"})
