@@ -26,7 +26,8 @@ def provenance_path(answers: Path) -> Path:
 
 def digest(record: CandidateSet) -> str:
     """Return what tells a line of answers from any other, however it is spelled (16 hex digits)."""
-    return hashlib.sha256(record.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
+    values = record.model_dump(mode="json", exclude_defaults=True)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_provenance(answers: Path) -> dict[str, Hashes] | None:

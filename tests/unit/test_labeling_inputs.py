@@ -18,7 +18,7 @@ from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.outputs import check_outputs
-from nemo_mm_align.records import CandidateSet, read_records, write_records
+from nemo_mm_align.records import CandidateSet, PlacedPrompt, read_records, write_records
 from tests.judge_server import Files, make_files
 
 
@@ -66,6 +66,20 @@ def test_a_byte_order_mark_changes_nothing(files: Files, helpsteer: AttributeSch
     files.prompts_path.write_bytes(b"[" + files.prompts_path.read_bytes() + b"]")
     with pytest.raises(UserError, match="is a JSON list. Give a plain JSONL file, one Prompt record per line"):
         check(files, helpsteer)
+
+
+def test_places_of_images_are_added_where_that_is_asked_for(files: Files, helpsteer: AttributeSchema) -> None:
+    keys = check(files, helpsteer).keys
+    text = files.prompts_path.read_text(encoding="utf-8")
+    files.prompts_path.write_text(text.replace("<image>\\n", ""), encoding="utf-8")
+    with pytest.raises(
+        UserError, match="placeholders for 1 images; write one per image, or set add_image_placeholders=true"
+    ):
+        check(files, helpsteer)
+    inputs = LabelInputs(files.prompts_path, files.candidates_path, prompt_kind=PlacedPrompt)
+    inputs.check(LabelContext(HumanJudge("anna"), helpsteer, True), lambda key: False)
+    assert text.count("<image>\\n") and inputs.keys == keys
+    assert all(job.prompt.turns[0].content.startswith("<image>\n") for job in inputs.jobs() if job.prompt.images)
 
 
 def test_candidates_about_another_picture_are_refused_and_edited_ones_counted(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nemo_mm_align.datasets import json_records
+from nemo_mm_align.datasets import faults, json_records
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
 
@@ -242,6 +242,53 @@ def test_the_path_of_an_image_struct_does_not_leave_image_root(tmp_path, monkeyp
     source = image_table(tmp_path, monkeypatch, [[{"bytes": None, "path": path}], [{"bytes": png, "path": path}]])
     with pytest.raises(UserError, match="1 of 2 records refused(?s:.*)image_root"):
         read(source, image_root=str(tmp_path / "inside"))
+
+
+def test_faults_without_end_are_counted_and_the_first_ones_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "KEPT_FAULTS", 3)
+    path = written(tmp_path / "a.jsonl", LINES + b"x\n" * 8 + json.dumps(RECORD | {"video": "a.mp4"}).encode())
+    with pytest.raises(UserError, match=r"9 of 12 records refused, 9 faults:\n +8 x json\n +1 x unread_key") as caught:
+        read(path, fault_report=str(tmp_path / "faults.jsonl"))
+    assert "line 12 " in str(caught.value)
+    rows = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
+    assert [row.get("where") for row in rows] == ["line 4", "line 5", "line 6", "line 12", None]
+    assert rows[-1]["left_out"] == 5
+
+
+RLAIF = {
+    "ds_name": "rlaif", "image": {"bytes": b"", "path": "0.jpg"}, "question": "Which tree?", "chosen": "an oak",
+    "rejected": "an elm", "origin_dataset": "trees", "origin_split": '{"model": "m"}', "idx": 7, "image_path": "x/0.jpg",
+}  # fmt: skip
+ONE_VISION = RECORD | {"data_source": "trees", "model": "", "width": 20, "height": 30}
+HELPFUL = {
+    "system": "", "mask": "User", "type": "VALUE_TO_TEXT", "dataset": "trees",
+    "conversations": [{"from": "User", "value": "q", "label": None}, {"from": "Assistant", "value": "a", "label": None}],
+}  # fmt: skip
+
+
+def chat(*answers: str) -> dict:
+    """A record as a column of chat messages gives it: every part has every key."""
+    parts = [{"type": "image", "index": 0, "text": None}, {"type": "text", "index": None, "text": "Which tree?"}]
+    said = [[{"type": "text", "index": None, "text": text}] for text in answers]
+    asked = {"role": "user", "content": parts}
+    messages = [{"role": "assistant", "content": content} for content in said]
+    if len(answers) == 1:
+        return {"messages": [asked, *messages]}
+    return {"prompt": [asked], "chosen": messages[:1], "rejected": messages[1:], "score_chosen": 2, "score_rejected": 1}
+
+
+@pytest.mark.parametrize("record", [RLAIF, ONE_VISION, HELPFUL, chat("an oak"), chat("an oak", "an elm")])
+def test_records_shaped_as_public_data_open_without_a_word(tmp_path, monkeypatch, png, caplog, record):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    row = dict(record)
+    if "image" in row or "conversations" not in row:
+        row = {key: value for key, value in row.items() if key != "image"} | {"image": {"bytes": png, "path": "0.jpg"}}
+    table = datasets.Dataset.from_list([row])
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    (example,) = read(tmp_path / "train.parquet", add_image_placeholders="question" in record)
+    assert len(example.images) == ("image" in row) and not [r for r in caplog.records if r.name.startswith("nemo")]
 
 
 MANY_IMAGES = """
