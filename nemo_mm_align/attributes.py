@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.errors import UserError, shorten
 
 PLACEHOLDER = "{attributes}"
 REQUEST = "Please answer the question such that your response is in the following attributes"
@@ -131,10 +132,11 @@ class Attribute(BaseModel):
         """Return `value` as a number of this attribute, or raise `UserError` naming the allowed range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(
-                f"{self.name}={value!r} is not a number; give one from {self.minimum:g} to {self.maximum:g}."
+                f"{self.name}={shorten(repr(value), 60)} is not a number; give one from {self.minimum:g} to {self.maximum:g}."
             )
         if not self.minimum <= value <= self.maximum:
-            raise UserError(f"{self.name}={value:g} is outside {self.minimum:g} to {self.maximum:g}.")
+            shown = f"{value:g}" if abs(value) < sys.float_info.max else "a number beyond any float"
+            raise UserError(f"{self.name}={shown} is outside {self.minimum:g} to {self.maximum:g}.")
         if self.integer and value != int(value):
             raise UserError(f"{self.name}={value:g} is not a whole number from {self.minimum:g} to {self.maximum:g}.")
         return int(value) if self.integer else float(value)

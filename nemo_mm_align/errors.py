@@ -20,6 +20,12 @@ class RecordError(UserError):
         super().__init__(f"{path}:{line}: {problem}" + (f"{stop} Remedy: {remedy}" if remedy else ""))
 
 
+def shorten(text: str, limit: int = 200) -> str:
+    """Return a text of other people as a message can show it: at most `limit` characters, none that cannot be printed."""
+    shown = text[:limit].encode("utf-8", "backslashreplace").decode()
+    return shown if len(text) <= limit else f"{shown}... ({len(text):,} characters)"
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return what a message about an unknown word ends with: the nearest known one, if any is near, and all of them."""
     names = sorted(known)

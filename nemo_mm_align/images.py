@@ -16,13 +16,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.image_settings import CLIP_MEAN, CLIP_STD, read_image_settings
+from nemo_mm_align.pixel_values import eight_bits
+from nemo_mm_align.png_metadata import without_metadata
+from nemo_mm_align.resampling import pad_and_resize, resize_and_cut
 
 MAX_PIXELS = 64_000_000
+"""Of the picture, and of the square or enlargement that a resize may hold in memory."""
+
+MAX_EDGE = 1_000_000
+"""Pixels of the longer edge. Beyond, Pillow's fixed-point weights of a resize lose their meaning."""
+
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """What is read of any image file: MAX_PIXELS without compression."""
 
@@ -35,8 +43,23 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 """What judges take. MPO is how Pillow calls the JPEG files of many phones (a second picture follows the first)."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
-"""What Pillow's decoders raise on damaged files."""
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by its EXIF orientation."""
+
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow's decoders raise on damaged files, and what its readers of metadata raise on odd ones."""
 
 
 def read_file(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
@@ -75,7 +98,7 @@ def _open(data: bytes, path: str | Path, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise UserError(f"{path}: too many pixels (a decompression bomb?). Make the image smaller.") from None
-    except _BROKEN:
+    except UnidentifiedImageError:
         raise UserError(
             f"{path}: not an image of a known format ({', '.join(FORMATS)}), or a damaged one ({len(data)} bytes). "
             "Replace the file."
@@ -85,45 +108,77 @@ def _open(data: bytes, path: str | Path, max_pixels: int) -> Image.Image:
         raise UserError(
             f"{path}: {width} x {height} pixels; at most {max_pixels:,} are allowed. Make the image smaller."
         )
+    if max(width, height) > MAX_EDGE:
+        raise UserError(f"{path}: {width} x {height} pixels; an edge may have at most {MAX_EDGE:,}. Cut the image.")
     if not width or not height:
         raise UserError(f"{path}: {width} x {height} pixels. Replace the file.")
     return image
 
 
-def _decode(image: Image.Image, path: str | Path) -> None:
-    try:
-        image.load()
-    except _BROKEN as error:
-        raise UserError(f"{path}: damaged or cut off ({error}). Replace the file.") from None
+def _decode(data: bytes, path: str | Path, max_pixels: int = MAX_PIXELS, quickly: bool = False) -> Image.Image:
+    """Decode an image to its end; metadata that Pillow refuses for their size are left out.
 
-
-def _decode_quickly(image: Image.Image, path: str | Path) -> None:
-    """Decode to the end; JPEG at an eighth of its size, which is several times faster."""
-    image.draft("L", (1, 1))
-    _decode(image, path)
+    Args:
+        quickly: JPEG at an eighth of its size and without colour, which is several times faster.
+    """
+    for variant in (data, *without_metadata(data)):
+        try:
+            image = _open(variant, path, max_pixels)
+            if quickly:
+                image.draft("L", (1, 1))
+            image.load()
+            return image
+        except UserError as error:
+            fault = error
+        except _BROKEN as error:
+            fault = UserError(f"{path}: damaged or cut off ({error}). Replace the file.")
+    raise fault from None
 
 
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open an image as RGB, turned upright as its EXIF data say.
 
+    EXIF data that cannot be read turn nothing. Grey values of 16 bits keep their upper 8.
+
     Raises:
-        UserError: the file is missing, not an image, damaged, cut off, or has more than `max_pixels` pixels.
+        UserError: the file is missing, not an image, damaged, cut off, has more than `max_pixels` pixels, or grey values
+            that do not say which of them is white.
     """
-    image = _open(read_file(path), path, max_pixels)
-    _decode(image, path)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # a plain conversion would clip 16-bit grey values to white
-        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    return _as_rgb(_decode(read_file(path), path, max_pixels), path)
 
 
 def verify_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
-    """Check that an image exists and decodes to its end.
+    """Check that `load_image` will open an image: by the same steps, apart from the resolution of a JPEG.
 
     Raises:
         UserError: as `load_image`.
     """
-    _decode_quickly(_open(read_file(path), path, max_pixels), path)
+    verify_bytes(read_file(path), path, max_pixels)
+
+
+def verify_bytes(data: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
+    """Check the content of an image file as `verify_image` does; `path` is its name in messages."""
+    _as_rgb(_decode(data, path, max_pixels, quickly=True), path)
+
+
+def _as_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    try:
+        turn = _turn(image)  # before anything else: what is made of a file's image does not know its metadata
+        plain = eight_bits(image, path) if image.mode.startswith(("I", "F")) else image
+        upright = plain.convert("RGB")
+        return upright if turn is None else upright.transpose(turn)
+    except UserError:
+        raise
+    except _BROKEN as error:
+        raise UserError(f"{path}: cannot become RGB ({error}). Save it as RGB or grey with 8 bits.") from None
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What `PIL.ImageOps.exif_transpose` would do, which fails where the EXIF data are damaged."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except _BROKEN:
+        return None
 
 
 def image_fault(path: str | Path) -> str | None:
@@ -142,10 +197,9 @@ def read_image_bytes(path: str | Path, max_bytes: int = MAX_JUDGE_BYTES) -> tupl
         UserError: the file is missing, larger than `max_bytes`, not decodable, or not PNG, JPEG, WebP or GIF.
     """
     data = read_file(path, max_bytes)
-    image = _open(data, path, MAX_PIXELS)
+    image = _decode(data, path, quickly=True)
     if image.format not in MIME_TYPES:
         raise UserError(f"{path}: the format {image.format} is not accepted by judges; convert it to PNG or JPEG.")
-    _decode_quickly(image, path)
     return data, MIME_TYPES[image.format]
 
 
@@ -179,6 +233,8 @@ class ImageProcessor(BaseModel):
         side = max(width, height)
         if width != height:
             red, green, blue = (int(value * 255) for value in self.mean)
+            if side * side > MAX_PIXELS:
+                return pad_and_resize(image, self.image_size, (red, green, blue))
             square = Image.new("RGB", (side, side), (red, green, blue))
             square.paste(image, ((side - width) // 2, (side - height) // 2))
             image = square
@@ -187,6 +243,8 @@ class ImageProcessor(BaseModel):
     def _crop(self, image: Image.Image) -> Image.Image:
         short = min(image.size)
         width, height = (int(self.image_size * edge / short) for edge in image.size)
+        if width * height > MAX_PIXELS:
+            return resize_and_cut(image, width, height, self.image_size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
         return image.crop((left, top, left + self.image_size, top + self.image_size))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -21,9 +22,12 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nemo_mm_align.atomic import write_lines
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.errors import RecordError, UserError, shorten
+from nemo_mm_align.file_kinds import BOM, check_is_json_lines
 
 IMAGE_PLACEHOLDER = "<image>"
+PLACE_IMAGES = "add_image_placeholders"
+"""The setting of the stages that read prompts; training data have it in ``data``."""
 
 
 class Record(BaseModel):
@@ -62,8 +66,11 @@ class Conversation(Record):
                 raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
             placeholders += count
         if placeholders != len(self.images):
+            option = (
+                "" if placeholders else f", or set {PLACE_IMAGES}=true, which puts them in front of the first question"
+            )
             raise ValueError(
-                f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(self.images)} images; write one per image"
+                f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(self.images)} images; write one per image{option}"
             )
         return self
 
@@ -79,6 +86,29 @@ class Prompt(Conversation):
     def question(self) -> str:
         """What the last turn asks, without the places of its images."""
         return self.turns[-1].content.replace(IMAGE_PLACEHOLDER, "").strip()
+
+
+class PlacedPrompt(Prompt):
+    """A `Prompt` whose images, where it names no place for them, come in front of its first question."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_images(cls, value: Any) -> Any:
+        images, turns = (value.get("images"), value.get("turns")) if isinstance(value, dict) else (None, None)
+        if not images or not isinstance(images, list | tuple) or not isinstance(turns, list | tuple):
+            return value
+        if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
+            return value
+        first = next((place for place, turn in enumerate(turns) if turn.get("role") == "user"), None)
+        if first is None or any(IMAGE_PLACEHOLDER in turn["content"] for turn in turns):
+            return value
+        content = f"{IMAGE_PLACEHOLDER}\n" * len(images) + turns[first]["content"]
+        return value | {"turns": [*turns[:first], turns[first] | {"content": content}, *turns[first + 1 :]]}
+
+
+def prompt_kind(add_image_placeholders: bool) -> type[Prompt]:
+    """Return as what a line of prompts is to be read."""
+    return PlacedPrompt if add_image_placeholders else Prompt
 
 
 class Candidate(Record):
@@ -156,6 +186,10 @@ class PreferenceExample(Conversation):
 
 RecordType = TypeVar("RecordType", bound=Record)
 
+MAX_PATH_CHARACTERS = 4096
+NO_PATH = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+"""How data URLs and addresses begin."""
+
 
 def _describe(error: ValidationError) -> str:
     parts = []
@@ -166,9 +200,10 @@ def _describe(error: ValidationError) -> str:
 
 
 def parse_line(kind: type[RecordType], text: str | bytes, path: str | Path, line: int) -> RecordType:
-    """Parse one JSONL line into `kind`, or raise `RecordError`."""
+    """Parse one JSONL line into `kind`, or raise `RecordError`. A byte order mark at its start is passed over."""
     try:
-        return kind.model_validate_json(text)
+        mark = BOM if isinstance(text, bytes) else BOM.decode()
+        return kind.model_validate_json(text.removeprefix(mark))  # type: ignore[arg-type]
     except ValidationError as error:
         remedy = f"each line must be a JSON object of a {kind.__name__} record ({', '.join(kind.model_fields)})."
         raise RecordError(path, line, _describe(error), remedy) from None
@@ -181,15 +216,21 @@ def read_records(path: str | Path, kind: type[RecordType]) -> Iterator[RecordTyp
         UserError: the file is missing or holds no record.
         RecordError: a line is not a valid record.
     """
+    return (record for _, record in numbered_records(path, kind))
+
+
+def numbered_records(path: str | Path, kind: type[RecordType]) -> Iterator[tuple[int, RecordType]]:
+    """Yield the records as `read_records` does, with the numbers of their lines."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
+    check_is_json_lines(path, kind.__name__)
     count = 0
     with path.open("rb") as file:  # bytes: text that is not UTF-8 is then an error with a line number too
         for number, text in enumerate(file, start=1):
-            if text.strip():
+            if text.removeprefix(BOM).strip():
                 count += 1
-                yield parse_line(kind, text, path, number)
+                yield number, parse_line(kind, text, path, number)
     if count == 0:
         raise UserError(f"{path}: the file is empty; it must hold one {kind.__name__} record per line.")
 
@@ -253,6 +294,8 @@ def resolve_image(path: str, record_file: str | Path, image_root: str | Path | N
             through a symbolic link.
     """
     root = Path(image_root) if image_root else Path(record_file).parent
+    if len(path) > MAX_PATH_CHARACTERS or NO_PATH.match(path):
+        raise UserError(f"image {shorten(path, 40)!r} is no path; store the image as a file and give its path.")
     if os.path.isabs(path):
         if image_root:
             raise UserError(

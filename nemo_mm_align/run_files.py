@@ -13,6 +13,9 @@ METRICS_FILE = Path("metrics/training.jsonl")
 FACTS_FILE = Path("metrics/run.json")
 LENGTH_PLAN_FILE = Path("metrics/length_plan.json")
 RANK_TIMES_FILE = Path("metrics/ranks.jsonl")
+IMAGES_FILE = Path(
+    "metrics/training.images"
+)  # hashes of checked images, which spare a resumed run reading them; can be deleted
 DIVERGED_FILE = Path("metrics/diverged.json")
 
 # In the run's folder itself (exp_manager.exp_dir/name): what a job script and the training inside it tell each other.

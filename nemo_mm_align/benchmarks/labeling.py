@@ -16,7 +16,7 @@ from nemo_mm_align.benchmarks.labeling_inputs import write_inputs
 from nemo_mm_align.benchmarks.labeling_kills import measure_kills
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.file_state import SETTLED_S
+from nemo_mm_align.file_state import SETTLED_S
 
 logger = logging.getLogger(__name__)
 

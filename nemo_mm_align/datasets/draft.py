@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from nemo_mm_align.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema, spelling
 from nemo_mm_align.datasets.faults import Problem
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.errors import UserError, shorten
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, TrainingExample, Turn
 
 Example = TrainingExample | PreferenceExample
@@ -36,6 +36,7 @@ class Draft:
         attributes: of the last answer.
         extras: other fields of the example (scores, reference log-probs, metadata).
         problems: found so far.
+        tied: the scores of a pair are equal.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Draft:
     attributes: dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    tied: bool = False
 
     def fault(self, kind: str, problem: str, remedy: str) -> None:
         """Note a problem."""
@@ -55,10 +57,19 @@ class Draft:
         return next((turn for turn in reversed(self.turns) if turn[0] == "user"), None)
 
 
-def check(draft: Draft, schema: AttributeSchema | None, ignore_labels: Sequence[str] = ()) -> None:
-    """Add all problems that are visible in the text; an attribute line in the last user turn becomes `attributes`."""
+def check(
+    draft: Draft, schema: AttributeSchema | None, ignore_labels: Sequence[str] = (), add_placeholders: bool = False
+) -> None:
+    """Add all problems that are visible in the text; an attribute line in the last user turn becomes `attributes`.
+
+    Args:
+        add_placeholders: ``<image>`` is put in front of the first question where there are images and none of it.
+    """
     _check_order(draft)
+    _check_scores(draft)
     _check_text(draft)
+    if add_placeholders:
+        _add_placeholders(draft)
     _check_placeholders(draft)
     _check_attribute_lines(draft, schema)
     _take_attribute_line(draft, schema, ignore_labels)
@@ -102,9 +113,29 @@ def _check_order(draft: Draft) -> None:
         draft.fault("turn_order", problem, f"user and assistant in turns, ending with {last}.")
 
 
+SCORE_NAMES = (("score_chosen", "score_rejected"), ("chosen_rating", "rejected_rating"))
+"""What other people call the scores of a pair, which then stand in its metadata."""
+
+
+def _check_scores(draft: Draft) -> None:
+    """Note a pair whose scores say the opposite, unless `build` swapped it on purpose (label noise)."""
+    metadata = {key.replace("-", "_").lower(): value for key, value in draft.extras.get("metadata", {}).items()}
+    pairs = [(draft.extras.get("chosen_score"), draft.extras.get("rejected_score"))]
+    pairs += [(metadata.get(chosen), metadata.get(rejected)) for chosen, rejected in SCORE_NAMES]
+    if draft.answers is None or metadata.get("flipped") is True:
+        return
+    for chosen, rejected in pairs:
+        if isinstance(chosen, int | float) and isinstance(rejected, int | float):
+            draft.tied |= chosen == rejected
+            if chosen < rejected:
+                problem = f"chosen scores {shorten(f'{chosen}', 20)}, below rejected's {shorten(f'{rejected}', 20)}."
+                draft.fault("score_order", problem, "swap the answers, or remove the scores.")
+
+
 def _check_text(draft: Draft) -> None:
     answers = [content for role, content in draft.turns if role == "assistant"] + list(draft.answers or ())
-    if any(LONE_SURROGATE.search(text) for text in [*answers, *(content for _, content in draft.turns)]):
+    names = [draft.id, *(image for image in draft.images if isinstance(image, str))]
+    if any(LONE_SURROGATE.search(text) for text in [*answers, *names, *(content for _, content in draft.turns)]):
         draft.fault("text", "a text holds half of a character (a lone surrogate).", "write the record anew as UTF-8.")
     if any(not text.strip() for text in answers):
         draft.fault("empty_answer", "an answer is empty.", "fill it in or remove the record.")
@@ -114,11 +145,22 @@ def _check_text(draft: Draft) -> None:
         draft.fault("same_answers", "chosen and rejected are the same text.", "remove the pair.")
 
 
+def _count_placeholders(draft: Draft) -> int:
+    return sum(content.count(IMAGE_PLACEHOLDER) for role, content in draft.turns if role == "user")
+
+
+def _add_placeholders(draft: Draft) -> None:
+    question = next((turn for turn in draft.turns if turn[0] == "user"), None)
+    if question is not None and draft.images and not _count_placeholders(draft):
+        question[1] = f"{IMAGE_PLACEHOLDER}\n" * len(draft.images) + question[1]
+
+
 def _check_placeholders(draft: Draft) -> None:
-    count = sum(content.count(IMAGE_PLACEHOLDER) for role, content in draft.turns if role == "user")
+    count = _count_placeholders(draft)
     if count != len(draft.images):
         problem = f"{count} {IMAGE_PLACEHOLDER} placeholders for {len(draft.images)} images."
-        draft.fault("image_count", problem, f"write {IMAGE_PLACEHOLDER} once per image.")
+        option = ", or set data.add_image_placeholders=true to put it in front of the question" if not count else ""
+        draft.fault("image_count", problem, f"write {IMAGE_PLACEHOLDER} once per image{option}.")
     other = [content for role, content in draft.turns if role != "user"] + list(draft.answers or ())
     if any(IMAGE_PLACEHOLDER in text for text in other):
         problem = f"{IMAGE_PLACEHOLDER} stands outside a user turn."

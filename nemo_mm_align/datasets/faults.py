@@ -8,9 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nemo_mm_align.atomic import write_lines
+from nemo_mm_align.errors import shorten
 
 SHOWN = 5
 """Examples of faults in a summary; the report has them all."""
+
+KEPT_FAULTS = 100_000
+"""In full: a file of another kind, with a fault in each of its lines, is no reason to fill the memory."""
+
+ID_CHARACTERS, PROBLEM_CHARACTERS = 100, 1000
+"""Of a record's id and of what is said of it: other people's texts may be of any length."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +53,34 @@ class Fault:
 
 @dataclass
 class FaultReport:
-    """All faults of one source, and how many records it has."""
+    """All faults of one source, and how many records it has.
+
+    Attributes:
+        source: the file or dataset.
+        records, refused: how many there are, and how many of them have a fault.
+        faults: the first `KEPT_FAULTS` in full.
+        counts: of all, by their kind.
+    """
 
     source: str
     records: int = 0
+    refused: int = 0
     faults: list[Fault] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, where: str, record_id: str, problems: list[Problem]) -> None:
-        """Note the problems of one record."""
-        self.faults += [Fault(where, record_id, item.kind, item.problem, item.remedy) for item in problems]
-
-    @property
-    def refused(self) -> int:
-        """Number of records with a fault."""
-        return len({fault.where for fault in self.faults})
+        """Note the problems of one record, in text that every log and file can hold."""
+        self.refused += bool(problems)
+        for item in problems:
+            self.counts[item.kind] += 1
+            if len(self.faults) < KEPT_FAULTS or self.counts[item.kind] == 1:
+                problem, remedy = (shorten(text, PROBLEM_CHARACTERS) for text in (item.problem, item.remedy))
+                self.faults.append(Fault(where, shorten(record_id, ID_CHARACTERS), item.kind, problem, remedy))
 
     def summary(self) -> str:
         """Return counts per kind of fault, each with its first occurrence, and the first faults in full."""
-        counts = Counter(fault.kind for fault in self.faults)
-        lines = [f"{self.source}: {self.refused} of {self.records} records refused, {len(self.faults)} faults:"]
+        counts = self.counts
+        lines = [f"{self.source}: {self.refused} of {self.records} records refused, {counts.total()} faults:"]
         lines += [f"  {count:6d} x {kind}" for kind, count in counts.most_common()]
         firsts = list({fault.kind: fault for fault in reversed(self.faults)}.values())[::-1]
         shown = (firsts + [fault for fault in self.faults if fault not in firsts[:SHOWN]])[:SHOWN]
@@ -72,6 +88,8 @@ class FaultReport:
         return "\n".join(lines)
 
     def write(self, path: str | Path) -> None:
-        """Write one JSON object per fault, replacing the file at once (several ranks may do so)."""
-        rows = ({"source": self.source, **asdict(fault)} for fault in self.faults)
+        """Write one JSON object per fault, replacing the file at once (several ranks may do so); at last what is left out."""
+        rows = [{"source": self.source, **asdict(fault)} for fault in self.faults]
+        if left_out := self.counts.total() - len(rows):
+            rows.append({"source": self.source, "left_out": left_out})
         write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))

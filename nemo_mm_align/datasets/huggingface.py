@@ -1,30 +1,20 @@
-"""Rows of a Hugging Face dataset, by name or folder; images stored inside it become files of a cache folder."""
+"""Rows of a Hugging Face dataset, by name, folder or data file; images stored inside it become files of a cache folder."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from nemo_mm_align.datasets.image_store import default_cache, store_image
 from nemo_mm_align.errors import UserError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?|[\w-]+")
-DATA_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+IMAGE_KEYS = ("image", "images")
 
 
-def default_cache() -> Path:
-    """Return the folder that images go to where none is set."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nemo_mm_align" / "images"
-
-
-def read_rows(source: str, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(source: str, split: str, cache: Path | None = None, kind: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield a dataset's rows without their empty fields.
 
     Args:
@@ -32,24 +22,26 @@ def read_rows(source: str, split: str, cache: Path | None = None) -> Iterator[di
             or ``owner/name:configuration``).
         split: which split of it.
         cache: folder for embedded images; their fields become `Path`s of files there, named by content, bytes kept.
+        kind: of a data file (parquet, arrow, csv), whatever it is called; None for a folder or a name.
 
     Raises:
         UserError: no such dataset or split.
     """
-    dataset = _with_undecoded_images(_load(source, split))
+    dataset = _with_undecoded_images(_load(source, split, kind))
+    store = cache or default_cache()
     for row in dataset:
-        yield {key: _materialise(value, cache or default_cache()) for key, value in row.items() if value is not None}
+        yield {key: _materialise(value, store, key in IMAGE_KEYS) for key, value in row.items() if value is not None}
 
 
-def _load(source: str, split: str) -> Any:
+def _load(source: str, split: str, kind: str | None) -> Any:
     import datasets
 
     path = Path(source)
     try:
         if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
             return _choose_split(datasets.load_from_disk(str(path)), source, split)
-        if path.suffix in DATA_SUFFIXES and path.is_file():
-            return datasets.load_dataset(DATA_SUFFIXES[path.suffix], data_files=str(path), split="train")
+        if kind is not None:
+            return datasets.load_dataset(kind, data_files=str(path), split="train")
         if path.is_dir():
             return datasets.load_dataset(str(path), split=split)
         return _load_from_hub(source, split)
@@ -94,27 +86,15 @@ def _with_undecoded_images(dataset: Any) -> Any:
     return dataset
 
 
-def _materialise(value: Any, cache: Path) -> Any:
-    """Replace stored images by paths and drop empty fields of structs (Arrow fills absent keys with None)."""
+def _materialise(value: Any, cache: Path, is_image: bool = False) -> Any:
+    """Replace stored images by paths and drop empty fields of structs (Arrow fills absent keys with None).
+
+    A struct without bytes keeps its path, which is no more trusted than one in a column of paths.
+    """
     if isinstance(value, dict):
-        if set(value) == {"bytes", "path"}:
-            return Path(value["path"]) if value["bytes"] is None else _write_image(value["bytes"], cache)
+        if set(value) <= {"bytes", "path"} and isinstance(value.get("bytes"), bytes):
+            return store_image(value["bytes"], cache)
         return {key: _materialise(item, cache) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_materialise(item, cache) for item in value]
-    return value
-
-
-def _write_image(data: bytes, cache: Path) -> Path:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            suffix = (image.format or "image").lower()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        suffix = "broken"  # reported with its path where the image is opened
-    path = cache / f"{hashlib.sha256(data).hexdigest()[:32]}.{suffix}"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    return path
+        return [_materialise(item, cache, is_image) for item in value]
+    return store_image(value, cache) if is_image and isinstance(value, bytes) else value

@@ -21,7 +21,7 @@ class Dropped:
     """An example that is not trained on. `length` is 0 where it could not be tokenised."""
 
     id: str
-    reason: Literal["too long", "image", "text"]
+    reason: Literal["too long", "image", "text", "same answers"]
     length: int
     detail: str
 

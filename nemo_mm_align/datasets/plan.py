@@ -6,6 +6,7 @@ unless the settings say that such examples are to be dropped.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,8 @@ from tqdm import tqdm
 from nemo_mm_align.datasets.length_report import Dropped, LengthPlan
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import image_fault
+from nemo_mm_align.image_hashes import ImageHashes
+from nemo_mm_align.images import verify_bytes
 from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import PreferenceExample, TrainingExample
@@ -32,7 +34,8 @@ class PlanSettings(BaseModel):
     Args:
         max_length: longest sequence in tokens, image tokens included; at most the model's own maximum.
         on_too_long: ``error`` refuses the data, ``drop`` leaves such examples out.
-        on_fault: the same for missing or damaged images and texts that cannot be tokenised.
+        on_fault: the same for missing or damaged images, texts that cannot be tokenised, and pairs whose answers are the
+            same tokens.
         check_images: decode every image once.
     """
 
@@ -49,12 +52,14 @@ def plan_lengths(
     encoder: Encoder,
     settings: PlanSettings,
     progress: bool = False,
+    hashes: ImageHashes | None = None,
 ) -> tuple[SampleStore, LengthPlan]:
     """Tokenise all examples and decide which are trained on.
 
     Args:
         examples: with image paths that hold from the current directory (as `sources.read_examples` returns them).
         progress: show a progress bar.
+        hashes: of the images, and which of them an earlier run has checked; they are not decoded again.
 
     Returns:
         The kept samples in the order of the examples, as a sequence, and the plan.
@@ -62,7 +67,7 @@ def plan_lengths(
     Raises:
         UserError: an example would be dropped although the settings say ``error``, or none is left.
     """
-    broken = _broken_images(examples, progress) if settings.check_images else {}
+    broken = _broken_images(examples, hashes or ImageHashes(), progress) if settings.check_images else {}
     plan, samples = LengthPlan(settings.max_length), SampleStore()
     for example in tqdm(examples, "tokenising", disable=not progress):
         sample = _plan_one(example, encoder, settings, broken)
@@ -85,6 +90,9 @@ def _plan_one(
         sample = encode_sample(example, encoder)
     except UserError as error:
         return Dropped(example.id, "text", 0, str(error))
+    if len(sample.sequences) == 2 and sample.sequences[0].ids == sample.sequences[1].ids:
+        detail = "chosen and rejected differ as texts, but are the same tokens; nothing can be learned from them."
+        return Dropped(example.id, "same answers", 0, detail)
     length = max(len(sequence) for sequence in sample.sequences)
     if length > settings.max_length:
         images = len(sample.image_paths) * encoder.tokens_per_image
@@ -109,12 +117,22 @@ def encode_sample(example: TrainingExample | PreferenceExample, encoder: Encoder
     return Sample(example.id, paths, sequences, reference if reference and len(reference) == len(sequences) else None)
 
 
-def _broken_images(examples: Sequence[TrainingExample | PreferenceExample], progress: bool) -> dict[str, str]:
-    """Return what is wrong with each image that does not decode; each file is read once."""
+def _broken_images(
+    examples: Sequence[TrainingExample | PreferenceExample], hashes: ImageHashes, progress: bool
+) -> dict[str, str]:
+    """Return what is wrong with each image that does not decode; each file is read once, and hashed on the way."""
+
+    def fault(path: str) -> str | None:
+        try:
+            hashes.of(Path(path), functools.partial(verify_bytes, path=path))
+        except UserError as error:
+            return str(error)
+        return None
+
     paths = list(dict.fromkeys(path for example in examples for path in example.images))
     with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
-        faults = list(tqdm(pool.map(image_fault, paths), "checking images", len(paths), disable=not progress))
-    return {path: fault for path, fault in zip(paths, faults, strict=True) if fault is not None}
+        faults = list(tqdm(pool.map(fault, paths), "checking images", len(paths), disable=not progress))
+    return {path: found for path, found in zip(paths, faults, strict=True) if found is not None}
 
 
 def _judge(plan: LengthPlan, settings: PlanSettings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -65,6 +65,18 @@ class SampleStore(Sequence[Sample]):
             for ids, mask in packed:
                 digest.update(ids.tobytes() + mask.tobytes())
         return digest.hexdigest()[:16]
+
+    def pictures(self, hash_of: Callable[[Path], str]) -> str:
+        """Short hash of what the image files of all samples hold, in their order; "" where there are none.
+
+        Args:
+            hash_of: maps an image to the hash of its bytes.
+        """
+        digest, count = hashlib.sha256(), 0
+        for _, paths, _, _ in self._samples:
+            count += len(paths)
+            digest.update(" ".join(map(hash_of, paths)).encode() + b"\n")
+        return digest.hexdigest()[:16] if count else ""
 
     def __len__(self) -> int:
         return len(self._samples)

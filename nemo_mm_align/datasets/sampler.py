@@ -10,6 +10,9 @@ import numpy
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import micro_batches_per_step
 
+NOTABLE = 0.05
+"""Share of the epochs asked for by which a run may exceed them without a word: its last batch is filled up."""
+
 
 class GlobalBatchSampler:
     """Cut an endless row of seeded permutations of the data into global batches.
@@ -49,6 +52,18 @@ class GlobalBatchSampler:
     def num_steps(self, epochs: float) -> int:
         """Optimizer steps after which every sample was seen `epochs` times."""
         return max(1, math.ceil(self.num_samples * epochs / self.global_batch_size - 1e-9))
+
+    def surplus(self, epochs: float) -> str:
+        """Say how much more than `epochs` the steps of whole batches are, where that is more than `NOTABLE`; else ""."""
+        steps = self.num_steps(epochs)
+        real = steps * self.global_batch_size / self.num_samples
+        if real <= epochs * (1 + NOTABLE):
+            return ""
+        batches = self.num_samples * epochs / self.global_batch_size
+        return (
+            f"{self.num_samples:,} samples make {batches:.3g} batches of {self.global_batch_size:,}, and a step takes a whole "
+            f"one: {steps:,} steps, {real:.3g} epochs. A smaller model.global_batch_size, or trainer.max_steps, comes nearer."
+        )
 
     def _make_permutation(self, epoch: int) -> numpy.ndarray:
         if not self.shuffle:

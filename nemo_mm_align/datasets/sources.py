@@ -6,10 +6,9 @@ by default one fault refuses the source, so that nothing is trained on silently.
 
 from __future__ import annotations
 
-import codecs
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,29 +18,34 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.draft import Example, check, finish
 from nemo_mm_align.datasets.faults import FaultReport, MalformedRecord, Problem
 from nemo_mm_align.datasets.formats import FORMATS, Context, detect
-from nemo_mm_align.datasets.huggingface import check_name, read_rows
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.datasets.formats.keys import KeyCheck
+from nemo_mm_align.datasets.huggingface import check_name
+from nemo_mm_align.datasets.image_store import default_cache, is_data_url, store_data_url
+from nemo_mm_align.datasets.source_rows import Row, check_file, rows
+from nemo_mm_align.errors import UserError, shorten
 from nemo_mm_align.records import resolve_image
 
 logger = logging.getLogger(__name__)
 
-BOM = codecs.BOM_UTF8
-JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+SHOWN_KEYS = 20
+"""In the warning of keys that are not read."""
 
 
 class SourceSettings(BaseModel):
     """Where training data come from and how strictly they are read.
 
     Args:
-        path: a JSON or JSONL file, a folder (saved by `datasets`, or of data files), a data file that `datasets` opens,
-            or the name of a dataset on the Hugging Face hub.
+        path: a file (JSON or JSONL, gzip-compressed too, Parquet, Arrow, CSV; its content says which), a folder (saved by
+            `datasets`, or of data files), or the name of a dataset on the Hugging Face hub.
         format: one of `datasets.formats.FORMATS`; ``auto`` goes by the first record.
         image_root: folder of the records' relative image paths; by default the folder of the file.
         split: of a `datasets` source.
         on_fault: ``error`` refuses a source with any fault, ``drop`` leaves the faulty records out.
         fault_report: file for all faults, one JSON object per line.
         ignore_labels: labels outside the attribute schema that are left out without a fault.
-        image_cache: folder for images that are stored inside a dataset.
+        image_cache: folder for images that are stored inside a dataset or a record.
+        add_image_placeholders: put ``<image>`` in front of the first question of a record that has images and no place
+            for them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +58,12 @@ class SourceSettings(BaseModel):
     fault_report: str | None = None
     ignore_labels: tuple[str, ...] = ()
     image_cache: str | None = None
+    add_image_placeholders: bool = False
+
+    @property
+    def cache(self) -> Path:
+        """The folder of images that are stored inside the data."""
+        return Path(self.image_cache).expanduser() if self.image_cache else default_cache()
 
     @field_validator("format")
     @classmethod
@@ -65,10 +75,8 @@ class SourceSettings(BaseModel):
 
 def check_present(settings: SourceSettings) -> None:
     """Raise `UserError` where a source cannot be there: a file or folder that is missing, as far as a name tells."""
-    path = Path(settings.path)
-    if path.suffix.lower() in JSON_SUFFIXES:
-        _check_file(path)
-    elif not path.exists():
+    if not Path(settings.path).exists():
+        check_file(Path(settings.path))
         check_name(settings.path)
 
 
@@ -83,8 +91,10 @@ def read_examples(settings: SourceSettings, schema: AttributeSchema | None = Non
     """
     report = FaultReport(settings.path)
     reader = _Reader(settings, schema, report)
-    examples = [example for row in _rows(settings) if (example := reader.read(*row)) is not None]
+    found = rows(settings.path, settings.split, settings.cache)
+    examples = [example for row in found if (example := reader.read(row)) is not None]
     _judge(report, examples, settings)
+    reader.warn(len(examples))
     return examples
 
 
@@ -94,27 +104,58 @@ class _Reader:
     def __init__(self, settings: SourceSettings, schema: AttributeSchema | None, report: FaultReport) -> None:
         self.settings, self.schema, self.report = settings, schema, report
         self.format = None if settings.format == "auto" else settings.format
+        self.keys, self.ties = KeyCheck(chosen_format=self.format is not None), 0
 
-    def read(self, where: str, record_id: str, record: Mapping[str, Any] | Problem) -> Example | None:
+    def read(self, row: Row) -> Example | None:
         """Return the example of a record, or None where it has a fault."""
         self.report.records += 1
-        if isinstance(record, Problem):
-            self.report.add(where, record_id, [record])
+        if isinstance(row.record, Problem):
+            self.report.add(row.where, row.record_id, [row.record])
             return None
-        self.format = self.format or detect(record, self.settings.path)
+        self.format = self.format or detect(row.record, self.settings.path)
         try:
-            context = Context(self.schema, self.settings.ignore_labels)
-            draft = FORMATS[self.format].parse(record, record_id, context)
+            return self._example(row, row.record)
         except MalformedRecord as error:
-            self.report.add(where, record_id, error.problems)
-            return None
-        check(draft, self.schema, self.settings.ignore_labels)
+            self.report.add(row.where, row.record_id, error.problems)
+        except RecursionError:
+            problem = Problem("json", "nested too deeply.", "mend or remove the record.")
+            self.report.add(row.where, row.record_id, [problem])
+        return None
+
+    def _example(self, row: Row, record: Mapping[str, Any]) -> Example | None:
+        settings, form = self.settings, FORMATS[str(self.format)]
+        draft = form.parse(record, row.record_id, Context(self.schema, settings.ignore_labels))
+        draft.problems += self.keys.record(record, form.used, bool(draft.images))
+        for key, used in form.messages.items():
+            draft.problems += self.keys.messages(key, record.get(key), used)
+        check(draft, self.schema, settings.ignore_labels, settings.add_image_placeholders)
+        self.ties += draft.tied
         example = finish(draft, self._resolve)
-        self.report.add(where, record_id, draft.problems)
+        self.report.add(row.where, row.record_id, draft.problems)
         return example
 
     def _resolve(self, path: str) -> Path:
+        if is_data_url(path):
+            return store_data_url(path, self.settings.cache)
         return resolve_image(path, _base(self.settings.path), self.settings.image_root)
+
+    def warn(self, count: int) -> None:
+        """Say once what was read and is not used."""
+        path = self.settings.path
+        if self.keys.unknown:
+            logger.warning("%s: no training reads these keys: %s", path, _listed(self.keys.unknown))
+        if self.ties:
+            logger.warning(
+                "%s: chosen and rejected have equal scores in %d of %d pairs: nothing there says which is better",
+                path,
+                self.ties,
+                count,
+            )
+
+
+def _listed(counts: Counter[str]) -> str:
+    shown = [f"{shorten(key, 60)} ({count:,} times)" for key, count in counts.most_common(SHOWN_KEYS)]
+    return ", ".join(shown) + (f" and {len(counts) - SHOWN_KEYS} more" if len(counts) > SHOWN_KEYS else "")
 
 
 def _base(source: str) -> Path:
@@ -149,54 +190,3 @@ def _refuse_or_drop(report: FaultReport, examples: list[Example], settings: Sour
     if not examples:
         raise UserError(f"{summary}\nNo record is left.")
     logger.warning("%s", summary)
-
-
-def _rows(settings: SourceSettings) -> Iterator[tuple[str, str, Mapping[str, Any] | Problem]]:
-    """Yield where each record stands, its id, and the record or the problem of reading it."""
-    path = Path(settings.path)
-    if path.suffix.lower() in JSON_SUFFIXES:
-        word, records = _read_json(path)
-    else:
-        cache = Path(settings.image_cache).expanduser() if settings.image_cache else None
-        word, records = "record", enumerate(read_rows(settings.path, settings.split, cache), start=1)
-    for number, record in records:
-        if not isinstance(record, Mapping | Problem):
-            record = Problem("json", f"is {type(record).__name__}, not an object.", "write one JSON object per record.")
-        record_id = record.get("id") if isinstance(record, Mapping) else None
-        yield f"{word} {number}", f"{path.stem}-{number}" if record_id is None else str(record_id), record
-
-
-def _read_json(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
-    """Return the word for a record's place (record or line) and the numbered records of a JSON list or JSONL file."""
-    _check_file(path)
-    try:
-        if not _is_list(path):
-            return "line", _json_lines(path)
-        return "record", enumerate(json.loads(path.read_bytes().removeprefix(BOM).decode()), start=1)
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON list ({error}). Check the end of the file; is it complete?") from None
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Give a JSON or JSONL file, a folder, or a dataset's name.")
-
-
-def _is_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        first = next((text for line in file if (text := line.removeprefix(BOM).strip())), b"")
-    return first.startswith(b"[")
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.removeprefix(BOM).strip().decode())
-            except UnicodeDecodeError as error:
-                yield number, Problem("encoding", f"not UTF-8 ({error}).", "save the file as UTF-8.")
-            except ValueError as error:
-                reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-                yield number, Problem("json", f"not a JSON object ({reason}).", "mend or remove the line.")

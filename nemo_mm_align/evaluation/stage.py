@@ -19,7 +19,7 @@ from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.lock import owned_output
 from nemo_mm_align.outputs import check_folder, folder_to_write
-from nemo_mm_align.records import CandidateSet, Prompt, read_records, resolve_image, write_records
+from nemo_mm_align.records import CandidateSet, Prompt, prompt_kind, read_records, resolve_image, write_records
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class EvaluateSettings(BaseModel):
         text_before: JSONL file with answers to the text instructions before visual tuning.
         out: the folder to write.
         image_root: folder of the images; by default they lie relative to the prompts file.
+        add_image_placeholders: as in `generate`.
         attribute_schema: what is judged.
         samples: how many sample prompts the report shows.
         seed: draws the samples, and names the run.
@@ -47,6 +48,7 @@ class EvaluateSettings(BaseModel):
     text_before: Path | None = None
     out: Path
     image_root: Path | None = None
+    add_image_placeholders: bool = False
     attribute_schema: AttributeSchema
     samples: int = Field(default=8, ge=0)
     seed: int = 0
@@ -74,7 +76,9 @@ def evaluate(
             no truth, or `out` cannot be written or is being written by another process. Nothing is written then.
     """
     check_folder(settings.out)
-    prompts = {prompt.id: prompt for prompt in read_records(settings.prompts, Prompt)}
+    prompts = {
+        prompt.id: prompt for prompt in read_records(settings.prompts, prompt_kind(settings.add_image_placeholders))
+    }
     schema = settings.attribute_schema
     methods = {name: judge_file(path, prompts, judge, schema) for name, path in settings.answers.items()}
     for name, answers in methods.items():

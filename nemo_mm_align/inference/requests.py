@@ -18,6 +18,9 @@ SHOWN_FAULTS = 5
 Assignment = Mapping[str, Any] | None
 """Attribute values that an answer is asked to have; None asks for nothing."""
 
+Key = tuple[str, tuple[float, ...]]
+"""Identity of a request: prompt and asked values in schema order."""
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -43,12 +46,12 @@ class Request:
     encoded: EncodedPrompt
 
     @property
-    def key(self) -> tuple[str, tuple[float, ...]]:
+    def key(self) -> Key:
         """Tells the requests of a run apart."""
         return request_key(self.prompt_id, self.attributes)
 
 
-def request_key(prompt_id: str, attributes: Mapping[str, float] | None) -> tuple[str, tuple[float, ...]]:
+def request_key(prompt_id: str, attributes: Mapping[str, float] | None) -> Key:
     """Identity of a request: prompt and asked values in schema order."""
     return prompt_id, tuple(float(value) for value in (attributes or {}).values())
 

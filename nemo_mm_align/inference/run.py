@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +15,13 @@ from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.early import check_mode
 from nemo_mm_align.inference.generator import candidate_set
+from nemo_mm_align.inference.identity import identity
 from nemo_mm_align.inference.loading import OpenedModel
+from nemo_mm_align.inference.pictures import Pictures
 from nemo_mm_align.inference.requests import Request, check_lengths, make_requests, raise_faults
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime, stopping
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn, read_records, resolve_image
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn, prompt_kind, read_records, resolve_image
 from nemo_mm_align.run_files import write_layout
 
 logger = logging.getLogger(__name__)
@@ -54,18 +53,22 @@ def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> 
     assert prompts_path is not None and out is not None
     opened = settings.open()
     requests = make_requests(
-        read_records(prompts_path, Prompt),
+        read_records(prompts_path, prompt_kind(settings.add_image_placeholders)),
         opened.encoder,
         settings.assignments(opened.schema),
         lambda path: resolve_image(path, prompts_path, settings.image_root),
     )
     check_lengths(requests, sampling.max_new_tokens, opened.source.config.language.max_position_embeddings)
     runtime.initialize(opened.parallel, settings.seed)
-    file = _on_first_rank(lambda: AnswerFile(out, _identity(settings, opened, prompts_path)))
+    pictures = Pictures(out, requests)
+    file = _on_first_rank(lambda: AnswerFile(out, identity(settings, opened, prompts_path), pictures))
     try:
         done = _share(file and frozenset(index for index, item in enumerate(requests) if item.key in file.sets))
         if len(done) < len(requests):
-            _verify_images([item for index, item in enumerate(requests) if index not in done])
+            missing = [item for index, item in enumerate(requests) if index not in done]
+            _verify_images(missing)
+            if file is not None:
+                pictures.read(item.key for item in missing)
             _answer(settings, opened, requests, done, file, stop)
         if file is not None:
             file.finish(requests)
@@ -113,20 +116,6 @@ def answer_question(settings: InferenceSettings) -> list[str]:
     generator = opened.generator(settings.max_batch_tokens, settings.base)
     found = [item for batch in generator.stream(requests, sampling, progress=False) for item in sorted(batch.items())]
     return [candidate.text for _, candidates in sorted(found) for candidate in candidates]
-
-
-def _identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) -> dict[str, Any]:
-    """What the answers depend on; the layout and the batch size are not among it."""
-    schema = opened.schema if settings.attributes or settings.sweep else None
-    template = hashlib.sha256(opened.template.model_dump_json().encode()).hexdigest()[:16]
-    return {
-        **settings.sampling.to_dict(),
-        "checkpoint": opened.source.fingerprint(),
-        "precision": opened.engine.precision,
-        "template": f"{opened.template.name} {template}",
-        "attributes": json.dumps([schema.fingerprint, *settings.assignments(schema)]) if schema else None,
-        "prompts": hashlib.sha256(prompts.read_bytes()).hexdigest()[:16],
-    }
 
 
 def _verify_images(requests: Sequence[Request]) -> None:

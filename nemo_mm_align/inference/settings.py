@@ -31,6 +31,7 @@ class InferenceSettings(BaseModel):
     prompts: Path | None = None
     out: Path | None = None
     image_root: Path | None = None
+    add_image_placeholders: bool = False
     temperature: float
     top_p: float
     top_k: int

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align import __version__
-from nemo_mm_align.labeling.file_state import file_state, is_settled
-from nemo_mm_align.labeling.image_hashes import ImageHashes
+from nemo_mm_align.file_state import file_state, is_settled
+from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.labeling.input_table import InputTable
 
 TABLE_VERSION = 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.file_kinds import check_is_json_lines
 from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_table import InputTable, Place
 from nemo_mm_align.labeling.running.progress import track
@@ -26,12 +27,19 @@ class InputReader:
         prompts, candidates: the JSONL files.
         faults: takes what is wrong.
         key: returns the content key of a prompt with its candidates; may raise `UserError`.
+        prompt_kind: as what a line of `prompts` is read.
     """
 
     def __init__(
-        self, prompts: Path, candidates: Path, faults: InputFaults, key: Callable[[Prompt, CandidateSet], str]
+        self,
+        prompts: Path,
+        candidates: Path,
+        faults: InputFaults,
+        key: Callable[[Prompt, CandidateSet], str],
+        prompt_kind: type[Prompt] = Prompt,
     ) -> None:
         self.prompts, self.candidates, self.faults, self.key = prompts, candidates, faults, key
+        self.prompt_kind = prompt_kind
         self._unreadable: set[Path] = set()
         self._candidates: dict[str, Place] = {}
 
@@ -47,7 +55,7 @@ class InputReader:
         lines = track(numbered_lines(self.prompts, Prompt), "checking the input", len(self._candidates))
         with self.candidates.open("rb") as file:
             for place, text in lines:
-                prompt = self._parse(Prompt, text, self.prompts, place)
+                prompt = self._parse(self.prompt_kind, text, self.prompts, place)
                 if prompt is not None and self._is_known(prompt.id, place, seen) and prompt.id in chosen:
                     self._add_row(table, prompt, place, file)
         if not seen:
@@ -119,10 +127,11 @@ def read_candidates(file: IO[bytes], path: Path, place: Place, prompt_id: str) -
 
 
 def check_is_file(path: Path, kind: type[Record]) -> None:
-    """Raise `UserError` where there is no such file."""
+    """Raise `UserError` where there is no such file, or one that is plainly no JSONL."""
     if not path.is_file():
         problem = "a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {problem}. Give the path of a JSONL file with {kind.__name__} records.")
+    check_is_json_lines(path, kind.__name__)
 
 
 def numbered_lines(path: Path, kind: type[Record]) -> Iterator[tuple[Place, bytes]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.answer_provenance import CandidateOrigins, provenance_path
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.file_state import file_state
 from nemo_mm_align.images import read_image_bytes
 from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_memory import InputMemory
@@ -16,6 +19,8 @@ from nemo_mm_align.labeling.input_reader import InputReader, check_is_file, read
 from nemo_mm_align.labeling.input_table import InputTable
 from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key, draw_prompts
 from nemo_mm_align.records import CandidateSet, Prompt, parse_line, resolve_image
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class LabelInputs:
         image_root: folder of the images; without one they lie relative to the prompts file.
         selection: which of the prompts are labelled.
         memory: of earlier checks; by default there is none.
+        prompt_kind: `PlacedPrompt` puts ``<image>`` in front where a prompt has images and no place for them.
 
     Raises:
         UserError: one of the two is no file.
@@ -67,11 +73,13 @@ class LabelInputs:
         image_root: Path | None = None,
         selection: Selection = Selection(),
         memory: InputMemory | None = None,
+        prompt_kind: type[Prompt] = Prompt,
     ) -> None:
         check_is_file(prompts, Prompt)
         check_is_file(candidates, CandidateSet)
         self.prompts, self.candidates, self.image_root = prompts, candidates, image_root
         self.selection, self._memory = selection, memory or InputMemory()
+        self.prompt_kind = prompt_kind
         self._table = InputTable()
 
     def __len__(self) -> int:
@@ -112,7 +120,7 @@ class LabelInputs:
                 if wanted is None or wanted(key):
                     place, candidates_place = self._table.places(index)
                     prompts_file.seek(place.offset)
-                    prompt = parse_line(Prompt, prompts_file.readline(), self.prompts, place.line)
+                    prompt = parse_line(self.prompt_kind, prompts_file.readline(), self.prompts, place.line)
                     candidates = read_candidates(candidates_file, self.candidates, candidates_place, prompt.id)
                     yield Job(prompt, candidates, self._image_paths(prompt), key)
 
@@ -121,13 +129,17 @@ class LabelInputs:
         return next(self.jobs(lambda each: each == key), None)
 
     def _read(self, context: LabelContext, faults: InputFaults) -> InputTable:
-        fingerprint, repeat = context.fingerprint, self.selection.repeat
+        fingerprint, repeat, origins = context.fingerprint, self.selection.repeat, CandidateOrigins(self.candidates)
 
         def key(prompt: Prompt, candidates: CandidateSet) -> str:
             hashes = [self._memory.hashes.of(path) for path in self._image_paths(prompt)]
+            origins.check(candidates, hashes)
             return content_key(fingerprint, prompt, hashes, candidates, context.judge.reads_metadata, repeat)
 
-        return InputReader(self.prompts, self.candidates, faults, key).read(self.selection.choose)
+        table = InputReader(self.prompts, self.candidates, faults, key, self.prompt_kind).read(self.selection.choose)
+        if origins.edited:
+            log.warning("%s: %d lines were changed after sample.py had written them", self.candidates, origins.edited)
+        return table
 
     def _verify_images(self, is_labelled: Callable[[str], bool], faults: InputFaults) -> None:
         """Decode the images of all prompts that are to be asked about, each once."""
@@ -138,7 +150,7 @@ class LabelInputs:
                     continue
                 place, _ = self._table.places(index)
                 file.seek(place.offset)
-                prompt = parse_line(Prompt, file.readline(), self.prompts, place.line)
+                prompt = parse_line(self.prompt_kind, file.readline(), self.prompts, place.line)
                 for path in self._image_paths(prompt):
                     name = os.fspath(path)
                     if name not in verified:
@@ -157,4 +169,6 @@ class LabelInputs:
             "context": [context.fingerprint, context.judge.reads_metadata],
             "selection": asdict(self.selection),
             "image_root": str(self.image_root.absolute()) if self.image_root else None,
+            "provenance": file_state(provenance_path(self.candidates)),
+            "prompt_kind": self.prompt_kind.__name__,
         }

@@ -35,6 +35,7 @@ from nemo_mm_align.labeling.running.runner import LabelRunner, RunnerSettings
 from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.runs import calls_service, other_run
 from nemo_mm_align.lock import owned_output
+from nemo_mm_align.records import prompt_kind
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class LabelSettings(BaseModel):
         out: the annotations to write.
         ledger: the file of all attempts; by default ``<out without suffix>.ledger.jsonl``.
         image_root: folder of the images; by default they lie relative to the prompts file.
+        add_image_placeholders: put ``<image>`` in front of the first question of prompts that have images and no ``<image>``.
         attribute_schema: what is scored.
         reference_answer: whether the judge also writes its own answer.
         runner: see `RunnerSettings`.
@@ -66,6 +68,7 @@ class LabelSettings(BaseModel):
     out: Path
     ledger: Path | None = None
     image_root: Path | None = None
+    add_image_placeholders: bool = False
     attribute_schema: AttributeSchema
     reference_answer: bool = True
     runner: RunnerSettings = RunnerSettings()
@@ -190,7 +193,14 @@ def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContex
     check_selection(settings.out, settings.selection)
     context = LabelContext(judge, settings.attribute_schema, settings.reference_answer)
     memory = InputMemory(settings.ledger_path, read_only=settings.dry_run)
-    inputs = LabelInputs(settings.prompts, settings.candidates, settings.image_root, settings.selection, memory)
+    inputs = LabelInputs(
+        settings.prompts,
+        settings.candidates,
+        settings.image_root,
+        settings.selection,
+        memory,
+        prompt_kind(settings.add_image_placeholders),
+    )
     with Ledger(settings.ledger_path, settings.fsync_every, read_only=settings.dry_run) as ledger:
         inputs.check(context, ledger.succeeded)
         announce(inputs, context, ledger)

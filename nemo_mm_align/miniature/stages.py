@@ -122,7 +122,8 @@ class StageRunner:
         if not same:
             for path in stage.outputs:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                path.with_name(f"{path.stem}.settings.json").unlink(missing_ok=True)  # of sample and generate
+                for kind in ("settings.json", "provenance.jsonl", "images"):  # of sample and generate
+                    path.with_name(f"{path.stem}.{kind}").unlink(missing_ok=True)
         marker.unlink(missing_ok=True)
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.write_text(stage.identity)

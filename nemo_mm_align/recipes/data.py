@@ -18,6 +18,7 @@ from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import ImageProcessor, load_image
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.methods import Method
@@ -25,7 +26,8 @@ from nemo_mm_align.records import PreferenceExample
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_CACHE = 4096
+IMAGE_CACHE_BYTES = 1 << 30
+"""Of decoded images that a rank remembers."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Collator:
 
     def __init__(self, encoder: Encoder, processor: ImageProcessor, shape: BatchShape, with_images: bool) -> None:
         self.encoder, self.shape, self.with_images = encoder, shape, with_images
-        self._pixels = functools.lru_cache(_IMAGE_CACHE)(lambda path: processor(load_image(path)))
+        images = max(1, IMAGE_CACHE_BYTES // (3 * processor.image_size**2 * 4))
+        self._pixels = functools.lru_cache(images)(lambda path: processor(load_image(path)))
 
     def length(self, samples: Sequence[Sample]) -> int:
         """Common row length of the samples of a step."""
@@ -99,9 +102,15 @@ class RemainingSteps(Sampler[int]):
 
 
 def read_samples(
-    source: SourceSettings, plan: PlanSettings, encoder: Encoder, method: Method, report: Path | None, progress: bool
+    source: SourceSettings,
+    plan: PlanSettings,
+    encoder: Encoder,
+    method: Method,
+    report: Path | None,
+    progress: bool,
+    hashes: ImageHashes | None = None,
 ) -> SampleStore:
-    """Read, check and tokenise the training data; write the length plan to `report`.
+    """Read, check and tokenise the training data; write the length plan to `report`, hash the images into `hashes`.
 
     Raises:
         UserError: faulty records, examples that do not fit, or data of the wrong kind for the method.
@@ -118,7 +127,7 @@ def read_samples(
             f"{source.path}: recipe=steerlm needs attributes with every example; {missing} has none. Build the set with "
             "scripts/build.py method=steerlm."
         )
-    samples, lengths = plan_lengths(examples, encoder, plan, progress)
+    samples, lengths = plan_lengths(examples, encoder, plan, progress, hashes)
     if report is not None:
         lengths.write(report)
     return samples

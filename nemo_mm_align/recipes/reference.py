@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,21 +38,14 @@ def settings_key(**settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class _SampleKeys:
-    """Content keys of samples; each image file is hashed once."""
-
-    def __init__(self) -> None:
-        self._images: dict[Path, str] = {}
-
-    def __call__(self, sample: Sample) -> str:
-        digest = hashlib.sha256()
-        for path in sample.image_paths:
-            if path not in self._images:
-                self._images[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(self._images[path].encode())
-        for sequence in sample.sequences:
-            digest.update(repr((sequence.ids, sequence.loss_mask)).encode())
-        return digest.hexdigest()[:24]
+def sample_key(sample: Sample, hash_of: Callable[[Path], str]) -> str:
+    """Return what tells a sample by its token ids, its loss masks and the bytes of its images."""
+    digest = hashlib.sha256()
+    for path in sample.image_paths:
+        digest.update(hash_of(path).encode())
+    for sequence in sample.sequences:
+        digest.update(repr((sequence.ids, sequence.loss_mask)).encode())
+    return digest.hexdigest()[:24]
 
 
 @dataclass
@@ -105,6 +98,7 @@ def fill(
     micro_batch_size: int,
     progress: bool,
     stop: StopRequest,
+    hash_of: Callable[[Path], str],
 ) -> list[list[float]]:
     """Return the reference log-probs of all samples, computing those that are not cached; all ranks call it.
 
@@ -113,12 +107,12 @@ def fill(
         samples: the training set, the same on all ranks.
         micro_batch_size: samples per forward pass.
         stop: looked at between micro batches; what has been computed by then stays in the cache.
+        hash_of: maps an image to the SHA-256 of its bytes.
 
     Raises:
         Stopped: on all ranks, if any was asked to.
     """
-    keys_of = _SampleKeys()
-    keys = [keys_of(sample) for sample in samples]
+    keys = [sample_key(sample, hash_of) for sample in samples]
     known = cache.read()
     missing = sorted(
         {key: index for index, key in enumerate(keys) if key not in known}.values(),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.nested import differing
 from nemo_mm_align.parallel.checkpoint_folder import CheckpointMetadata, latest_checkpoint, read_metadata
 
 logger = logging.getLogger(__name__)
 
-DECISIVE = ("name", "data", "global_batch_size", "seed", "shuffle", "optimizer")
+SHOWN_PICTURES = 5
+
+DECISIVE = ("name", "data", "pictures", "global_batch_size", "seed", "shuffle", "optimizer")
 """What decides which samples a step sees (with others, samples would be skipped and repeated), and who can read its state."""
 
 
@@ -31,7 +37,9 @@ def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
     return found
 
 
-def check_resumable(folder: Path, recipe: Mapping[str, Any], base_fingerprint: str) -> int:
+def check_resumable(
+    folder: Path, recipe: Mapping[str, Any], base_fingerprint: str, changed_pictures: Sequence[str] = ()
+) -> int:
     """Return the step of the checkpoint in `folder`; warn of settings that have changed since.
 
     Args:
@@ -44,24 +52,57 @@ def check_resumable(folder: Path, recipe: Mapping[str, Any], base_fingerprint: s
     metadata = read_metadata(folder)
     if metadata.base_fingerprint != base_fingerprint:
         raise UserError(f"{folder}: was trained from another model ({metadata.base_path}). Give that model, {_ANEW}.")
-    changes = _changes(metadata, recipe)
+    changes = _changes(metadata, recipe, changed_pictures)
     decisive = [text for key, text in changes.items() if key in DECISIVE]
     if decisive:
         raise UserError(f"{folder}: was trained with {', '.join(decisive)}. Take that back, {_ANEW}.")
+    if recipe.get("pictures") and "pictures" not in metadata.recipe:
+        logger.warning("%s: an earlier version did not note its pictures: they are taken to be as now", folder)
     if changes:
         logger.warning("%s was trained with %s: going on with the new values", folder, ", ".join(changes.values()))
     return metadata.step
 
 
+def check_same_model(folder: Path, config: LlavaConfig, processor: ImageProcessor) -> None:
+    """Raise `UserError` where a model folder says other sizes or another image processing than a checkpoint was trained with.
+
+    Both are compared as they are read, so that a setting that a checkpoint of an earlier version does not name has its default.
+    """
+    metadata = read_metadata(folder)
+    before = {
+        **LlavaConfig.from_dict(metadata.model).to_dict(),
+        "image_processor": ImageProcessor.model_validate(metadata.image_processor).model_dump(mode="json"),
+    }
+    now = {**config.to_dict(), "image_processor": processor.model_dump(mode="json")}
+    changes = [f"{name}={old} (now {new})" for name, old, new in differing(_plain(before), _plain(now))]
+    if changes:
+        raise UserError(f"{folder}: was trained with {', '.join(changes)}. Take that back, {_ANEW}.")
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON holds them."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
 _ANEW = "or choose another exp_manager.name, or remove the run's checkpoints to begin anew"
 
 
-def _changes(metadata: CheckpointMetadata, recipe: Mapping[str, Any]) -> dict[str, str]:
+def _changes(
+    metadata: CheckpointMetadata, recipe: Mapping[str, Any], changed_pictures: Sequence[str]
+) -> dict[str, str]:
     """Settings that a checkpoint tells and that are others now, in words."""
+    words = {
+        "data": "other training data than data.train holds now",
+        "pictures": f"other pictures than its data name now{_listed(changed_pictures)}",
+    }
     return {
-        key: "other training data than data.train holds now"
-        if key == "data"
-        else f"{key}={metadata.recipe[key]} (now {value})"
+        key: words.get(key, f"{key}={metadata.recipe[key]} (now {value})")
         for key, value in recipe.items()
         if key in metadata.recipe and metadata.recipe[key] != value
     }
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_PICTURES} more" if len(names) > SHOWN_PICTURES else ""
+    return f" ({', '.join(sorted(names)[:SHOWN_PICTURES])}{more})" if names else ""

@@ -25,6 +25,7 @@ class DataSettings:
     on_too_long: Literal["error", "drop"] = "error"
     fault_report: str | None = None
     ignore_labels: list[str] = field(default_factory=list)
+    add_image_placeholders: bool = False
     shuffle: bool = True
     num_workers: int = 0
     reference_cache: str | None = None
@@ -39,6 +40,7 @@ class DataSettings:
             on_fault=self.on_fault,
             fault_report=self.fault_report,
             ignore_labels=tuple(self.ignore_labels),
+            add_image_placeholders=self.add_image_placeholders,
         )
 
     def plan(self, max_length: int) -> PlanSettings:

@@ -22,6 +22,7 @@ from nemo_mm_align.callbacks.stragglers import ReportStragglers
 from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.lock import release, take
 from nemo_mm_align.model.arithmetic import row_length_multiple
 from nemo_mm_align.model.llava import Llava, set_trainable
@@ -44,11 +45,12 @@ from nemo_mm_align.recipes.data import (
 )
 from nemo_mm_align.recipes.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
 from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
-from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
+from nemo_mm_align.recipes.resume import check_resumable, check_same_model, checkpoint_to_resume
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
 from nemo_mm_align.recipes.trainer_host import AlignmentModule, open_host
 from nemo_mm_align.run_files import (
     DONE_FILE,
+    IMAGES_FILE,
     LENGTH_PLAN_FILE,
     METRICS_FILE,
     OWNER_FILE,
@@ -86,7 +88,9 @@ class TrainingRun:
         strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
         self.trainer, self.folder = open_host(config, strategy, stop)
         self._own(resources)
+        self.hashes = ImageHashes(self.folder / IMAGES_FILE)
         self.samples: SampleStore = self._read_samples()
+        self.pictures = self.samples.pictures(self.hashes.of)
         self.sampler = GlobalBatchSampler(
             len(self.samples),
             self.settings.model.global_batch_size,
@@ -121,12 +125,17 @@ class TrainingRun:
 
     def _read_samples(self) -> SampleStore:
         report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
+        settings = self.settings
         return read_samples(
-            self.settings.source, self.settings.plan, self.encoder, self.settings.method, report, self.progress
+            settings.source, settings.plan, self.encoder, settings.method, report, self.progress, self.hashes
         )
 
     def _total_steps(self) -> int:
-        steps = self.sampler.num_steps(float(self.settings.recipe.epochs))
+        epochs = float(self.settings.recipe.epochs)
+        steps = self.sampler.num_steps(epochs)
+        surplus = self.sampler.surplus(epochs)
+        if surplus and runtime.rank() == 0:
+            logger.warning("recipe.epochs=%g: %s", epochs, surplus)
         limit = self.config.trainer.max_steps
         return min(steps, limit) if limit and limit > 0 else steps
 
@@ -139,7 +148,9 @@ class TrainingRun:
         """
         self.stop.check()
         resume = runtime.on_first_rank(lambda: checkpoint_to_resume(self.checkpoints, self.settings.checkpoint.resume))
-        start = check_resumable(resume, self._recipe(), self.source.fingerprint()) if resume else 0
+        start = self._check_resumable(resume) if resume else 0
+        if runtime.rank() == 0:
+            self.hashes.save()
         collator = self._collator()
         model = self._build_model()
         if self.settings.method.needs_reference:
@@ -154,6 +165,10 @@ class TrainingRun:
             logger.info("already trained to step %d: nothing to do", start)
         if runtime.rank() == 0 and max(start, self.trainer.global_step) >= self.total_steps:
             write_done(self.folder, self.total_steps)
+
+    def _check_resumable(self, resume: Path) -> int:
+        check_same_model(resume, self.source.config, self.processor)
+        return check_resumable(resume, self._recipe(), self.source.fingerprint(), self.hashes.others)
 
     def _train(self, loader: DataLoader, resume: Path | None) -> None:
         if runtime.rank() == 0:
@@ -213,7 +228,14 @@ class TrainingRun:
             Path(settings.data.reference_cache or self.folder / "reference_log_probs"), key
         )
         values = reference.fill(
-            model, self.samples, collator, cache, settings.model.micro_batch_size, self.progress, self.stop
+            model,
+            self.samples,
+            collator,
+            cache,
+            settings.model.micro_batch_size,
+            self.progress,
+            self.stop,
+            self.hashes.of,
         )
         for index, log_probs in enumerate(values):
             self.samples.set_reference_log_probs(index, log_probs)
@@ -297,6 +319,7 @@ class TrainingRun:
             "seed": settings.seed,
             "shuffle": settings.data.shuffle,
             "data": self.samples.fingerprint(),
+            "pictures": self.pictures,
             "optim": asdict(settings.model.optim),
             "optimizer": state_form(settings.engine.precision),
         }

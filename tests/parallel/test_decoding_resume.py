@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,19 @@ def test_broken_images_are_found_before_weights_are_read(folder: Path) -> None:
         (folder / "model" / "away").rename(folder / "model" / "model.safetensors")
     assert "1 faults" in message and "1.png" in message
     assert (folder / "broken.jsonl").read_bytes() == b""
+
+
+def test_a_picture_that_has_changed_since_is_noticed(folder: Path, undisturbed: bytes) -> None:
+    (folder / "changing").mkdir()
+    for number in range(3):
+        shutil.copy(folder / f"{number}.png", folder / "changing")
+    out = folder / "changing.jsonl"
+    finish(sample(folder, out.name, "image_root=changing"))
+    assert out.read_bytes() == undisturbed
+    shutil.copy(folder / "0.png", folder / "changing/1.png")
+    message = refused(sample(folder, out.name, "image_root=changing"))
+    assert "is about another picture: " in message and "changing/1.png" in message
+    assert out.read_bytes() == undisturbed
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,16 @@ def test_killed_stopped_and_resharded_runs_have_the_losses_of_an_undisturbed_one
     assert [path.name for path in (tmp_path / name / "checkpoints").iterdir()] == [f"step_{at:08d}"]
     finish(start(2, *dpo, tensor, f"name={name}"))
     assert losses(tmp_path, name) == expected
+
+
+def test_a_resumed_run_notices_a_picture_that_has_changed(model: Path, tmp_path: Path) -> None:
+    sft = overrides(model, training_data(tmp_path / "data", "sft"), tmp_path, "recipe=sft", "name=changed")
+    finish(start(1, *sft, "trainer.max_steps=4"))
+    finish(start(1, *sft, "trainer.max_steps=5"))
+    shutil.copy(tmp_path / "data/0.png", tmp_path / "data/1.png")
+    output = finish(start(1, *sft, "trainer.max_steps=6"), code=2)
+    assert "was trained with other pictures than its data name now" in output and "1.png" in output
+    assert "Traceback" not in output and len(metrics(tmp_path, "changed")) == 5
 
 
 def killed_after_step_4(out: Path, *words: str) -> str:

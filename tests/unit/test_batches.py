@@ -88,6 +88,16 @@ def test_sampler_shows_every_sample_once_per_epoch_and_fills_the_last_batch_from
     assert again.global_batch(4) == sampler.global_batch(4)
 
 
+def test_epochs_that_whole_batches_exceed_are_said():
+    few = GlobalBatchSampler(48, 64, 1, 1, seed=0)
+    assert few.num_steps(3) == 3
+    assert few.surplus(3).startswith(
+        "48 samples make 2.25 batches of 64, and a step takes a whole one: 3 steps, 4 epochs."
+    )
+    assert GlobalBatchSampler(5000, 128, 1, 1, seed=0).surplus(3) == "", "118 steps are 3.02 epochs"
+    assert GlobalBatchSampler(64, 64, 1, 1, seed=0).surplus(3) == ""
+
+
 def test_sampler_names_sizes_that_do_not_divide() -> None:
     with pytest.raises(UserError, match="model.global_batch_size=4 is not a multiple of model.micro_batch_size=3"):
         GlobalBatchSampler(10, 4, 3, 1, seed=0)

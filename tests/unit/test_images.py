@@ -3,12 +3,15 @@ import os
 import re
 import socket
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from nemo_mm_align import images
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import ImageProcessor, load_image, read_file, read_image_bytes, verify_image
 
@@ -188,3 +191,150 @@ def test_a_missing_or_broken_processor_file_is_named(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(UserError, match="not readable as JSON"):
         ImageProcessor.from_hf(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "P", "I;16"])
+def test_every_orientation_is_turned_as_pillow_turns_it(tmp_path, orientation, mode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    grey = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)
+    (grey if mode == "I;16" else noise(20, 30).convert(mode)).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    expected = expected >> 8 if mode == "I;16" else expected
+    loaded = np.asarray(load_image(tmp_path / "turned.png"))
+    assert loaded.shape[:2] == expected.shape[:2]
+    if mode != "P":
+        assert np.array_equal(loaded[..., 0], expected if expected.ndim == 2 else expected[..., 0])
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_damaged_exif_data_turn_nothing_and_break_nothing(tmp_path, form):
+    noise(20, 30).save(tmp_path / "odd", format=form, exif=b"Exif\0\0neither byte order, nor anything else")
+    verify_image(tmp_path / "odd")
+    assert load_image(tmp_path / "odd").size == (30, 20)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+BLANKS = zlib.compress(b" " * 3_000_000)
+METADATA = {
+    "profile": png_chunk(b"iCCP", b"p\0\0" + BLANKS),
+    "compressed text": png_chunk(b"zTXt", b"Comment\0\0" + BLANKS),
+    "international text": png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + BLANKS),
+    "many texts": png_chunk(b"tEXt", b"Comment\0" + b"x" * 900_000) * 80,
+    "a large XMP packet": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BLANKS),
+}
+
+
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize("what", METADATA)
+def test_a_sound_picture_is_read_however_much_metadata_it_has(tmp_path, what, place):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(20, 30).save(tmp_path / "image.png", exif=exif)
+    expected = np.asarray(load_image(tmp_path / "image.png"))
+    data = (tmp_path / "image.png").read_bytes()
+    (tmp_path / "image.png").write_bytes(data[:place] + METADATA[what] + data[place:])
+    assert np.array_equal(np.asarray(load_image(tmp_path / "image.png")), expected) and expected.shape == (30, 20, 3)
+    verify_image(tmp_path / "image.png")
+    (tmp_path / "image.png").write_bytes(data[:33] + METADATA[what] + data[33:-40])
+    with pytest.raises(UserError, match="damaged or cut off"):
+        verify_image(tmp_path / "image.png")
+
+
+WIDE_GREY = np.array([[0, 0x8000, 0xFFFF]])
+
+
+def test_wide_grey_values_are_kept_where_they_say_which_is_white(tmp_path):
+    (tmp_path / "grey.pgm").write_bytes(b"P5\n3 1\n65535\n" + WIDE_GREY.astype(">u2").tobytes())
+    assert np.asarray(load_image(tmp_path / "grey.pgm"))[0, :, 0].tolist() == [0, 128, 255]
+    (tmp_path / "ten_bits.pgm").write_bytes(b"P5\n3 1\n1023\n" + np.array([0, 512, 1023], ">u2").tobytes())
+    assert np.asarray(load_image(tmp_path / "ten_bits.pgm"))[0, :, 0].tolist() == [0, 128, 255]
+    bytes_stored_widely = np.array([[0, 7, 255]])
+    for kind in (np.int32, np.float32):
+        Image.fromarray(bytes_stored_widely.astype(kind)).save(tmp_path / "wide.tiff")
+        assert np.asarray(load_image(tmp_path / "wide.tiff"))[0, :, 1].tolist() == [0, 7, 255]
+
+
+@pytest.mark.parametrize("function", [load_image, verify_image])
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (WIDE_GREY.astype(np.int32), "from 0 to 65535 in 32 bits, which do not say which value is white"),
+        (np.array([[-3, 9]], np.int32), "from -3 to 9"),
+        (np.array([[0, 0.25, 1]], np.float32), "from 0 to 1 in 32 bits"),
+        (np.array([[0, np.nan]], np.float32), "from nan to nan"),
+    ],
+)
+def test_grey_values_without_a_white_are_refused(tmp_path, function, values, fault):
+    Image.fromarray(values).save(tmp_path / "grey.tiff")
+    with pytest.raises(UserError, match=f"grey.tiff: grey values {fault}"):
+        function(tmp_path / "grey.tiff")
+
+
+def test_twelve_bits_are_not_taken_for_sixteen(tmp_path):
+    """Two values of 12 bits in three bytes."""
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 12) + bytes([0x80, 0x0F, 0xFF]) + b"\0"
+    (tmp_path / "twelve.tiff").write_bytes(header + struct.pack("<H", len(tags)) + entries + b"\0" * 4)
+    assert np.asarray(load_image(tmp_path / "twelve.tiff"))[0, :, 0].tolist() == [128, 255]
+
+
+LONG = [(3, 500), (500, 3), (1, 2300), (2300, 1), (37, 2000), (2001, 90)]
+
+
+@pytest.mark.parametrize(("width", "height"), LONG)
+@pytest.mark.parametrize("size", [28, 56, 335])
+def test_the_square_around_a_long_picture_is_the_same_without_being_made(monkeypatch, size, width, height):
+    image = noise(height, width)
+    processor = ImageProcessor(image_size=size)
+    expected = processor(image)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1)
+    assert np.array_equal(processor(image), expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(3, 500), (500, 3), (1, 300), (27, 60), (60, 27)])
+def test_the_centre_of_an_enlargement_is_the_same_without_the_rest(monkeypatch, width, height):
+    image = noise(height, width)
+    processor = ImageProcessor(image_size=56, pad_to_square=False)
+    expected = processor(image)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1)
+    assert np.array_equal(processor(image), expected)
+
+
+STRIPS = """
+import resource, sys
+import numpy as np
+from PIL import Image
+from nemo_mm_align.images import ImageProcessor, load_image, verify_image
+folder, gib = sys.argv[1], 1 << 30
+for shape in ((1, 60_000), (60_000, 1), (64, 1_000_000)):
+    Image.fromarray(np.full((*shape, 3), 77, np.uint8)).save(f"{folder}/{shape[0]}.png")
+resource.setrlimit(resource.RLIMIT_AS, (3 * gib, 3 * gib))  # the smallest of the three squares alone has 10 GiB
+for shape in ((1, 60_000), (60_000, 1), (64, 1_000_000)):
+    verify_image(f"{folder}/{shape[0]}.png")
+    for pad in (True, False):
+        pixels = ImageProcessor(image_size=336, pad_to_square=pad)(load_image(f"{folder}/{shape[0]}.png"))
+        assert pixels.shape == (3, 336, 336), pixels.shape
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20, "1 GiB"
+"""
+
+
+def test_a_strip_takes_memory_for_itself_and_not_for_its_square(tmp_path):
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread of NumPy's would reserve address space
+    done = subprocess.run(
+        [sys.executable, "-c", STRIPS, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_edge_has_a_bound(tmp_path):
+    Image.new("L", (images.MAX_EDGE + 1, 1)).save(tmp_path / "thread.png")
+    for function in (load_image, verify_image, read_image_bytes):
+        with pytest.raises(UserError, match="thread.png: 1000001 x 1 pixels; an edge may have at most 1,000,000"):
+            function(tmp_path / "thread.png")

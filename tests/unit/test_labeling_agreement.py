@@ -119,7 +119,8 @@ def test_labels_of_people_as_a_spreadsheet_or_as_lines(tmp_path: Path) -> None:
     assert (found.only_first, found.only_second, found.second) == (1, 1, "people")
     lines = tmp_path / "people.jsonl"
     lines.write_text(
-        '{"prompt_id": 1, "candidate": 1, "quality": 1}\n\n{"prompt_id": "2", "candidate": 0, "quality": 0}\n'
+        '\ufeff{"prompt_id": 1, "candidate": 1, "quality": 1}\n\n{"prompt_id": "2", "candidate": 0, "quality": 0}\n',
+        encoding="utf-8",
     )
     assert compare(first, read_ratings(lines, SCHEMA), SCHEMA).attributes["quality"]["mad"].value == 1
 

@@ -1,13 +1,16 @@
 """What is wrong with files and folders is said before the first call, all of it at once."""
 
+import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nemo_mm_align import file_state
+from nemo_mm_align.answer_provenance import ProvenanceFile, digest
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling import file_state
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.input_reader import InputReader
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
@@ -15,6 +18,7 @@ from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.outputs import check_outputs
+from nemo_mm_align.records import CandidateSet, PlacedPrompt, read_records, write_records
 from tests.judge_server import Files, make_files
 
 
@@ -51,6 +55,53 @@ def test_lines_that_are_no_records_hide_no_other_fault(files: Files, helpsteer: 
         f"{files.candidates_path}:3: Invalid JSON",
     ):
         assert expected in text
+
+
+def test_a_byte_order_mark_changes_nothing(files: Files, helpsteer: AttributeSchema) -> None:
+    keys = check(files, helpsteer).keys
+    for path in (files.prompts_path, files.candidates_path):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    inputs = check(files, helpsteer)
+    assert inputs.keys == keys and [job.prompt.id for job in inputs.jobs()] == [f"p{number}" for number in range(6)]
+    files.prompts_path.write_bytes(b"[" + files.prompts_path.read_bytes() + b"]")
+    with pytest.raises(UserError, match="is a JSON list. Give a plain JSONL file, one Prompt record per line"):
+        check(files, helpsteer)
+
+
+def test_places_of_images_are_added_where_that_is_asked_for(files: Files, helpsteer: AttributeSchema) -> None:
+    keys = check(files, helpsteer).keys
+    text = files.prompts_path.read_text(encoding="utf-8")
+    files.prompts_path.write_text(text.replace("<image>\\n", ""), encoding="utf-8")
+    with pytest.raises(
+        UserError, match="placeholders for 1 images; write one per image, or set add_image_placeholders=true"
+    ):
+        check(files, helpsteer)
+    inputs = LabelInputs(files.prompts_path, files.candidates_path, prompt_kind=PlacedPrompt)
+    inputs.check(LabelContext(HumanJudge("anna"), helpsteer, True), lambda key: False)
+    assert text.count("<image>\\n") and inputs.keys == keys
+    assert all(job.prompt.turns[0].content.startswith("<image>\n") for job in inputs.jobs() if job.prompt.images)
+
+
+def test_candidates_about_another_picture_are_refused_and_edited_ones_counted(
+    files: Files, helpsteer: AttributeSchema, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = check(files, helpsteer).keys
+    candidates = list(read_records(files.candidates_path, CandidateSet))
+    jobs = {job.prompt.id: job for job in check(files, helpsteer).jobs()}
+    hashes = {name: [hashlib.sha256(path.read_bytes()).hexdigest() for path in jobs[name].image_paths] for name in jobs}
+    noted = {digest(record): tuple(hashes[record.prompt_id]) for record in candidates}
+    ProvenanceFile(files.candidates_path, noted.items()).close()
+    with caplog.at_level(logging.WARNING):
+        assert check(files, helpsteer).keys == keys and not caplog.records
+        edited = candidates[0].model_copy(update={"candidates": candidates[0].candidates[:1]})
+        write_records(files.candidates_path, [edited, *candidates[1:]])
+        check(files, helpsteer)
+    assert "1 lines were changed after sample.py had written them" in caplog.text
+    jobs["p2"].image_paths[0].write_bytes(jobs["p3"].image_paths[0].read_bytes())
+    with pytest.raises(
+        UserError, match=f"1 faults(?s:.*){files.prompts_path}:3: its candidates are about another picture"
+    ):
+        check(files, helpsteer)
 
 
 def test_two_files_in_each_others_place_are_one_message(files: Files, helpsteer: AttributeSchema) -> None:

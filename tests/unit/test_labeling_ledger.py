@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from nemo_mm_align import file_state, image_hashes
 from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import read_file
-from nemo_mm_align.labeling import file_state, image_hashes
-from nemo_mm_align.labeling.image_hashes import ImageHashes
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.running.spending import Tokens
 

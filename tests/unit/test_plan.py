@@ -5,10 +5,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from nemo_mm_align import file_state
 from nemo_mm_align.datasets.length_report import show_loss_mask
 from nemo_mm_align.datasets.plan import PlanSettings, batch_length, plan_lengths
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.prompts import ChatTemplate, EncodedSequence, Encoder
 from nemo_mm_align.records import PreferenceExample, TrainingExample, Turn
 from tests.unit import toy_tokenizers
@@ -100,6 +102,45 @@ def test_bad_images_and_texts_are_faults(encoder, picture, tmp_path):
     ]
     unchecked, _ = plan_lengths(examples[:3], encoder, PlanSettings(max_length=400, check_images=False))
     assert len(unchecked) == 3
+
+
+def test_a_pair_is_compared_as_tokens(repository, helpsteer):
+    """A tokenizer that splits at blanks tells neither their number nor words that it does not know."""
+    template = yaml.safe_load((repository / "conf/template/vicuna_v1.yaml").read_text()) | {"system": ""}
+    tokenizer = toy_tokenizers.word_level()
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    words = Encoder(tokenizer, ChatTemplate.from_config(template), image, IMAGE_TOKENS, helpsteer)
+    blanks = pair("blanks").model_copy(update={"chosen": "red circle", "rejected": "red  circle"})
+    unknown = pair("unknown").model_copy(update={"chosen": "zebra", "rejected": "walrus"})
+    with pytest.raises(UserError, match="2 dropped(?s:.*)blanks: same answers: .* are the same tokens") as error:
+        plan_lengths([blanks, pair("good"), unknown], words, PlanSettings(max_length=400))
+    assert "dropped unknown: same answers" in str(error.value) and "data.on_fault=drop" in str(error.value)
+    settings = PlanSettings(max_length=400, on_fault="drop")
+    samples, _ = plan_lengths([blanks, pair("good"), unknown], words, settings)
+    assert [sample.id for sample in samples] == ["good"]
+
+
+def test_images_that_were_checked_are_known_by_their_hash_and_not_decoded_again(
+    encoder, picture, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(file_state, "SETTLED_S", -1e9)  # as if they had been written long ago
+    (tmp_path / "bad.png").write_text("nothing")
+    examples = [example("good", "yes", picture), example("bad", "yes", str(tmp_path / "bad.png"))]
+    settings = PlanSettings(max_length=400, on_fault="drop")
+    hashes = ImageHashes(tmp_path / "hashes")
+    samples, plan = plan_lengths(examples, encoder, settings, hashes=hashes)
+    first = samples.pictures(hashes.of)
+    assert hashes.save() and [item.reason for item in plan.dropped] == ["image"]
+    decoded = []
+    monkeypatch.setattr("nemo_mm_align.datasets.plan.verify_bytes", lambda data, path: decoded.append(path))
+    again = ImageHashes(tmp_path / "hashes")
+    samples, _ = plan_lengths(examples[:1], encoder, settings, hashes=again)
+    assert samples.pictures(again.of) == first and decoded == [] and again.others == []
+    Image.new("RGB", (8, 8), "red").save(picture)
+    later = ImageHashes(tmp_path / "hashes")
+    samples, _ = plan_lengths(examples, encoder, settings, hashes=later)
+    assert samples.pictures(later.of) != first and later.others == [picture]
+    assert set(decoded) == {picture, str(tmp_path / "bad.png")}, "a broken image is not remembered as checked"
 
 
 def test_stored_reference_log_probs_travel_along(encoder):

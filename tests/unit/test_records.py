@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from nemo_mm_align.records import (
     RecordAppender,
     TrainingExample,
     Turn,
+    parse_line,
     read_records,
     resolve_image,
     write_records,
@@ -51,6 +53,35 @@ def test_failed_write_leaves_the_old_file(tmp_path):
 def test_blank_lines_are_skipped(tmp_path):
     path = write_lines(tmp_path / "prompts.jsonl", LINE, b"", b"   ", {**LINE, "id": "b"})
     assert [record.id for record in read_records(path, Prompt)] == ["a", "b"]
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = write_lines(tmp_path / "prompts.jsonl", b"\xef\xbb\xbf" + json.dumps(LINE).encode(), {**LINE, "id": "b"})
+    assert [record.id for record in read_records(path, Prompt)] == ["a", "b"]
+    text = json.dumps(LINE)
+    assert parse_line(Prompt, "\ufeff" + text, path, 1) == parse_line(Prompt, text.encode(), path, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (json.dumps([LINE]).encode(), "is a JSON list. Give a plain JSONL file, one Prompt record per line"),
+        (gzip.compress(json.dumps(LINE).encode()), "is gzip-compressed. Give a plain JSONL file"),
+        (b"PAR1...", "is a parquet file"),
+        (json.dumps(LINE).encode("utf-16"), "is UTF-16 text. Save it as UTF-8"),
+    ],
+)
+def test_other_files_than_jsonl_are_named(tmp_path, data, expected):
+    (tmp_path / "prompts.jsonl").write_bytes(data)
+    with pytest.raises(UserError, match=f"prompts.jsonl: {expected}"):
+        list(read_records(tmp_path / "prompts.jsonl", Prompt))
+
+
+@pytest.mark.parametrize("image", ["data:image/png;base64," + "A" * 90_000, "x" * 90_000, "https://example.org/a.png"])
+def test_what_is_no_path_is_said_shortly(tmp_path, image):
+    with pytest.raises(UserError, match="is no path; store the image as a file") as caught:
+        resolve_image(image, tmp_path / "prompts.jsonl")
+    assert len(str(caught.value)) < 200
 
 
 FAULTS = {

@@ -1,6 +1,7 @@
 """Going on from a checkpoint: what must be as it was, what may change, and what is refused."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.parallel.checkpoint import CheckpointMetadata
+from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
+from nemo_mm_align.parallel.checkpoint_folder import METADATA_FILE, CheckpointMetadata, read_metadata
 from nemo_mm_align.prompts import EncodedSequence
-from nemo_mm_align.recipes.resume import check_resumable, checkpoint_to_resume
+from nemo_mm_align.recipes.resume import check_resumable, check_same_model, checkpoint_to_resume
 from tests.checkpoint_files import write_checkpoint
 
 RECIPE = {"name": "dpo", "beta": 0.1, "data": "d0", "global_batch_size": 4, "seed": 1, "shuffle": True, "steps": 9,
@@ -51,6 +54,66 @@ def test_other_samples_or_batches_are_refused(run: Path, change: dict[str, Any],
 def test_another_base_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match="was trained from another model \\(/models/a\\)"):
         check_resumable(run / "step_00000007", RECIPE, "xyz")
+
+
+def test_other_pictures_are_refused_and_named(run: Path) -> None:
+    folder = run / "step_00000007"
+    metadata = read_metadata(folder)
+    told = metadata.model_copy(update={"recipe": RECIPE | {"pictures": "p0"}})
+    (folder / METADATA_FILE).write_text(told.model_dump_json())
+    assert check_resumable(folder, RECIPE | {"pictures": "p0"}, "abc") == 7
+    changed = [f"{letter}.png" for letter in "gfedcba"]
+    with pytest.raises(
+        UserError, match=r"other pictures than its data name now \(a.png, .*, e.png and 2 more\). Take that back"
+    ):
+        check_resumable(folder, RECIPE | {"pictures": "p1"}, "abc", changed)
+
+
+def test_another_image_processing_or_other_sizes_are_refused(run: Path) -> None:
+    folder, processor = run / "step_00000007", ImageProcessor(image_size=28)
+    config = LlavaConfig(
+        LanguageConfig(num_layers=2, hidden_size=8, num_attention_heads=2, ffn_hidden_size=8, vocab_size=9),
+        VisionConfig(
+            num_layers=2, hidden_size=8, num_attention_heads=2, ffn_hidden_size=8, image_size=28, patch_size=14
+        ),
+        image_token_id=3,
+    )
+    metadata = read_metadata(folder).model_copy(
+        update={"model": config.to_dict(), "image_processor": processor.model_dump(mode="json")}
+    )
+    (folder / METADATA_FILE).write_text(metadata.model_dump_json())
+    check_same_model(folder, config, processor)
+    with pytest.raises(UserError, match=r"image_processor.pad_to_square=True \(now False\)\. Take that back"):
+        check_same_model(folder, config, processor.model_copy(update={"pad_to_square": False}))
+    other = replace(config, language=replace(config.language, num_layers=3))
+    with pytest.raises(UserError, match=r"language.num_layers=2 \(now 3\)"):
+        check_same_model(folder, other, processor)
+    told = dict(metadata.image_processor)
+    del told["pad_to_square"]  # as if an earlier version had not known it
+    (folder / METADATA_FILE).write_text(metadata.model_copy(update={"image_processor": told}).model_dump_json())
+    check_same_model(folder, config, processor)
+
+
+def test_a_checkpoint_that_does_not_tell_its_pictures_goes_on_with_a_warning(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert check_resumable(run / "step_00000007", RECIPE | {"pictures": ""}, "abc") == 7
+        assert not caplog.records, "text alone"
+        assert check_resumable(run / "step_00000007", RECIPE | {"pictures": "p1"}, "abc") == 7
+    assert "an earlier version did not note its pictures" in caplog.text
+
+
+def test_pictures_are_told_by_content_and_order() -> None:
+    def pictures(*samples: str) -> str:
+        return SampleStore([Sample(name, list(map(Path, images)), []) for name, images in enumerate(samples)]).pictures(
+            str
+        )
+
+    assert pictures("a", "b") == pictures("a", "b") and pictures("", "") == ""
+    assert (
+        len({pictures("a", "b"), pictures("b", "a"), pictures("ab", ""), pictures("", "ab"), pictures("a", "c")}) == 5
+    )
 
 
 def test_changed_hyperparameters_and_length_are_said(run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from nemo_mm_align.callbacks.health import verdict
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import Schedule
+from nemo_mm_align.recipes.data import BatchShape, Collator
 from nemo_mm_align.recipes.known_settings import differing_sizes
 from nemo_mm_align.recipes.methods import build_method
 from nemo_mm_align.recipes.reference import ReferenceCache, settings_key
@@ -94,6 +96,13 @@ def test_reference_cache_joins_replicas_and_leaves_out_a_torn_line(tmp_path: Pat
     (tmp_path / f"{cache.key}.00001.jsonl").write_text('{"sample": "c", "log_probs": [-3.0, -4.0]}\n')
     assert cache.read() == {"a": [-1.0, -2.0], "c": [-3.0, -4.0]}
     assert settings_key(weights="other", precision="fp32") != cache.key
+
+
+@pytest.mark.parametrize(("size", "images"), [(336, 792), (28, 114130)])
+def test_decoded_images_that_are_remembered_have_a_bound_in_bytes(size: int, images: int) -> None:
+    collator = Collator(None, ImageProcessor(image_size=size), BatchShape(), with_images=True)  # type: ignore[arg-type]
+    assert collator._pixels.cache_info().maxsize == images
+    assert images * 3 * size**2 * 4 <= 1 << 30
 
 
 def test_metrics_are_read_up_to_a_torn_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from typing import Any
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import IMAGE_PART
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
+from nemo_mm_align.datasets.formats.keys import OTHER_FORMATS, says_nothing, spelling
+from nemo_mm_align.errors import shorten
 
 SCORE_KEYS = ("chosen_score", "rejected_score")
+PART_KEYS = {"image": ("type", "index"), "text": ("type", "text", "index")}
+"""Keys of a part of a message's content, by its type; any other refuses the record."""
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -31,8 +36,18 @@ class Context:
 
 def malformed(key: str, value: Any, expected: str) -> MalformedRecord:
     """Return the exception for a field that is missing (None) or of the wrong type."""
-    got = "is missing" if value is None else f"is {type(value).__name__} {str(value)[:60]!r}"
+    got = "is missing" if value is None else f"is {type(value).__name__} {_shown(value)}"
     return MalformedRecord(Problem("field", f"{key} {got}.", f"{key} must be {expected}."))
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value; of a number or a list without end no more than that."""
+    if isinstance(value, str):
+        return repr(shorten(value, 60))
+    try:
+        return repr(shorten(reprlib.repr(value), 60))
+    except ValueError:  # a whole number of more digits than Python writes out
+        return "of very many digits"
 
 
 def text_field(record: Mapping[str, Any], key: str) -> str:
@@ -48,20 +63,37 @@ def number_field(record: Mapping[str, Any], key: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise malformed(key, value, "a finite number")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number beyond any float
+        pass
+    raise malformed(key, value, "a finite number")
 
 
 def image_list(record: Mapping[str, Any]) -> list[str | Path]:
-    """Return the record's image paths (``image`` or ``images``: a path or a list of paths)."""
-    value = record.get("image", record.get("images"))
-    if value is None or value == "":
-        return []
-    items = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(item, str | Path) for item in items):
-        raise malformed("image", value, "a path or a list of paths")
-    return list(items)
+    """Return the record's image paths: of ``image`` or ``images``, a path or a list of paths; an empty one says nothing."""
+    single, several = (_images(record, key) for key in ("image", "images"))
+    if single and several and single != several:
+        problem = Problem("images", "image and images name different pictures.", "keep one of the two keys.")
+        raise MalformedRecord(problem)
+    return single or several
+
+
+def _images(record: Mapping[str, Any], key: str) -> list[str | Path]:
+    value = record.get(key)
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    found = [item for item in map(_image, items) if item is not None]
+    if not all(isinstance(item, str | Path) for item in found):
+        raise malformed(key, value, "a path or a list of paths")
+    return found
+
+
+def _image(item: Any) -> Any:
+    """A path, also that of an image struct of Arrow; None where there is neither path nor bytes."""
+    if isinstance(item, Mapping) and set(item) <= {"bytes", "path"} and not item.get("bytes"):
+        item = item.get("path")
+    return None if item == "" else item
 
 
 def turn_list(record: Mapping[str, Any], key: str, role_key: str, content_key: str) -> list[list[str]]:
@@ -69,6 +101,7 @@ def turn_list(record: Mapping[str, Any], key: str, role_key: str, content_key: s
     messages = record.get(key)
     if not isinstance(messages, list) or not messages:
         raise malformed(key, messages, "a list of messages")
+    _check_image_order(key, messages)
     return [_turn(message, f"{key}[{index}]", role_key, content_key) for index, message in enumerate(messages)]
 
 
@@ -92,31 +125,55 @@ def content_text(content: Any, where: str) -> str:
 
 def _part(part: Any, where: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str) or kind not in PART_KEYS:
+        raise malformed(where, part, 'parts of {"type": "image"} and {"type": "text", "text": ...}')
+    unread = [key for key, value in part.items() if key not in PART_KEYS[kind] and not says_nothing(key, value)]
+    if unread:
+        problem = f"{where} has a part of type {kind} with {shorten(', '.join(unread))}, which is not read."
+        remedy = "list images beside the messages, in their order." if kind == "image" else "remove it."
+        raise MalformedRecord(Problem("unread_key", problem, remedy))
     if kind == "image":
         return IMAGE_PART
-    if kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    raise malformed(where, part, 'parts of {"type": "image"} and {"type": "text", "text": ...}')
+    if not isinstance(part.get("text"), str):
+        raise malformed(f"{where}: the text of a part", part.get("text"), "a string")
+    return str(part["text"])
 
 
-def message_text(record: Mapping[str, Any], key: str) -> str:
-    """Return the text of a message that is a dict ``{from, value}``, the string of such a dict, or plain text."""
+def _check_image_order(where: str, messages: Any) -> None:
+    """Raise `MalformedRecord` where image parts say by an ``index`` that they stand for other pictures than the next ones."""
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    indices = [part.get("index") for part in parts if isinstance(part, Mapping) and part.get("type") == "image"]
+    if any(index is not None and index != place for place, index in enumerate(indices)):
+        problem = f"{where}: image parts have the indices {shorten(str(indices), 60)}, not 0, 1, ... in their order."
+        raise MalformedRecord(Problem("images", problem, "list the images in the order of their parts."))
+
+
+def message_text(record: Mapping[str, Any], key: str, role: str) -> str:
+    """Return the text of a message that is a dict ``{from, value}``, the string of such a dict, or plain text.
+
+    An answer may itself be JSON: a string is unwrapped only where it has exactly these keys and is said by `role`.
+    """
     value = record.get(key)
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = _literal(value)
-    if isinstance(value, Mapping):
-        return text_field({key: value.get("value", value.get("content"))}, key)
-    return text_field({key: value}, key)
+        value = _literal(value, role)
+    if not isinstance(value, Mapping):
+        return text_field({key: value}, key)
+    speaker = value.get("from", value.get("role"))
+    if speaker is not None and ROLES.get(str(speaker).lower()) != role:
+        raise malformed(f"{key}.from", speaker, f"one who speaks as {role}")
+    return text_field({key: value.get("value", value.get("content"))}, key)
 
 
-def _literal(text: str) -> Any:
-    """Return the mapping that `text` spells as JSON or as a Python literal, or `text` itself."""
+def _literal(text: str, role: str) -> Any:
+    """Return the message that `text` spells as JSON or as a Python literal, or `text` itself."""
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-        if isinstance(value, dict) and "value" in value:
+        is_message = isinstance(value, dict) and set(value) == {"from", "value"} and isinstance(value["value"], str)
+        if is_message and ROLES.get(str(value["from"]).lower()) == role:
             return value
     return text
 
@@ -129,16 +186,16 @@ def score_fields(record: Mapping[str, Any]) -> dict[str, float | None]:
 def extra_fields(record: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """Return the fields that a format does not use, as metadata, where JSON can hold them.
 
-    A ``metadata`` object, which our exports carry along, is taken over as it is.
+    A ``metadata`` object, which our exports carry along, is taken over as it is. Texts of another format are left out.
     """
     own = record.get("metadata")
-    extras = dict(own) if isinstance(own, Mapping) else {}
+    extras = dict(own) if isinstance(own, Mapping) else {} if own is None else {"metadata": own}
     for key, value in record.items():
-        if key in known or value is own:
+        if key in known or value is own or spelling(key) in OTHER_FORMATS:
             continue
         try:
             json.dumps(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             continue
         extras[key] = value
     return extras

@@ -17,11 +17,24 @@ from nemo_mm_align.datasets.formats.common import (
     turn_list,
 )
 
-CONVERSATION_KEYS = ("id", "image", "images", "conversations")
+CONVERSATION_KEYS = ("id", "image", "images", "conversations", "metadata")
+MESSAGE_KEYS = ("from", "value")
+ANSWER_KEYS = (*MESSAGE_KEYS, "role", "content")
 REFERENCE_KEYS = ("ref_win_logp", "ref_rej_logp")
 DERIVED_KEYS = ("ref_win_avg_logp", "ref_rej_avg_logp", "ref_win_per_token_logp", "ref_rej_per_token_logp")
 """Of the reference log-probs that the authors store, the sums are used; these say the same once more, at length."""
-DPO_KEYS = ("id", "image", "images", "question", "chosen", "rejected", *REFERENCE_KEYS, *DERIVED_KEYS, *SCORE_KEYS)
+DPO_KEYS = (
+    "id",
+    "image",
+    "images",
+    "question",
+    "chosen",
+    "rejected",
+    "metadata",
+    *REFERENCE_KEYS,
+    *DERIVED_KEYS,
+    *SCORE_KEYS,
+)
 
 
 def parse_conversation(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
@@ -36,8 +49,11 @@ def parse_dpo(record: Mapping[str, Any], record_id: str, context: Context) -> Dr
 
     ``ref_win_logp`` and ``ref_rej_logp`` (sums over answer tokens, in nats) are taken over where both are there.
     """
-    question = message_text(record, "question")
-    answers = (message_text(record, "chosen").strip(), message_text(record, "rejected").strip())
+    question = message_text(record, "question", "user")
+    answers = (
+        message_text(record, "chosen", "assistant").strip(),
+        message_text(record, "rejected", "assistant").strip(),
+    )
     draft = Draft(record_id, image_list(record), [["user", question]], answers)
     reference = [number_field(record, key) for key in REFERENCE_KEYS]
     if (reference[0] is None) != (reference[1] is None):

@@ -21,7 +21,10 @@ from nemo_mm_align.datasets.formats.common import (
 from nemo_mm_align.records import PreferenceExample, TrainingExample
 
 NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
-MESSAGE_KEYS = ("id", "image", "images", "messages", "prompt", "chosen", "rejected", *SCORE_KEYS)
+RECORD_KEYS = tuple({**TrainingExample.model_fields, **PreferenceExample.model_fields})
+MESSAGES_KEYS = ("id", "image", "images", "messages", "prompt", "metadata")
+PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS)
+TURN_KEYS = ("role", "content")
 
 
 def parse_record(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
@@ -47,23 +50,32 @@ def _mapping(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def parse_messages(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
-    """``{messages}`` or ``{prompt, chosen, rejected}`` of ``{role, content}`` messages, with ``image`` or ``images``.
+    """``{messages}`` of ``{role, content}``, with ``image`` or ``images``.
 
-    Content is a string or a list of image and text parts. Without a prompt, chosen and rejected are whole conversations
-    that differ in the last message.
+    Content is a string or a list of image and text parts. A ``prompt`` beside them may only say the first question again.
     """
-    images = image_list(record)
-    extras: dict[str, Any] = {"metadata": extra_fields(record, MESSAGE_KEYS)}
-    if "messages" in record:
-        return Draft(record_id, images, turn_list(record, "messages", "role", "content"), extras=extras)
+    turns = turn_list(record, "messages", "role", "content")
+    draft = Draft(record_id, image_list(record), turns, extras={"metadata": extra_fields(record, MESSAGES_KEYS)})
+    questions = [turn for turn in turns if turn[0] != "system"]
+    if record.get("prompt") and _messages(record, "prompt", "user")[-1:] != questions[:1]:
+        draft.fault("field", "prompt is not the first question of messages.", "keep one of the two keys.")
+    return draft
+
+
+def parse_message_pairs(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
+    """``{prompt, chosen, rejected}``, each a text or a list of ``{role, content}`` messages, with ``image`` or ``images``.
+
+    Without a prompt, chosen and rejected are whole conversations that differ in the last message.
+    """
+    extras: dict[str, Any] = {"metadata": extra_fields(record, PAIR_KEYS), **score_fields(record)}
     chosen, rejected = (_messages(record, key, "assistant") for key in ("chosen", "rejected"))
     prompt = _messages(record, "prompt", "user") if record.get("prompt") else chosen[:-1]
     for key, messages in (("chosen", chosen), ("rejected", rejected)):
         if messages[:-1] not in ([], prompt) or messages[-1][0] != "assistant":
             problem = f"{key} is not the prompt with one answer."
             raise MalformedRecord(Problem("field", problem, "chosen and rejected must answer the same prompt."))
-    extras |= score_fields(record)
-    return Draft(record_id, images, prompt, (chosen[-1][1].strip(), rejected[-1][1].strip()), extras=extras)
+    answers = (chosen[-1][1].strip(), rejected[-1][1].strip())
+    return Draft(record_id, image_list(record), prompt, answers, extras=extras)
 
 
 def _messages(record: Mapping[str, Any], key: str, role: str) -> list[list[str]]:

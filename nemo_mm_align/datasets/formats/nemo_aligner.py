@@ -27,8 +27,10 @@ DPO_KEYS = (
     "rejected_response",
     "chosen_reward",
     "rejected_reward",
+    "metadata",
 )
-STEERLM_KEYS = ("id", "image", "images", "system", "mask", "type", "conversations")
+STEERLM_KEYS = ("id", "image", "images", "system", "mask", "type", "conversations", "metadata")
+STEERLM_MESSAGE_KEYS = ("from", "value", "label")
 
 TURN_MARKER = re.compile(r"(?:^|\n)?<extra_id_(0|1)>(System|User|Assistant)\n")
 MARKER = re.compile(r"<extra_id_\d>")
@@ -44,9 +46,6 @@ def parse_dpo(record: Mapping[str, Any], record_id: str, context: Context) -> Dr
     answers = (_answer(record, "chosen_response"), _answer(record, "rejected_response"))
     draft = Draft(record_id, image_list(record), turns, answers)
     scores = [number_field(record, key) for key in ("chosen_reward", "rejected_reward")]
-    if None not in scores and scores[0] < scores[1]:  # type: ignore[operator]
-        problem = f"chosen_reward {scores[0]:g} is below rejected_reward {scores[1]:g}."
-        draft.fault("score_order", problem, "swap the responses.")
     metadata = extra_fields(record, DPO_KEYS)
     draft.extras = {"chosen_score": scores[0], "rejected_score": scores[1], "metadata": metadata}
     return draft
@@ -99,7 +98,10 @@ def parse_steerlm(record: Mapping[str, Any], record_id: str, context: Context) -
 
 def _apply_labels(draft: Draft, labels: list[Any], context: Context) -> None:
     for index, label in enumerate(labels):
-        if not label or draft.turns[index][0] != "assistant":
+        if not label:
+            continue
+        if draft.turns[index][0] != "assistant":
+            draft.fault("labels", "a turn of the user's has a label.", "labels belong to the assistant's turns.")
             continue
         if context.schema is None:
             draft.fault("labels", "there are labels, but no attribute schema.", "set attribute_schema.")

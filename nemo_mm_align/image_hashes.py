@@ -1,14 +1,15 @@
-"""Hashes of image files, remembered beside the ledger: a run that is gone on with need not read all images again."""
+"""Hashes of image files, remembered in a file: a run that is gone on with need not read all images again."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from nemo_mm_align.file_state import file_state, is_settled
 from nemo_mm_align.images import read_file
-from nemo_mm_align.labeling.file_state import file_state, is_settled
 
 LINE = re.compile(r"([0-9a-f]{64}) (\d+ \d+) ([^\n]+)\n")
 
@@ -27,13 +28,20 @@ class ImageHashes:
         self._seen: set[str] = set()
         self._unsettled: set[str] = set()
         self._changed = False
+        self.others: list[str] = []
+        """Images of the file of hashes that are others now, of those asked for so far."""
         if path is not None and path.is_file():
             with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
                 matches = (LINE.fullmatch(line) for line in file)
                 self._known = {match[3]: (match[1], match[2]) for match in matches if match}
 
-    def of(self, image: Path) -> str:
-        """Return the hash of an image's bytes; raise `UserError` where it cannot be read."""
+    def of(self, image: Path, check: Callable[[bytes], object] = len) -> str:
+        """Return the hash of an image's bytes; raise `UserError` where it cannot be read.
+
+        Args:
+            check: looks at the bytes of an image that is not remembered, and may raise `UserError`: what does not pass
+                is not remembered. One file of hashes is made with one check.
+        """
         name = os.fspath(image)
         known = self._known.get(name)
         if known is not None and (name in self._seen or known[1] == file_state(name)):
@@ -42,7 +50,11 @@ class ImageHashes:
         state = file_state(name)
         if not is_settled(state) or "\n" in name:
             self._unsettled.add(name)
-        value = hashlib.sha256(read_file(image)).hexdigest()
+        data = read_file(image)
+        value = hashlib.sha256(data).hexdigest()
+        check(data)
+        if known is not None and known[0] != value:
+            self.others.append(name)
         self._known[name], self._changed = (value, state), True
         self._seen.add(name)
         return value
