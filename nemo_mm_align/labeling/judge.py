@@ -24,11 +24,17 @@ FailureKind = Literal[
     "out_of_range",
     "bad_request",
     "auth",
+    "refused",
+    "input",
 ]
 FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
-SERVICE_KINDS: frozenset[str] = frozenset({"rate_limit", "server", "timeout", "auth"})
-"""Failures of the service, not of the sample: they say nothing about the next attempt at the same request."""
+SERVICE_KINDS: frozenset[str] = frozenset({"rate_limit", "server", "timeout", "auth", "refused", "input"})
+"""Failures that are not the sample's: they say nothing about the next attempt at the same request.
+
+``refused``: the service works for nobody with this account, address or place. ``input``: an image was not there, or not the
+one that was checked, when the call was to be made.
+"""
 
 PERMANENT_KINDS: frozenset[str] = frozenset({"safety", "bad_request"})
 """Failures that the same request would meet again."""
@@ -44,6 +50,7 @@ class JudgeRequest:
         image_paths: where the prompt's images lie, in order of their placeholders.
         schema: the attributes to score.
         want_reference: whether the judge shall also write its own answer to the question.
+        image_hashes: SHA-256 of the images' bytes as they were checked; where there are none, any bytes will do.
     """
 
     prompt: Prompt
@@ -51,6 +58,7 @@ class JudgeRequest:
     image_paths: tuple[Path, ...]
     schema: AttributeSchema
     want_reference: bool = False
+    image_hashes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,16 @@ from nemo_mm_align.labeling.reply.claims import (
 )
 from nemo_mm_align.labeling.reply.objects import as_dict, find_objects
 from nemo_mm_align.labeling.reply.sections import read_sections
+from nemo_mm_align.labeling.reply.thinking import without_thinking
 from nemo_mm_align.labeling.rubric import CANDIDATE_KEY, RATINGS_KEY, REASONING_KEY, REFERENCE_KEY, SCORES_KEY
+
+MAX_TEXT = 400_000
+"""Characters of a reply with thinking; 65,536 tokens are fewer."""
+
+MAX_FREE_TEXT = 100_000
+"""Characters of an answer in a layout of its own."""
+
+LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -34,28 +44,46 @@ class ParsedReply:
 def parse_reply(text: str, schema: AttributeSchema, count: int, want_reference: bool = False) -> ParsedReply:
     """Return what a reply says of `count` candidates.
 
-    Read as the object that was asked for, in JSON or in what models write for it (code fences, text around it, Python
-    quotes, comments); without one, as ratings below each candidate's name (see `read_sections`), then without
-    reasoning. In names, case, blanks, hyphens and underscores make no difference.
+    What the model thought before it answered is no part of it (`without_thinking`). Read as the object that was asked for,
+    in JSON or in what models write for it (code fences, text around it, `read_relaxed`); without one, as ratings below each
+    candidate's name (see `read_sections`), then without reasoning. In names, case, blanks, hyphens and underscores make no
+    difference.
 
     Raises:
         JudgeFailure: ``unparsable`` where a candidate, score or wanted reference answer is missing, contradicted or not
             a number; ``out_of_range`` where a number is not one of its attribute.
     """
     try:
-        reply = _find_reply(text)
+        answer = _answer(text)
+        reply = _find_reply(answer)
         if reply is not None:
             return _read(reply, schema, count, want_reference)
         if want_reference:
             raise UnparsableError(
                 f"no complete JSON object with {RATINGS_KEY!r} in the reply, hence no reference answer"
             )
-        ratings = read_sections(text, schema).settle(schema, count)
+        if len(answer) > MAX_FREE_TEXT:
+            raise UnparsableError(f"no object with {RATINGS_KEY!r} in {len(answer):,} characters")
+        ratings = read_sections(answer, schema).settle(schema, count)
         return ParsedReply(tuple(ratings), ("",) * count, None)
     except UnparsableError as error:
         raise JudgeFailure("unparsable", str(error), raw=text) from None
     except UserError as error:
         raise JudgeFailure("out_of_range", str(error), raw=text) from None
+
+
+def _answer(text: str) -> str:
+    """Return what the model answered, without its thinking; JSON that was packed into a JSON string is unpacked."""
+    if len(text) > MAX_TEXT:
+        raise UnparsableError(f"{len(text):,} characters; at most {MAX_TEXT:,} are read, and no judgement has as many")
+    answer = without_thinking(text)
+    if text.strip() and not answer.strip():
+        raise UnparsableError("the reply is thinking and holds no judgement")
+    if answer.lstrip().startswith('"'):
+        with suppress(ValueError, RecursionError):
+            inner = json.loads(answer, strict=False)
+            answer = inner if isinstance(inner, str) else answer
+    return answer
 
 
 def _find_reply(text: str) -> dict[str, Any] | None:
@@ -109,7 +137,7 @@ def _claim(claims: Claims, number: int, entry: dict[str, Any], schema: Attribute
 def _number(value: Any) -> float | None:
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,20})?\s*", value):
         value = float(value)
-    plain = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    plain = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
     return value if plain else None
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_label import KEY, Command, attempts
+from tests.e2e.test_label import CONCURRENCY, KEY, Command, assert_complete, attempts
 from tests.judge_server import Exchange, Reply, error, generated, honest, judge_server, make_files
 
 pytestmark = pytest.mark.e2e
@@ -21,7 +21,6 @@ def echoes(exchange: Exchange) -> list[Reply]:
         error(500, details=[{"reason": key}]),
         Reply("x" * 19_990 + key, 500, {"Content-Type": "text/plain"}),
         Reply(f"<html>{key}</html>", headers={"Content-Type": "text/html"}),
-        Reply("", 302, {"Location": f"http://[{key}"}),  # the client cannot read this address, and says so
         Reply(f"not gzip: {key}", headers={"Content-Encoding": "gzip"}),
         Reply(f'{{"{key}": 1}}'),  # unknown fields are quoted by the client's parser
         Reply(generated(f"Your key is {key}.")),
@@ -33,7 +32,7 @@ def echoes(exchange: Exchange) -> list[Reply]:
 
 
 def with_key(reply: Reply, key: str) -> Reply:
-    """The key in the reasoning of a judgement that is otherwise fine."""
+    """The key in the reasoning of a judgement that is otherwise fine: it is not used, and not changed either."""
     assert isinstance(reply.body, dict)
     part = reply.body["candidates"][0]["content"]["parts"][0]
     part["text"] = part["text"].replace("on red", f"on red {key}")
@@ -67,12 +66,33 @@ def test_a_service_that_repeats_the_key_finds_no_listener(
     assert everything.count(b"[API key]") > 12, "the replies with the key in them were recorded"
     assert not any(piece.encode() in everything for piece in PIECES)
     kinds = {line["prompt_id"]: line.get("kind") for line in attempts(files)}
-    assert [kinds[f"p{index}"] for index in (0, 3, 4, 5, 7, 10)] == [
+    assert [kinds[f"p{index}"] for index in (0, 3, 4, 5, 6, 9, 11)] == [
         "bad_request",
         "server",
         "server",
         "server",
         "unparsable",
+        "server",
         None,
     ]
     assert not (tmp_path / "outputs").exists() and not list(tmp_path.glob("*.log"))
+
+
+@pytest.mark.parametrize("location", ["http://[{key}", "http://{key}.example/?key={key}"])
+def test_a_redirect_ends_the_run_and_is_asked_again_later(location: str, tmp_path: Path, repository: Path) -> None:
+    files = make_files(tmp_path, 14)
+    moved = [True]
+
+    def behaviour(exchange: Exchange) -> Reply | None:
+        return Reply("", 307, {"Location": location.format(key=exchange.headers["x-goog-api-key"])}) if moved else None
+
+    with judge_server(behaviour) as server:
+        command = Command(repository, files, server)
+        code, output = command.run()
+        asked = len(server.exchanges)
+        moved.clear()
+        again, _ = command.run()
+    assert (code, again) == (2, 0) and asked <= CONCURRENCY
+    assert "the service works for no prompt: HTTP 307" in output and "no redirect is followed" in output
+    assert not any(piece.lower() in output.lower() for piece in PIECES)
+    assert_complete(files)

@@ -117,7 +117,7 @@ FAULTS = {
     "503": (error(503), "server"),
     "504": (error(504), "timeout"),
     "400": (error(400), "bad_request"),
-    "404": (error(404, "no such model"), "bad_request"),
+    "404": (error(404, "no such model"), "refused"),
     "403": (error(403), "auth"),
     "400 key": (error(400, details=[{"reason": "API_KEY_INVALID"}]), "auth"),
     "500 page": (Reply("<html>oops</html>", 500, {"Content-Type": "text/html"}), "server"),
@@ -190,7 +190,7 @@ def test_an_image_that_is_gone_fails_this_request_alone(files: Files, helpsteer:
     asked.image_paths[0].unlink()
     with judge_server() as server, pytest.raises(JudgeFailure, match=r"0\.png") as caught:
         judge_at(server).judge(asked)
-    assert caught.value.kind == "bad_request" and not server.exchanges
+    assert caught.value.kind == "input" and not server.exchanges
 
 
 def test_two_judges_keep_their_own_address_and_key(files: Files, helpsteer: AttributeSchema, tmp_path: Path) -> None:

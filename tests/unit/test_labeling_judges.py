@@ -165,7 +165,7 @@ def test_an_image_that_has_gone_or_changed_fails_this_request_alone(make, conten
         asked.image_paths[0].write_bytes(content)
     with judge_server() as server, pytest.raises(JudgeFailure, match=r"0\.png") as caught:
         make(server.address).judge(asked)
-    assert caught.value.kind == "bad_request" and not server.exchanges
+    assert caught.value.kind == "input" and not server.exchanges
 
 
 def test_both_clients_of_gemini_share_their_judgements() -> None:
@@ -243,12 +243,12 @@ def openai_error(status: int, code: str) -> Reply:
 
 
 OPENAI_REPLIES = {
-    "quota": (openai_error(429, "insufficient_quota"), "auth"),
+    "quota": (openai_error(429, "insufficient_quota"), "refused"),
     "key": (openai_error(401, "invalid_api_key"), "auth"),
-    "unpaid": (openai_error(402, ""), "auth"),
+    "unpaid": (openai_error(402, ""), "refused"),
     "length": (openai_error(400, "context_length_exceeded"), "bad_request"),
     "flat error": (Reply({"object": "error", "message": "too long", "code": 400}, 400), "bad_request"),
-    "moved": (Reply("", 307, {"Location": "http://elsewhere/"}), "bad_request"),
+    "moved": (Reply("", 307, {"Location": "http://elsewhere/"}), "refused"),
     "refusal": (Reply({"choices": [{"finish_reason": "stop", "message": {"refusal": "I cannot"}}]}), "safety"),
     "tool call": (Reply({"choices": [{"finish_reason": "tool_calls", "message": {"content": None}}]}), "unparsable"),
     "no content": (Reply({"choices": [{"finish_reason": "stop", "message": {"content": None}}]}), "unparsable"),

@@ -18,7 +18,6 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.batch.settings import BatchSettings, WritesBatches, batch_judge
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest, check_reply, price_of
-from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.running.progress import Tally
 
@@ -129,8 +128,8 @@ class BatchReader:
     def _reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
         try:
             return check_reply(self._judge.batch_reply(line, request), request)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raw = json.dumps(line, ensure_ascii=False)[:RAW_LIMIT]
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raw = json.dumps(line, ensure_ascii=False)
             raise JudgeFailure("server", f"not a reply of the service ({error!r})", raw) from None
 
     def _record_success(self, job: Job, reply: JudgeReply, place: _Place) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import SecretStr
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply
+from nemo_mm_align.labeling.judges.key_spellings import is_secret, without_key
+
+log = logging.getLogger(__name__)
+
+LONGEST_MESSAGE = 1000
+"""Characters of a failure's message; of the reply itself more is kept."""
 
 
 def read_api_key(path: str | None, variables: Sequence[str], service: str) -> SecretStr:
@@ -24,19 +31,43 @@ def read_api_key(path: str | None, variables: Sequence[str], service: str) -> Se
         raise UserError(
             "the API key holds blanks, line breaks or other characters that no key has; give the key alone."
         )
+    if not is_secret(key) and multiprocessing.parent_process() is None:  # said once, not by every worker process
+        log.warning(
+            "the API key for %s is too short or too common a word to be a secret: it is sent, and not hidden in messages",
+            service,
+        )
     return SecretStr(key)
 
 
 def hide_key(text: str, key: SecretStr | None) -> str:
-    """Return a text without the key: services and proxies echo it in their errors."""
-    return text.replace(key.get_secret_value(), "[API key]") if key is not None else text
+    """Return a text without the key in any spelling: services and proxies echo it in their errors.
+
+    For messages and errors: a reply that is used is never changed. What is too short or too common to be a secret is
+    left alone, see `is_secret`.
+    """
+    if key is None or not is_secret(key.get_secret_value()):
+        return text
+    return without_key(text, key.get_secret_value())
 
 
-def hide_key_in(body: Mapping[str, Any], key: SecretStr | None) -> Mapping[str, Any]:
-    """Return a JSON object without the key in any of its texts: a proxy may echo it in a reply with status 200."""
-    text = json.dumps(body)
-    hidden = hide_key(text, key)
-    return body if hidden == text else dict(json.loads(hidden))
+def shows_key(text: str, key: SecretStr | None) -> bool:
+    """Whether a text holds the key in any spelling."""
+    return hide_key(text, key) != text
+
+
+def conceal(failure: JudgeFailure, key: SecretStr | None) -> JudgeFailure:
+    """Return a failure without the key in its texts, its message as one line of bounded length."""
+    message = " ".join(hide_key(failure.message, key).split())
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[:LONGEST_MESSAGE]}..."
+    return JudgeFailure(failure.kind, message, hide_key(failure.raw, key), failure.retry_after, failure.usage)
+
+
+def checked_for_key(reply: JudgeReply, key: SecretStr | None) -> JudgeReply:
+    """Return a reply as it is; raise `JudgeFailure` where it repeats the key, which no annotation may hold."""
+    if shows_key(f"{reply.raw}\n{reply.reference_answer}\n{reply.model_version}", key):
+        raise JudgeFailure("server", "the reply repeats the API key and is not used", reply.raw, usage=reply.usage)
+    return reply
 
 
 def _read_file(path: str) -> str:

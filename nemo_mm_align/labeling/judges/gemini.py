@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import requests
-import urllib3
 
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.judges.gemini_client import GoogleAPICallError, make_client, protos
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
-from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status
+from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status, with_reasons
 from nemo_mm_align.labeling.judges.gemini_service import GeminiService
-from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT
+from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
 from nemo_mm_align.labeling.judges.request_images import RequestImage
 from nemo_mm_align.labeling.running.pricing import PriceSettings
 
@@ -48,7 +47,7 @@ class GeminiJudge(GeminiService):
         self._schemas: dict[str, Any] = {}
 
     def _make_client(self) -> Any:
-        client = make_client(self._key, self._api_endpoint)
+        client = make_client(self._key, self._api_endpoint, self._timeout_s)
         # The client's exceptions for replies that are no JSON do not carry them.
         client.transport._session.hooks["response"].append(self._keep)
         return client
@@ -60,7 +59,8 @@ class GeminiJudge(GeminiService):
         asked = self._to_proto(message)
         self._local.http = None
         response = client.generate_content(asked, retry=None, timeout=self._timeout_s)
-        return dict(type(response).to_dict(response, use_integers_for_enums=False, preserving_proto_field_name=False))
+        body = dict(type(response).to_dict(response, use_integers_for_enums=False, preserving_proto_field_name=False))
+        return with_reasons(body, json.loads(self._body()))
 
     def _count(self, client: Any, message: GeminiMessage) -> int:
         asked = self._to_proto(message)
@@ -68,24 +68,16 @@ class GeminiJudge(GeminiService):
         return int(client.count_tokens(counted, retry=None, timeout=self._timeout_s).total_tokens)
 
     def _failure(self, error: Exception) -> JudgeFailure:
-        """Return the failure for an exception of the client.
-
-        What is no known exception of the service or the network comes from a reply that is not the service's protocol
-        (a proxy's page with status 200, a cut body): a fault of the server.
-        """
         if isinstance(error, GoogleAPICallError):
             http = error.response
             raw, headers = (http.text, http.headers) if http is not None else ("", {})
-            texts = self._hide_key(str(error.message)), self._hide_key(raw)
-            return failure_of_status(int(error.code or 0), *texts, headers, error.details)
-        message, raw = self._hide_key(f"{type(error).__name__}: {error}"), self._hide_key(self._body())[:RAW_LIMIT]
-        return JudgeFailure("timeout" if _is_timeout(error) else "server", message, raw)
+            return failure_of_status(int(error.code or 0), str(error.message), raw, headers, error.details)
+        return failure_of_exception(error, self._body())
 
     def _body(self) -> str:
         """Return the body that this thread got last; "" where it did not arrive whole."""
         http: requests.Response | None = getattr(self._local, "http", None)
-        # Not `content`: that would wait once more for a body that stalls.
-        return http.text if http is not None and isinstance(http._content, bytes) else ""
+        return http.content.decode("utf-8", "replace") if http is not None else ""
 
     def _to_proto(self, message: GeminiMessage) -> Any:
         config = {GENERATION_FIELDS[name]: value for name, value in message.generation.items()}
@@ -119,9 +111,3 @@ def _to_schema(schema: Mapping[str, Any]) -> Any:
     if "items" in schema:
         fields.update(items=_to_schema(schema["items"]), min_items=schema["minItems"], max_items=schema["maxItems"])
     return protos.Schema(**fields)
-
-
-def _is_timeout(error: Exception) -> bool:
-    # A body that stalls half-way reaches us as a ConnectionError with urllib3's timeout inside.
-    inner = error.args[0] if error.args else None
-    return isinstance(error, requests.exceptions.Timeout) or isinstance(inner, urllib3.exceptions.TimeoutError)

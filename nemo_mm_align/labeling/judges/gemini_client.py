@@ -8,9 +8,10 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
-import requests
 from google.protobuf import json_format
 from pydantic import SecretStr
+
+from nemo_mm_align.labeling.judges.transport import bound, read_environment_once
 
 with warnings.catch_warnings():
     # It says at every start that its successor is google-genai; this is the client that the judge is made for.
@@ -31,18 +32,11 @@ rest_base.json_format = SimpleNamespace(**{**vars(json_format), "MessageToJson":
 _configure_lock = threading.Lock()
 
 
-def make_client(key: SecretStr, api_endpoint: str | None) -> Any:
-    """Return a new REST client with a connection of its own, for one thread."""
+def make_client(key: SecretStr, api_endpoint: str | None, timeout_s: float) -> Any:
+    """Return a new REST client with a connection of its own, for one thread; its calls are bounded by `transport`."""
     options = {"api_endpoint": api_endpoint} if api_endpoint else None
     with _configure_lock:
         genai.configure(api_key=key.get_secret_value(), transport="rest", client_options=options)
         client = get_default_generative_client()
-    _read_environment_once(client.transport._session, client.transport._host)
+    read_environment_once(bound(client.transport._session, timeout_s), client.transport._host)
     return client
-
-
-def _read_environment_once(session: requests.Session, url: str) -> None:
-    """Settle proxies and certificates now: a session that trusts the environment goes through all of it per call."""
-    settings = session.merge_environment_settings(url, {}, None, None, None)
-    session.proxies, session.verify = dict(settings["proxies"]), settings["verify"]
-    session.trust_env = False

@@ -93,7 +93,7 @@ def build_message(request: JudgeRequest, decoding: Decoding) -> GeminiMessage:
     """Return the message: rubric as system instruction, images inline, reply bound to a schema.
 
     Raises:
-        JudgeFailure: ``bad_request`` where an image has gone or changed into something else.
+        JudgeFailure: ``input`` where an image has gone or changed into something else.
     """
     prompt = build_judge_prompt(request)
     parts = (part if isinstance(part, str) else read_request_image(part, IMAGE_TYPES) for part in prompt.parts)

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from nemo_mm_align.labeling.judge import FailureKind, JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT, kind_of_status, retry_after
+from nemo_mm_align.labeling.judges.http_failures import count_of, retry_after
 from nemo_mm_align.labeling.parsing import parse_reply
+from nemo_mm_align.labeling.refusals import kind_of_error
 
-SAFETY_REASONS = frozenset({"SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"})
+SAFETY_REASON = re.compile("SAFETY|BLOCKLIST|PROHIBITED|SPII")
+"""In the names of reasons for which a reply was blocked; images have names of their own (IMAGE_PROHIBITED_CONTENT)."""
+
 NO_REASON = ("", "STOP", "FINISH_REASON_UNSPECIFIED")
 
 HTTP_OF_RPC = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 400, 13: 500, 14: 503, 16: 401}
 """Batch files report errors by the codes of google.rpc.Code."""
 
+FAILED_PRECONDITION = 9
+
 
 def read_reply(response: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
     """Return the judgement in a ``GenerateContentResponse``; raise `JudgeFailure` where it holds none."""
-    usage = token_usage(response)
-    kind, message = _classify(response)
+    try:
+        usage, (kind, message), text = token_usage(response), _classify(response), reply_text(response)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise JudgeFailure("server", f"not a reply of the service ({error!r})", _dump(response)) from None
     if kind is not None:
-        raw = json.dumps(response, ensure_ascii=False)
-        raise JudgeFailure(kind, message, raw=raw[:RAW_LIMIT], usage=usage)
-    text = reply_text(response)
+        raise JudgeFailure(kind, message, _dump(response), usage=usage)
     try:
         parsed = parse_reply(text, request.schema, len(request.candidates), request.want_reference)
     except JudgeFailure as failure:
@@ -38,22 +44,33 @@ def reply_text(response: Mapping[str, Any]) -> str:
     """Return the text of the first reply, all parts joined but thoughts; "" where there is none."""
     candidates = response.get("candidates") or [{}]
     parts = (candidates[0].get("content") or {}).get("parts") or []
-    return "".join(part.get("text", "") for part in parts if not part.get("thought"))
+    return "".join(part.get("text") or "" for part in parts if part and not part.get("thought"))
+
+
+def with_reasons(response: dict[str, Any], sent: Any) -> dict[str, Any]:
+    """Return a reply with the reasons of its end as they were sent: a client leaves out those that it does not know."""
+    candidates, feedback = sent.get("candidates") or [], sent.get("promptFeedback") or {}
+    for candidate, original in zip(response.get("candidates") or [], candidates, strict=False):
+        if isinstance(original.get("finishReason"), str):
+            candidate["finishReason"] = original["finishReason"]
+    if isinstance(feedback.get("blockReason"), str):
+        response["promptFeedback"] = {**(response.get("promptFeedback") or {}), "blockReason": feedback["blockReason"]}
+    return response
 
 
 def token_usage(response: Mapping[str, Any]) -> dict[str, int]:
     """Return the tokens that the service counted. What is neither question nor answer was spent on thinking."""
     usage = response.get("usageMetadata") or {}
-    asked = int(usage.get("promptTokenCount") or 0)
-    total = max(int(usage.get("totalTokenCount") or 0), asked + int(usage.get("candidatesTokenCount") or 0))
+    asked = count_of(usage.get("promptTokenCount"))
+    total = max(count_of(usage.get("totalTokenCount")), asked + count_of(usage.get("candidatesTokenCount")))
     return {"input_tokens": asked, "output_tokens": total - asked} if total else {}
 
 
 def failure_of_status(code: int, message: str, raw: str, headers: Mapping[str, str], details: Any) -> JudgeFailure:
-    """Return the failure for a reply with an error status; texts without the key are the caller's duty."""
-    wrong_key = code == 400 and "API_KEY_INVALID" in raw
-    kind: FailureKind = "auth" if wrong_key else kind_of_status(code)
-    return JudgeFailure(kind, f"HTTP {code}: {message}", raw[:RAW_LIMIT], retry_after(headers, details))
+    """Return the failure for a reply with an error status; `raw` is its body."""
+    return JudgeFailure(
+        kind_of_error(code, f"{message} {raw}"), f"HTTP {code}: {message}", raw, retry_after(headers, details)
+    )
 
 
 def read_batch_reply(line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
@@ -61,12 +78,16 @@ def read_batch_reply(line: Mapping[str, Any], request: JudgeRequest) -> JudgeRep
     response, error = line.get("response"), line.get("error") or line.get("status")
     if isinstance(response, Mapping) and response:
         return read_reply(response, request)
-    raw = json.dumps(line, ensure_ascii=False)
+    raw = _dump(line)
     if isinstance(error, Mapping):
-        code = int(error.get("code") or 13)
-        details = error.get("details")
-        raise failure_of_status(HTTP_OF_RPC.get(code, code), str(error.get("message", "")), raw, {}, details)
-    raise JudgeFailure("server", "the line holds neither a response nor an error", raw[:RAW_LIMIT])
+        code = count_of(error.get("code")) or 13
+        text = f"{error.get('message', '')}{' FAILED_PRECONDITION' if code == FAILED_PRECONDITION else ''}"
+        raise failure_of_status(HTTP_OF_RPC.get(code, code), text, raw, {}, error.get("details"))
+    raise JudgeFailure("server", "the line holds neither a response nor an error", raw)
+
+
+def _dump(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _classify(response: Mapping[str, Any]) -> tuple[FailureKind | None, str]:
@@ -75,13 +96,16 @@ def _classify(response: Mapping[str, Any]) -> tuple[FailureKind | None, str]:
         return "safety", f"the prompt was blocked ({blocked})"
     if not response.get("candidates"):
         return "server", "the reply holds no candidate"
-    reason = response["candidates"][0].get("finishReason") or ""
-    if reason in SAFETY_REASONS:
+    reason = str(response["candidates"][0].get("finishReason") or "")
+    return _ending(reason) if reason not in NO_REASON else (None, "")
+
+
+def _ending(reason: str) -> tuple[FailureKind, str]:
+    """Return the failure for an end of a reply that is not the natural one; names that are not known yet are none."""
+    if SAFETY_REASON.search(reason):
         return "safety", f"the reply was blocked ({reason})"
-    if reason == "RECITATION":
-        return "recitation", "the reply was stopped as a recitation"
+    if "RECITATION" in reason:
+        return "recitation", f"the reply was stopped as a recitation ({reason})"
     if reason == "MAX_TOKENS":
         return "truncated", "the reply was cut at the token limit; raise judge.max_output_tokens"
-    if reason not in NO_REASON:
-        return "unparsable", f"the reply ended with {reason}"
-    return None, ""
+    return "unparsable", f"the reply ended with {reason}"

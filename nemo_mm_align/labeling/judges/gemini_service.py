@@ -9,9 +9,10 @@ from typing import Any
 
 from nemo_mm_align.keys import GOOGLE_KEYS
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.api_key import hide_key, hide_key_in, read_api_key
+from nemo_mm_align.labeling.judges.api_key import checked_for_key, conceal, read_api_key
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage, build_message
 from nemo_mm_align.labeling.judges.gemini_replies import read_batch_reply, read_reply
+from nemo_mm_align.labeling.judges.transport import check_timeout
 from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
 from nemo_mm_align.labeling.running.pricing import PriceSettings, read_price
 
@@ -21,7 +22,7 @@ class GeminiService(ABC):
 
     Args:
         decoding: model and how it answers.
-        timeout_s: seconds without a byte after which a call is given up.
+        timeout_s: seconds after which a call is given up, from connecting to the last byte of the reply.
         api_endpoint: another address of the service (a proxy, a test server).
         api_key_file: file with the key; without one the environment's GEMINI_API_KEY, then GOOGLE_API_KEY count.
         price: what tokens cost, as `Price` has it, or None.
@@ -40,7 +41,7 @@ class GeminiService(ABC):
         self.name = decoding.model
         self.price = read_price(price)
         self.max_output_tokens = decoding.max_output_tokens
-        self._decoding, self._timeout_s, self._api_endpoint = decoding, timeout_s, api_endpoint
+        self._decoding, self._timeout_s, self._api_endpoint = decoding, check_timeout(timeout_s), api_endpoint
         self._key = read_api_key(api_key_file, GOOGLE_KEYS, "Gemini")
         self._local = threading.local()
 
@@ -53,10 +54,9 @@ class GeminiService(ABC):
         """Ask once; raise `JudgeFailure` of any kind, its texts without the key."""
         message = build_message(request, self._decoding)
         try:
-            response = self._generate(self._client(), message)
-        except Exception as error:  # the clients let exceptions of several libraries through
-            raise self._failure(error) from None
-        return read_reply(hide_key_in(response, self._key), request)
+            return checked_for_key(self._ask(message, request), self._key)
+        except JudgeFailure as failure:
+            raise conceal(failure, self._key) from None
 
     def count_tokens(self, request: JudgeRequest) -> int | None:
         """Return the input tokens as the service counts them, or raise `JudgeFailure`."""
@@ -64,7 +64,7 @@ class GeminiService(ABC):
         try:
             return self._count(self._client(), message)
         except Exception as error:
-            raise self._failure(error) from None
+            raise conceal(self._failure(error), self._key) from None
 
     def batch_request(self, key: str, request: JudgeRequest) -> dict[str, Any]:
         """Return a line of the service's batch file."""
@@ -76,10 +76,14 @@ class GeminiService(ABC):
 
     def batch_reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
         """Return the judgement in a line of a batch's result file, or raise `JudgeFailure`."""
+        return read_batch_reply(line, request)
+
+    def _ask(self, message: GeminiMessage, request: JudgeRequest) -> JudgeReply:
         try:
-            return read_batch_reply(line, request)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise JudgeFailure("server", f"not a reply of the service: {error}", str(line)) from None
+            response = self._generate(self._client(), message)
+        except Exception as error:  # the clients let exceptions of several libraries through
+            raise self._failure(error) from None
+        return read_reply(response, request)
 
     @abstractmethod
     def _make_client(self) -> Any:
@@ -95,13 +99,10 @@ class GeminiService(ABC):
 
     @abstractmethod
     def _failure(self, error: Exception) -> JudgeFailure:
-        """Return the failure for an exception of the client, its texts without the key."""
+        """Return the failure for an exception of the client."""
 
     def _client(self) -> Any:
         """Return this thread's client: its connection is not made for several threads."""
         if not hasattr(self._local, "client"):
             self._local.client = self._make_client()
         return self._local.client
-
-    def _hide_key(self, text: str) -> str:
-        return hide_key(text, self._key)

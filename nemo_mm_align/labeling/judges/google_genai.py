@@ -11,11 +11,13 @@ from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
 from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status
 from nemo_mm_align.labeling.judges.gemini_service import GeminiService
-from nemo_mm_align.labeling.judges.http_failures import RAW_LIMIT
+from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
 from nemo_mm_align.labeling.judges.request_images import RequestImage
+from nemo_mm_align.labeling.judges.transport import make_session, read_environment_once
 from nemo_mm_align.labeling.running.pricing import PriceSettings
 
 try:
+    import httpx
     from google import genai
     from google.genai import errors, types
 except ImportError as error:
@@ -26,6 +28,12 @@ except ImportError as error:
 
 SDK_FIELDS = {"sdk_http_response", "automatic_function_calling_history"}
 """What the client adds to a reply."""
+
+SERVICE = "https://generativelanguage.googleapis.com"
+"""Where the client sends its calls by itself."""
+
+SET_ANEW = {"host", "connection", "content-length", "content-encoding", "transfer-encoding", "accept-encoding"}
+"""Headers that speak of a connection or of how a body is packed."""
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line per call
 
@@ -54,7 +62,12 @@ class GoogleGenaiJudge(GeminiService):
     def _make_client(self) -> Any:
         # vertexai stands here so that no environment variable turns the call to another service. The client makes one
         # attempt where it is given no retry options.
-        options = types.HttpOptions(base_url=self._api_endpoint, timeout=round(self._timeout_s * 1000))
+        transport = BoundedTransport(self._timeout_s, self._api_endpoint or SERVICE)
+        options = types.HttpOptions(
+            base_url=self._api_endpoint,
+            timeout=round(self._timeout_s * 1000),
+            httpx_client=httpx.Client(transport=transport, follow_redirects=False),
+        )
         return genai.Client(vertexai=False, api_key=self._key.get_secret_value(), http_options=options)
 
     def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:
@@ -79,18 +92,32 @@ class GoogleGenaiJudge(GeminiService):
         return int(client.models.count_tokens(model=self.name, contents=contents).total_tokens)
 
     def _failure(self, error: Exception) -> JudgeFailure:
-        """Return the failure for an exception of the client; what is none of the service's is the server's fault."""
         if isinstance(error, errors.APIError):
             raw, headers = _body(error)
             details = error.details.get("error", {}) if isinstance(error.details, dict) else {}
-            message = self._hide_key(str(error.message or raw[:200]))
             waits = details.get("details") if isinstance(details, dict) else None
-            return failure_of_status(int(error.code or 0), message, self._hide_key(raw), headers, waits)
-        # httpx or its fork raises: the names of both are the same.
-        name = type(error).__name__
-        raw = self._hide_key(str(getattr(error, "doc", "")))  # a reply that is no JSON
-        message = self._hide_key(f"{name}: {error}")
-        return JudgeFailure("timeout" if name.endswith("Timeout") else "server", message, raw[:RAW_LIMIT])
+            return failure_of_status(int(error.code or 0), str(error.message or raw[:200]), raw, headers, waits)
+        return failure_of_exception(error, str(getattr(error, "doc", "")))  # `doc`: a reply that is no JSON
+
+
+class BoundedTransport(httpx.BaseTransport):
+    """Sends the client's calls through a session that is bounded, see `transport`."""
+
+    def __init__(self, timeout_s: float, url: str) -> None:
+        self._session = make_session(timeout_s)
+        read_environment_once(self._session, url)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Make one call; the body that is returned is whole and unpacked."""
+        headers = {name: value for name, value in request.headers.items() if name not in SET_ANEW}
+        url, body = str(request.url), request.read()
+        reply = self._session.request(request.method, url, data=body, headers=headers, allow_redirects=False)
+        kept = {name: value for name, value in reply.headers.items() if name.lower() not in SET_ANEW}
+        return httpx.Response(reply.status_code, headers=kept, content=reply.content)
+
+    def close(self) -> None:
+        """Close the session."""
+        self._session.close()
 
 
 def _to_part(part: str | RequestImage) -> Any:

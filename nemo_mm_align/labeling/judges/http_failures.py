@@ -1,4 +1,4 @@
-"""What an HTTP service says when it refuses: the class of failure of a status, and the wait it asks for."""
+"""Calls over HTTP that failed: the class of failure of an exception, and the wait that a service asks for."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from nemo_mm_align.labeling.judge import FailureKind
+import requests
 
-RAW_LIMIT = 20_000
-"""Characters of an error body that are kept."""
+from nemo_mm_align.labeling.judge import FailureKind, JudgeFailure
+from nemo_mm_align.labeling.judges.transport import RedirectRefusedError, ReplyTooLargeError
+
+MOST_TOKENS = 10**9
+"""What no call can cost; a larger count is a mistake, and would use up a budget at once."""
 
 
-def kind_of_status(code: int) -> FailureKind:
-    """Return the class of failure that a status stands for."""
-    if code == 429:
-        return "rate_limit"
-    if code in (408, 504):
-        return "timeout"
-    if code in (401, 402, 403):
-        return "auth"
-    return "server" if code >= 500 or code == 409 else "bad_request"
+def failure_of_exception(error: Exception, raw: str = "") -> JudgeFailure:
+    """Return the failure for an exception of a connection or of a client.
+
+    What is no known exception comes from a reply that is not the service's protocol (a proxy's page with status 200, a cut
+    body): a fault of the server.
+
+    Args:
+        raw: what came, as far as it is known.
+    """
+    if isinstance(error, RedirectRefusedError):
+        return JudgeFailure("refused", str(error))
+    kind: FailureKind = "timeout" if isinstance(error, requests.exceptions.Timeout) else "server"
+    plain = isinstance(error, ReplyTooLargeError | requests.exceptions.Timeout)
+    return JudgeFailure(kind, str(error) if plain else f"{type(error).__name__}: {error}", raw)
 
 
 def retry_after(headers: Mapping[str, str], details: Any = None) -> float | None:
@@ -54,3 +62,9 @@ def _seconds(text: str) -> float | None:
 def _milliseconds(text: str) -> float | None:
     wait = _seconds(text) if text.strip().replace(".", "", 1).isdigit() else None
     return None if wait is None else wait / 1000
+
+
+def count_of(value: Any) -> int:
+    """Return a count that a service gives; 0 for what is none (a text, a fraction, infinity, below zero)."""
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return int(value) if whole else 0

@@ -9,14 +9,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 from pydantic import SecretStr
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.api_key import hide_key, read_api_key
+from nemo_mm_align.labeling.judges.api_key import checked_for_key, conceal, read_api_key
+from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
 from nemo_mm_align.labeling.judges.openai_messages import ChatSettings, build_body
 from nemo_mm_align.labeling.judges.openai_replies import failure_of_http, read_batch_reply, read_reply
+from nemo_mm_align.labeling.judges.transport import check_timeout, make_session
 from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
 from nemo_mm_align.labeling.running.pricing import PriceSettings, read_price
 
@@ -34,7 +35,7 @@ class OpenAICompatibleJudge:
         max_tokens_parameter: how the service calls that limit: ``max_tokens`` or ``max_completion_tokens``.
         response_format: ``json_schema`` binds the reply to the schema, ``json_object`` to JSON, None asks in words only.
         extra_body: further fields of every request, as the service documents them; they enter the content key.
-        timeout_s: seconds without a byte after which a call is given up.
+        timeout_s: seconds after which a call is given up, from connecting to the last byte of the reply.
         api_key_variable: environment variable with the key; None for a service that wants none.
         api_key_file: file with the key, instead of the variable.
         price: what tokens cost, as `Price` has it, or None.
@@ -62,7 +63,7 @@ class OpenAICompatibleJudge:
         self._chat = ChatSettings(model, *decoding, response_format, dict(extra_body or {}))
         self.name, self.max_output_tokens = model, max_output_tokens
         self.price = read_price(price)
-        self._url, self._timeout_s = f"{_checked(base_url)}/chat/completions", timeout_s
+        self._url, self._timeout_s = f"{_checked(base_url)}/chat/completions", check_timeout(timeout_s)
         self._key: SecretStr | None = None
         if api_key_file is not None or api_key_variable is not None:
             service = f"{base_url} (if it wants none: judge.api_key_variable=null)"
@@ -78,15 +79,9 @@ class OpenAICompatibleJudge:
         """Ask once; raise `JudgeFailure` of any kind, its texts without the key."""
         body = build_body(request, self._chat)
         try:
-            response = self._session().post(
-                self._url, json=body, timeout=self._timeout_s, allow_redirects=False, auth=_Authorization(self._key)
-            )
-        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise self._failure(error) from None
-        text = self._hide_key(response.content.decode("utf-8", "replace"))
-        if response.status_code != 200:
-            raise failure_of_http(response.status_code, text, response.headers)
-        return read_reply(text, request)
+            return checked_for_key(self._ask(body, request), self._key)
+        except JudgeFailure as failure:
+            raise conceal(failure, self._key) from None
 
     def batch_request(self, key: str, request: JudgeRequest) -> dict[str, Any]:
         """Return a line of OpenAI's batch file."""
@@ -100,22 +95,22 @@ class OpenAICompatibleJudge:
         """Return the judgement in a line of a batch's output or error file, or raise `JudgeFailure`."""
         return read_batch_reply(line, request)
 
-    def _failure(self, error: Exception) -> JudgeFailure:
-        """Return the failure for an exception of the connection."""
-        # A body that stalls half-way reaches us as a ConnectionError with urllib3's timeout inside.
-        inner = error.args[0] if error.args else None
-        late = isinstance(error, requests.exceptions.Timeout) or isinstance(inner, urllib3.exceptions.TimeoutError)
-        return JudgeFailure("timeout" if late else "server", self._hide_key(f"{type(error).__name__}: {error}"))
+    def _ask(self, body: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
+        try:
+            response = self._session().post(self._url, json=body, allow_redirects=False, auth=_Authorization(self._key))
+        except Exception as error:  # of requests, urllib3 and what they are made of
+            raise failure_of_exception(error) from None
+        text = response.content.decode("utf-8", "replace")
+        if response.status_code != 200:
+            raise failure_of_http(response.status_code, text, response.headers)
+        return read_reply(text, request)
 
     def _session(self) -> requests.Session:
         """Return this thread's connection."""
         if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
+            self._local.session = make_session(self._timeout_s)
         session: requests.Session = self._local.session
         return session
-
-    def _hide_key(self, text: str) -> str:
-        return hide_key(text, self._key)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def build_body(request: JudgeRequest, chat: ChatSettings) -> dict[str, Any]:
     """Return the body: rubric as system message, text and images as the user's, images as data URLs.
 
     Raises:
-        JudgeFailure: ``bad_request`` where an image has gone or changed into something else.
+        JudgeFailure: ``input`` where an image has gone or changed into something else.
     """
     prompt = build_judge_prompt(request)
     decoding = {"temperature": chat.temperature, "top_p": chat.top_p, "seed": chat.seed}

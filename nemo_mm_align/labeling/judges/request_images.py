@@ -35,7 +35,7 @@ def read_request_image(path: Path, accepted: Collection[str]) -> RequestImage:
         accepted: MIME types that the service takes.
 
     Raises:
-        JudgeFailure: ``bad_request`` where the file has gone, or changed into something else since the input check.
+        JudgeFailure: ``input`` where the file has gone, or changed into something else since the input check.
     """
     try:
         data = read_file(path, MAX_JUDGE_BYTES)
@@ -44,7 +44,7 @@ def read_request_image(path: Path, accepted: Collection[str]) -> RequestImage:
             raise UserError(f"{path}: neither PNG, JPEG, WebP nor GIF. Convert it to PNG or JPEG.")
         return RequestImage(data, mime_type) if mime_type in accepted else _as_png(path, mime_type)
     except UserError as error:
-        raise JudgeFailure("bad_request", str(error)) from None
+        raise JudgeFailure("input", str(error)) from None
 
 
 def sniff(data: bytes) -> str | None:

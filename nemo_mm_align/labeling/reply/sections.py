@@ -14,6 +14,9 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.reply.claims import Claims, attribute_spellings, candidate_number, spelling
 from nemo_mm_align.labeling.reply.objects import Pairs, find_objects, leaves
 
+LONGEST_LINE = 5_000
+"""Characters of a line that are read: prose behind them holds no ratings."""
+
 NOUN = r"(?:response|answer|candidate|assistant|output|option|model|completion)s?"
 LABEL = r"(?:[A-Z]|[0-9]{1,2}|(?<=[_-])[a-z])(?![A-Za-z0-9])"
 SCORES = r"(?:ratings?|scores?|evaluations?|assessments?)"
@@ -43,7 +46,8 @@ def read_sections(text: str, schema: AttributeSchema) -> Claims:
     """Return what the text says of each candidate that it names; nothing where it names none."""
     reader = _Reader(schema)
     for line in _lines(text + "…" if _may_be_cut(text) else text, reader.names):
-        reader.read(line)
+        # A number that the limit cuts is followed by a mark, and is then none.
+        reader.read(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…")
     return reader.claims
 
 

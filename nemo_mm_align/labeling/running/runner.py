@@ -163,7 +163,7 @@ class LabelRunner:
             if not too_long and (failure.kind == "rate_limit" or failure.retry_after):
                 self.admission.limiter.hold(failure.retry_after or delay)
             exhausted = max(own, service) >= self.settings.max_attempts
-            if too_long or exhausted or failure.kind in PERMANENT_KINDS:
+            if too_long or exhausted or failure.kind in PERMANENT_KINDS or failure.kind == "input":
                 break
             if self._stop.wait(delay):
                 return
@@ -215,6 +215,11 @@ class LabelRunner:
             tripped = self._breaker.failed()
         if failure.kind == "auth":
             self._halt(f"the judge refused the credentials: {failure.message}. Check the API key and its permissions.")
+        elif failure.kind == "refused":
+            self._halt(
+                f"the service works for no prompt: {failure.message}. Nothing done so far is lost: mend the cause and start "
+                "the same command again."
+            )
         elif tripped:
             self._halt(
                 f"{self.settings.most_failures} calls failed in a row, the last with {failure}. Nothing done "

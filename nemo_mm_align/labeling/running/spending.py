@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-UNBILLED_KINDS: frozenset[str] = frozenset({"rate_limit", "auth", "bad_request", "server"})
+UNBILLED_KINDS: frozenset[str] = frozenset({"rate_limit", "auth", "refused", "bad_request", "server", "input"})
 """Failures by which the service did no work: without token counts they cost nothing.
 
 A timeout is not among them: the service may have answered, and billed, what nobody waited for.
