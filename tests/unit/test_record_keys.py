@@ -185,13 +185,25 @@ def test_parts_of_a_message_are_read_to_the_last_key(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "answer", ['{"from": "Oslo", "value": "4 km"}', '{"value": "x", "from": "gpt", "unit": 1}', "{'value': 'x'}"]
+    "answer",
+    [
+        '{"from": "Oslo", "value": "4 km"}',
+        '{"value": "x", "from": "gpt", "unit": 1}',
+        "{'value': 'x'}",
+        "{[1]: 2}",
+        "{" * 9000,
+    ],
 )
 def test_an_answer_that_is_json_stays_as_it_is(tmp_path, answer):
     (pair,) = read(tmp_path, LLAVA_PAIR | {"chosen": answer, "rejected": str({"from": "gpt", "value": "an elm"})})
     assert (pair.chosen, pair.rejected) == (answer, "an elm")
     (pair,) = read(tmp_path, LLAVA_PAIR | {"chosen": json.dumps({"from": "human", "value": "an oak"})})
     assert pair.chosen == '{"from": "human", "value": "an oak"}'
+    (pair,) = read(tmp_path, LLAVA_PAIR | {"chosen": {"from": None, "role": "gpt", "value": None, "content": "an oak"}})
+    assert pair.chosen == "an oak"
+    assert "chosen has value and content" in fault(
+        tmp_path, LLAVA_PAIR | {"chosen": {"value": "an oak", "content": "a fir"}}
+    )
     assert "chosen.from is str 'human'" in fault(
         tmp_path, LLAVA_PAIR | {"chosen": {"from": "human", "value": "an oak"}}
     )

@@ -159,10 +159,19 @@ def message_text(record: Mapping[str, Any], key: str, role: str) -> str:
         value = _literal(value, role)
     if not isinstance(value, Mapping):
         return text_field({key: value}, key)
-    speaker = value.get("from", value.get("role"))
+    speaker = _either(value, key, "from", "role")
     if speaker is not None and ROLES.get(str(speaker).lower()) != role:
         raise malformed(f"{key}.from", speaker, f"one who speaks as {role}")
-    return text_field({key: value.get("value", value.get("content"))}, key)
+    return text_field({key: _either(value, key, "value", "content")}, key)
+
+
+def _either(message: Mapping[str, Any], where: str, first: str, second: str) -> Any:
+    """The value of one of two keys that mean the same; raise `MalformedRecord` where both have one of their own."""
+    given = [message[key] for key in (first, second) if message.get(key) is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        problem = f"{where} has {first} and {second}, which say different things."
+        raise MalformedRecord(Problem("field", problem, "keep one of the two keys."))
+    return given[0] if given else None
 
 
 def _literal(text: str, role: str) -> Any:
@@ -170,7 +179,7 @@ def _literal(text: str, role: str) -> Any:
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the literal {[]: 1} is a TypeError
             continue
         is_message = isinstance(value, dict) and set(value) == {"from", "value"} and isinstance(value["value"], str)
         if is_message and ROLES.get(str(value["from"]).lower()) == role:
