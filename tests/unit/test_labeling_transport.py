@@ -148,7 +148,9 @@ def test_packed_replies_are_read(encoding: str, pack: Callable, make: Callable, 
 
 
 @pytest.mark.parametrize(
-    ("encoding", "data"), [("gzip", gzip.compress(b"x" * 999)[:-9]), ("gzip", b"no"), ("br", b"x")]
+    ("encoding", "data"),
+    [("gzip", gzip.compress(b"x" * 999)[:-9]), ("gzip", b"no"), ("br", b"x")],
+    ids=["cut", "not packed", "unknown"],
 )
 def test_what_is_not_packed_as_it_says_is_the_servers_fault(encoding, data, make, asked: JudgeRequest) -> None:
     failure = failure_of(make, whole(data, Content_Encoding=encoding), asked)
