@@ -116,7 +116,7 @@ def active(transformer_impl: str) -> dict[str, str]:
         "norm": engine or f"torch {torch.__version__}",
         "attention": f"torch scaled_dot_product_attention ({attention_kernels()})",
         "optimizer": f"{_origin(optimizer.Adam)} {optimizer.Adam.__name__}",
-        "gradient_norm": f"torch {torch.nn.utils.get_total_norm.__name__}",
+        "gradient_norm": "torch get_total_norm",
         "gradient_clipping": f"{_origin(scale)} {scale.__name__}",
     }
 

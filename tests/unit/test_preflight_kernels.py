@@ -34,5 +34,6 @@ def test_what_a_run_computes_with():
     if not torch.cuda.is_available():
         assert found["attention"] == "torch scaled_dot_product_attention (CPU kernel)"
         assert found["optimizer"] == "torch AdamW"
-        assert found["gradient_norm"] == "megatron-core local_multi_tensor_l2_norm"
+        assert found["gradient_norm"] == "torch get_total_norm"
+        assert found["gradient_clipping"] == "megatron-core local_multi_tensor_scale"
     assert kernels.active("transformer_engine")["linear"].startswith("TransformerEngine")
