@@ -41,13 +41,19 @@ class Generator:
         encoder: tokenizer and template of the model, with the schema where attributes are asked for.
         image_processor: of the model's vision tower.
         max_batch_tokens: see `plan_batches`.
+        graphs: see `generate_batch`.
     """
 
     def __init__(
-        self, model: Llava, encoder: Encoder, image_processor: ImageProcessor, max_batch_tokens: int = 32768
+        self,
+        model: Llava,
+        encoder: Encoder,
+        image_processor: ImageProcessor,
+        max_batch_tokens: int = 32768,
+        graphs: bool | None = None,
     ) -> None:
         self.model, self.encoder, self.image_processor = model, encoder, image_processor
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens, self.graphs = max_batch_tokens, graphs
         eos = encoder.tokenizer.eos_token_id
         self.stop_ids = sorted({encoder.stop_id, *([] if eos is None else [int(eos)])})
 
@@ -118,7 +124,7 @@ class Generator:
     ) -> list[Answers]:
         if not prompts:
             return []
-        generated = generate_batch(self.model, prompts, images, settings, self.stop_ids, on_ended)
+        generated = generate_batch(self.model, prompts, images, settings, self.stop_ids, on_ended, self.graphs)
         return [tuple(self._candidate(answer) for answer in answers) for answers in generated]
 
     def _candidate(self, answer: GeneratedAnswer) -> Candidate:

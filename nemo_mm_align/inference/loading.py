@@ -44,15 +44,16 @@ class OpenedModel:
     parallel: ParallelConfig
     engine: EngineConfig
 
-    def generator(self, max_batch_tokens: int, base: Path | None = None) -> Generator:
+    def generator(self, max_batch_tokens: int, base: Path | None = None, graphs: bool | None = None) -> Generator:
         """Build this rank's part of the model and load its weights; process groups must be up.
 
         Args:
             max_batch_tokens: see `plan_batches`.
             base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
+            graphs: see `generate_batch`.
         """
         model = build_from(self.source, self.parallel, self.engine, base=base)
-        return Generator(model, self.encoder, self.image_processor, max_batch_tokens)
+        return Generator(model, self.encoder, self.image_processor, max_batch_tokens, graphs)
 
 
 def open_for_inference(

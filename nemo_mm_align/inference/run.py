@@ -88,7 +88,7 @@ def _answer(
     stop: stopping.StopRequest,
 ) -> None:
     stop.check()
-    generator = opened.generator(settings.max_batch_tokens, settings.base)
+    generator = opened.generator(settings.max_batch_tokens, settings.base, settings.cuda_graphs)
     for answers in generator.stream(requests, settings.sampling, done):
         for index, candidates in answers.items():
             assert file is not None
@@ -113,7 +113,7 @@ def answer_question(settings: InferenceSettings) -> list[str]:
     check_lengths(requests, sampling.max_new_tokens, opened.source.config.language.max_position_embeddings)
     runtime.initialize(opened.parallel, settings.seed)
     _verify_images(requests)
-    generator = opened.generator(settings.max_batch_tokens, settings.base)
+    generator = opened.generator(settings.max_batch_tokens, settings.base, settings.cuda_graphs)
     found = [item for batch in generator.stream(requests, sampling, progress=False) for item in sorted(batch.items())]
     return [candidate.text for _, candidates in sorted(found) for candidate in candidates]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
@@ -44,6 +44,7 @@ class InferenceSettings(BaseModel):
     num_layers_in_last_pipeline_stage: int | None = None
     precision: str = "auto"
     max_batch_tokens: int = Field(default=32768, ge=1)
+    cuda_graphs: StrictBool | None = None
     template: dict[str, Any] | None = None
     attribute_schema: AttributeSchema
     attributes: dict[str, Any] = {}

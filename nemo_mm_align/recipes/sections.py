@@ -27,7 +27,7 @@ class DataSettings:
     ignore_labels: list[str] = field(default_factory=list)
     add_image_placeholders: bool = False
     shuffle: bool = True
-    num_workers: int = 0
+    num_workers: int | None = None
     reference_cache: str | None = None
 
     def source(self) -> SourceSettings:

@@ -62,6 +62,9 @@ from nemo_mm_align.run_files import (
 
 logger = logging.getLogger(__name__)
 
+_WORKERS = 2
+"""Processes per rank that decode images, where a GPU would wait for them."""
+
 _PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "transformer-engine", "nemo_mm_align")
 
 
@@ -242,9 +245,13 @@ class TrainingRun:
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
         dataset = StepDataset(self.samples, self.sampler, collator, runtime.data_parallel_rank())
-        workers = int(self.settings.data.num_workers)
+        gpu, workers = runtime.device().type == "cuda", self.settings.data.num_workers
         return DataLoader(
-            dataset, batch_size=None, sampler=RemainingSteps(start, self.total_steps), num_workers=workers
+            dataset,
+            batch_size=None,
+            sampler=RemainingSteps(start, self.total_steps),
+            num_workers=(_WORKERS if gpu else 0) if workers is None else workers,
+            pin_memory=gpu,
         )
 
     def _callbacks(self) -> list[pl.Callback]:

@@ -18,7 +18,6 @@ set -u
 results=/shared/results/first
 
 export NCCL_DEBUG=WARN
-export TORCH_NCCL_AVOID_RECORD_STREAMS=1
 export PYTHONPATH=/shared/nemo_mm_align${PYTHONPATH:+:$PYTHONPATH}
 
 max_requeues=5
@@ -52,9 +51,8 @@ run() {
 # Machine, ranks, paths and layout first: red ends the job here.
 run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
     --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
-    --container-workdir=/shared/nemo_mm_align \
-    --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,NEMO_MM_ALIGN_FAULT_FILE python -u \
-    scripts/doctor.py 'stages=[label]' judge=gemini \
+    --container-workdir=/shared/nemo_mm_align --container-env=NCCL_DEBUG,NEMO_MM_ALIGN_FAULT_FILE \
+    python -u scripts/doctor.py 'stages=[label]' judge=gemini \
     'read=[/shared/prompts.jsonl,/shared/results/first/candidates.jsonl]' \
     'write=[/shared/results/first]'
 code=$?
@@ -66,9 +64,8 @@ fi
 if [ "$code" -eq 0 ]; then
     run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
         --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
-        --container-workdir=/shared/nemo_mm_align \
-        --container-env=NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,NEMO_MM_ALIGN_FAULT_FILE python -u \
-        scripts/label.py prompts=/shared/prompts.jsonl \
+        --container-workdir=/shared/nemo_mm_align --container-env=NCCL_DEBUG,NEMO_MM_ALIGN_FAULT_FILE \
+        python -u scripts/label.py prompts=/shared/prompts.jsonl \
         candidates=/shared/results/first/candidates.jsonl out=/shared/results/first/annotations.jsonl
     code=$?
 fi

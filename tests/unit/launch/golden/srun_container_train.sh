@@ -24,7 +24,6 @@ done_file=/shared/results/first/dpo/DONE
 
 export CUDA_DEVICE_MAX_CONNECTIONS=1
 export NCCL_DEBUG=WARN
-export TORCH_NCCL_AVOID_RECORD_STREAMS=1
 export PYTHONPATH=/shared/nemo_mm_align${PYTHONPATH:+:$PYTHONPATH}
 export NEMO_MM_ALIGN_STOP_FILE="$stop_file"
 
@@ -69,7 +68,7 @@ run() {
 run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
     --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
     --container-workdir=/shared/nemo_mm_align \
-    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
+    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
     python -u scripts/doctor.py 'stages=[train]' data.train=/shared/results/first/training.jsonl \
     exp_manager.exp_dir=/shared/results/first name=dpo trainer.num_nodes=2 trainer.devices=8 \
     model.tensor_model_parallel_size=2 model.hf_path=/shared/llava recipe=dpo model=llava15_13b
@@ -83,7 +82,7 @@ if [ "$code" -eq 0 ] && [ ! -e "$stop_file" ]; then
     run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
         --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
         --container-workdir=/shared/nemo_mm_align \
-        --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
+        --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
         python -u scripts/train.py data.train=/shared/results/first/training.jsonl \
         exp_manager.exp_dir=/shared/results/first name=dpo trainer.num_nodes=2 trainer.devices=8 \
         model.tensor_model_parallel_size=2 model.hf_path=/shared/llava recipe=dpo model=llava15_13b

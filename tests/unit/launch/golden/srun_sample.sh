@@ -23,7 +23,6 @@ results=/shared/results/first
 stop_file=$results/STOP
 
 export CUDA_DEVICE_MAX_CONNECTIONS=1
-export TORCH_NCCL_AVOID_RECORD_STREAMS=1
 export PYTHONPATH=/shared/nemo_mm_align${PYTHONPATH:+:$PYTHONPATH}
 export NEMO_MM_ALIGN_STOP_FILE="$stop_file"
 

@@ -17,7 +17,6 @@ set -u
 
 results=/shared/results/first
 
-export TORCH_NCCL_AVOID_RECORD_STREAMS=1
 export PYTHONPATH=/shared/nemo_mm_align${PYTHONPATH:+:$PYTHONPATH}
 
 max_requeues=5

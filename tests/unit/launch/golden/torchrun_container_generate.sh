@@ -21,7 +21,6 @@ results=/shared/results/first
 stop_file=$results/STOP
 
 export CUDA_DEVICE_MAX_CONNECTIONS=1
-export TORCH_NCCL_AVOID_RECORD_STREAMS=1
 export PYTHONPATH=/shared/nemo_mm_align${PYTHONPATH:+:$PYTHONPATH}
 export NEMO_MM_ALIGN_STOP_FILE="$stop_file"
 
@@ -65,7 +64,7 @@ run() {
 run srun --kill-on-bad-exit=1 --mpi=none --container-image=/shared/nemo_mm_align.sqsh \
     --container-mounts=/shared/results:/shared/results,/shared:/shared,/lustre/raw:/raw:ro \
     --container-workdir=/shared/nemo_mm_align \
-    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,TORCH_NCCL_AVOID_RECORD_STREAMS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
+    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,MASTER_ADDR,MASTER_PORT,NEMO_MM_ALIGN_STOP_FILE,NEMO_MM_ALIGN_FAULT_FILE \
     python -u -m nemo_mm_align.launch.torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d \
     --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" --rdzv-id="$SLURM_JOB_ID.$restarts" \
     --max-restarts=0 scripts/generate.py checkpoint=/shared/results/first/dpo \
