@@ -16,8 +16,9 @@ from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import Llava, build_llava
-from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
+from nemo_mm_align.processes import this_process
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.template_choice import choose_template
 from nemo_mm_align.tokenizer_files import load_tokenizer
@@ -114,7 +115,7 @@ class ModelSource:
 
 def _say(text: str, level: int = logging.WARNING) -> None:
     """Log on the first rank."""
-    if runtime.rank() == 0:
+    if this_process().rank == 0:
         logger.log(level, "%s", text)
 
 
