@@ -164,10 +164,20 @@ def _write_weights(
                 left = entry.num_bytes
                 while left:
                     _, block = next(blocks)
+                    _check_finite(entry, block)
                     writer.write(block)
                     left -= block.numel() * block.element_size()
             else:
                 writer.write(origin.carried[entry.key].read().to(DTYPES[entry.dtype]))
+
+
+def _check_finite(entry: Entry, block: Tensor) -> None:
+    if torch.isfinite(block.sum(dtype=torch.float32)) or torch.isfinite(block).all():
+        return  # the sum needs no copy
+    raise UserError(
+        f"tensor {entry.key} holds values that are no finite numbers in {entry.dtype}; no folder was made. Numbers too large for "
+        "fp16 fit into dtype=bf16 or fp32; if the model itself holds NaN, export an earlier checkpoint."
+    )
 
 
 def _config_in_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:

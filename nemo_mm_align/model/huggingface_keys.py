@@ -14,10 +14,10 @@ from typing import Any
 _IDLE = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _experts_implementation
-    _name_or_path _output_attentions architectures dtype finetuning_task id2label label2id output_attentions
+    _model_name_or_path _name_or_path _output_attentions architectures dtype finetuning_task id2label label2id output_attentions
     output_hidden_states problem_type return_dict task_specific_params tf_legacy_loss tokenizer_class torch_dtype torchscript
     transformers_version use_bfloat16 use_cache initializer_range initializer_factor unsloth_fixed unsloth_version
-    bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id mask_token_id cls_token_id decoder_start_token_id
     bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
     exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
     no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores prefix remove_invalid_values

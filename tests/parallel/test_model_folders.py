@@ -189,3 +189,15 @@ def test_an_index_that_leaves_the_folder_is_refused(folder: Path, place: object)
     (folder / INDEX).write_text(json.dumps({"weight_map": {QUERY: place}}))
     with pytest.raises(UserError, match=rf"{INDEX}: places {QUERY} in .* no file of the folder"):
         load(folder)
+
+
+def test_an_export_that_would_hold_infinity_is_refused(folder: Path, tmp_path: Path) -> None:
+    tensor = load_file(folder / SINGLE)[QUERY]
+    tensor[1, 2] = 1e5  # fp16 ends at 65504
+    rewrite(folder / SINGLE, {QUERY: tensor})
+    model, origin = load(folder), Origin.of_folder(folder)
+    with pytest.raises(UserError, match=rf"{QUERY} holds values that are no finite numbers in F16"):
+        export_huggingface(model, tmp_path / "half", origin, dtype="fp16")
+    assert not (tmp_path / "half").exists()
+    export_huggingface(model, tmp_path / "out", origin, dtype="bf16")
+    assert load_file(tmp_path / "out" / SINGLE)[QUERY][1, 2] == torch.tensor(1e5).to(torch.bfloat16)

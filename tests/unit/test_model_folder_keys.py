@@ -58,6 +58,13 @@ def test_what_transformers_itself_writes_is_known(kind: type[PretrainedConfig], 
     assert llava_config_from_hf(tmp_path).language.groups == 4
 
 
+@pytest.mark.parametrize("part", ["general", "llama", "mistral", "tokenizer"])
+def test_what_transformers_takes_over_from_gguf_files_is_known(part: str) -> None:
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    assert {key for key in GGUF_CONFIG_MAPPING[part].values() if key} - TEXT.known == set()
+
+
 REFUSED = [
     (None, {"quantization_config": {"quant_method": "fbgemm_fp8"}}, r"quantization_config .*quantised \(fbgemm_fp8\)"),
     ("text_config", {"quantization_config": {"bits": 4}}, "text_config.quantization_config"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.parallel.source import ModelSource
 from nemo_mm_align.template_choice import choose_template, own_chat_template, own_text
 
 LLAVA_HF = (
@@ -95,3 +98,18 @@ def test_templates_that_cannot_be_rendered_are_none(tmp_path: Path, text: str) -
     assert own_text(tmp_path) is None
     choice = choose_template(tmp_path, None)
     assert (choice.words, choice.reason.endswith("cannot be rendered")) == ("template=vicuna_v1", True)
+
+
+def test_a_checkpoints_template_is_used_and_another_one_said(
+    tmp_path: Path, templates: dict[str, ChatTemplate], caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata = SimpleNamespace(template=templates["chatml"].model_dump())
+    source = ModelSource(tmp_path, metadata, None, tmp_path)  # type: ignore[arg-type]  # its template alone is asked
+    with caplog.at_level(logging.WARNING):
+        assert source.template(None) == source.template(templates["chatml"]) == templates["chatml"]
+        source.check_template(templates["chatml"])
+        assert not caplog.messages
+        assert source.template(templates["vicuna_v1"]) == templates["chatml"]
+        source.check_template(templates["vicuna_v1"])
+    assert "template=vicuna_v1 is not read" in caplog.messages[0] and "was trained with chatml" in caplog.messages[0]
+    assert "was trained with the template chatml, this training takes vicuna_v1" in caplog.messages[1]
