@@ -103,11 +103,19 @@ class Attribute(BaseModel):
             return values
         try:
             low, high = float(values.get("minimum", 0)), float(values.get("maximum", 4))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             low, high = 0.0, 4.0  # the fields themselves are then refused
         middle = float((low + high) // 2) if values.get("integer", True) else (low + high) / 2
-        default = {None: middle, False: low}.get(values.get("higher_is_better", True), high)
+        direction = values.get("higher_is_better", True)
+        default = middle if direction is None else low if direction in (False,) else high
         return {**values, "default": default}
+
+    @field_validator("minimum", "maximum", "default", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # which Python counts among the numbers
+            raise ValueError(f"{value} is no number")
+        return value
 
     @model_validator(mode="after")
     def _range_holds(self) -> Attribute:
@@ -158,8 +166,10 @@ def _number(level: Any) -> Any:
     """Return a level as int or float (JSON and YAML may hold it as text); what is no number goes on as it is."""
     try:
         value = float(level)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return level
+    if isinstance(level, bool):
+        raise ValueError(f"level {level} is no number")
     return int(value) if value.is_integer() else value
 
 
@@ -200,6 +210,9 @@ class AttributeSchema(BaseModel):
 
     @model_validator(mode="after")
     def _score_is_known(self) -> AttributeSchema:
+        doubled = sorted({name for name in self.score if self.score.count(name) > 1})
+        if doubled:
+            raise ValueError(f"score names {doubled} twice; name each attribute once")
         unknown = [name for name in self.score if name not in self.names]
         if unknown:
             raise ValueError(f"score names unknown attributes {unknown}; known: {list(self.names)}")

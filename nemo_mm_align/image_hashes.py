@@ -59,6 +59,11 @@ class ImageHashes:
         self._seen.add(name)
         return value
 
+    def checked(self, image: Path) -> str | None:
+        """Return the hash that an image had when the input was checked, whatever it is now; None for an unknown one."""
+        known = self._known.get(os.fspath(image))
+        return known[0] if known is not None else None
+
     @property
     def state(self) -> str:
         """State of the file of hashes: another one, and what was found with its hashes may not hold."""

@@ -11,6 +11,7 @@ from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.ledger import Attempt, Ledger
+from nemo_mm_align.labeling.ledger_check import checked_results
 from nemo_mm_align.labeling.provenance import write_settings
 from nemo_mm_align.records import Annotation, Candidate, Prompt, RatedCandidate, resolve_image, write_records
 
@@ -54,7 +55,7 @@ def rebase_images(prompt: Prompt, inputs: LabelInputs, out: Path) -> Prompt:
 
 def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelContext) -> Iterator[Annotation]:
     fingerprint = context.fingerprint
-    for job, attempt in zip(inputs.jobs(), ledger.results(inputs.keys), strict=True):
+    for job, attempt in checked_results(ledger, inputs.jobs(), inputs.keys, context.schema):
         if attempt is not None:
             yield Annotation(
                 prompt=rebase_images(job.prompt, inputs, out),

@@ -122,7 +122,9 @@ class LabelInputs:
                     prompts_file.seek(place.offset)
                     prompt = parse_line(self.prompt_kind, prompts_file.readline(), self.prompts, place.line)
                     candidates = read_candidates(candidates_file, self.candidates, candidates_place, prompt.id)
-                    yield Job(prompt, candidates, self._image_paths(prompt), key)
+                    paths = self._image_paths(prompt)
+                    hashes = tuple(self._memory.hashes.checked(path) or "" for path in paths)
+                    yield Job(prompt, candidates, paths, key, hashes)
 
     def job(self, key: str) -> Job | None:
         """Return the first job of a key, None where there is none; `check` must have been called."""

@@ -49,12 +49,13 @@ class LabelContext:
 
 @dataclass(frozen=True)
 class Job:
-    """A prompt to label. `key` is the hash of everything that the judgement depends on."""
+    """A prompt to label. `key` is the hash of everything that the judgement depends on, `image_hashes` included."""
 
     prompt: Prompt
     candidates: CandidateSet
     image_paths: tuple[Path, ...]
     key: str
+    image_hashes: tuple[str, ...] = ()
 
     @functools.cached_property
     def order(self) -> tuple[int, ...]:
@@ -66,7 +67,8 @@ class Job:
     def request(self, context: LabelContext) -> JudgeRequest:
         """Return the question for the judge, candidates in `order`."""
         texts = tuple(self.candidates.candidates[index].text for index in self.order)
-        return JudgeRequest(self.prompt, texts, self.image_paths, context.schema, context.want_reference)
+        hashes = self.image_hashes
+        return JudgeRequest(self.prompt, texts, self.image_paths, context.schema, context.want_reference, hashes)
 
 
 def digest(value: Any) -> str:

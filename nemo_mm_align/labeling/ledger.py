@@ -8,6 +8,7 @@ successes under one key the last one holds: a person corrects an answer by a lat
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -28,6 +29,11 @@ from nemo_mm_align.records import Record
 
 log = logging.getLogger(__name__)
 
+RAW_LIMITS = {"ok": 65_536, "failed": 20_000}
+"""Characters of a reply that are kept: what the longest judgement has, and of errors what shows what they are."""
+
+REMEDY = "delete this line (its request is then asked again) or restore the file from a copy."
+
 
 class Attempt(Record):
     """One call of a judge.
@@ -44,7 +50,9 @@ class Attempt(Record):
         prompt_id: of the prompt that was labelled, for people.
         order: indices of the candidates in the order shown to the judge.
         ratings, reasoning: per candidate, in the order of the candidates file.
-        raw: the reply as it came, of failures too.
+        raw: the reply as it came, of failures too, up to `RAW_LIMITS` characters.
+        raw_length, raw_sha256: characters and hash (of the UTF-8 bytes) of a reply that was longer; 0 and "" where `raw` is
+            all of it.
         model_version: what the service says it answered with.
         source: digest of the line of a batch's replies that this was read from; "" for a call.
         revision: 0 for the first judgement under a key, 1 for its first correction, and so on.
@@ -65,6 +73,8 @@ class Attempt(Record):
     message: str = ""
     retry_after: float | None = None
     raw: str = ""
+    raw_length: int = 0
+    raw_sha256: str = ""
     model_version: str = ""
     source: str = ""
     revision: int = 0
@@ -162,6 +172,7 @@ class Ledger:
 
     def add(self, attempt: Attempt) -> None:
         """Append one attempt. Raises `OSError` (a full disk) with the file as it was before."""
+        attempt = _shortened(attempt)
         offset = self._append(attempt.model_dump(mode="json", exclude_defaults=True))
         with self._lock:
             if attempt.status == "ok":
@@ -233,8 +244,7 @@ class Ledger:
                 if not line.endswith(b"\n"):
                     line = self._mend(line, offset)
                 if line.strip() and not index.note(line, offset, since):
-                    remedy = "delete this line (its request is then asked again) or restore the file from a copy."
-                    raise RecordError(self.path, number, "not a line of a judge ledger.", remedy)
+                    raise RecordError(self.path, number, "not a line of a judge ledger.", REMEDY)
                 offset += len(line)
         return index, offset
 
@@ -257,10 +267,32 @@ class Ledger:
         try:
             return Attempt.model_validate_json(line)
         except ValidationError as error:
-            remedy = "the file was changed by something else; restore it from a copy or delete that line."
-            raise UserError(
-                f"{self.path}: byte {offset}: not an attempt ({error.error_count()} faults); {remedy}"
-            ) from None
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise self._line_error(offset, f"not an attempt ({where}: {fault['msg']}).") from None
+
+    def line_error(self, key: str, problem: str) -> RecordError:
+        """Return what is raised for the judgement that holds for a key where its line does not make sense."""
+        return self._line_error(self._index.offsets[key], problem)
+
+    def _line_error(self, offset: int, problem: str) -> RecordError:
+        return RecordError(self.path, self._line_number(offset), problem, REMEDY)
+
+    def _line_number(self, offset: int) -> int:
+        with self.path.open("rb") as file:
+            number = 1
+            while file.tell() < offset:
+                number += file.read(min(1 << 20, offset - file.tell())).count(b"\n")
+        return number
+
+
+def _shortened(attempt: Attempt) -> Attempt:
+    """Return an attempt whose raw reply is no longer than the ledger keeps."""
+    raw, limit = attempt.raw, RAW_LIMITS[attempt.status]
+    if len(raw) <= limit:
+        return attempt
+    digest = hashlib.sha256(raw.encode("utf-8", "replace")).hexdigest()
+    return attempt.model_copy(update={"raw": raw[:limit], "raw_length": len(raw), "raw_sha256": digest})
 
 
 def now() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from nemo_mm_align.labeling.judge import PERMANENT_KINDS, SERVICE_KINDS
+from nemo_mm_align.labeling.refusals import kind_of_recorded
 from nemo_mm_align.labeling.running.spending import Spending
 
 RECENT_S = 120.0
@@ -108,9 +109,11 @@ class Index:
         if "key" not in value:
             self.configurations[value["configuration"]] = value
             return
-        kind = "" if value["status"] == "ok" else value["kind"]
+        kind, message = "", str(value.get("message", ""))
+        if value["status"] != "ok":
+            kind = kind_of_recorded(str(value["kind"]), message, str(value.get("raw", "")))
         if kind:
-            self.add_failure(value["key"], kind, value.get("message", ""))
+            self.add_failure(value["key"], kind, message)
         else:
             self.add_success(value["key"], offset)
         usage, seconds = value.get("usage", {}), value.get("seconds", 0.0)

@@ -191,3 +191,39 @@ def test_every_shipped_schema_is_sound(repository):
     assert schema.complete({}) == {
         "hallucinations": 0, "helpfulness": 1, "quality": 1, "spatial_awareness": 1, "domain_knowledge": 0.5,
     }  # fmt: skip
+
+
+WRONG_VALUES = ([True], {"a": 1}, "no", [], {}, [[1]], "9" * 400)
+WRONG_KEYS = ("name", "minimum", "maximum", "integer", "higher_is_better", "default", "description", "levels")
+
+
+@pytest.mark.parametrize("key", WRONG_KEYS)
+def test_a_value_of_another_type_is_a_message(key: str) -> None:
+    for value in WRONG_VALUES:
+        if isinstance(value, str) and key in ("description", "integer", "higher_is_better", "name"):
+            continue  # texts, and what stands for yes and no
+        if key == "levels" and isinstance(value, dict) and not value:
+            continue
+        with pytest.raises(ValidationError, match=key):
+            Attribute.model_validate({"name": "a", key: value})
+    for number in ("minimum", "maximum", "default"):
+        with pytest.raises(ValidationError, match="True is no number"):
+            Attribute.model_validate({"name": "a", number: True})
+    with pytest.raises(ValidationError, match="level True is no number"):
+        Attribute.model_validate({"name": "a", "levels": {True: "x"}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score": ["a", "a"]},
+        {"score": 5},
+        {"score": [[]]},
+        {"attributes": None},
+        {"attributes": ["a"]},
+        {"steering": []},
+    ],
+)
+def test_a_schema_of_another_type_is_a_message(changes: dict) -> None:
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        AttributeSchema.model_validate({"name": "s", "attributes": [{"name": "a"}], "score": ["a"], **changes})

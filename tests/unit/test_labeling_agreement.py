@@ -156,3 +156,38 @@ def test_faulty_tables_are_refused_with_line_and_remedy(tmp_path: Path, text: st
     (tmp_path / "people.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=problem):
         compare(first, read_ratings(tmp_path / "people.csv", SCHEMA), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        (
+            "p.csv",
+            "prompt_id,chosen,rejected,quality\n1,0,1,3\n",
+            "p.csv:2: unknown column 'quality' beside a preference",
+        ),
+        ("p.csv", "prompt_id,candidate,quality,quality\n1,0,3,4\n", "p.csv:1: column 'quality' stands twice"),
+        ("p.csv", "prompt_id,candidate,Quality,quality\n1,0,3,4\n", "p.csv:2: two columns for quality"),
+        ("p.csv", "prompt_id;candidate;quality\n1;0;3\n", "p.csv:1: one column, .*separate columns by commas"),
+        ("p.csv", "prompt_id,candidate,quality\n1,0,3,very good\n", "p.csv:2: more cells than the 3 columns"),
+        ("p.csv", f"prompt_id,candidate,quality\n1,{'9' * 5000},3\n", "p.csv:2: candidate is .*not the place"),
+        ("p.xlsx", "PK", "p.xlsx: no table of ratings by its suffix"),
+        ("p.CSV", "prompt_id,candidate,quality\n1,0,5\n", "p.CSV:2: quality=5 is outside 0 to 4"),
+        ("p.jsonl", '{"prompt_id": 1, "candidate": 0, "quality": 1, "quality": 2}', "p.jsonl:1: a key stands twice"),
+        ("p.jsonl", f"{'[' * 100_000}", "p.jsonl:1: not a JSON object"),
+        ("p.jsonl", '{"prompt_id": 1, "candidate": 0, "quality": true}', "p.jsonl:1: quality=True is not a number"),
+    ],
+)
+def test_no_cell_of_a_table_is_passed_over(tmp_path: Path, name: str, text: str, problem: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=problem):
+        read_ratings(tmp_path / name, SCHEMA)
+
+
+def test_annotations_out_of_range_are_named_with_their_line(tmp_path: Path) -> None:
+    path = write_annotations(tmp_path / "a.jsonl", {"1": ["aaaa", "b"], "2": ["cc", "ddd"]})
+    first, second = path.read_text(encoding="utf-8").splitlines()
+    wrong = second.replace('"quality":', '"quality":9')
+    path.write_text(f"{first}\n{wrong}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.jsonl:2: quality=9\S* is outside 0 to 4"):
+        read_ratings(path, SCHEMA)

@@ -11,7 +11,7 @@ import requests
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.judges.gemini_client import GoogleAPICallError, make_client, protos
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
-from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status, with_reasons
+from nemo_mm_align.labeling.judges.gemini_replies import as_sent, failure_of_status
 from nemo_mm_align.labeling.judges.gemini_service import GeminiService
 from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
 from nemo_mm_align.labeling.judges.request_images import RequestImage
@@ -60,7 +60,7 @@ class GeminiJudge(GeminiService):
         self._local.http = None
         response = client.generate_content(asked, retry=None, timeout=self._timeout_s)
         body = dict(type(response).to_dict(response, use_integers_for_enums=False, preserving_proto_field_name=False))
-        return with_reasons(body, json.loads(self._body()))
+        return as_sent(body, json.loads(self._body()))
 
     def _count(self, client: Any, message: GeminiMessage) -> int:
         asked = self._to_proto(message)

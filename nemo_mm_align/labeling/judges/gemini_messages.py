@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.judges.request_images import RequestImage, read_request_image
+from nemo_mm_align.labeling.judges.request_images import RequestImage, request_images
 from nemo_mm_align.labeling.rubric import build_judge_prompt
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -96,7 +96,8 @@ def build_message(request: JudgeRequest, decoding: Decoding) -> GeminiMessage:
         JudgeFailure: ``input`` where an image has gone or changed into something else.
     """
     prompt = build_judge_prompt(request)
-    parts = (part if isinstance(part, str) else read_request_image(part, IMAGE_TYPES) for part in prompt.parts)
+    images = request_images(request, IMAGE_TYPES)
+    parts = (part if isinstance(part, str) else next(images) for part in prompt.parts)
     categories = SAFETY_CATEGORIES if decoding.safety_threshold else ()
     return GeminiMessage(
         instructions=prompt.instructions,

@@ -47,12 +47,17 @@ def reply_text(response: Mapping[str, Any]) -> str:
     return "".join(part.get("text") or "" for part in parts if part and not part.get("thought"))
 
 
-def with_reasons(response: dict[str, Any], sent: Any) -> dict[str, Any]:
-    """Return a reply with the reasons of its end as they were sent: a client leaves out those that it does not know."""
+def as_sent(response: dict[str, Any], sent: Any) -> dict[str, Any]:
+    """Return a reply with the texts and the reasons of its end as they were sent.
+
+    A client leaves out what it does not know: that a part is a thought, names of new reasons.
+    """
     candidates, feedback = sent.get("candidates") or [], sent.get("promptFeedback") or {}
     for candidate, original in zip(response.get("candidates") or [], candidates, strict=False):
         if isinstance(original.get("finishReason"), str):
             candidate["finishReason"] = original["finishReason"]
+        if isinstance(original.get("content"), dict):
+            candidate["content"] = original["content"]
     if isinstance(feedback.get("blockReason"), str):
         response["promptFeedback"] = {**(response.get("promptFeedback") or {}), "blockReason": feedback["blockReason"]}
     return response

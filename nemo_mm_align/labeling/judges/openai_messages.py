@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.judges.request_images import read_request_image
+from nemo_mm_align.labeling.judges.request_images import RequestImage, request_images
 from nemo_mm_align.labeling.rubric import build_judge_prompt
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
@@ -61,13 +60,16 @@ def build_body(request: JudgeRequest, chat: ChatSettings) -> dict[str, Any]:
     Raises:
         JudgeFailure: ``input`` where an image has gone or changed into something else.
     """
-    prompt = build_judge_prompt(request)
+    prompt, images = build_judge_prompt(request), request_images(request, IMAGE_TYPES)
     decoding = {"temperature": chat.temperature, "top_p": chat.top_p, "seed": chat.seed}
     return {
         "model": chat.model,
         "messages": [
             {"role": "system", "content": prompt.instructions},
-            {"role": "user", "content": [_part(part) for part in prompt.parts]},
+            {
+                "role": "user",
+                "content": [_part(part if isinstance(part, str) else next(images)) for part in prompt.parts],
+            },
         ],
         **{name: value for name, value in decoding.items() if value is not None},
         chat.max_tokens_parameter: chat.max_output_tokens,
@@ -76,11 +78,10 @@ def build_body(request: JudgeRequest, chat: ChatSettings) -> dict[str, Any]:
     }
 
 
-def _part(part: str | Path) -> dict[str, Any]:
+def _part(part: str | RequestImage) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    image = read_request_image(part, IMAGE_TYPES)
-    url = f"data:{image.mime_type};base64,{base64.b64encode(image.data).decode('ascii')}"
+    url = f"data:{part.mime_type};base64,{base64.b64encode(part.data).decode('ascii')}"
     return {"type": "image_url", "image_url": {"url": url}}
 
 

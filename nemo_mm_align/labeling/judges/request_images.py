@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import MAX_JUDGE_BYTES, load_image, read_file
-from nemo_mm_align.labeling.judge import JudgeFailure
+from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +29,28 @@ class RequestImage:
     mime_type: str
 
 
-def read_request_image(path: Path, accepted: Collection[str]) -> RequestImage:
+def request_images(request: JudgeRequest, accepted: Collection[str]) -> Iterator[RequestImage]:
+    """Yield the images of a request in order; raises as `read_request_image`."""
+    for path, checked in zip_longest(request.image_paths, request.image_hashes, fillvalue=""):
+        yield read_request_image(Path(path), accepted, checked)
+
+
+def read_request_image(path: Path, accepted: Collection[str], checked: str = "") -> RequestImage:
     """Return an image's original bytes; a format that the service does not take goes as PNG (its first frame).
 
     Args:
         path: the file.
         accepted: MIME types that the service takes.
+        checked: SHA-256 that its bytes had when the input was checked; "" where any will do.
 
     Raises:
-        JudgeFailure: ``input`` where the file has gone, or changed into something else since the input check.
+        JudgeFailure: ``input`` where the file has gone or changed since the input check: the ledger would hold a judgement
+            of another image than it says.
     """
     try:
         data = read_file(path, MAX_JUDGE_BYTES)
+        if checked and hashlib.sha256(data).hexdigest() != checked:
+            raise UserError(f"{path}: changed since this run began. Start the same command again.")
         mime_type = sniff(data)
         if mime_type is None:
             raise UserError(f"{path}: neither PNG, JPEG, WebP nor GIF. Convert it to PNG or JPEG.")

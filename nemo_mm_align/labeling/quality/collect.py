@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.labeling.input_reader import numbered_lines
+from nemo_mm_align.labeling.ledger import REMEDY
 from nemo_mm_align.labeling.provenance import read_settings
 from nemo_mm_align.labeling.quality.statistics import Correlations, Histogram, Timeline
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.records import Annotation, parse_line
 from nemo_mm_align.running_mean import Mean
 
 LENGTH, SCORE = "length (words)", "score"
@@ -72,16 +75,24 @@ def collect(annotations: Path, schema: AttributeSchema, ledger: Path | None = No
     if scored:
         quality.histograms[SCORE] = Histogram(schema.worst_total, schema.perfect_total, schema.score_bins)
     drawn: list[tuple[int, int, Annotation]] = []
-    for annotation in read_records(annotations, Annotation):
-        _add(quality, annotation)
+    for place, text in numbered_lines(annotations, Annotation):
+        annotation = parse_line(Annotation, text, annotations, place.line)
+        try:
+            _add(quality, annotation)
+        except UserError as error:
+            remedy = "correct the line, or label again: annotations are written anew from the ledger."
+            raise RecordError(annotations, place.line, str(error), remedy) from None
         drawn_key = int.from_bytes(hashlib.sha256(annotation.prompt.id.encode()).digest()[:8], "big")
         heapq.heappush(drawn, (-drawn_key, quality.prompts, annotation))
         if len(drawn) > samples:
             heapq.heappop(drawn)
     quality.samples = [item[2] for item in sorted(drawn, reverse=True)]
     if ledger is not None and ledger.is_file():
-        for attempt in _attempts(ledger, set(quality.configurations)):
-            _add_attempt(quality, attempt)
+        for number, attempt in _attempts(ledger, set(quality.configurations)):
+            try:
+                _add_attempt(quality, attempt)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise RecordError(ledger, number, f"not an attempt at a judgement ({error}).", REMEDY) from None
     return quality
 
 
@@ -122,17 +133,17 @@ def best_value(attribute: Attribute) -> float | None:
     return attribute.minimum if attribute.higher_is_better is False else attribute.maximum
 
 
-def _attempts(ledger: Path, configurations: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield the attempts of the configurations (of all, where annotations name none)."""
+def _attempts(ledger: Path, configurations: set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, attempt) of the configurations (of all, where annotations name none)."""
     with ledger.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             try:
                 value = json.loads(line)
-            except ValueError:  # the torn last line of a run that was killed; the next run removes it
+            except (ValueError, RecursionError):  # the torn last line of a run that was killed; the next run removes it
                 continue
             is_attempt = isinstance(value, dict) and "key" in value
             if is_attempt and (value.get("configuration") in configurations or configurations == {""}):
-                yield value
+                yield number, value
 
 
 def _add_attempt(quality: Quality, attempt: Mapping[str, Any]) -> None:

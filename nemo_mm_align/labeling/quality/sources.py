@@ -20,9 +20,11 @@ from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.labeling.input_reader import numbered_lines
 from nemo_mm_align.labeling.reply.claims import attribute_spellings, spelling
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.records import Annotation, parse_line
 
+TABLES = (".csv", ".jsonl", ".json", ".ndjson")
 PROMPT, CANDIDATE, CHOSEN, REJECTED = "prompt_id", "candidate", "chosen", "rejected"
 
 Values = tuple[float, ...]
@@ -59,17 +61,23 @@ def read_ratings(path: Path, schema: AttributeSchema) -> RatedFile:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give annotations, or a table of labels as CSV or JSONL.")
-    if path.suffix != ".csv" and _is_annotations(path):
+    if path.suffix.lower() not in TABLES:
+        raise UserError(f"{path}: no table of ratings by its suffix. Save it as .csv or .jsonl (UTF-8).")
+    if not _is_csv(path) and _is_annotations(path):
         return _read_annotations(path, schema)
     result = RatedFile(path, rater=path.stem)
     for number, row in _table_rows(path):
-        if CHOSEN in row and REJECTED in row:
+        if CHOSEN in row or REJECTED in row:
             result.preferences.append(_preference(path, number, row))
         else:
             _add_row(result, number, row, schema)
     if not result.values and not result.preferences:
         raise UserError(f"{path}: the file is empty; it must hold one rated candidate or preference per line.")
     return result
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
 
 
 def match(first: RatedFile, second: RatedFile) -> Iterator[tuple[str, int, int]]:
@@ -103,17 +111,19 @@ def _is_annotations(path: Path) -> bool:
         line = next((text for text in file if text.strip()), b"")
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and "candidates" in value
 
 
 def _read_annotations(path: Path, schema: AttributeSchema) -> RatedFile:
     result = RatedFile(path)
-    for annotation in read_records(path, Annotation):
+    for place, text in numbered_lines(path, Annotation):
+        annotation = parse_line(Annotation, text, path, place.line)
         prompt_id = annotation.prompt.id
         if prompt_id in result.values:
-            raise UserError(f"{path}: prompt {prompt_id!r} stands twice; remove one of its lines.")
+            raise RecordError(path, place.line, f"prompt {prompt_id!r} stands twice.", "remove one of its lines.")
+        _check_ratings(path, place.line, annotation, schema)
         texts = [candidate.text for candidate in annotation.candidates]
         result.digests[prompt_id] = tuple(hashlib.sha256(text.encode()).digest()[:8] for text in texts)
         result.values[prompt_id] = {
@@ -124,14 +134,19 @@ def _read_annotations(path: Path, schema: AttributeSchema) -> RatedFile:
     return result
 
 
+def _check_ratings(path: Path, number: int, annotation: Annotation, schema: AttributeSchema) -> None:
+    """Raise `RecordError` for a value outside of its attribute's range; attributes of another schema may be there too."""
+    for candidate in annotation.candidates:
+        for name, value in candidate.ratings.items():
+            if name in schema.names:
+                _checked(path, number, value, name, schema)
+
+
 def _table_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield (line number, row) of a table."""
     try:
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, skipinitialspace=True)
-                for row in reader:
-                    yield reader.line_num, row
+        if _is_csv(path):
+            yield from _csv_rows(path)
         else:
             with path.open(encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, start=1):
@@ -141,12 +156,34 @@ def _table_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UserError(f"{path}: {error}. Save the table as CSV or JSONL in UTF-8.") from None
 
 
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        columns = [(column or "").strip() for column in reader.fieldnames or ()]
+        doubled = [column for column, count in Counter(columns).items() if count > 1]
+        if doubled:
+            raise RecordError(path, 1, f"column {doubled[0]!r} stands twice.", "remove one of them.")
+        if len(columns) == 1:
+            raise RecordError(path, 1, f"one column, {columns[0][:80]!r}.", "separate columns by commas.")
+        reader.fieldnames = columns
+        for row in reader:
+            if None in row:
+                problem = f"more cells than the {len(columns)} columns of line 1."
+                raise RecordError(
+                    path, reader.line_num, problem, "put cells with commas in quotes, or remove what is left over."
+                )
+            yield reader.line_num, row
+
+
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except ValueError:
+        pairs = json.loads(line, object_pairs_hook=list)
+        value = dict(pairs) if line.lstrip().startswith("{") else None
+    except (ValueError, TypeError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    if value is not None and len(value) < len(pairs):
+        raise RecordError(path, number, "a key stands twice.", "remove one of them.")
+    if value is None:
         raise RecordError(path, number, "not a JSON object.", f"write {{{PROMPT!r}: ..., {CANDIDATE!r}: 0, ...}}.")
     return value
 
@@ -162,6 +199,8 @@ def _add_row(result: RatedFile, number: int, row: Mapping[str, Any], schema: Att
         if column in (PROMPT, CANDIDATE):
             continue
         name = names.get(spelling(column or ""))
+        if name in given:
+            raise RecordError(path, number, f"two columns for {name}.", "remove one of them.")
         if name is None:
             known = ", ".join((PROMPT, CANDIDATE, *schema.names))
             raise RecordError(path, number, f"unknown column {column!r}.", f"columns are {known}.")
@@ -179,6 +218,10 @@ def _checked(path: Path, number: int, value: Any, name: str, schema: AttributeSc
 
 
 def _preference(path: Path, number: int, row: Mapping[str, Any]) -> tuple[str, int, int]:
+    unknown = [column for column in row if column not in (PROMPT, CHOSEN, REJECTED)]
+    if unknown:
+        known = ", ".join((PROMPT, CHOSEN, REJECTED))
+        raise RecordError(path, number, f"unknown column {unknown[0]!r} beside a preference.", f"columns are {known}.")
     chosen, rejected = _place(path, number, row, CHOSEN), _place(path, number, row, REJECTED)
     if chosen == rejected:
         raise RecordError(path, number, "chosen and rejected are the same candidate.", "leave ties out.")
@@ -194,7 +237,7 @@ def _prompt_id(path: Path, number: int, row: Mapping[str, Any]) -> str:
 
 def _place(path: Path, number: int, row: Mapping[str, Any], column: str) -> int:
     text = str(row.get(column, "")).strip()
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
         problem = f"{column} is {row.get(column)!r}, not the place of a candidate."
         raise RecordError(path, number, problem, "count the candidates of a prompt from 0, as in the candidates file.")
     return int(text)

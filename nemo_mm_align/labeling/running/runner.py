@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
@@ -30,12 +30,14 @@ log = logging.getLogger(__name__)
 
 DISPLAY_INTERVAL_S = 0.25
 
+MOST_CONCURRENT, MOST_PROCESSES = 1024, 64
+
 
 class RunnerSettings(BaseModel):
     """How a run goes about its calls.
 
     Args:
-        concurrency: calls in flight at once.
+        concurrency: calls in flight at once, at most `MOST_CONCURRENT`.
         max_attempts: calls for one prompt before it is given up. Failures of the sample itself (unparsable, out of
             range, truncated, recitation) count over all runs, those of the service (rate limit, server, timeout)
             per run.
@@ -46,7 +48,8 @@ class RunnerSettings(BaseModel):
             (a wrong setting, a spent quota, a service that is down) takes a person, and starting again costs nothing.
         retry_set_aside: ask again for prompts that earlier runs have set aside.
         requests_per_minute, tokens_per_minute: limits of the service, never exceeded in any minute; None for none.
-        processes: processes that the calls are spread over; worth it where one is busy with encoding images.
+        processes: processes that the calls are spread over, at most `MOST_PROCESSES`; worth it where one is busy with
+            encoding images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +64,17 @@ class RunnerSettings(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     processes: int = Field(default=1, ge=1)
+
+    @field_validator("concurrency", "processes")
+    @classmethod
+    def _machine_holds(cls, value: int, info: ValidationInfo) -> int:
+        most, each = {
+            "concurrency": (MOST_CONCURRENT, "a thread and a connection"),
+            "processes": (MOST_PROCESSES, "memory"),
+        }[str(info.field_name)]
+        if value > most:
+            raise ValueError(f"{value:,} are too many for one machine, each takes {each}; give at most {most:,}")
+        return value
 
     @property
     def most_failures(self) -> int:

@@ -200,7 +200,7 @@ def _settle(future: Future[JudgeReply], outcome: Outcome) -> None:
 
 def _without_schema(request: JudgeRequest) -> tuple[Any, ...]:
     """Return all of a request but the schema, which each worker has: it would be most of what is sent."""
-    return request.prompt, request.candidates, request.image_paths, request.want_reference
+    return request.prompt, request.candidates, request.image_paths, request.want_reference, request.image_hashes
 
 
 def _serve(connection: Connection, config: dict[str, Any], schema: AttributeSchema, threads: int) -> None:
@@ -214,8 +214,8 @@ def _serve(connection: Connection, config: dict[str, Any], schema: AttributeSche
         sys.exit(1)
     lock = threading.Lock()
 
-    def answer(number: int, prompt: Any, candidates: Any, image_paths: Any, want_reference: bool) -> None:
-        outcome = _attempt(judge, JudgeRequest(prompt, candidates, image_paths, schema, want_reference))
+    def answer(number: int, prompt: Any, candidates: Any, image_paths: Any, want_reference: bool, hashes: Any) -> None:
+        outcome = _attempt(judge, JudgeRequest(prompt, candidates, image_paths, schema, want_reference, hashes))
         with lock:
             connection.send((number, outcome))
 

@@ -15,6 +15,7 @@ from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judges.human.answers import Answer, FormError, fill_form, read_answer
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
+from nemo_mm_align.labeling.ledger_check import checked_results
 from nemo_mm_align.labeling.running.progress import Tally
 
 
@@ -47,6 +48,9 @@ class Desk:
         jobs: all prompts, in the order of asking; those with a judgement in the ledger are passed over.
         inputs: the same prompts, to look up answered ones.
         context, ledger: as for any run.
+
+    Raises:
+        RecordError: a line of the ledger is no judgement of its prompt.
     """
 
     def __init__(self, jobs: Iterable[Job], inputs: LabelInputs, context: LabelContext, ledger: Ledger) -> None:
@@ -59,6 +63,8 @@ class Desk:
         self._current: Job | None = None
         self.tally = Tally(total=len(inputs), reused=self.done)
         self.corrections = 0
+        for _ in self.answers():  # a line changed by hand shows now, not on a page
+            pass
         self._advance()
 
     @property
@@ -105,7 +111,8 @@ class Desk:
         """Yield the answered prompts with what stands in the ledger, in the order of the prompts file."""
         keys = [key for key in self.inputs.keys if self.ledger.succeeded(key)]
         wanted = set(keys)
-        for job, attempt in zip(self.inputs.jobs(wanted.__contains__), self.ledger.results(keys), strict=True):
+        jobs = self.inputs.jobs(wanted.__contains__)
+        for job, attempt in checked_results(self.ledger, jobs, keys, self.context.schema):
             if attempt is not None:
                 yield job, attempt
 

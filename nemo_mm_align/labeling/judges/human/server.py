@@ -158,7 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if job is None:
                 raise JudgeFailure("bad_request", "an image of a prompt that is not to be shown")
-            image = read_request_image(job.image_paths[number], IMAGE_TYPES)
+            checked = job.image_hashes[number] if job.image_hashes else ""
+            image = read_request_image(job.image_paths[number], IMAGE_TYPES, checked)
         except (JudgeFailure, IndexError):
             self._refuse()
             return
