@@ -53,7 +53,7 @@ def store_data_url(url: str, cache: Path) -> Path:
         UserError: not base64, too large, or no image; the message names the URL's type and length, never its content.
     """
     found = DATA_URL.match(url)
-    what = f"image is a data URL ({shorten(found[1], 40) if found else 'no type'}, {len(url):,} characters)"
+    what = f"image is a data URL (data:{shorten(found[1], 40) if found else ''}, {len(url):,} characters)"
     if found is None or not found[2]:
         raise UserError(f"{what} without ;base64; store it as a file and give its path.")
     if len(url) > MAX_FILE_BYTES * 4 // 3:

@@ -189,10 +189,10 @@ def test_an_image_in_a_data_url_becomes_a_file(tmp_path, png):
 @pytest.mark.parametrize(
     ("image", "problem"),
     [
-        (url(b"no picture" * 9000), r"image is a data URL \(image/png, 120,022 characters\) that holds no image"),
+        (url(b"no picture" * 9000), r"image is a data URL \(data:image/png, 120,022 characters\) that holds no image"),
         ("data:image/png;base64,!" + "A" * 9000, r"9,023 characters\) that is not base64"),
         ("data:image/png," + "A" * 9000, "without ;base64"),
-        ("data:" + "A" * 9000, r"no type, 9,005 characters\) without"),
+        ("data:" + "A" * 9000, r"\(data:, 9,005 characters\) without"),
     ],
 )
 def test_a_bad_data_url_is_named_and_never_printed(tmp_path, image, problem):
