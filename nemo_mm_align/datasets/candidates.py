@@ -37,7 +37,7 @@ def check_scored(schema: AttributeSchema) -> None:
 
 
 def checked(annotations: Iterable[Annotation], schema: AttributeSchema, summary: BuildSummary) -> Iterator[Annotation]:
-    """Yield the annotations, each prompt once, all of this schema."""
+    """Yield the annotations, each prompt once, all of this schema, with ratings in its ranges."""
     seen = set()
     for annotation in annotations:
         prompt_id = annotation.prompt.id
@@ -50,8 +50,21 @@ def checked(annotations: Iterable[Annotation], schema: AttributeSchema, summary:
         if prompt_id in seen:
             raise UserError(f"prompt {prompt_id} is annotated twice; keep one of its annotations.")
         seen.add(prompt_id)
+        _check_ratings(annotation, schema)
         summary.see(annotation)
         yield annotation
+
+
+def _check_ratings(annotation: Annotation, schema: AttributeSchema) -> None:
+    """Raise `UserError` for ratings that are none of this schema: methods that need no score would pass them over."""
+    for number, candidate in enumerate(annotation.candidates):
+        try:
+            schema.check(candidate.ratings)
+        except UserError as error:
+            raise UserError(
+                f"prompt {annotation.prompt.id}, candidate {number}: {error} Correct that line, or label "
+                "again: annotations are written anew from the ledger."
+            ) from None
 
 
 def usable_candidates(

@@ -125,6 +125,13 @@ def test_annotations_that_do_not_fit_are_refused(helpsteer):
             build(settings, given, helpsteer)
 
 
+@pytest.mark.parametrize("name", ["sft", "rejection", "steerlm", "preference"])
+def test_no_method_takes_ratings_out_of_range(helpsteer, name):
+    wrong = annotation(helpsteer, rated("a", 4, 4, 4), rated("b", 4, 9, 4), reference="own answer")
+    with pytest.raises(UserError, match="prompt p, candidate 1: correctness=9 is outside 0 to 4. Correct that line"):
+        build(BuildSettings(name=name), [wrong], helpsteer)
+
+
 def run(repository, folder, *overrides: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(repository / "scripts/build.py"), *overrides]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
