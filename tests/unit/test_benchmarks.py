@@ -26,15 +26,29 @@ CONFIG = LlavaConfig(
 )
 
 
-def test_growth_sees_memory_that_is_gone_again():
+def fresh(function: str) -> list[int]:
+    """What a function of this file returns in a process of its own; one that has run other tests has memory that moves."""
+    code = f"import gc; from tests.unit import test_benchmarks as t; gc.disable(); print(*t.{function}())"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+def growth_of_memory_that_is_gone_again() -> tuple[int, int, int]:
+    """Growth at the peak, growth that is left, and peak resident memory, in bytes."""
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # from the kernel: an allocator may hand out pages freed before
     with anonymous_growth() as growth, mmap.mmap(-1, 64 * MIB, flags=private) as block:
         block.write(b"1" * (64 * MIB))
         wait_until(lambda: growth.bytes > 60 * MIB)  # the watching thread has seen it
         block.close()
-    assert 60 * MIB < growth.bytes < 80 * MIB
-    assert growth.after - growth.before < 20 * MIB
-    assert peak_resident_bytes() > growth.bytes
+    return growth.bytes, growth.after - growth.before, peak_resident_bytes()
+
+
+def test_growth_sees_memory_that_is_gone_again() -> None:
+    grown, left, resident = fresh("growth_of_memory_that_is_gone_again")
+    assert 60 * MIB < grown < 80 * MIB
+    assert left < 20 * MIB
+    assert resident > grown
 
 
 def sleeping_child() -> int:
@@ -50,7 +64,7 @@ def end(child: int) -> None:
     os.waitpid(child, 0)
 
 
-def shared_pages_that_are_counted() -> int:
+def shared_pages_that_are_counted() -> tuple[int]:
     """Bytes that 128 MiB, shared with two children of which one ends while it is read, are taken for."""
     before = anonymous_bytes()
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -68,16 +82,11 @@ def shared_pages_that_are_counted() -> int:
         machine._proportional_bytes = read_and_end_the_first
         growth = anonymous_bytes() - before
         end(children.pop())
-    return growth
+    return (growth,)
 
 
 def test_shared_pages_count_once_also_where_a_process_ends_meanwhile() -> None:
-    """In a fresh process: one that has run other tests copies pages of its own whenever it collects garbage."""
-    code = (
-        "import gc; from tests.unit import test_benchmarks as t; gc.disable(); print(t.shared_pages_that_are_counted())"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    growth = int(done.stdout)
+    (growth,) = fresh("shared_pages_that_are_counted")
     assert 126 * MIB < growth < 145 * MIB  # 149 and more: the second child's share has grown meanwhile
 
 
