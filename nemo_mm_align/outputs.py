@@ -114,3 +114,9 @@ def _unwritable(asked: str | Path, folder: Path) -> str:
         f"{asked}: no file can be written in {folder} (read-only, or another user's). Give another path, or correct its "
         "permissions."
     )
+
+
+def check_unused(target: Path) -> None:
+    """Raise `UserError` if `target` exists and is not an empty folder; a link is none, even to one."""
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise UserError(f"{target}: exists already. Choose another folder or remove it.")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.outputs import check_unused
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
@@ -153,12 +154,6 @@ def _header(entries: Sequence[Entry]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def check_unused(target: Path) -> None:
-    """Raise `UserError` if `target` exists and is not an empty folder; a link is none, even to one."""
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise UserError(f"{target}: exists already. Choose another folder or remove it.")
 
 
 @contextmanager

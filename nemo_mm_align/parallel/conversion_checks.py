@@ -12,7 +12,7 @@ from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.model.settings import read_parallel
-from nemo_mm_align.outputs import check_folder, folder_to_make, folder_to_write
+from nemo_mm_align.outputs import check_folder, check_unused, folder_to_make, folder_to_write
 from nemo_mm_align.parallel.checkpoint_folder import step_folder
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.processes import this_process
@@ -102,6 +102,5 @@ def _check_out(config: Mapping[str, Any]) -> None:
         if step_folder(out, 0).exists():
             raise UserError(f"{step_folder(out, 0)}: exists already. Choose another out= or remove it.")
         return
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out}: exists already. Choose another folder or remove it.")
+    check_unused(out)
     check_folder(out)

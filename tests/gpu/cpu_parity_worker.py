@@ -45,12 +45,17 @@ ROWS, LENGTH, PREFIX = 4, 50, 24  # no multiple of anything
 def build(lora: LoRAConfig | None) -> Llava:
     """The model with every tensor drawn on the CPU, adapters' B too, so that both devices hold the same."""
     model = build_llava(CONFIG, lora=lora, engine=EngineConfig("fp32"))
+    draw(model)
+    return model
+
+
+def draw(model: Llava) -> None:
+    """Draw all tensors from one generator of the CPU, in the order of their names; norms around one."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator) * (0.1 if parameter.dim() == 1 else 0.05)
             parameter.copy_(noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
-    return model
 
 
 def batch(shared: bool) -> Batch:

@@ -35,6 +35,7 @@ from nemo_mm_align.parallel.optim_config import OptimConfig  # noqa: E402
 from nemo_mm_align.recipes.methods import build_method  # noqa: E402
 from nemo_mm_align.recipes.step import TrainingEngine  # noqa: E402
 from tests.distributed import run_distributed  # noqa: E402
+from tests.gpu.cpu_parity_worker import draw  # noqa: E402
 
 needs_te = pytest.mark.skipif(not transformer_engine_available(), reason="TransformerEngine is not installed")
 
@@ -52,11 +53,7 @@ def one_process() -> None:
 
 def build(engine: EngineConfig, lora: LoRAConfig | None = None) -> Llava:
     model = build_llava(CONFIG, engine=engine, lora=lora)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            noise = torch.randn(parameter.shape, generator=generator) * (0.1 if parameter.dim() == 1 else 0.05)
-            parameter.copy_(noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+    draw(model)
     return model
 
 
