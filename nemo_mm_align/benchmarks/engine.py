@@ -53,7 +53,7 @@ class EngineTraining:
     def with_reference(self, batch: Batch) -> Batch:
         """The batch with its reference log-probs, computed now."""
         assert self.reference is not None
-        return replace(batch, reference_log_probs_Q=reference.compute(self.reference, batch))
+        return replace(batch, reference_log_probs_Q=reference.compute(self.reference, [batch]))
 
     def step(self, batches: Sequence[Batch], recompute: bool = False) -> float:
         """One optimizer step; return its loss. With `recompute` the reference runs on every batch first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def verdict(metrics: Sequence[dict[str, float]]) -> list[str]:
     findings = [f"{'' if falling else '! '}loss {first:.4f} -> {last:.4f}{'' if falling else ': it does not fall'}"]
     if "reward_margin" in metrics[0]:
         findings += _preference_findings(change)
+    if "tokens_per_s" in metrics[-1]:
+        findings.append(_speed(metrics))
     return sorted(findings, key=lambda text: not text.startswith("!"))
 
 
@@ -54,6 +57,18 @@ def _preference_findings(change: object) -> list[str]:
             "small; if answers get worse, lower model.optim.lr, raise recipe.beta, or set recipe.sft_loss_weight"
         )
     return findings
+
+
+def _speed(metrics: Sequence[dict[str, float]]) -> str:
+    """Medians, which a slow first step and checkpoints do not move; lines of an older version have no speed."""
+
+    def median(name: str) -> float | None:
+        values = [line[name] for line in metrics if name in line]
+        return statistics.median(values) if values else None
+
+    mfu, peak = median("mfu"), max(line.get("peak_memory_gib", 0.0) for line in metrics)
+    used = f", MFU {mfu:.0%}".replace("%", " %") if mfu is not None else ""
+    return f"{median('tokens_per_s'):,.0f} tokens/s{used}, at most {peak:.1f} GiB on a rank (medians over the steps)"
 
 
 class ReportHealth(Callback):

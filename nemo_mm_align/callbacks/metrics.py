@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ from nemo_mm_align.run_files import read_metrics
 
 
 class WriteMetrics(Callback):
-    """Rank 0 appends ``{"step": n, "loss": ..., "seconds": ...}`` to `path`; steps count from 1, seconds since the last."""
+    """Rank 0 appends ``{"step": n, "loss": ..., ...}`` to `path`, steps from 1: what docs/metrics.md lists."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._last = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop lines of steps that will be run again, and a line torn by a kill."""
-        self._last = time.monotonic()
         if runtime.rank() != 0:
             return
         kept = [line for line in read_metrics(self.path) if line["step"] <= trainer.global_step]
@@ -33,9 +30,7 @@ class WriteMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Append this step's line."""
-        now = time.monotonic()
         if runtime.rank() == 0:
-            line = {"step": trainer.global_step, **outputs["metrics"], "seconds": round(now - self._last, 4)}
+            line = {"step": trainer.global_step, **outputs["metrics"]}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        self._last = now

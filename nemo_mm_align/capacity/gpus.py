@@ -44,6 +44,16 @@ _ALL = (
 GPUS = {gpu.name: gpu for gpu in _ALL}
 
 
+def data_sheet_rate(device_name: str) -> float | None:
+    """Return dense bf16 operations per second of a card by the name that its driver gives it; None for an unknown one.
+
+    Args:
+        device_name: for example ``NVIDIA H100 80GB HBM3``.
+    """
+    words = device_name.lower().replace("-", " ").split()
+    return next((gpu.bf16_flops for gpu in _ALL if gpu.name.partition("_")[0] in words), None)
+
+
 def find_gpu(name: str) -> GPU:
     """Return the GPU called `name`; raise `UserError` for an unknown one."""
     if name not in GPUS:

@@ -1,4 +1,4 @@
-"""Operations of a training step, and a rough time for it. The time ranks layouts against each other; it is no promise."""
+"""A rough time for a training step. The time ranks layouts against each other; it is no promise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nemo_mm_align.capacity.activations import LayerActivations
 from nemo_mm_align.capacity.gpus import GPU
 from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.capacity.memory import GPU_KERNELS
+from nemo_mm_align.capacity.operations import computed_flops
 from nemo_mm_align.capacity.parameters import rank_parameters
 
 ASSUMED_MFU = 0.40
@@ -35,34 +36,8 @@ class StepTime:
         return self.compute + self.tensor_parallel + self.pipeline + self.bubble + self.data_parallel
 
 
-def _decoder_flops(job: Job, layers: int) -> tuple[float, float]:
-    """Forward operations of decoder layers for one micro batch over all TP ranks: linear layers, attention."""
-    language = job.config.language
-    linear = 2.0 * job.rows * job.row_length * language.linear_parameters * layers
-    pairs = job.rows * job.row_length**2 * (1.0 if job.has_shared_prefix else 0.5)  # a mask hides what is not needed
-    return linear, 4.0 * pairs * language.query_width * layers
-
-
-def stage_flops(job: Job, stage: int) -> tuple[float, float]:
-    """Operations of a stage for one micro batch, over all its TP ranks: in the decoder's linear layers, elsewhere."""
-    layers = job.config.layers_per_stage(job.parallel)
-    linear, attention = _decoder_flops(job, layers[stage])
-    again = job.engine.recompute
-    passes = (3 if job.trains_language else 2) + (again == "full")
-    adapters = job.lora.num_parameters(job.config.language) * layers[stage] / sum(layers) if job.lora else 0
-    other = 6.0 * adapters * job.rows * job.row_length + attention * (3 + (again in ("full", "selective")))
-    if stage == 0:
-        vision = job.config.vision
-        tower = 2.0 * job.images * vision.tokens_per_image * vision.num_parameters()
-        other += tower * (3 if job.train_vision else 1)
-    if stage == len(layers) - 1:
-        output = 2.0 * job.labelled * job.config.language.hidden_size * job.config.language.vocab_size
-        other += output * (3 if job.trains_language else 2)
-    return linear * passes, other
-
-
 def _stage_seconds(job: Job, stage: int, gpu: GPU) -> float:
-    linear, other = stage_flops(job, stage)
+    linear, other = computed_flops(job, stage)
     rate = gpu.bf16_flops * ASSUMED_MFU * job.parallel.tensor_model_parallel_size
     return linear / (rate * (ASSUMED_FP8_GAIN if job.fp8 else 1.0)) + other / rate
 
@@ -89,7 +64,7 @@ def step_time(job: Job, gpu: GPU) -> StepTime:
     travels = LayerActivations(job, GPU_KERNELS).boundary() * 2 if stages > 1 else 0.0
     trained = max(rank_parameters(job, stage).trained(job) for stage in distinct)
     gradients = 2 * (replicas - 1) / replicas * trained * 4
-    flops = sum(sum(stage_flops(job, stage)) for stage in range(stages)) * job.micro_batches * replicas
+    flops = sum(map(sum, (computed_flops(job, stage) for stage in range(stages)))) * job.micro_batches * replicas
     hop = travels / (across_nodes * ASSUMED_LINK_SHARE)
     return StepTime(
         compute=job.micro_batches * compute,

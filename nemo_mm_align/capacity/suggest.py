@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from nemo_mm_align.capacity.estimate import RESERVE, Estimate, check_number_format, estimate_job
 from nemo_mm_align.capacity.gpus import GPU
 from nemo_mm_align.capacity.job import Job
-from nemo_mm_align.capacity.steptime import StepTime, stage_flops
+from nemo_mm_align.capacity.operations import computed_flops
+from nemo_mm_align.capacity.steptime import StepTime
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.units import GIB, gib
@@ -53,7 +54,7 @@ def balance_stages(job: Job, pipeline: int) -> ParallelConfig | None:
             except UserError:
                 continue
             candidate = replace(job, parallel=layout)
-            slowest = max(sum(stage_flops(candidate, stage)) for stage in {0, 1, pipeline - 1})
+            slowest = max(sum(computed_flops(candidate, stage)) for stage in {0, 1, pipeline - 1})
             splits.append((slowest, max(counts) - min(counts), layout))
     quick = [split for split in splits if split[0] <= 1.001 * min(splits, key=lambda split: split[0])[0]]
     return min(quick, key=lambda split: split[1])[2] if quick else None

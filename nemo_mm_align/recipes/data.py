@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
 from torch.utils.data import Dataset, Sampler
 
+from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.plan import PlanSettings, batch_length, plan_lengths
@@ -22,6 +23,7 @@ from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import ImageProcessor, load_image
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.methods import Method
+from nemo_mm_align.recipes.work import work_of
 from nemo_mm_align.records import PreferenceExample
 
 logger = logging.getLogger(__name__)
@@ -72,20 +74,35 @@ class Collator:
         return pixels
 
 
-class StepDataset(Dataset[list[Batch]]):
-    """Item i is this rank's share of training step i: its micro batches, all of one row length."""
+@dataclass(frozen=True)
+class StepBatches:
+    """This rank's share of a training step, its micro batches of one row length, and what all ranks do in it."""
+
+    batches: list[Batch]
+    work: Work
+
+    def pin_memory(self) -> StepBatches:
+        """Return the same in pinned memory; torch's loader calls this."""
+        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+
+
+class StepDataset(Dataset[StepBatches]):
+    """Item i is this rank's part of training step i."""
 
     def __init__(
         self, samples: Sequence[Sample], sampler: GlobalBatchSampler, collator: Collator, data_parallel_rank: int
     ) -> None:
         self.samples, self.sampler, self.collator, self.rank = samples, sampler, collator, data_parallel_rank
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        length = self.collator.length([self.samples[index] for index in self.sampler.global_batch(step)])
-        return [
-            self.collator([self.samples[index] for index in indices], length)
+    def __getitem__(self, step: int) -> StepBatches:
+        samples = {index: self.samples[index] for index in self.sampler.global_batch(step)}
+        length = self.collator.length(list(samples.values()))
+        batches = [
+            self.collator([samples[index] for index in indices], length)
             for indices in self.sampler.micro_batches(step, self.rank)
         ]
+        everybody = (samples[index] for index in self.sampler.global_batch(step))
+        return StepBatches(batches, work_of(everybody, self.collator.shape.shared_prefix))
 
 
 class RemainingSteps(Sampler[int]):

@@ -27,6 +27,7 @@ from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.recipes.data import Collator
+from nemo_mm_align.recipes.reference_passes import Passes
 from nemo_mm_align.recipes.step import run_schedule
 from nemo_mm_align.records import RecordAppender
 
@@ -83,10 +84,11 @@ def _log_probs(token_losses_BS: Tensor, batch: Batch) -> tuple[Tensor, Tensor, T
 
 
 @torch.no_grad()
-def compute(model: Llava, batch: Batch) -> Tensor:
-    """Return summed answer log-probs, [Q] in nats, of a micro batch, on every stage."""
-    reports = run_schedule(model, [batch], _log_probs, forward_only=True)
-    sums_Q = reports[0] if reports else torch.zeros(batch.num_sequences, device=runtime.device())
+def compute(model: Llava, batches: Sequence[Batch]) -> Tensor:
+    """Return summed answer log-probs, [Q] in nats, of all sequences of micro batches of one shape, on every stage."""
+    reports = run_schedule(model, batches, _log_probs, forward_only=True)
+    count = sum(batch.num_sequences for batch in batches)
+    sums_Q = torch.cat(reports) if reports else torch.zeros(count, device=runtime.device())
     return runtime.broadcast_from_last_stage(sums_Q.float())
 
 
@@ -95,7 +97,7 @@ def fill(
     samples: Sequence[Sample],
     collator: Collator,
     cache: ReferenceCache,
-    micro_batch_size: int,
+    passes: Passes,
     progress: bool,
     stop: StopRequest,
     hash_of: Callable[[Path], str],
@@ -105,8 +107,8 @@ def fill(
     Args:
         model: weights as they stand before training; put into evaluation mode meanwhile.
         samples: the training set, the same on all ranks.
-        micro_batch_size: samples per forward pass.
-        stop: looked at between micro batches; what has been computed by then stays in the cache.
+        passes: how many samples the model takes at a time.
+        stop: looked at between passes; what has been computed by then stays in the cache.
         hash_of: maps an image to the SHA-256 of its bytes.
 
     Raises:
@@ -122,7 +124,7 @@ def fill(
     if missing:
         training = model.training
         model.eval()
-        _compute_missing(model, samples, keys, missing, collator, cache, micro_batch_size, progress, stop)
+        _compute_missing(model, samples, keys, missing, collator, cache, passes, progress, stop)
         model.train(training)
         torch.distributed.barrier()
         known = cache.read()
@@ -142,7 +144,7 @@ def _compute_missing(
     missing: Sequence[int],
     collator: Collator,
     cache: ReferenceCache,
-    micro_batch_size: int,
+    passes: Passes,
     progress: bool,
     stop: StopRequest,
 ) -> None:
@@ -152,15 +154,18 @@ def _compute_missing(
     appender = cache.appender() if writes else None
     try:
         most = len(missing[::replicas])  # the first replica's share: all count as many rounds, to agree in each
-        for start in tqdm(range(0, most, micro_batch_size), "reference log-probs", disable=not progress):
+        for start in tqdm(range(0, most, passes.samples), "reference log-probs", disable=not progress):
             stop.check()
             if start >= len(mine):
                 continue
-            chosen = [samples[index] for index in mine[start : start + micro_batch_size]]
-            batch = collator(chosen, collator.length(chosen))
-            values = compute(model, batch).tolist()
+            indices = mine[start : start + passes.samples]
+            chosen = [samples[index] for index in indices]
+            length = collator.length(chosen)
+            values: list[float] = []
+            for parts in passes.schedules(chosen):
+                values += compute(model, [collator(part, length) for part in parts]).tolist()
             if appender is not None:
-                _write(appender, [keys[index] for index in mine[start : start + micro_batch_size]], chosen, values)
+                _write(appender, [keys[index] for index in indices], chosen, values)
     finally:
         if appender is not None:
             appender.close()

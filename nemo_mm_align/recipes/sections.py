@@ -98,11 +98,16 @@ class TrainableParts:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What stands in section ``model`` beside the model's sizes (`LlavaConfig`) and its layout (`ParallelConfig`)."""
+    """What stands in section ``model`` beside the model's sizes (`LlavaConfig`) and its layout (`ParallelConfig`).
+
+    Args:
+        reference_micro_batch_size: samples per pass of the reference, None as many as training's memory has room for.
+    """
 
     micro_batch_size: int
     global_batch_size: int
     max_length: int
+    reference_micro_batch_size: int | None = None
     hf_path: str | None = None
     checkpoint: str | None = None
     transformer_impl: str = "auto"
@@ -110,6 +115,12 @@ class ModelSettings:
     lora: LoRAConfig | None = None
     train: TrainableParts = field(default_factory=TrainableParts)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        if self.reference_micro_batch_size is not None and self.reference_micro_batch_size < 1:
+            raise UserError(
+                f"model.reference_micro_batch_size={self.reference_micro_batch_size}: must be at least 1, or null."
+            )
 
 
 @dataclass(frozen=True)

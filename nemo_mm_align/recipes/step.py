@@ -20,7 +20,7 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.llava import Llava
-from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel import memory, runtime
 from nemo_mm_align.parallel.gradients import finalize_gradients, squared_gradient_norm
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import Schedule, build_optimizer, wrap_for_training
@@ -56,10 +56,14 @@ class TrainingDiverged(UserError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Metrics of one step, the same on every rank."""
+    """Metrics of one step, the same on every rank.
+
+    `peak_bytes` is the most memory that the fullest rank has held so far; its last update is not in it.
+    """
 
     metrics: dict[str, float]
     count: float
+    peak_bytes: int
 
 
 def forward_batch(model: Any, batch: Batch) -> Tensor:
@@ -142,7 +146,8 @@ class TrainingEngine:
         self.optimizer.prepare_grads()
         square = squared_gradient_norm(self.optimizer)
         # The one moment of a step at which the host waits for the device.
-        *sums, squared_norm = torch.cat([sums_M2.flatten(), square.double().view(1)]).tolist()
+        device_values = [sums_M2.flatten(), square.double().view(1), memory.peak_of_all_ranks()]
+        *sums, squared_norm, peak_bytes = torch.cat(device_values).tolist()
         metrics = {
             name: total / weight if weight else math.nan
             for name, total, weight in zip(names, sums[::2], sums[1::2], strict=True)
@@ -153,7 +158,7 @@ class TrainingEngine:
         self._clip(gradient_norm)
         self.optimizer.step_with_ready_grads()
         metrics |= {"learning_rate": learning_rate, "gradient_norm": gradient_norm}
-        return StepResult(metrics, sums[2 * names.index("loss") + 1])
+        return StepResult(metrics, sums[2 * names.index("loss") + 1], int(peak_bytes))
 
     def _clip(self, gradient_norm: float) -> None:
         """As the optimizer's own `step` does, which leaves no room to look at the norm first."""

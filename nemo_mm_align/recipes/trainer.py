@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
@@ -19,6 +20,8 @@ from nemo_mm_align.callbacks.health import ReportHealth
 from nemo_mm_align.callbacks.metrics import WriteMetrics
 from nemo_mm_align.callbacks.stopping import StopOnRequest
 from nemo_mm_align.callbacks.stragglers import ReportStragglers
+from nemo_mm_align.capacity.gpus import data_sheet_rate
+from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
@@ -45,8 +48,11 @@ from nemo_mm_align.recipes.data import (
 )
 from nemo_mm_align.recipes.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
 from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
+from nemo_mm_align.recipes.reference_passes import choose_passes
 from nemo_mm_align.recipes.resume import check_resumable, check_same_model, checkpoint_to_resume
+from nemo_mm_align.recipes.running_job import running_job
 from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
+from nemo_mm_align.recipes.throughput import Throughput
 from nemo_mm_align.recipes.trainer_host import AlignmentModule, open_host
 from nemo_mm_align.run_files import (
     DONE_FILE,
@@ -180,13 +186,25 @@ class TrainingRun:
         self.trainer.callbacks.extend(self._callbacks())
         self.trainer.fit_loop.epoch_loop.max_steps = self.total_steps
         try:
-            self.trainer.fit(AlignmentModule(self.engine), loader, ckpt_path=resume)
+            self.trainer.fit(AlignmentModule(self.engine, self._throughput()), loader, ckpt_path=resume)
         except TrainingDiverged as error:
             if self.writer is not None:
                 self.writer.finish()  # of an earlier, healthy step
             if runtime.rank() == 0:
                 write_diverged(self.folder, error.report)
             raise
+
+    def _throughput(self) -> Throughput:
+        gpu = runtime.device().type == "cuda"
+        rate = data_sheet_rate(torch.cuda.get_device_name()) if gpu else None
+        return Throughput(self.job, runtime.world_size(), rate)
+
+    @property
+    def job(self) -> Job:
+        """The run as the estimator sees it."""
+        ranks_per_node = runtime.local_world_size()
+        nodes = max(1, runtime.world_size() // ranks_per_node)
+        return running_job(self.settings, self.source.config, nodes, ranks_per_node)
 
     @property
     def checkpoints(self) -> Path:
@@ -235,13 +253,16 @@ class TrainingRun:
             self.samples,
             collator,
             cache,
-            settings.model.micro_batch_size,
+            choose_passes(self.job, self._longest_row(collator), settings.model.reference_micro_batch_size),
             self.progress,
             self.stop,
             self.hashes.of,
         )
         for index, log_probs in enumerate(values):
             self.samples.set_reference_log_probs(index, log_probs)
+
+    def _longest_row(self, collator: Collator) -> int:
+        return max(collator.length([sample]) for sample in self.samples)
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
         dataset = StepDataset(self.samples, self.sampler, collator, runtime.data_parallel_rank())

@@ -11,35 +11,48 @@ import torch
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 
-from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
+from nemo_mm_align.recipes.data import StepBatches
 from nemo_mm_align.recipes.early import run_folder
 from nemo_mm_align.recipes.step import TrainingEngine
+from nemo_mm_align.recipes.throughput import Throughput
 from nemo_mm_align.run_files import STOP_FILE
+from nemo_mm_align.units import GIB
 
 _TALKATIVE = ("megatron.core.distributed", "megatron.core.optimizer", "megatron.core.optimizer_param_scheduler")
 """They list every trainable tensor, hundreds of lines."""
 
 
+_SHOWN = ("loss", "tokens_per_s", "mfu", "peak_memory_gib")
+"""Metrics in the progress bar."""
+
+
 class AlignmentModule(pl.LightningModule):
     """What Lightning sees of the engine: one training step per batch of micro batches."""
 
-    def __init__(self, engine: TrainingEngine) -> None:
+    def __init__(self, engine: TrainingEngine, throughput: Throughput) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self._throughput = throughput
         self._engine = [engine]  # in a list: not a submodule, Lightning must not move, save or count it
 
-    def training_step(self, batches: list[Batch], batch_idx: int) -> dict[str, Any]:
+    def on_train_start(self) -> None:
+        """The first step begins."""
+        self._throughput.start()
+
+    def training_step(self, step: StepBatches, batch_idx: int) -> dict[str, Any]:
         """Run one optimizer step and log its metrics."""
-        result = self._engine[0].step(batches, self.trainer.global_step)
+        result = self._engine[0].step(step.batches, self.trainer.global_step)
+        speed = self._throughput.step_ended(step.work)
+        metrics = result.metrics | speed | {"peak_memory_gib": result.peak_bytes / GIB}
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
-        for name, value in result.metrics.items():
-            self.log(name, value, prog_bar=name == "loss", rank_zero_only=True, batch_size=1)
-        return {"loss": torch.tensor(result.metrics["loss"]), "metrics": result.metrics}
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in _SHOWN, rank_zero_only=True, batch_size=1)
+        return {"loss": torch.tensor(metrics["loss"]), "metrics": metrics}
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Leave it to the engine, which moves one micro batch at a time."""

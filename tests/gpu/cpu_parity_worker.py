@@ -88,7 +88,7 @@ def steps(method: str, lora: LoRAConfig | None, shared: bool) -> list[dict[str, 
     """Metrics of four optimizer steps; DPO's reference log-probs are computed on the device, too."""
     model, data = build(lora), batch(shared)
     if method == "dpo":
-        values = reference.compute(model.eval(), data)
+        values = reference.compute(model.eval(), [data])
         data = replace(data, reference_log_probs_Q=values.cpu())
     engine = TrainingEngine(model, build_method(method), OptimConfig(lr=1e-3, projector_lr=5e-4), 10, seed=0)
     return [engine.step([data], step).metrics for step in range(4)]

@@ -35,6 +35,7 @@ from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.methods import build_method
+from nemo_mm_align.recipes.reference import _log_probs
 from nemo_mm_align.recipes.step import TrainingEngine, run_schedule
 from tests.memory import PeakMemory, SavedTensors
 
@@ -164,7 +165,11 @@ def measure(job: Job) -> dict[str, Any]:
     held = optimizer_tensors(engine)
     with PeakMemory([*there, *held]) as peak:
         run_schedule(engine.ddp, batches, engine._loss, forward_only=False)
+    engine.model.eval()
+    with torch.no_grad(), PeakMemory([*there, *held]) as forward:
+        run_schedule(engine.model, [micro_batch(job, 0)], _log_probs, forward_only=True)
     return {
+        "forward": forward.peak,
         "parameters": count_parameters(engine.model),
         "trained": count_parameters(engine.model, trainable_only=True),
         "weights": bytes_of(engine.model.parameters()),

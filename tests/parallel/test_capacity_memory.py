@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nemo_mm_align.capacity.activations import CPU_KERNELS, saved_tensors
+from nemo_mm_align.capacity.forward import forward_bytes
 from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.capacity.memory import StageMemory, checkpoint_bytes, stage_memory
 from tests.distributed import run_distributed
@@ -47,6 +48,7 @@ def test_estimate_is_near_what_was_measured(measured: dict[int, Ranks], world: i
     assert found["weights"] == expected.weights
     assert expected.gradients == pytest.approx(found["gradients"], rel=0.02)
     assert expected.optimizer == pytest.approx(found["optimizer"], rel=0.02)
+    assert forward_bytes(job, stage) == pytest.approx(found["forward"], rel=0.1)
     assert checkpoint_bytes(job) == pytest.approx(found["checkpoint"], rel=0.02)
     if job.engine.precision == "fp32":  # the CPU's norms compute bf16 rows in fp32, a GPU's do not
         saved = sum(saved_tensors(job, stage, CPU_KERNELS).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -66,6 +67,14 @@ def losses(out: Path, name: str) -> list[tuple[float, float, float]]:
     return [(line["step"], line["loss"], line["gradient_norm"]) for line in metrics(out, name)]
 
 
+def documented_metrics() -> set[str]:
+    """Names in the first column of docs/metrics.md."""
+    rows = [
+        line.split(" | ")[0] for line in (REPOSITORY / "docs/metrics.md").read_text().splitlines() if line[:3] == "| `"
+    ]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
     """Wait for it, or for the end of the run, which may have overtaken us."""
     wait_until(lambda: process.poll() is not None or condition())
@@ -103,6 +112,9 @@ def test_killed_stopped_and_resharded_runs_have_the_losses_of_an_undisturbed_one
     assert [step for step, *_ in expected] == list(range(1, STEPS + 1))
     assert "reference log-probs: 12 samples, 12 computed now" in output
     first = metrics(tmp_path, "whole")[0]
+    assert first.keys() == documented_metrics() - {"mfu"}, "a CPU has no data sheet"
+    assert first["peak_memory_gib"] > 0.1 and first["seconds"] > 0
+    assert re.search(r"[\d,]+ tokens/s, at most [\d.]+ GiB on a rank", output)
     # Policy and reference are one model, in rows of other shapes: fp32 rounds their log-probs apart by 1e-7 or so.
     assert abs(first["reward_margin"]) <= 1e-5 * 0.1 * (abs(first["log_prob_chosen"]) + abs(first["log_prob_rejected"]))
     checkpoints = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_mm_align.benchmarks.gpu import card, correctness, facts, plan, records, run, shapes, table, twins
+from nemo_mm_align.benchmarks.gpu import correctness, facts, plan, records, run, shapes, table, twins
 from nemo_mm_align.benchmarks.gpu.options import Options, from_values, from_words
 from nemo_mm_align.benchmarks.gpu.profiling import summary
 from nemo_mm_align.benchmarks.gpu.records import Recorder, Skipped
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
+from nemo_mm_align.capacity.gpus import data_sheet_rate
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig
 from tests.waiting import wait_until
@@ -236,7 +237,9 @@ def test_operations_are_four_per_weight_and_token_with_adapters_and_six_without(
     weights = config.language.linear_parameters * 32
     adapters = 6 * tokens * lora.lora.num_parameters(config.language)
     output = 2 * 2 * 201 * 4096 * 32064
-    assert shapes.flops(full) - shapes.flops(lora) == pytest.approx(2 * tokens * weights + output - adapters, rel=1e-9)
+    assert shapes.flops("7b", full) - shapes.flops("7b", lora) == pytest.approx(
+        2 * tokens * weights + output - adapters, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,7 +324,7 @@ def test_verdict(losses, similarity, text):
     ],
 )
 def test_data_sheet_by_the_drivers_name(name, flops):
-    assert card.flops_of(name) == flops
+    assert data_sheet_rate(name) == flops
 
 
 def test_profile_sums_by_kind_of_kernel():

@@ -122,7 +122,7 @@ class TrainingBench:
     def referenced(self, batch: Batch) -> Batch:
         """The batch with log-probs of the model as it stands now."""
         self.engine.model.eval()
-        values = reference.compute(self.engine.model, batch)
+        values = reference.compute(self.engine.model, [batch])
         self.engine.ddp.train()
         return replace(batch, reference_log_probs_Q=values.cpu())
 
@@ -150,7 +150,7 @@ class TrainingBench:
             clock.reset_peak()
             taken = clock.median_seconds(lambda: self.train(batches), 1 if self.context.toy else repeats)
             peak = clock.peak_gib()
-            values = speeds(job, batches[0], taken) | {"first_step_s": round(first, 2), "peak_gib": peak}
+            values = speeds(self.size, job, batches[0], taken) | {"first_step_s": round(first, 2), "peak_gib": peak}
             values |= {"estimated_gib": round(shapes.estimated_gib(job), 2), "levers": list(names)}
             if self.method == "dpo":
                 values |= self._with_reference_passes(rows, batches[0], taken)
@@ -194,9 +194,9 @@ def label_of(
     return " ".join([size, *more, precision, method, "LoRA" if lora else "full"])
 
 
-def speeds(job: Job, batch: Batch, step_s: float) -> dict[str, Any]:
+def speeds(size: str, job: Job, batch: Batch, step_s: float) -> dict[str, Any]:
     """Rates of a step of `MICRO_BATCHES` such batches; MFU against the data sheet where the card is known."""
-    rate = shapes.flops(job) * MICRO_BATCHES / step_s
+    rate = shapes.flops(size, job) * MICRO_BATCHES / step_s
     sheet = card.data_sheet_flops()
     return {
         "step_s": round(step_s, 4),

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from nemo_mm_align.benchmarks.gpu import clock
 from nemo_mm_align.benchmarks.gpu.records import Skipped
-from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, random_pixels, samples_of
+from nemo_mm_align.benchmarks.pairs import Pair, PairSizes, batch_of, draw_pairs, random_pixels, samples_of
 from nemo_mm_align.benchmarks.random_models import IMAGE_ID
 from nemo_mm_align.capacity.job import Job, Workload
 from nemo_mm_align.capacity.memory import stage_memory
-from nemo_mm_align.capacity.steptime import stage_flops
+from nemo_mm_align.capacity.operations import model_flops
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.model.config import (
@@ -21,6 +21,7 @@ from nemo_mm_align.model.config import (
     ParallelConfig,
     VisionConfig,
 )
+from nemo_mm_align.recipes.work import work_of
 from nemo_mm_align.units import GIB
 
 _CLIP = VisionConfig(24, 1024, 4096, 16, 336, 14)
@@ -90,17 +91,21 @@ def job_of(
 
 def batch_for(size: str, job: Job, multiple: int | None = None, extra: int = 0, seed: int = 0) -> Batch:
     """One micro batch of a job, random; its rows are `extra` positions longer than they need to be."""
-    given = words(size, job.method)
-    sizes = PairSizes(job.micro_batch_size, given.prompt, (given.answer, given.answer))
-    pairs = draw_pairs(job.config, sizes, seed)
+    pairs = _pairs(size, job, seed)
     samples = samples_of(pairs, job.config, chosen_only=job.method != "dpo")
     length = round_up(job.row_length, multiple or 1) + extra
     return batch_of(samples, job.config, random_pixels(pairs), job.has_shared_prefix, length)
 
 
-def flops(job: Job) -> float:
-    """Operations of a micro batch by the project's count: frozen weights 4 N per token, trained 6 N, and attention."""
-    return sum(stage_flops(job, 0))
+def _pairs(size: str, job: Job, seed: int = 0) -> list[Pair]:
+    given = words(size, job.method)
+    return draw_pairs(job.config, PairSizes(job.micro_batch_size, given.prompt, (given.answer, given.answer)), seed)
+
+
+def flops(size: str, job: Job) -> float:
+    """Operations that a micro batch needs, as every training counts them for its MFU; answers are all of one length."""
+    samples = samples_of(_pairs(size, job), job.config, chosen_only=job.method != "dpo")
+    return model_flops(job, work_of(samples, job.has_shared_prefix))
 
 
 def estimated_gib(job: Job) -> float:

@@ -11,9 +11,10 @@ from nemo_mm_align.benchmarks.report import markdown_table
 Line = Mapping[str, Any]
 NONE = "–"
 _COUNT = (
-    "Operations by the project's own count (capacity/steptime.py): with LoRA 4 N per token (frozen weights have no gradient "
-    "of their own), full fine-tuning 6 N, and attention, vision tower and output layer beside; rows of a shared prefix count "
-    "the whole square of their attention. MFU is against the data sheet's dense bf16 rate, also for FP8; in brackets against "
+    "Operations by the project's own count (capacity/operations.py), which every training shows: with LoRA 4 N per token (frozen "
+    "weights have no gradient of their own), full fine-tuning 6 N, and attention, vision tower and output layer beside; what is "
+    "computed again and what a mask hides does not count. "
+    "MFU is against the data sheet's dense bf16 rate, also for FP8; in brackets against "
     "the bf16 product measured in the same run. Memory: peak of the allocator / the project's estimate."
 )
 

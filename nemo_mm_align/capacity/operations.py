@@ -1,0 +1,76 @@
+"""Floating-point operations of training: the one count that estimates, benchmarks and every run's MFU go by.
+
+A multiply-add is two operations. A matrix that is trained takes three products per token (forward, gradient of its input,
+gradient of its weight), 6 operations per weight; a frozen one that gradients pass through takes two, 4 per weight, as the
+language model's under LoRA; a frozen one before the first trained weight takes one, as the vision tower's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_mm_align.capacity.job import Job
+
+
+@dataclass(frozen=True)
+class Work:
+    """What rows ask of a model, padding left out where they are known.
+
+    Args:
+        tokens: positions of the rows.
+        attended: pairs of a position and one that it attends to.
+        labelled: positions whose logits are computed.
+        images: that pass the vision tower.
+    """
+
+    tokens: float
+    attended: float
+    labelled: float
+    images: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.tokens + other.tokens,
+            self.attended + other.attended,
+            self.labelled + other.labelled,
+            self.images + other.images,
+        )
+
+
+def estimated_work(job: Job) -> Work:
+    """One micro batch of a job's longest rows, as kernels compute it: a mask hides what is not needed."""
+    pairs = job.rows * job.row_length**2 * (1.0 if job.has_shared_prefix else 0.5)
+    return Work(job.rows * job.row_length, pairs, job.labelled, job.images)
+
+
+def stage_flops(job: Job, stage: int, work: Work, recompute: str) -> tuple[float, float]:
+    """Operations of a pipeline stage for `work`, over all its TP ranks: in the decoder's linear layers, and elsewhere.
+
+    Args:
+        recompute: ``none`` counts what the model needs (MFU), else what is computed again counts too.
+    """
+    layers, language = job.config.layers_per_stage(job.parallel), job.config.language
+    linear = 2.0 * work.tokens * language.linear_parameters * layers[stage]
+    attention = 4.0 * work.attended * language.query_width * layers[stage]
+    passes = (3 if job.trains_language else 2) + (recompute == "full")
+    adapters = job.lora.num_parameters(language) * layers[stage] / sum(layers) if job.lora else 0
+    other = 6.0 * adapters * work.tokens + attention * (3 + (recompute in ("full", "selective")))
+    if stage == 0:
+        vision = job.config.vision
+        tower = 2.0 * work.images * vision.tokens_per_image * vision.num_parameters()
+        other += tower * (3 if job.train_vision else 1)
+    if stage == len(layers) - 1:
+        output = 2.0 * work.labelled * language.hidden_size * language.vocab_size
+        other += output * (3 if job.trains_language else 2)
+    return linear * passes, other
+
+
+def computed_flops(job: Job, stage: int) -> tuple[float, float]:
+    """The same for one micro batch of the job's longest rows, with what the job computes again."""
+    return stage_flops(job, stage, estimated_work(job), job.engine.recompute)
+
+
+def model_flops(job: Job, work: Work) -> float:
+    """Operations that training on `work` needs, over all stages: what MFU is reckoned with, nothing counted twice."""
+    stages = range(job.parallel.pipeline_model_parallel_size)
+    return sum(sum(stage_flops(job, stage, work, "none")) for stage in stages)

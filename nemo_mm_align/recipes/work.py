@@ -1,0 +1,32 @@
+"""What samples ask of a model, counted from their tokens: the numerator of a run's tokens per second and of its MFU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nemo_mm_align.capacity.operations import Work
+from nemo_mm_align.datasets.collate import shared_prefix_length
+from nemo_mm_align.datasets.sample import Sample
+
+
+def work_of(samples: Iterable[Sample], shared_prefix: bool) -> Work:
+    """Add up the samples' rows as `collate` lays them out, without padding; a shared prefix counts once."""
+    return sum((_work(sample, shared_prefix) for sample in samples), Work(0, 0, 0, 0))
+
+
+def _work(sample: Sample, shared_prefix: bool) -> Work:
+    lengths = [len(sequence.ids) - 1 for sequence in sample.sequences]  # the last token predicts nothing
+    shared = shared_prefix and len(lengths) > 1
+    prefix = shared_prefix_length(sample.sequences) if shared else 0
+    branches = [length - prefix for length in lengths]
+    return Work(
+        tokens=prefix + sum(branches),
+        attended=_causal(prefix) + sum(prefix * branch + _causal(branch) for branch in branches),
+        labelled=sum(sum(sequence.loss_mask[1:]) for sequence in sample.sequences),
+        images=len(sample.image_paths),
+    )
+
+
+def _causal(length: int) -> int:
+    """Pairs of positions of which the second is not after the first."""
+    return length * (length + 1) // 2
