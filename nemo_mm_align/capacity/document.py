@@ -10,9 +10,15 @@ from typing import Any
 from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import MODELS as EXPERIMENT_MODELS
 from nemo_mm_align.capacity.gpus import GPU, GPUS, REFERENCE_GPU, find_gpu
-from nemo_mm_align.capacity.job import ANSWER_TOKENS, Job, read_job
+from nemo_mm_align.capacity.job import ANSWER_TOKENS, USUAL_ANSWER_TOKENS, USUAL_PROMPT_TOKENS, Job, read_job
 from nemo_mm_align.capacity.memory import CUDA_CONTEXT, NCCL_PER_GROUP
-from nemo_mm_align.capacity.steptime import ASSUMED_FP8_GAIN, ASSUMED_LINK_SHARE, ASSUMED_MFU
+from nemo_mm_align.capacity.steptime import (
+    ASSUMED_FP8_GAIN,
+    ASSUMED_LINK_SHARE,
+    ASSUMED_MFU,
+    HOST_FP8,
+    HOST_SECONDS_PER_LAYER,
+)
 from nemo_mm_align.capacity.suggest import Suggestion, describe, suggest
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.units import GIB, gib
@@ -48,11 +54,13 @@ For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llav
   2026, torch 2.11, TransformerEngine 2.11) against `torch.cuda.max_memory_allocated`: five small jobs of
   `tests/gpu/test_capacity_cuda.py`, and DPO steps of the 7B shape with LoRA: 26.0 GiB estimated, 26.1 measured for a
   micro batch of 1 pair, 47.0 and 47.2 for 4, 75.1 and 75.3 for 8; FP8 59.3 and 59.4 for 4.
-* **Seconds per step only rank layouts.** They assume {ASSUMED_MFU:.0%} of the data sheet's bf16 rate in matrix products
-  (FP8: x {ASSUMED_FP8_GAIN}), {ASSUMED_LINK_SHARE:.0%} of the links' rates, no overlap.
-  Measured there, 7B: 34 % of that rate while the GPU computes; but one pair of answers per micro batch keeps it busy for
-  a third of the time, since its kernels are launched more slowly than they run. **Where memory allows it, take a micro batch
-  of 4 pairs** ([BENCHMARKS.md](BENCHMARKS.md)); this is not in the seconds yet. Of layouts within 10 % of the quickest
+* **Seconds per step only rank layouts.** They are those of rows of usual length: an image, {USUAL_PROMPT_TOKENS} tokens of a
+  question, {USUAL_ANSWER_TOKENS} of an answer. They assume what was measured there for the 7B with LoRA: {ASSUMED_MFU:.0%} of the
+  data sheet's bf16 rate while the GPU computes (FP8: x {ASSUMED_FP8_GAIN}), and
+  {HOST_SECONDS_PER_LAYER * 1000:.0f} ms per decoder layer and micro batch for the host (FP8: x {HOST_FP8}), which launches
+  kernels more slowly than they run where a micro batch is small; so several samples at a time are worth a recomputation.
+  A host without a virtual machine launches faster. Links: not
+  measured, {ASSUMED_LINK_SHARE:.0%} of their rates, no overlap. Of layouts within 10 % of the quickest
   the one with the least splitting is taken: pipeline stages count first, then tensor-parallel ranks, recomputation, and the
   distributed optimizer. Tensor parallelism stays inside a node and always comes with sequence parallelism (+SP).
 * DPO needs no second copy of the model: the reference is these weights before the first step, its log-probs are

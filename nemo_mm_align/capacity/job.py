@@ -16,6 +16,8 @@ from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, 
 
 ANSWER_TOKENS = 1024
 """Longest answer that is reckoned with: the paper samples at most so many new tokens."""
+USUAL_PROMPT_TOKENS, USUAL_ANSWER_TOKENS = 60, 200
+"""Of a question with its template, and of an answer: what time goes by, where memory goes by the longest."""
 
 _IMITATION = ("sft", "rejection", "steerlm")
 
@@ -65,6 +67,14 @@ class Job:
     train_vision: bool = False
     fused_attention: bool = True
     keep_checkpoints: int = 2
+
+    @property
+    def usual(self) -> Job:
+        """The same with rows of usual length."""
+        work = self.workload
+        images = work.images_per_sample * self.config.tokens_per_image
+        length = min(work.length, images + USUAL_PROMPT_TOKENS + USUAL_ANSWER_TOKENS)
+        return replace(self, workload=replace(work, length=length, answer_tokens=min(work.answer, USUAL_ANSWER_TOKENS)))
 
     @property
     def world_size(self) -> int:

@@ -68,11 +68,12 @@ def _sampling(found: Estimate) -> str:
 
 
 def _time(found: Estimate) -> str:
-    time = found.time
+    time, usual = found.time, found.job.usual
     utilisation = time.flops / (time.total * found.job.world_size * found.gpu.bf16_flops)
     return (
-        f"rough time, no promise: {time.total:.2f} s per step of {time.flops / 1e15:.2f} PFLOP at an assumed "
-        f"{ASSUMED_MFU:.0%} of the bf16 rate in matrix products{f' (FP8 x {ASSUMED_FP8_GAIN})' if found.job.fp8 else ''} and "
+        f"rough time for rows of {usual.row_length:,} tokens, no promise: {time.total:.2f} s per step of "
+        f"{time.flops / 1e15:.2f} PFLOP at {ASSUMED_MFU:.0%} of the bf16 rate"
+        f"{f' (FP8 x {ASSUMED_FP8_GAIN})' if found.job.fp8 else ''}, no quicker than the host launches kernels, and "
         f"{ASSUMED_LINK_SHARE:.0%} of the links: {time.compute:.2f} computing, {time.tensor_parallel:.2f} TP sums, "
         f"{time.pipeline:.2f} between stages, {time.bubble:.2f} pipeline bubble ({time.bubble / time.total:.0%}), "
         f"{time.data_parallel:.2f} gradient sums; {utilisation:.0%} of the GPUs' rate overall"

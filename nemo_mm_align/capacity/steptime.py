@@ -11,10 +11,14 @@ from nemo_mm_align.capacity.memory import GPU_KERNELS
 from nemo_mm_align.capacity.operations import computed_flops
 from nemo_mm_align.capacity.parameters import rank_parameters
 
-ASSUMED_MFU = 0.40
-"""Share of the data sheet's bf16 rate that matrix products are assumed to reach."""
-ASSUMED_FP8_GAIN = 1.3
-"""How much faster the decoder's linear layers are assumed to be in FP8, quantisation included."""
+ASSUMED_MFU = 0.34
+"""Share of the data sheet's bf16 rate that a GPU reaches while it computes: a 7B with LoRA on an H200, see BENCHMARKS.md."""
+ASSUMED_FP8_GAIN = 1.16
+"""How much faster the decoder's linear layers are in FP8, quantisation included: the same measurement."""
+HOST_SECONDS_PER_LAYER = 0.010
+"""What the host takes to launch one decoder layer forward and backward, whatever its rows: the same machine, a slow one."""
+HOST_FP8 = 1.19
+"""How many more kernels there are to launch in FP8."""
 ASSUMED_LINK_SHARE = 0.7
 """Share of a link's data-sheet rate that collectives are assumed to reach."""
 
@@ -37,9 +41,19 @@ class StepTime:
 
 
 def _stage_seconds(job: Job, stage: int, gpu: GPU) -> float:
+    """The GPU's time, or the host's where it launches kernels more slowly than they run."""
     linear, other = computed_flops(job, stage)
     rate = gpu.bf16_flops * ASSUMED_MFU * job.parallel.tensor_model_parallel_size
-    return linear / (rate * (ASSUMED_FP8_GAIN if job.fp8 else 1.0)) + other / rate
+    computing = linear / (rate * (ASSUMED_FP8_GAIN if job.fp8 else 1.0)) + other / rate
+    return max(computing, _launch_seconds(job, stage))
+
+
+def _launch_seconds(job: Job, stage: int) -> float:
+    layers = job.config.layers_per_stage(job.parallel)[stage]
+    again = (
+        4 / 3 if job.engine.recompute == "full" else 1.0
+    )  # one more forward pass beside a forward and a backward one
+    return layers * HOST_SECONDS_PER_LAYER * again * (HOST_FP8 if job.fp8 else 1.0)
 
 
 def _tensor_parallel_seconds(job: Job, gpu: GPU, layers: int) -> float:
@@ -53,7 +67,8 @@ def _tensor_parallel_seconds(job: Job, gpu: GPU, layers: int) -> float:
 
 
 def step_time(job: Job, gpu: GPU) -> StepTime:
-    """Estimate a step: the slowest stage times micro batches, plus the bubble and what does not overlap."""
+    """Estimate a step of rows of usual length: the slowest stage times micro batches, the bubble, what does not overlap."""
+    job = job.usual
     parallel, replicas = job.parallel, job.data_parallel_size
     stages, layers = parallel.pipeline_model_parallel_size, job.config.layers_per_stage(parallel)
     distinct = sorted({0, 1 % stages, stages - 1})  # inner stages are alike

@@ -53,7 +53,7 @@ def balance_stages(job: Job, pipeline: int) -> ParallelConfig | None:
                 counts = job.config.layers_per_stage(layout)
             except UserError:
                 continue
-            candidate = replace(job, parallel=layout)
+            candidate = replace(job.usual, parallel=layout)
             slowest = max(sum(computed_flops(candidate, stage)) for stage in {0, 1, pipeline - 1})
             splits.append((slowest, max(counts) - min(counts), layout))
     quick = [split for split in splits if split[0] <= 1.001 * min(splits, key=lambda split: split[0])[0]]
@@ -197,6 +197,8 @@ def _reason(chosen: Estimate, fitting: list[Estimate]) -> str:
     simpler = [found for found in fitting if _split(found) < split]
     if simpler:
         best = min(simpler, key=lambda found: found.time.total)
+        if best.time.total <= time.total * _NEARLY:
+            return f"{text}; {describe(best.job)} fits too and takes about as long"
         return f"{text}; {describe(best.job)} fits too, but takes {best.time.total / time.total:.2f} times as long"
     if split > 1:
         return f"{text}; less splitting does not fit"

@@ -153,7 +153,7 @@ def test_keys_and_values_of_grouped_heads(job: Job, repository: Path) -> None:
 
 def test_step_flops_and_bubble(job: Job) -> None:
     full = replace(job, lora=None, method="sft", workload=Workload(2048))
-    tokens = 128 * full.row_length
+    tokens = 128 * (576 + 60 + 200 - 1)  # rows of usual length
     linear = 6 * tokens * (full.config.language.num_parameters() - 2 * 32064 * 5120 - 81 * 5120)
     assert step_time(full, H100).flops == pytest.approx(linear, rel=0.1)  # attention, logits and tower on top
     split = full.with_layout(pipeline_model_parallel_size=4)
@@ -161,11 +161,27 @@ def test_step_flops_and_bubble(job: Job) -> None:
     assert time.bubble / (time.compute + time.pipeline) == pytest.approx(3 / split.micro_batches)
 
 
+def test_the_host_sets_the_pace_of_small_micro_batches(job: Job) -> None:
+    small = replace(job, config=replace(job.config, language=replace(job.config.language, num_layers=32)))
+    times = {rows: step_time(replace(small, micro_batch_size=rows), H100).compute / 128 for rows in (1, 2, 4, 8)}
+    assert times[1] * 8 == pytest.approx(32 * 0.010), "the same per micro batch, whatever it holds"
+    assert times[2] == pytest.approx(times[1] / 2)
+    assert times[4] > times[2] / 2 and times[8] == pytest.approx(times[4]), "from there on the GPU does"
+    fp8 = replace(small, engine=EngineConfig("fp8_tensorwise"))
+    assert step_time(fp8, H100).compute == pytest.approx(1.19 * 128 * times[1])
+
+
+def test_time_goes_by_usual_rows_and_memory_by_the_longest(job: Job) -> None:
+    assert (job.usual.row_length, job.row_length) == (576 + 260 - 1 + 200, 2999 + 1024)
+    assert step_time(replace(job, workload=Workload(1500)), H100) == step_time(job, H100)
+    short = replace(job, workload=Workload(700, answer_tokens=50))
+    assert (short.usual.workload, stage_memory(short, 0).peak < stage_memory(job, 0).peak) == (short.workload, True)
+
+
 def test_suggests_the_least_splitting_that_is_quick(job: Job) -> None:
     found = suggest(job, H100)
-    assert describe(found.job) == "TP2+SP DP4, micro batch 1"
+    assert describe(found.job) == "TP1 DP8, micro batch 2, full recomputation"
     assert found.estimate.peak <= 0.9 * H100.memory
-    assert "TP1 DP8, micro batch 1, full recomputation fits too" in found.reason
     assert "one GPU holds the model" in suggest(job, GPUS["h200_141gb"]).reason
 
 
@@ -220,9 +236,10 @@ def test_command_line(repository: Path) -> None:
         command = [sys.executable, "scripts/estimate.py", *arguments]
         return subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
 
-    single = run("experiment=dpo_llava15_13b_2x8", "gpu=h100_80gb")
+    layout = ("model.tensor_model_parallel_size=2", "model.recompute=none", "model.micro_batch_size=1")
+    single = run("experiment=dpo_llava15_13b_2x8", "gpu=h100_80gb", *layout)
     assert single.returncode == 0, single.stderr
-    assert single.stdout.splitlines()[0].endswith("2 x 8 h100_80gb: TP2+SP DP8, micro batch 1")
+    assert single.stdout.splitlines()[0].endswith("2 x 8 h100_80gb: TP2 DP8, micro batch 1")
     assert "7,012,424,704  357,834,240" in single.stdout  # 13B / 2, adapters with their whole sides
     assert single.stdout.splitlines()[-1].startswith("fits: ")
     asked = run("model=llava15_13b", "recipe=dpo", "suggest=true", "nodes=4", "gpu=a100_40gb")
