@@ -80,7 +80,7 @@ def test_hadolint():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("script", ["install.sh", "try_build.sh"])
+@pytest.mark.parametrize("script", ["install.sh", "try_build.sh", "verify.sh"])
 def test_shellcheck(script):
     done = subprocess.run([tool("shellcheck"), str(CONTAINERS / script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
