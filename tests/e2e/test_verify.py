@@ -118,7 +118,10 @@ ENGINE = """#!/usr/bin/env bash
 echo "$*" >> "$CALLS"
 case $1 in
     info) exit 0 ;;
-    build) echo "STEP 1: https://user:password@registry.example/simple $HOME/x of $(hostname)"; exit "${BUILD_CODE:-0}" ;;
+    build)
+        if [ -n "${BUILD_HANGS:-}" ]; then echo "STEP 1"; sleep 600; fi
+        echo "STEP 1: https://user:password@registry.example/simple $HOME/x of $(hostname)"
+        exit "${BUILD_CODE:-0}" ;;
     run)
         for word in "$@"; do
             case $word in --volume=*:/report) place=${word#--volume=}; place=${place%:/report} ;; esac
@@ -173,6 +176,20 @@ def test_a_build_that_fails_leaves_a_report(tmp_path, engine):
     found, text = rows(report), report.read_text()
     assert found["build"][0] == "**failed**" and {found[name][0] for name in STEPS} == {"not run"}
     assert "STEP 1: https://*** " not in text and "STEP 1: https://***/simple .../x of HOST" in text
+
+
+def test_ctrl_c_during_the_build_leaves_a_report(tmp_path, engine):
+    report = tmp_path / "report.md"
+    process = subprocess.Popen(
+        command(report, "--dry-run", "--engine", "docker"), env=environment(BUILD_HANGS="yes", **engine),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    log = report.with_suffix(".log")
+    wait_until(lambda: log.is_file() and "STEP 1" in log.read_text(), lambda: ended(process))
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == INTERRUPTED
+    assert rows(report)["build"][0] == "**interrupted**" and "    STEP 1" in report.read_text()
 
 
 @pytest.mark.parametrize(
