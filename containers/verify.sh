@@ -15,7 +15,7 @@ Build the image, try the project in it on the GPUs of this machine, and write on
   --out FILE       the report (default: verify_report.md); all output goes to a .log beside it, which stays with you
   --steps A,B      only these of: build, imports, doctor, tests, training, benchmark
   --skip A,B       all but these
-  --budget S       seconds for all steps after the build (default: 2700)
+  --budget S       seconds for all steps after the build (default: 3000)
   --gpus N         take N of the visible GPUs (default: all; the training takes two)
   --engine NAME    docker, podman or enroot (default: the first that is there)
   --here           run the steps in the Python that is active, without a container (default inside the image)
@@ -136,6 +136,7 @@ report_of_build() { # verdict, what was found
 commit=$(git -C "$root" rev-parse --short HEAD 2> /dev/null || echo unknown)
 if [ -n "$(git -C "$root" status --porcelain 2> /dev/null)" ]; then commit=$commit+changes; fi
 base=(); if [ -n "${BASE:-}" ]; then base=(--build-arg "BASE=$BASE"); fi
+BASE=${BASE:-$(sed -n 's/^ARG BASE=//p' "$root/containers/Dockerfile")}
 running=""
 trap 'report_of_build "**interrupted**" "ended from outside"; exit 130' INT TERM
 
@@ -146,8 +147,7 @@ build() {
             "$engine" build -f "$root/containers/Dockerfile" -t "$image" "${base[@]}" --build-arg "COMMIT=$commit" "$root" ;;
         enroot) # no Dockerfiles: the base as it is, the steps of the Dockerfile run in it
             image=${TMPDIR:-/tmp}/nemo_mm_align-base.sqsh
-            local from=${BASE:-nvcr.io/nvidia/nemo:26.02}
-            [ -e "$image" ] || enroot import --output "$image" "docker://${from/\//#}" || return
+            [ -e "$image" ] || enroot import --output "$image" "docker://${BASE/\//#}" || return
             enroot_container || return
             enroot start --root --rw --mount "$root:/mnt" --env "NEMO_MM_ALIGN_COMMIT=$commit" nemo_mm_align-verify bash -c '
                 set -e; mkdir -p /opt/nemo_mm_align; cd /mnt
@@ -167,7 +167,7 @@ if [ -z "$here" ] && [ -z "$image" ]; then
         echo "verify.sh: the build failed; the report is $out, all output in $log" >&2
         exit 1
     fi
-    words+=(--built "$engine, from ${BASE:-the base image of containers/Dockerfile}, in $SECONDS s")
+    words+=(--built "$engine, from ${BASE##*/}, in $SECONDS s")
     if [ ${#inner[@]} -eq 0 ]; then report_of_build passed "$engine, in $SECONDS s"; echo "the report is $out"; exit 0; fi
 elif [ -z "$here" ] && [ "$engine" = enroot ]; then
     enroot_container >> "$log" 2>&1 || fail "IMAGE=$image: enroot cannot open it; $log says why."

@@ -29,7 +29,7 @@ class Options:
 
     out: Path = REPORT
     steps: tuple[str, ...] = NAMES
-    budget_s: float = 2700.0
+    budget_s: float = 3000.0
     gpus: int | None = None
     dry_run: bool = False
     built: str | None = None

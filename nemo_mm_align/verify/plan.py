@@ -28,6 +28,6 @@ STEPS = (
     Step("doctor", 300, "scripts/doctor.py on all ranks"),
     Step("tests", 900, "tests/gpu"),
     Step("training", 900, "scripts/train.py, killed in the middle and resumed"),
-    Step("benchmark", 600, "python -m nemo_mm_align.benchmarks.gpu"),
+    Step("benchmark", 700, "python -m nemo_mm_align.benchmarks.gpu"),
 )
 NAMES = tuple(step.name for step in STEPS)

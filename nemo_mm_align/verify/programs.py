@@ -16,6 +16,8 @@ from nemo_mm_align.repository import ROOT
 
 _POLL_S = 0.01
 _LAST_LINES, _LINE_LENGTH = 40, 400
+_HERE = ("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
+"""Ranks of this machine meet by address: ``--standalone`` takes its name, which not every container can resolve."""
 
 
 @dataclass(frozen=True)
@@ -94,5 +96,5 @@ def last_lines(log: Path, begin: int = 0) -> tuple[str, ...]:
 
 def torchrun(ranks: int, script: str) -> list[str]:
     """Words that start a script of the checkout in so many processes; one needs no torchrun."""
-    launcher = ["-m", "nemo_mm_align.launch.torchrun", "--standalone", f"--nproc-per-node={ranks}"]
+    launcher = ["-m", "nemo_mm_align.launch.torchrun", *_HERE, f"--nproc-per-node={ranks}"]
     return [*(launcher if ranks > 1 else []), str(ROOT / "scripts" / script)]

@@ -167,9 +167,9 @@ class _Trial:
             if not ended.watched and ended.code != 0:
                 raise Fault(f"the run to be killed: {ended.how}", ended.lines)
             at, lost = self._at(name), self._lost(name)
-            if ended.watched and at and at + lost < self.length.steps:
+            if ended.watched and lost >= _LOST and at + lost < self.length.steps:
                 return name, at, lost
-        raise Fault(f"{ATTEMPTS} runs were over before they could be killed")
+        raise Fault(f"{ATTEMPTS} runs were over, or had saved again, before they could be killed")
 
     def _at(self, name: str) -> int:
         newest = latest_checkpoint(self.runs / name)

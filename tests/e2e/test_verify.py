@@ -154,7 +154,7 @@ def test_an_engine_builds_and_runs_the_image(tmp_path, engine):
     assert f"--volume={REPOSITORY}/tests:/opt/nemo_mm_align/tests" in ran and "--gpus" not in ran
     assert f"--user {os.getuid()}:{os.getgid()}" in ran and " nemo_mm_align:verify python -m" in ran
     found = rows(report)
-    assert found["build"][0] == "passed" and found["build"][2].startswith("docker, from the base image")
+    assert found["build"][0] == "passed" and found["build"][2].startswith("docker, from nemo:26.02, in ")
     assert found["tests"][0] == "skipped"
 
 
