@@ -89,33 +89,36 @@ class Fault(Exception):
 
 
 def perform(context: Context) -> Outcome:
-    """Try every layout that the ranks allow; stop at the first fault."""
+    """Try every layout that the ranks allow; one that goes wrong costs itself alone."""
     made = context.python(["-m", "nemo_mm_align.verify.training_inputs", str(context.work)])
     if made.code != 0:
         return Outcome(Verdict.FAILED, f"no model and data: {made.how}", lines=made.lines)
     layouts = {0: (TP2,), 1: (ALONE,)}.get(context.gpus, (TP2, DP2, PP2))
     length = ON_A_GPU if context.gpus else ON_A_CPU
     tried: dict[str, Resumed] = {}
+    faults: dict[str, Fault] = {}
     for layout in layouts:
         try:
             tried[layout.name] = _Trial(context, layout, length).resumed()
         except Fault as fault:
-            return Outcome(Verdict.FAILED, f"{layout.name}: {fault}", figures(tried), fault.lines)
-    return judge(tried, length.tolerance, one_gpu=context.gpus == 1)
+            faults[layout.name] = fault
+    return judge(tried, faults, length.tolerance, one_gpu=context.gpus == 1)
 
 
-def judge(tried: dict[str, Resumed], tolerance: float, one_gpu: bool = False) -> Outcome:
-    """Losses after a resume are those of the undisturbed run within the tolerance."""
-    found = "; ".join(
-        f"{name}: killed after {run.lost} steps beyond step {run.at}, losses then within {run.after:.2g}"
+def judge(tried: dict[str, Resumed], faults: dict[str, Fault], tolerance: float, one_gpu: bool = False) -> Outcome:
+    """Passed where no run went wrong and losses after a resume are those of the undisturbed run within the tolerance."""
+    found = [
+        f"{name}: {run.lost} steps beyond step {run.at} lost by the kill, then losses within {run.after:.2g}"
+        + ("" if run.after <= tolerance else f", more than {tolerance:g}")  # NaN is more
         for name, run in tried.items()
-    )
-    far = [name for name, run in tried.items() if not run.after <= tolerance]  # NaN is far
-    if far:
-        return Outcome(Verdict.FAILED, f"{found}; more than {tolerance:g} apart: {', '.join(far)}", figures(tried))
+    ]
+    found += [f"{name}: {fault}" for name, fault in faults.items()]
+    text, lines = "; ".join(found), tuple(line for fault in faults.values() for line in fault.lines)
+    if faults or not all(run.after <= tolerance for run in tried.values()):
+        return Outcome(Verdict.FAILED, text, figures(tried), lines)
     if one_gpu:
-        return Outcome(Verdict.IN_PART, f"{found}; two ranks need two GPUs", figures(tried))
-    return Outcome(Verdict.PASSED, found, figures(tried))
+        return Outcome(Verdict.IN_PART, f"{text}; two ranks need two GPUs", figures(tried))
+    return Outcome(Verdict.PASSED, text, figures(tried))
 
 
 def figures(tried: dict[str, Resumed]) -> str:

@@ -123,6 +123,7 @@ case $1 in
         echo "STEP 1: https://user:password@registry.example/simple $HOME/x of $(hostname)"
         exit "${BUILD_CODE:-0}" ;;
     run)
+        if [ -n "${RUN_CODE:-}" ]; then exit "$RUN_CODE"; fi
         for word in "$@"; do
             case $word in --volume=*:/report) place=${word#--volume=}; place=${place%:/report} ;; esac
             if [ "$word" = python ]; then take=yes; fi
@@ -160,13 +161,20 @@ def test_an_engine_builds_and_runs_the_image(tmp_path, engine):
 
 def test_an_image_that_is_built_is_taken_with_its_gpus(tmp_path, engine):
     smi = tmp_path / "engine/nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU 0: one'\n")  # lists a GPU, but tells nothing of it
+    smi.write_text("#!/bin/sh\n[ $1 = -L ] && echo 'GPU 0: one'\n")  # lists a GPU, but tells nothing of it
     smi.chmod(0o755)
     done = verify(tmp_path / "r.md", "--engine", "podman", "--gpus", "3", IMAGE="mine:1", **engine)
-    assert done.returncode != 0 and "no report" not in done.stdout  # what runs inside is not what is looked at here
+    assert done.returncode == 2 and done.stderr.startswith("error: no GPU is visible")  # said inside, without a card
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "r.md").exists()
     (ran,) = Path(engine["CALLS"]).read_text().splitlines()
     assert ran.startswith("run --rm --device nvidia.com/gpu=all") and " mine:1 python -m nemo_mm_align.verify" in ran
     assert "--gpus 3" in ran and "--user" not in ran
+
+
+def test_an_image_that_does_not_start_is_named(tmp_path, engine):
+    done = verify(tmp_path / "r.md", "--dry-run", "--engine", "docker", IMAGE="old:1", RUN_CODE="125", **engine)
+    assert done.returncode == 1 and not (tmp_path / "r.md").exists()
+    assert "no report: old:1 does not start, or was built from a commit without nemo_mm_align.verify" in done.stderr
 
 
 def test_a_build_that_fails_leaves_a_report(tmp_path, engine):

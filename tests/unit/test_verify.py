@@ -80,11 +80,19 @@ WHOLE = [0.69, 0.6, 0.5, 0.4, 0.3]
     ],
 )
 def test_losses_after_a_resume_are_those_of_the_undisturbed_run(resumed, one_gpu, verdict):
-    outcome = training.judge({"TP2": Resumed(WHOLE, resumed, at=2, lost=1)}, 0.01, one_gpu)
+    outcome = training.judge({"TP2": Resumed(WHOLE, resumed, at=2, lost=1)}, {}, 0.01, one_gpu)
     assert outcome.verdict is verdict
-    assert "killed after 1 steps beyond step 2" in outcome.found
+    assert outcome.found.startswith("TP2: 1 steps beyond step 2 lost by the kill, then losses within ")
+    assert ("more than 0.01" in outcome.found) == (verdict is Verdict.FAILED)
     assert "| TP2 | 2 | 1 | 0 |" in outcome.figures
     assert f"| 5 | 0.300000 | {resumed[4]:.6f} |" in outcome.figures
+
+
+def test_a_layout_that_goes_wrong_costs_itself_alone():
+    good, bad = Resumed(WHOLE, WHOLE, at=2, lost=1), training.Fault("an undisturbed run: exit code 1", ["why"])
+    outcome = training.judge({"TP2": good}, {"PP2": bad}, 0.01)
+    assert (outcome.verdict, outcome.lines) == (Verdict.FAILED, ("why",))
+    assert outcome.found.endswith("; PP2: an undisturbed run: exit code 1") and "| TP2 | 2 |" in outcome.figures
 
 
 def test_losses_before_the_checkpoint_do_not_count():
