@@ -145,7 +145,7 @@ build() {
         docker | podman)
             image=nemo_mm_align:verify
             "$engine" build -f "$root/containers/Dockerfile" -t "$image" "${base[@]}" --build-arg "COMMIT=$commit" "$root" ;;
-        enroot) # no Dockerfiles: the base as it is, the steps of the Dockerfile run in it
+        enroot) # no Dockerfiles: the base, which is kept for the next time, and the steps of the Dockerfile run in it
             image=${TMPDIR:-/tmp}/nemo_mm_align-base.sqsh
             [ -e "$image" ] || enroot import --output "$image" "docker://${BASE/\//#}" || return
             enroot_container || return
@@ -203,6 +203,7 @@ steps & # so that the trap runs at once
 running=$!
 code=0; wait "$running" || code=$?
 while kill -0 "$running" 2> /dev/null; do code=0; wait "$running" || code=$?; done
+if [ -z "$here" ] && [ "$engine" = enroot ]; then enroot remove --force nemo_mm_align-verify > /dev/null 2>&1 || true; fi
 if [ -s "$out" ]; then
     echo "the report is $out; all output is in $log"
 else
