@@ -96,6 +96,7 @@ if [ -z "$dry" ] && ! { command -v nvidia-smi > /dev/null && nvidia-smi -L 2> /d
 fi
 [ ${#inner[@]} -gt 0 ] || { [ -z "$here" ] && wanted build; } || fail "no step is left to run."
 
+[ -n "$here$image" ] || wanted build || fail "the step build is left out and no image is named: IMAGE=NAME."
 case $out in *.log) fail "--out $out: the log of all output is called so; give the report another ending." ;; esac
 if ! mkdir -p "$(dirname "$out")" 2> /dev/null || ! { : > "$out"; } 2> /dev/null; then
     fail "$out: the report cannot be written there; give another place with --out."
@@ -160,7 +161,6 @@ enroot_container() { enroot remove --force nemo_mm_align-verify > /dev/null 2>&1
 
 : > "$log"
 if [ -z "$here" ] && [ -z "$image" ]; then
-    wanted build || fail "the step build is left out and no image is named: IMAGE=NAME."
     echo "building the image from containers/Dockerfile with $engine; its output is in $log"
     if ! build >> "$log" 2>&1; then
         report_of_build "**failed**" "$engine build, see the last lines"
@@ -170,7 +170,7 @@ if [ -z "$here" ] && [ -z "$image" ]; then
     words+=(--built "$engine, from ${BASE##*/}, in $SECONDS s")
     if [ ${#inner[@]} -eq 0 ]; then report_of_build passed "$engine, in $SECONDS s"; echo "the report is $out"; exit 0; fi
 elif [ -z "$here" ] && [ "$engine" = enroot ]; then
-    enroot_container >> "$log" 2>&1 || fail "IMAGE=$image: enroot cannot open it; $log says why."
+    enroot_container >> "$log" 2>&1 || { rm -f "$out"; fail "IMAGE=$image: enroot cannot open it; $log says why."; }
 fi
 
 # --- the steps -------------------------------------------------------------------------------------------------------------

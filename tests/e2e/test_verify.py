@@ -171,6 +171,12 @@ def test_an_image_that_is_built_is_taken_with_its_gpus(tmp_path, engine):
     assert "--gpus 3" in ran and "--user" not in ran
 
 
+def test_without_build_and_image_there_is_nothing_to_start(tmp_path, engine):
+    done = verify(tmp_path / "r.md", "--dry-run", "--engine", "docker", "--skip", "build", **engine)
+    assert done.returncode == 2 and "no image is named: IMAGE=NAME" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "r.md").exists()
+
+
 def test_an_image_that_does_not_start_is_named(tmp_path, engine):
     done = verify(tmp_path / "r.md", "--dry-run", "--engine", "docker", IMAGE="old:1", RUN_CODE="125", **engine)
     assert done.returncode == 1 and not (tmp_path / "r.md").exists()
