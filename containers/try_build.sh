@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Builds containers/Dockerfile for real, on a stand-in for the NeMo image: Debian with Python 3.11 and the packages of an
 # environment of yours, mounted read-only. It proves the instructions, the files they copy, pip's options, that nothing of
-# the base changes, the smoke test, and a run as an unknown user; not that NVIDIA's own packages get along with the project.
+# the base changes, the smoke test, and the dry run of verify.sh as an unknown user; not that NVIDIA's own packages get along
+# with the project.
 #
-# Opt-in, needs root and Debian's buildah and debootstrap, about 3 minutes and 2 GB under TMPDIR:
+# Opt-in, needs root and Debian's buildah and debootstrap, about 6 minutes and 2 GB under TMPDIR:
 #
 #   sudo PACKAGES=.venv/lib/python3.11/site-packages bash containers/try_build.sh
 #
@@ -27,12 +28,12 @@ clean() {
 }
 trap clean EXIT
 
-echo "1/4 a Debian with Python"
+echo "1/5 a Debian with Python"
 debootstrap --variant=minbase --include=python3,python3-pip,python-is-python3,ca-certificates bookworm "$work/rootfs" \
     > "$work/debootstrap.log" || { tail -20 "$work/debootstrap.log" >&2; exit 1; }
 echo '{}' > "$work/rootfs/opt/stand-in"
 
-echo "2/4 the stand-in image"
+echo "2/5 the stand-in image"
 # All but what the project's image is to add itself, so that there is something to add; hard links where possible.
 cp -al "$PACKAGES" "$work/packages" 2> /dev/null || cp -a "$PACKAGES" "$work/packages"
 rm -rf "$work"/packages/{easy_vqa*,easyvqa*,*nemo_mm_align*}
@@ -52,15 +53,19 @@ buildah "${store[@]}" config "${settings[@]}" "$container"
 buildah "${store[@]}" commit --quiet "$container" localhost/nemo-stand-in > /dev/null
 buildah "${store[@]}" rm "$container" > /dev/null
 
-echo "3/4 the image"
+echo "3/5 the image"
 buildah "${store[@]}" bud --isolation chroot --pull-never --layers=false "${volumes[@]}" \
     --build-arg BASE=localhost/nemo-stand-in --build-arg COMMIT="$(git rev-parse --short HEAD 2> /dev/null || echo unknown)" \
     --file containers/Dockerfile --tag localhost/nemo_mm_align .
 
-echo "4/4 a run as a user that the image does not know"
+echo "4/5 a run as a user that the image does not know"
 container=$(buildah "${store[@]}" from --pull-never localhost/nemo_mm_align)
 inside() { buildah "${store[@]}" run --isolation chroot --user 12345:12345 "${volumes[@]}" "$container" -- "$@"; }
 inside sh -c 'touch "$HF_HOME/x" "$TRITON_CACHE_DIR/x" && ! touch /opt/nemo_mm_align/x 2> /dev/null'
 inside sh -c 'cd /opt/nemo_mm_align && for gone in .git tests data .venv; do [ ! -e "$gone" ] || exit 1; done'
 inside sh -c 'cat /opt/nemo_mm_align/image-versions.txt | wc -l; HOME=/opt/cache python /opt/nemo_mm_align/scripts/doctor.py'
+
+echo "5/5 every step of containers/verify.sh in it, on the CPU"
+volumes+=(--volume "$PWD/tests:/opt/nemo_mm_align/tests:ro")
+inside sh -c 'HOME=/opt/cache bash /opt/nemo_mm_align/containers/verify.sh --dry-run --out /tmp/report.md'
 echo "try_build.sh: built, ran as user 12345, nothing of the base changed"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -80,6 +82,14 @@ def descendants(process: str) -> list[str]:
         for child in (_read(path) or "").split():
             found += [child, *descendants(child)]
     return found
+
+
+def kill_tree(process: subprocess.Popen[Any]) -> None:
+    """Kill a process (SIGKILL) and all that it has started, and wait for it."""
+    for number in [process.pid, *map(int, descendants(str(process.pid)))]:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.wait()
 
 
 def _status(field: str, process: str = "self") -> int:

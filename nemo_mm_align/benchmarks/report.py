@@ -30,6 +30,16 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def text_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of texts, which may hold what Markdown takes for the end of a cell."""
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 

@@ -48,6 +48,14 @@ def check_text(name: str, text: str) -> None:
         )
 
 
+def hide(text: str) -> str:
+    """Return `text` with the values of this process's secrets, and what looks like one, replaced by ``***``."""
+    values = [value for name, value in os.environ.items() if _is_secret_name(name) and len(value) >= _SHORTEST]
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, "***")
+    return _VALUE.sub("***", text)
+
+
 def job_environment(wandb_api_key_file: Path | None) -> dict[str, str]:
     """Return this process's environment for submitting jobs, with the W&B key read from its file if one is given."""
     environment = dict(os.environ)

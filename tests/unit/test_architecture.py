@@ -13,7 +13,7 @@ LAYERS = (
     {"model", "parallel", "reporting"},
     {"datasets", "callbacks", "capacity"},
     {"labeling", "recipes", "inference", "evaluation", "miniature", "launch", "preflight"},
-    {"benchmarks"},
+    {"benchmarks", "verify"},
 )
 """From low to high; modules that stand in the package's own folder are below them all."""
 

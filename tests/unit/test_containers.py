@@ -80,10 +80,28 @@ def test_hadolint():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("script", ["install.sh", "try_build.sh"])
+@pytest.mark.parametrize("script", ["install.sh", "try_build.sh", "try_gpu_stack.sh", "verify.sh"])
 def test_shellcheck(script):
     done = subprocess.run([tool("shellcheck"), str(CONTAINERS / script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "words", "message"),
+    [
+        ({"PYTHON": "false"}, [], "Python 3.12 is needed"),
+        ({"PYTHON": "true"}, [], "no wheel of transformer_engine_torch 2.11.0 in WHEELS=: PyPI has its source alone"),
+        ({"PYTHON": "true"}, ["--help"], "takes no arguments; WHEELS, VENV and PYTHON are variables"),
+        ({"PYTHON": "true", "VENV": "containers"}, [], "containers exists and was not made by this script"),
+    ],
+)
+def test_the_gpu_stack_says_what_it_lacks_before_it_downloads(variables, words, message, tmp_path):
+    """Programs that agree or disagree stand for an interpreter."""
+    environment = {"PATH": "/usr/bin:/bin", "VENV": str(tmp_path / "venv"), **variables}
+    command = ["bash", str(CONTAINERS / "try_gpu_stack.sh"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not done.stdout and not (tmp_path / "venv").exists()
 
 
 def test_the_dockerfile_keeps_the_entry_point_and_holds_no_secret():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_mm_align.benchmarks.gpu import correctness, facts, plan, records, run, shapes, table, twins
+from nemo_mm_align.benchmarks.gpu import correctness, facts, junit, plan, records, run, shapes, table, twins
 from nemo_mm_align.benchmarks.gpu.options import Options, from_values, from_words
 from nemo_mm_align.benchmarks.gpu.profiling import summary
 from nemo_mm_align.benchmarks.gpu.records import Recorder, Skipped
@@ -342,13 +342,13 @@ def test_profile_sums_by_kind_of_kernel():
 
 def test_outcome_of_tests_is_read_from_their_report(tmp_path):
     report = tmp_path / "tests.xml"
-    assert correctness.counts(report) == {"error": "pytest wrote no report, see log.txt"}
+    assert junit.counts(report) == {"error": "pytest wrote no report, see log.txt"}
     report.write_text(
         '<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1" time="4.5"><testcase name="good"/>'
         '<testcase name="bad"><failure message="assert 1 == 2&#10;more">text</failure></testcase>'
         '<testcase name="left"><skipped message="no"/></testcase></testsuite></testsuites>'
     )
-    found = correctness.counts(report)
+    found = junit.counts(report)
     assert (found["tests"], found["failures"], found["skipped"], found["seconds"]) == (3, 1, 1, 4.5)
     assert found["failed"] == ["bad: assert 1 == 2"]
     text = table.markdown([FACTS | {"step": "tests", "name": "tests_bf16", **found}])

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as tree
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.benchmarks.gpu import clock
+from nemo_mm_align.benchmarks.gpu import clock, junit
 from nemo_mm_align.benchmarks.gpu.records import Context, Skipped
-from nemo_mm_align.benchmarks.machine import descendants
+from nemo_mm_align.benchmarks.machine import kill_tree
 from nemo_mm_align.repository import ROOT
 
 _PARTS = {"tests_bf16": "not fp8 and not delayed and not two_gpus", "tests_fp8": "fp8 or delayed"}
 _TO_WRITE_S = 5.0
 """Kept of the step's time to say what happened."""
-_MESSAGE_LENGTH = 160
 
 
 def measure(context: Context) -> None:
@@ -70,32 +66,6 @@ def _outcome(process: subprocess.Popen[bytes], end: float, report: Path) -> dict
     try:
         code = process.wait(timeout=max(0.1, end - time.monotonic()))
     except subprocess.TimeoutExpired:
-        _end(process)
+        kill_tree(process)  # what it has started would keep the GPU's memory
         return {"error": "not finished within the step's time"}
-    return {"exit_code": code, **counts(report)}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a run of tests and what it has started, which would keep the GPU's memory."""
-    started = [process.pid, *map(int, descendants(str(process.pid)))]
-    for number in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
-    process.wait()
-
-
-def counts(report: Path) -> dict[str, Any]:
-    """What a JUnit report says: tests, failures, errors, skipped, and what failed."""
-    try:
-        suite = tree.parse(report).getroot().find("testsuite")
-    except (OSError, tree.ParseError):
-        suite = None
-    if suite is None:
-        return {"error": "pytest wrote no report, see log.txt"}
-    failed = [
-        f"{case.get('name')}: {(fault.get('message') or 'no message').splitlines()[0]}"[:_MESSAGE_LENGTH]
-        for case in suite
-        for fault in (*case.findall("failure"), *case.findall("error"))
-    ]
-    numbers = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
-    return {**numbers, "seconds": float(suite.get("time", 0)), "failed": failed}
+    return {"exit_code": code, **junit.counts(report)}

@@ -27,14 +27,17 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 def read(path: Path, run: str) -> list[dict[str, Any]]:
     """Return the lines of one run; a line that a killed process left torn is left out."""
+    return [line for line in read_all(path) if line.get("run") == run]
+
+
+def read_all(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of all runs, likewise; none where there is no file."""
     found = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            line = json.loads(text)
+            found.append(json.loads(text))
         except ValueError:
             continue
-        if line.get("run") == run:
-            found.append(line)
     return found
 
 
