@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.distributed import REPOSITORY
 from tests.golden.answers import DECODING, words
 from tests.golden.runs import GOLDEN
-from tests.waiting import PATIENCE_S
+from tests.golden.worker import run_scripts
 
 pytestmark = pytest.mark.e2e
 
 ANSWERS = GOLDEN / "answers"
 
 
-@pytest.mark.parametrize("name", DECODING)
-def test_it_goes_on_with_a_half_finished_file(name: str, tmp_path: Path) -> None:
-    out = tmp_path / f"half_{name}.jsonl"
-    for file in ANSWERS.glob(f"half_{name}.*"):
-        shutil.copy(file, tmp_path)
-    half, whole = (path.read_text(encoding="utf-8") for path in (out, ANSWERS / f"{name}.jsonl"))
-    rows, total = half.count("\n"), whole.count("\n")
-    assert 0 < rows < total and set(half.splitlines()) < set(whole.splitlines())
-    first = half.splitlines()[0]
-    marked = first.replace('"text":"', '"text":"kept ', 1)  # the row of today's code would not say so
-    out.write_text(half.replace(first, marked), encoding="utf-8")
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
 
-    command = [sys.executable, str(REPOSITORY / "scripts/generate.py")]
-    command += words(name, GOLDEN / "model", GOLDEN / "data", out)
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == 0, done.stderr[-6000:]
-    assert f"answers to {total} requests, {rows} of them from before" in done.stdout + done.stderr
-    assert out.read_text(encoding="utf-8") == whole.replace(first, marked)
+
+def marked(line: str) -> str:
+    """A row as today's code would not answer it."""
+    return line.replace('"text":"', '"text":"kept ', 1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The half-finished files, their first rows marked, after today's runs; and what these said."""
+    folder = tmp_path_factory.mktemp("answers")
+    calls = []
+    for name in DECODING:
+        for file in ANSWERS.glob(f"half_{name}.*"):
+            shutil.copy(file, folder)
+        out = folder / f"half_{name}.jsonl"
+        first, *rest = lines(out)
+        out.write_text("".join([marked(first), *rest]), encoding="utf-8")
+        calls.append(("generate.py", words(name, GOLDEN / "model", GOLDEN / "data", out)))
+    return folder, run_scripts(folder, calls)
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_it_goes_on_with_a_half_finished_file(name: str, finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    half, whole = lines(ANSWERS / f"half_{name}.jsonl"), lines(ANSWERS / f"{name}.jsonl")
+    assert 0 < len(half) < len(whole) and set(half) < set(whole) and marked(half[0]) != half[0]
+    out = folder / f"half_{name}.jsonl"
+    assert lines(out) == [marked(line) if line == half[0] else line for line in whole]
+    assert f"{out}: answers to {len(whole)} requests, {len(half)} of them from before" in said

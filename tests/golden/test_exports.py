@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.distributed import REPOSITORY
 from tests.golden.differences import ABSENT, listed
 from tests.golden.exports import EXPORTS, digests, same, words
 from tests.golden.runs import GOLDEN
-from tests.waiting import PATIENCE_S
+from tests.golden.worker import run_scripts
 
 pytestmark = pytest.mark.e2e
 
@@ -25,16 +22,21 @@ def short(value: object) -> str:
     return ABSENT if value is None else hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that today's code exports, and the model beside them."""
+    folder = tmp_path_factory.mktemp("exports")
+    model = shutil.copytree(GOLDEN / "model", folder / "model")
+    run = shutil.copytree(GOLDEN / "run", folder / "run")
+    calls = [("convert.py", call) for name in EXPORTS for call in words(name, model, run, folder)]
+    run_scripts(folder, calls)
+    return folder
+
+
 @pytest.mark.parametrize("name", EXPORTS)
-def test_a_folder_is_exported_as_before(name: str, tmp_path: Path) -> None:
-    model = shutil.copytree(GOLDEN / "model", tmp_path / "model")
-    run = shutil.copytree(GOLDEN / "run", tmp_path / "run")
-    for call in words(name, model, run, tmp_path):
-        command = [sys.executable, str(REPOSITORY / "scripts/convert.py"), *call]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
-        assert done.returncode == 0, done.stderr[-6000:]
+def test_a_folder_is_exported_as_before(name: str, made: Path) -> None:
     before = json.loads((GOLDEN / "exports.json").read_text(encoding="utf-8"))[name]
-    now = digests(tmp_path / name, model / "model.safetensors", model)
+    now = digests(made / name, made / "model/model.safetensors", made / "model")
     found = {
         (key, short(before.get(key)), short(now.get(key)))
         for key in {**before, **now}
