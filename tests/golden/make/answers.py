@@ -48,6 +48,7 @@ def main(checkout: Path, out: Path) -> None:
     (out / "answers").mkdir()
     for name in DECODING:
         old.run(checkout, "generate.py", words(name, "model", "data", f"answers/{name}.jsonl"), folder=out)
+        (out / f"answers/{name}.layout.json").unlink()
         for number, variant in enumerate([*old.INSTRUCTIONS, None]):
             old.instruct(variant)
             again = out / f"work/{name}_{number}.jsonl"
