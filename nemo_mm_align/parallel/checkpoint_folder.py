@@ -21,50 +21,30 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.parallel.checkpoint_metadata import METADATA_FILE, CheckpointMetadata, LaterFormat, read_metadata
 from nemo_mm_align.processes import this_process
 
 logger = logging.getLogger(__name__)
 
-METADATA_FILE, STATE_FOLDER, TOKENIZER_FOLDER = "metadata.json", "state", "tokenizer"
+__all__ = [
+    "METADATA_FILE",
+    "STATE_FOLDER",
+    "TOKENIZER_FOLDER",
+    "CheckpointMetadata",
+    "checkpoints_of",
+    "damage_of",
+    "is_checkpoint",
+    "latest_checkpoint",
+    "read_metadata",
+    "shard_sizes",
+    "step_folder",
+    "step_folders",
+]
+
+STATE_FOLDER, TOKENIZER_FOLDER = "state", "tokenizer"
 _SHARDS_FILE, _COMMON_FILE, _FORMAT_FILE = ".metadata", "common.pt", "metadata.json"
 _STEP_FOLDER = re.compile(r"^step_(\d{8})$")
-
-
-class CheckpointMetadata(BaseModel):
-    """What a checkpoint says of itself: enough to rebuild model, prompts and steering without the training config."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: int = 1
-    step: int
-    model: dict[str, Any]
-    lora: dict[str, Any] | None
-    template: dict[str, Any]
-    attribute_schema: dict[str, Any] | None
-    image_processor: dict[str, Any]
-    recipe: dict[str, Any]
-    base_path: str
-    base_fingerprint: str
-    precision: str
-    layout: dict[str, int] = {}
-    versions: dict[str, str] = {}
-
-
-def read_metadata(folder: str | Path) -> CheckpointMetadata:
-    """Read a checkpoint's metadata; raise `UserError` if there is none or it cannot be understood."""
-    path = Path(folder) / METADATA_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: not a complete checkpoint ({METADATA_FILE} is missing). Give a step_... folder, or its run's "
-            "checkpoints folder."
-        )
-    try:
-        return CheckpointMetadata.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path}: cannot be read ({error.error_count()} faults): {error.errors()[0]['msg']}") from None
 
 
 def step_folder(run: str | Path, step: int) -> Path:
@@ -80,8 +60,15 @@ def step_folders(run: str | Path) -> list[Path]:
 
 
 def checkpoints_of(run: str | Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return [path for path in step_folders(run) if damage_of(path) is None]
+    """Complete checkpoints of a run that can be opened here, oldest first."""
+    return [path for path in step_folders(run) if _opens(path)]
+
+
+def _opens(folder: Path) -> bool:
+    try:
+        return damage_of(folder) is None
+    except LaterFormat:
+        return False
 
 
 def is_checkpoint(folder: str | Path) -> bool:
@@ -99,7 +86,7 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     A damaged one is passed over with a warning.
 
     Raises:
-        UserError: `folder` itself is a damaged one, or all that it holds are.
+        UserError: `folder` itself is a damaged one, or all that it holds are; or the newest one is of a later format.
     """
     folder = Path(folder)
     if is_checkpoint(folder):
@@ -135,6 +122,9 @@ def damage_of(folder: str | Path) -> str | None:
     """Return what is wrong with the files of a checkpoint, in words; None where all are there in their full size.
 
     The contents of weights are not read, which would take as long as loading them.
+
+    Raises:
+        LaterFormat: a later version of this package wrote it: not damaged, and nothing to pass over.
     """
     folder = Path(folder)
     state = folder / STATE_FOLDER
@@ -149,6 +139,8 @@ def damage_of(folder: str | Path) -> str | None:
         json.loads((state / _FORMAT_FILE).read_bytes())
         sizes = shard_sizes(state / _SHARDS_FILE)
         common = _damage_of_archive(state / _COMMON_FILE)
+    except LaterFormat:
+        raise
     except (OSError, ValueError) as error:
         return str(error).splitlines()[0]
     return common or _damage_of_shards(state, sizes)

@@ -1,0 +1,113 @@
+"""What a checkpoint says of itself, ``metadata.json``, and how files of earlier format versions are read.
+
+Version 2 (now): the recipe of a training notes its pictures (`recipe.pictures`), so that a resumed run knows them.
+Version 1: it may not have; the run that goes on takes them to be as they are now, and says so.
+
+A key that comes, goes or means something else makes another version: its number goes up, and a reader of the one before is
+added to `_TO_NEXT`. A file of a later version is refused, since nobody here knows what its keys mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nemo_mm_align.errors import UserError, shorten
+
+METADATA_FILE = "metadata.json"
+FORMAT_VERSION = 2
+
+
+class LaterFormat(UserError):
+    """The checkpoint was written by a later version of this package: it is not damaged, and cannot be understood here."""
+
+
+class CheckpointMetadata(BaseModel):
+    """What a checkpoint says of itself: enough to rebuild model, prompts and steering without the training config."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    step: int
+    model: dict[str, Any]
+    lora: dict[str, Any] | None
+    template: dict[str, Any]
+    attribute_schema: dict[str, Any] | None
+    image_processor: dict[str, Any]
+    recipe: dict[str, Any]
+    base_path: str
+    base_fingerprint: str
+    precision: str
+    layout: dict[str, int] = {}
+    versions: dict[str, str] = {}
+
+
+Values = dict[str, Any]
+
+
+def _from_1(values: Values) -> Values:
+    """What a file of version 1 may lack, ``recipe.pictures``, is taken as it is now where a run goes on."""
+    return values
+
+
+_TO_NEXT: dict[int, Callable[[Values], Values]] = {1: _from_1}
+"""Version -> what makes a file of it one of the next version."""
+
+
+def read_metadata(folder: str | Path) -> CheckpointMetadata:
+    """Read a checkpoint's metadata, of this format version or an earlier one.
+
+    Raises:
+        LaterFormat: a later version of this package wrote it.
+        UserError: there is none, or it cannot be understood.
+    """
+    path = Path(folder) / METADATA_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: not a complete checkpoint ({METADATA_FILE} is missing). Give a step_... folder, or its run's "
+            "checkpoints folder."
+        )
+    values = _values(path)
+    version = values.get("format_version", 1)  # as pydantic read files without one before there was a second
+    if type(version) is not int or version < 1:
+        raise UserError(f"{path}: cannot be read: format_version={shorten(repr(version))} is none. {_RESTORE}")
+    if version > FORMAT_VERSION:
+        written = values.get("versions")
+        by = written.get("nemo_mm_align") if isinstance(written, dict) else None
+        raise LaterFormat(
+            f"{path}: is of format version {version}, this nemo_mm_align reads up to {FORMAT_VERSION}: open it with a later one"
+            + (f" (nemo_mm_align {shorten(str(by))} wrote it)." if by else ".")
+        )
+    for number in range(version, FORMAT_VERSION):
+        values = _TO_NEXT[number](values)
+    return _checked({**values, "format_version": FORMAT_VERSION}, path)
+
+
+_RESTORE = "Restore the file from a copy."
+
+
+def _values(path: Path) -> Values:
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {error}. {_RESTORE}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: cannot be read: not a JSON object. {_RESTORE}")
+    return values
+
+
+def _checked(values: Values, path: Path) -> CheckpointMetadata:
+    try:
+        return CheckpointMetadata.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {_words(fault)}" for fault in error.errors()]
+        raise UserError(f"{path}: cannot be read: {shorten('; '.join(faults))}. {_RESTORE}") from None
+
+
+def _words(fault: Any) -> str:
+    unknown = fault["type"] == "extra_forbidden"
+    return f"no key of format version {FORMAT_VERSION}" if unknown else str(fault["msg"])

@@ -1,0 +1,56 @@
+"""The small miniature that is pinned: settings that maker and test share, and what of its results is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PASSING = (".created", ".versions.", ".training.seconds")
+"""Parts of keys that say when and by what the run was made."""
+
+LOSS_BOUND, NUMBER_BOUND = 1e-4, 1e-9
+"""Relative: of losses, which instruction sets round apart, and of means over answers, which are the same."""
+
+
+def words(out: Path | str) -> list[str]:
+    """Words of `scripts/miniature.py`: from the shipped base, two steps each of one method with scores and one with pairs."""
+    return [
+        f"out={out}",
+        "methods=[steerlm,dpo]",
+        "steering_prompts=2",
+        "world.train={easyvqa:12,charts:12,text:4}",
+        "world.dev={easyvqa:2,charts:2,text:2}",
+        "world.heldout={easyvqa:6,charts:6,text:4}",
+        "sampling.max_new_tokens=12",
+        'build.steerlm=["method.drop_truncated=false"]',
+        'build.dpo=["method.drop_truncated=false"]',
+        'train.steerlm=["model.global_batch_size=16","model.micro_batch_size=16","trainer.max_steps=2"]',
+        'train.dpo=["model.global_batch_size=8","model.micro_batch_size=4","trainer.max_steps=2"]',
+    ]
+
+
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what is compared of ``results.json``: key -> number, text, null, or an empty list or mapping."""
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            yield from flat(item, f"{key}.{name}")
+    elif not any(part in key for part in PASSING):
+        yield key, value
+
+
+def same(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of a key are the same, numbers up to rounding."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (old, new))
+    if not numbers:
+        return bool(old == new)
+    bound = LOSS_BOUND if ".losses." in key else NUMBER_BOUND
+    return abs(old - new) <= bound * max(abs(old), abs(new))
+
+
+def changes(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the keys in which two files of results differ, with both values; a key that one lacks counts as "absent"."""
+    old, new = dict(flat(before)), dict(flat(now))
+    values = {key: (old.get(key, "absent"), new.get(key, "absent")) for key in {**old, **new}}
+    return {key: pair for key, pair in values.items() if not same(key, *pair)}

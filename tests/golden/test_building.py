@@ -1,0 +1,36 @@
+"""Training sets built from the golden annotations are those of 1a72c78, and so is what is said of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.golden.building import METHODS, words
+from tests.golden.miniature import changes
+from tests.golden.runs import GOLDEN
+from tests.golden.worker import run_scripts
+
+pytestmark = pytest.mark.e2e
+
+BUILT = GOLDEN / "built"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(GOLDEN / "labels", tmp_path_factory.mktemp("built") / "labels")
+    run_scripts(folder, [("build.py", words(method, folder, folder)) for method in METHODS])
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_set_is_the_same_bytes(method: str, made: Path) -> None:
+    assert (made / f"{method}.jsonl").read_bytes() == (BUILT / f"{method}.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_summary_says_the_same(method: str, made: Path) -> None:
+    name = f"{method}.jsonl.summary.json"
+    assert not changes(json.loads((BUILT / name).read_bytes()), json.loads((made / name).read_bytes()))
