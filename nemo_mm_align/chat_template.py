@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template_jinja import IMAGE_PART, chat_template_jinja
+from nemo_mm_align.configuration import check_section
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Turn
 
@@ -47,6 +48,7 @@ class ChatTemplate(BaseModel):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ChatTemplate:
         """Build a template from a mapping (a YAML file's or a checkpoint's); raise `UserError` naming bad fields."""
+        check_section(config, "template")
         try:
             return cls.model_validate(dict(config))
         except ValidationError as error:

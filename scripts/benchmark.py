@@ -10,19 +10,23 @@ import sys
 
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_mm_align.benchmarks.settings import BenchmarkSettings
 from nemo_mm_align.command import command
-from nemo_mm_align.outputs import file_to_write
+from nemo_mm_align.configuration import read
+from nemo_mm_align.outputs import file_to_write, folder_to_write
 
 
 @command("benchmark")
 def main(config: DictConfig) -> None:
     """Run the parts asked for; conf/benchmark.yaml explains the settings."""
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    if config.out:
-        file_to_write(config.out)  # said now, not after the imports and the hours
+    settings = read(BenchmarkSettings, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    if settings.out:
+        file_to_write(settings.out)  # said now, not after the imports and the hours
+    if settings.scratch:
+        folder_to_write(settings.scratch)
     from nemo_mm_align.benchmarks.run import run_benchmark
 
-    sys.stdout.write(run_benchmark(values))  # type: ignore[arg-type]
+    sys.stdout.write(run_benchmark(settings))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from nemo_mm_align.parallel.conversion_checks import check_early
 @command("convert")
 def main(config: DictConfig) -> None:
     """Make the folder `out` from `source`; conf/convert.yaml explains the settings."""
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    check_early(settings)  # type: ignore[arg-type]
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = check_early(values)  # type: ignore[arg-type]
     from nemo_mm_align.parallel.conversion import convert
 
-    logging.getLogger("convert").info("wrote %s", convert(settings))  # type: ignore[arg-type]
+    logging.getLogger("convert").info("wrote %s", convert(settings))
 
 
 if __name__ == "__main__":

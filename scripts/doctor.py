@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.cli import leave_note
 from nemo_mm_align.command import command
+from nemo_mm_align.configuration import read
 from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.preflight.collectives import leave_hanging_group
-from nemo_mm_align.preflight.doctor import Examination, examine
+from nemo_mm_align.preflight.doctor import DoctorSettings, Examination, examine
 from nemo_mm_align.preflight.job import split_words
 
 CONFIG = Path(__file__).resolve().parents[1] / "conf" / "doctor.yaml"
@@ -25,10 +26,10 @@ OWN, TRAINING = split_words(sys.argv[1:], set(OmegaConf.load(CONFIG)) | {"hydra"
 @command("doctor")
 def main(config: DictConfig) -> None:
     """Run all checks; the settings are explained in conf/doctor.yaml."""
-    values = OmegaConf.to_container(config, resolve=True)
-    if values["json"]:  # type: ignore[index, call-overload]
-        file_to_write(values["json"])  # type: ignore[index, call-overload, arg-type]
-    outcome = examine(values, TRAINING, publish, colour=sys.stdout.isatty())  # type: ignore[arg-type]
+    settings = read(DoctorSettings, OmegaConf.to_container(config, resolve=True))
+    if settings.json_file:
+        file_to_write(settings.json_file)
+    outcome = examine(settings, TRAINING, publish, colour=sys.stdout.isatty())
     leave_hanging_group()
     sys.exit(outcome.code)
 

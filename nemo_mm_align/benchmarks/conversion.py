@@ -11,11 +11,13 @@ import torch
 
 from nemo_mm_align.benchmarks.engine import SEED
 from nemo_mm_align.benchmarks.machine import Growth, anonymous_growth, load_average
+from nemo_mm_align.configuration import read
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.conversion import export_folder, import_folder
+from nemo_mm_align.parallel.conversion_settings import ConvertSettings
 from nemo_mm_align.parallel.source import build_from, open_source
 
 
@@ -43,34 +45,30 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
 def measure_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
     """Do what ``scripts/convert.py direction=import`` does: load a folder and save it as a checkpoint."""
-    return _measure_command(import_folder, "checkpoint", settings)
+    return _measure_command(import_folder, "import", "checkpoint", settings)
 
 
 def measure_checkpoint_export(settings: dict[str, Any]) -> dict[str, Any]:
     """Do what ``scripts/convert.py direction=export`` does with a checkpoint: load it and write a folder."""
-    return _measure_command(export_folder, "checkpoint_export", settings)
+    return _measure_command(export_folder, "export", "checkpoint_export", settings)
 
 
-def _measure_command(command: Callable[[dict[str, Any]], Path], name: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _measure_command(
+    command: Callable[[ConvertSettings], Path], direction: str, name: str, settings: dict[str, Any]
+) -> dict[str, Any]:
     tensor, _ = settings["layout"]
     runtime.initialize(ParallelConfig(tensor_model_parallel_size=tensor), SEED)
-    config = {
+    values = {
+        "direction": direction,
         "source": settings["folder"],
         "out": settings["out"],
         "template": settings["template"],
         "precision": "bf16",
-        "base": None,
-        "adapters": "merged",
-        "dtype": None,
-        "max_shard_gb": 5,
         "tensor_model_parallel_size": tensor,
-        "pipeline_model_parallel_size": 1,
-        "num_layers_in_first_pipeline_stage": None,
-        "num_layers_in_last_pipeline_stage": None,
     }
     with anonymous_growth() as growth:
         start = time.perf_counter()
-        command(config)
+        command(read(ConvertSettings, values))
         seconds = time.perf_counter() - start
     return {f"{name}_bytes": _summed(growth), f"{name}_seconds": seconds}
 

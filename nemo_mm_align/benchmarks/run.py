@@ -13,14 +13,12 @@ import torch
 
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.benchmarks import report
-from nemo_mm_align.benchmarks.gpu import options as gpu_options
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import measure
 from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.benchmarks.settings import BenchmarkSettings, BenchmarkSize
 
 logger = logging.getLogger(__name__)
 
@@ -37,43 +35,43 @@ class Benchmark:
         scratch: folder for models; about three times the largest model is written there.
     """
 
-    def __init__(self, size: Mapping[str, Any], template: Mapping[str, Any], scratch: Path) -> None:
+    def __init__(self, size: BenchmarkSize, template: Mapping[str, Any], scratch: Path) -> None:
         self.size, self.template, self.scratch = size, dict(template), scratch
 
     def settings(self, model: str) -> dict[str, Any]:
         """What the measurements of one model need; its folders are written at the first call."""
-        values = self.size["models"][model]
+        values = self.size.models[model]
         folder = self.scratch / model
-        config = LlavaConfig.from_dict(values["sizes"])
+        config = values.sizes
         for seed, name in enumerate(("policy", "reference")):
             if not (folder / name).exists():
                 write_random_model(folder / name, config, seed)
         return {
             "sizes": config.to_dict(),
             "folder": str(folder),
-            "pairs": {name: values[name] for name in ("pairs", "prompt_words", "answer_words")},
-            "layout_pairs": values["layout_pairs"],
-            "rounds": values.get("rounds", self.size["rounds"]),
-            "steps": self.size["layout_steps"],
-            "new_tokens": self.size["new_tokens"],
-            "batches": self.size["decoding_batches"],
+            "pairs": {name: getattr(values, name) for name in ("pairs", "prompt_words", "answer_words")},
+            "layout_pairs": values.layout_pairs,
+            "rounds": values.rounds or self.size.rounds,
+            "steps": self.size.layout_steps,
+            "new_tokens": self.size.new_tokens,
+            "batches": self.size.decoding_batches,
         }
 
     def training(self) -> list[dict[str, Any]]:
         """DPO against TRL, SFT against transformers, with every number of threads."""
         return [
             {"model": model, "method": method, **self._measured(method, self.settings(model), threads)}
-            for model in self.size["models"]
+            for model in self.size.models
             for method in ("dpo", "sft")
-            for threads in self.size["threads"]
+            for threads in self.size.threads
         ]
 
     def layouts(self) -> list[dict[str, Any]]:
         """One process with one thread and with all, then two processes of one thread each."""
         results = []
-        for model in self.size["models"]:
+        for model in self.size.models:
             for name, (tensor, pipeline, processes) in LAYOUTS.items():
-                for threads in self.size["threads"] if processes == 1 else [1]:
+                for threads in self.size.threads if processes == 1 else [1]:
                     settings = {**self.settings(model), "layout": [tensor, pipeline]}
                     found = self._measured("layout", settings, threads, processes)
                     results.append({"model": model, "layout": name, **found})
@@ -82,7 +80,7 @@ class Benchmark:
     def reference(self) -> list[dict[str, Any]]:
         """Time of both ways in one process, memory of each way in a process of its own."""
         results = []
-        for model in self.size["models"]:
+        for model in self.size.models:
             settings = self.settings(model)
             found = self._measured("reference_time", settings, 1)
             peaks = {
@@ -94,17 +92,17 @@ class Benchmark:
 
     def decoding(self) -> list[dict[str, Any]]:
         """Greedy answers against transformers' generate."""
-        rounds = self.size["rounds"]
+        rounds = self.size.rounds
         return [
             {"model": model, **self._measured("decoding", {**self.settings(model), "rounds": rounds}, threads)}
-            for model in self.size["models"]
-            for threads in self.size["threads"]
+            for model in self.size.models
+            for threads in self.size.threads
         ]
 
     def conversion(self) -> list[dict[str, Any]]:
         """Import and export of a random bf16 folder, by way of a checkpoint and without, in one process and under TP2."""
         folder = self.scratch / "import"
-        config = LlavaConfig.from_dict(self.size["import"])
+        config = self.size.imported
         weights = write_random_model(folder, config, seed=0, dtype=torch.bfloat16)
         results = []
         for layout in ("1 process", "TP2"):
@@ -124,21 +122,17 @@ class Benchmark:
 
     def labeling(self) -> dict[str, Any]:
         """The label command against a local judge server."""
-        return measure_labeling(self.size["labeling"], self.scratch)
+        return measure_labeling(self.size.labeling.model_dump(), self.scratch)
 
     def _measured(self, name: str, settings: dict[str, Any], threads: int | None, processes: int = 1) -> dict[str, Any]:
         logger.info("%s, %s, threads %s, processes %d", name, Path(settings["folder"]).name, threads, processes)
         return measure(name, settings, threads, processes)
 
 
-def run_benchmark(config: Mapping[str, Any]) -> str:
-    """Run the parts that conf/benchmark.yaml asks for; return the tables as Markdown.
-
-    Raises:
-        UserError: an unknown part.
-    """
-    with tempfile.TemporaryDirectory(dir=config["scratch"]) as scratch:
-        benchmark = Benchmark(config["size"], config["template"], Path(scratch))
+def run_benchmark(config: BenchmarkSettings) -> str:
+    """Run the parts that conf/benchmark.yaml asks for; return the tables as Markdown."""
+    with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
+        benchmark = Benchmark(config.size, config.template, Path(scratch))
         parts: dict[str, Callable[[], Any]] = {
             "training": benchmark.training,
             "layouts": benchmark.layouts,
@@ -146,13 +140,10 @@ def run_benchmark(config: Mapping[str, Any]) -> str:
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
             "labeling": benchmark.labeling,
-            "gpu": lambda: run_gpu(gpu_options.from_values(config["gpu"]), " ".join(["python", *sys.argv])),
+            "gpu": lambda: run_gpu(config.gpu, " ".join(["python", *sys.argv])),
         }
-        unknown = [name for name in config["parts"] if name not in parts]
-        if unknown:
-            raise UserError(f"parts={unknown}: choose from {', '.join(parts)}.")
-        results: dict[str, Any] = {"machine": describe_machine(), "size": config["size"]["name"]}
-        results |= {name: parts[name]() for name in config["parts"]}
-    if config["out"]:
-        write_json(config["out"], results)
+        results: dict[str, Any] = {"machine": describe_machine(), "size": config.size.name}
+        results |= {name: parts[name]() for name in config.parts}
+    if config.out:
+        write_json(config.out, results)
     return report.markdown(results)

@@ -7,19 +7,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from pydantic import ConfigDict
+
+from nemo_mm_align.configuration import STRICT, Count, read_known
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
-from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, sizes_of
+from nemo_mm_align.model.settings import read_engine, read_model, sizes_of
 
 ANSWER_TOKENS = 1024
 """Longest answer that is reckoned with: the paper samples at most so many new tokens."""
 USUAL_PROMPT_TOKENS, USUAL_ANSWER_TOKENS = 60, 200
 """Of a question with its template, and of an answer: what time goes by, where memory goes by the longest."""
 
-_IMITATION = ("sft", "rejection", "steerlm")
+
+@dataclass(frozen=True)
+class RecipeFacts:
+    """What memory and time of a training take from its recipe."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: Literal["sft", "rejection", "steerlm", "dpo"]
+    shared_prefix: bool = False
+
+
+@dataclass(frozen=True)
+class KeptCheckpoints:
+    """How many checkpoints stay on disk."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    keep: Count = 2
+
+
+@dataclass(frozen=True)
+class StartedRanks:
+    """What a configuration says of the ranks that it is made for."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    num_nodes: Count | None = None
+    devices: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -166,13 +196,13 @@ def _section(values: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _ranks(values: Mapping[str, Any], nodes: int | None, gpus_per_node: int | None) -> tuple[int, int]:
-    trainer = values.get("trainer") or {}
-    found = nodes or trainer.get("num_nodes"), gpus_per_node or trainer.get("devices")
-    if not (found[0] and found[1]):
+    trainer = read_known(StartedRanks, values.get("trainer") or {}, "trainer")
+    nodes, gpus_per_node = nodes or trainer.num_nodes, gpus_per_node or trainer.devices
+    if not (nodes and gpus_per_node):
         raise UserError(
             "the number of GPUs is not known: choose an experiment, or give trainer.num_nodes and trainer.devices."
         )
-    return int(found[0]), int(found[1])
+    return nodes, gpus_per_node
 
 
 def read_job(
@@ -191,28 +221,26 @@ def read_job(
     Raises:
         UserError: a value is missing or out of range.
     """
-    model, recipe = _section(values, "model", ""), _section(values, "recipe", "")
-    method = _section(recipe, "name", "recipe.")
-    if method not in (*_IMITATION, "dpo"):
-        raise UserError(f"recipe.name={method!r}: choose from {', '.join(_IMITATION)}, dpo.")
+    model = read_model(_section(values, "model", ""))
+    recipe = read_known(RecipeFacts, _section(values, "recipe", ""), "recipe")
     nodes, gpus_per_node = _ranks(values, nodes, gpus_per_node)
-    parts, optim = model.get("train") or {}, model.get("optim") or {}
     changes = {key: value for key, value in (workload or {}).items() if value is not None}
+    settings, parts = model.settings, model.settings.train
     return Job(
-        config=sizes_of(model),
-        parallel=read_parallel(model),
+        config=sizes_of(values["model"]),
+        parallel=model.parallel,
         engine=read_engine(values),
-        lora=read_lora(model),
-        method=method,
-        workload=replace(Workload(_section(model, "max_length", "model.")), **changes),
+        lora=settings.lora,
+        method=recipe.name,
+        workload=replace(Workload(settings.max_length), **changes),
         nodes=nodes,
         gpus_per_node=gpus_per_node,
-        micro_batch_size=model["micro_batch_size"],
-        global_batch_size=model["global_batch_size"],
-        shared_prefix=bool(recipe.get("shared_prefix", False)),
-        distributed_optimizer=bool(optim.get("use_distributed_optimizer", False)),
-        train_language=bool(parts.get("language", True)),
-        train_projector=bool(parts.get("projector", True)),
-        train_vision=bool(parts.get("vision", False)),
-        keep_checkpoints=int((values.get("checkpoint") or {}).get("keep", 2)),
+        micro_batch_size=settings.micro_batch_size,
+        global_batch_size=settings.global_batch_size,
+        shared_prefix=recipe.shared_prefix,
+        distributed_optimizer=settings.optim.use_distributed_optimizer,
+        train_language=parts.language,
+        train_projector=parts.projector,
+        train_vision=parts.vision,
+        keep_checkpoints=read_known(KeptCheckpoints, values.get("checkpoint") or {}, "checkpoint").keep,
     )

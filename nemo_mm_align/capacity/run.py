@@ -5,22 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from pydantic import Field
 
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.capacity.document import METHODS, MODELS, write_document
-from nemo_mm_align.capacity.estimate import estimate_job
+from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
-from nemo_mm_align.capacity.gpus import find_gpu
-from nemo_mm_align.capacity.job import read_job
+from nemo_mm_align.capacity.gpus import GPUS, REFERENCE_GPU, find_gpu
+from nemo_mm_align.capacity.job import ANSWER_TOKENS, read_job
 from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.suggest import describe, suggest
-from nemo_mm_align.outputs import file_to_write
+from nemo_mm_align.configuration import Count, Natural, StrictModel, keys_of, read_known
+from nemo_mm_align.outputs import file_to_write, folder_to_write
 from nemo_mm_align.repository import CONF
+
+
+class WorkloadSettings(StrictModel):
+    """The longest rows that are reckoned with; `length` None is ``model.max_length``."""
+
+    length: Count | None = None
+    answer_tokens: Count = ANSWER_TOKENS
+    images_per_sample: Natural = 1
+
+
+class EstimateSettings(StrictModel):
+    """What conf/estimate.yaml has beside conf/train.yaml."""
+
+    gpu: Literal[tuple(GPUS)] = REFERENCE_GPU  # type: ignore[valid-type]
+    nodes: Count | None = None
+    gpus_per_node: Count | None = None
+    reserve: Annotated[float, Field(ge=0, lt=1)] = RESERVE
+    suggest: bool = False
+    workload: WorkloadSettings = WorkloadSettings()
+    fused_attention: bool = True
+    document: Path | None = None
+    experiments: Path | None = None
+
+
+def training_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of conf/estimate.yaml is conf/train.yaml."""
+    return {key: value for key, value in values.items() if key not in keys_of(EstimateSettings)}
 
 
 def compose_training(overrides: list[str]) -> dict[str, Any]:
@@ -53,31 +82,32 @@ def run_estimate(values: Mapping[str, Any]) -> str:
     Args:
         values: conf/estimate.yaml composed (all of conf/train.yaml is in it), as plain dictionaries.
     """
-    written = []
-    if values["document"]:
-        file_to_write(values["document"])
-    if values["experiments"]:
+    settings, written = read_known(EstimateSettings, values, ""), []
+    if settings.document:
+        file_to_write(settings.document)
+    if settings.experiments:
+        folder_to_write(settings.experiments)
         texts = experiment_texts()
-        write_experiments(Path(values["experiments"]), texts)
-        written.append(f"{len(texts)} files in {values['experiments']}\n")
-    if values["document"]:
-        write_text(values["document"], document_text())
-        written.append(f"{values['document']}\n")
+        write_experiments(settings.experiments, texts)
+        written.append(f"{len(texts)} files in {settings.experiments}\n")
+    if settings.document:
+        write_text(settings.document, document_text())
+        written.append(f"{settings.document}\n")
     if written:
         return "".join(written)
-    return _answer(values)
+    return _answer(settings, values)
 
 
-def _answer(values: Mapping[str, Any]) -> str:
-    gpu, reserve = find_gpu(values["gpu"]), float(values["reserve"])
-    nodes, gpus = values["nodes"], values["gpus_per_node"]
-    if values["suggest"]:
+def _answer(asked: EstimateSettings, values: Mapping[str, Any]) -> str:
+    gpu, nodes, gpus = find_gpu(asked.gpu), asked.nodes, asked.gpus_per_node
+    if asked.suggest:
         trainer = values["trainer"]
         nodes, gpus = nodes or trainer["num_nodes"] or 1, gpus or trainer["devices"] or gpu.per_node
-    job = replace(read_job(values, nodes, gpus, values["workload"]), fused_attention=values["fused_attention"])
-    if not values["suggest"]:
-        return render(estimate_job(job, gpu, reserve))
-    found = suggest(job, gpu, reserve)
+    job = read_job(values, nodes, gpus, asked.workload.model_dump())
+    job = replace(job, fused_attention=asked.fused_attention)
+    if not asked.suggest:
+        return render(estimate_job(job, gpu, asked.reserve))
+    found = suggest(job, gpu, asked.reserve)
     settings = {
         "trainer.num_nodes": job.nodes,
         "trainer.devices": job.gpus_per_node,

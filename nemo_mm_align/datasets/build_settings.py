@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from nemo_mm_align.configuration import StrictModel
 
 Method = Literal["sft", "rejection", "steerlm", "preference", "best_worst", "all_pairs"]
 PAIR_METHODS = ("preference", "best_worst", "all_pairs")
 
 
-class BuildSettings(BaseModel):
+class BuildSettings(StrictModel):
     """How a training set is built.
 
     Args:
@@ -25,8 +27,6 @@ class BuildSettings(BaseModel):
         drop_truncated: leave out candidates that were cut at the token limit: they would teach to stop anywhere.
         seed: of the random choices.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Method
     threshold: float | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import StrictModel, read
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.builders import BUILDERS, stream
@@ -33,6 +34,16 @@ class AnnotationFile:
         return read_records(self.path, Annotation)
 
 
+class BuildFile(StrictModel):
+    """Settings of the stage, as in ``conf/build.yaml``."""
+
+    annotations: Path
+    out: Path
+    format: str
+    method: BuildSettings
+    attribute_schema: AttributeSchema
+
+
 def build_from_config(config: DictConfig) -> BuildSummary:
     """Read ``annotations``, build, write ``out`` and ``<out>.summary.json`` beside it; return the summary.
 
@@ -41,18 +52,17 @@ def build_from_config(config: DictConfig) -> BuildSummary:
             left to write, or `out` cannot be written or is being written by another process.
     """
     _check_complete(config)
-    schema = AttributeSchema.model_validate(OmegaConf.to_container(config.attribute_schema, resolve=True))
-    settings = BuildSettings.model_validate(OmegaConf.to_container(config.method, resolve=True))
-    source, out = Path(config.annotations), Path(config.out)
+    asked = read(BuildFile, OmegaConf.to_container(config, resolve=True))
+    schema, settings, source, out = asked.attribute_schema, asked.method, asked.annotations, asked.out
     if out.resolve() == source.resolve():
         raise UserError(f"out={out} is the annotations file itself; give another name.")
     file_to_write(out)
-    summary, export = BuildSummary(settings.name, schema), export_named(config.format, schema, out)
+    summary, export = BuildSummary(settings.name, schema), export_named(asked.format, schema, out)
     with owned_output(out):
         examples = stream(settings, AnnotationFile(source), schema, summary, export.unfit)
         export.write(relocate_images(examples, source, out))
         summary.warnings += export.warnings()
-        summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True) | {"format": config.format})
+        summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True) | {"format": asked.format})
     logger.info("%s\nwrote %s", summary.table(), out)
     for warning in summary.warnings:
         logger.warning("%s", warning)
@@ -61,7 +71,7 @@ def build_from_config(config: DictConfig) -> BuildSummary:
 
 def _check_complete(config: DictConfig) -> None:
     missing = [f"{key}=..." for key in ("annotations", "out") if OmegaConf.is_missing(config, key)]
-    if "method" not in config:
+    if config.get("method") is None:
         missing.insert(0, f"method=... ({', '.join(BUILDERS)})")
     if missing:
         raise UserError(f"missing on the command line: {', '.join(missing)}. Each is explained in conf/build.yaml.")

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import StrictModel, read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.answers import AnswerJudge, JudgedAnswer
 from nemo_mm_align.evaluation.metrics import SeedAnswers
@@ -24,7 +25,7 @@ from nemo_mm_align.records import CandidateSet, Prompt, prompt_kind, read_record
 log = logging.getLogger(__name__)
 
 
-class EvaluateSettings(BaseModel):
+class EvaluateSettings(StrictModel):
     """Settings of the stage, as in ``conf/evaluate.yaml``.
 
     Args:
@@ -39,8 +40,6 @@ class EvaluateSettings(BaseModel):
         samples: how many sample prompts the report shows.
         seed: draws the samples, and names the run.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: Path
     answers: dict[str, Path] = Field(min_length=1)
@@ -58,7 +57,7 @@ def evaluate_from_config(
     config: Mapping[str, Any], judge: AnswerJudge, reference: Callable[[Prompt], str] | None = None
 ) -> Results:
     """Run the stage on a plain configuration (``conf/evaluate.yaml``, resolved)."""
-    return evaluate(EvaluateSettings.model_validate(config), judge, reference)
+    return evaluate(read(EvaluateSettings, config), judge, reference)
 
 
 def evaluate(

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import StrictModel, read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.requests import Assignment, sweep_assignments
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class InferenceSettings(BaseModel):
+class InferenceSettings(StrictModel):
     """What ``conf/sample.yaml`` and ``conf/generate.yaml`` share; the comments there say what each means."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkpoint: Path
     base: Path | None = None
@@ -96,4 +95,4 @@ class InferenceSettings(BaseModel):
 
 def settings_from_config(config: Mapping[str, Any]) -> InferenceSettings:
     """Read a resolved Hydra configuration (``conf/sample.yaml`` or ``conf/generate.yaml``)."""
-    return InferenceSettings.model_validate(dict(config))
+    return read(InferenceSettings, config)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Prompt
 
@@ -109,15 +110,13 @@ class JudgeFailure(Exception):
         return type(self), (self.kind, self.message, self.raw, self.retry_after, self.usage)
 
 
-class Price(BaseModel):
+class Price(StrictModel):
     """What tokens cost, as the user says it (``price`` in conf/judge/*.yaml): prices change, so none is built in.
 
     Args:
         currency: for display; amounts in different currencies are never added.
         input_per_million, output_per_million: price of a million tokens of questions, and of replies with thinking.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     currency: str = "USD"
     input_per_million: float = Field(ge=0, allow_inf_nan=False)

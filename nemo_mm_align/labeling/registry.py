@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import check_arguments, check_section
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import Judge
 
@@ -20,6 +21,7 @@ def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     Raises:
         UserError: `_target_` names no class, or a key is none of its arguments. The judge itself may raise one too.
     """
+    check_section(config, "judge")
     arguments = {key: value for key, value in config.items() if key != "_target_"}
     target = str(config.get("_target_", ""))
     module_name, _, class_name = target.rpartition(".")
@@ -31,13 +33,8 @@ def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
         raise UserError(
             f"judge._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class."
         ) from None
-    try:
-        parameters = inspect.signature(judge_class).parameters
-        if "schema" in parameters:
-            arguments["schema"] = schema
-        inspect.signature(judge_class).bind(**arguments)
-    except TypeError as error:
-        known = ", ".join(parameters)
-        raise UserError(f"judge: {error}. Settings of {class_name}: {known}.") from None
-    judge: Judge = judge_class(**arguments)
+    parameters = inspect.signature(judge_class).parameters
+    taken = {"schema": schema} if "schema" in parameters else {}
+    check_arguments(judge_class, arguments, "judge", taken)
+    judge: Judge = judge_class(**arguments, **taken)  # as written: they are part of the ledger's keys
     return judge

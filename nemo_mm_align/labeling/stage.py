@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import StrictModel, read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.annotations import write_annotations, write_unlabelled
 from nemo_mm_align.labeling.announcement import announce
@@ -40,7 +41,7 @@ from nemo_mm_align.records import prompt_kind
 log = logging.getLogger(__name__)
 
 
-class LabelSettings(BaseModel):
+class LabelSettings(StrictModel):
     """Settings of the stage, as in ``conf/label.yaml``.
 
     Args:
@@ -60,8 +61,6 @@ class LabelSettings(BaseModel):
         repeat, sample, seed: see `Selection`.
         dry_run: ask nothing and write nothing; say what the run would cost.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: Path
     candidates: Path
@@ -122,7 +121,7 @@ class LabelSummary:
 
 def label_from_config(config: Mapping[str, Any]) -> LabelSummary | Estimate:
     """Run the stage, or its dry run, on a plain configuration (``conf/label.yaml``, resolved)."""
-    settings = LabelSettings.model_validate({key: value for key, value in config.items() if key != "judge"})
+    settings = read(LabelSettings, {key: value for key, value in config.items() if key != "judge"})
     check_inputs((settings.prompts, settings.candidates))
     if not settings.dry_run:
         check_outputs(settings.outputs)

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from nemo_mm_align.command import describe_refusal, groups_of, top_level_keys
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.repository import CONF
 
@@ -27,6 +28,17 @@ class Composed:
     def get(self, key: str) -> Any:
         """Return the value of a dotted key, ``None`` where it is absent or mandatory and not given."""
         return OmegaConf.select(self.config, key, throw_on_missing=False, throw_on_resolution_failure=False)
+
+    def plain(self, key: str) -> Any:
+        """Return a section as plain values; values that are mandatory and not given are left out."""
+        value = self.get(key)
+        if not isinstance(value, DictConfig):
+            return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        items = {str(name): value[name] for name in value if not OmegaConf.is_missing(value, name)}
+        return {
+            name: OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
+            for name, item in items.items()
+        }
 
     def missing(self) -> list[str]:
         """Return the mandatory keys without a value."""
@@ -44,11 +56,9 @@ def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
     try:
         with initialize_config_dir(str(CONF), version_base=None):
             config = compose(stage, list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        reason = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
-        raise UserError(
-            f"stage {stage}: {reason.strip()} Correct the settings under {stage} (conf/launch.yaml)."
-        ) from None
+    except (HydraException, ValueError) as error:
+        reason = describe_refusal(error, list(overrides), groups_of(CONF, stage), top_level_keys(CONF, stage))
+        raise UserError(f"stage {stage}: {reason} Correct the settings under {stage} (conf/launch.yaml).") from None
     choices = {key: str(value) for key, value in config.hydra.runtime.choices.items() if not key.startswith("hydra/")}
     with open_dict(config):
         del config["hydra"]

@@ -10,10 +10,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
+from nemo_mm_align.configuration import check_section, read_known
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.launch.compose import Composed, compose_stage, missing_keys, whole_values
 from nemo_mm_align.launch.overrides import overrides_of
 from nemo_mm_align.launch.settings import InteractiveCluster, LaunchSettings
+from nemo_mm_align.launch.types import check_types
+from nemo_mm_align.recipes.sections import ManagerSettings, TrainerSettings
 from nemo_mm_align.repository import CONF
 from nemo_mm_align.run_files import DONE_FILE
 from nemo_mm_align.stages import RANKED_STAGES, STAGES
@@ -94,8 +97,8 @@ class Training:
     @property
     def folder(self) -> Path:
         """The folder of the training run: checkpoints, metrics, DONE."""
-        manager = self.composed.get("exp_manager")
-        return Path(manager.exp_dir) / str(manager.name)
+        manager = read_known(ManagerSettings, self.composed.plain("exp_manager"), "train.exp_manager")
+        return Path(manager.explicit_log_dir or f"{manager.exp_dir}/{manager.name}")
 
     def layout(self) -> dict[str, Any]:
         """Return the layout as `sample` and `generate` name it; what is 1 or null there by default is left out."""
@@ -146,9 +149,8 @@ def _training(settings: LaunchSettings, config: DictConfig) -> Training:
     overrides, _ = _stage_overrides("train", settings, config, None)
     composed = compose_stage("train", overrides)
     per_node = None if isinstance(settings.cluster, InteractiveCluster) else settings.cluster.gpus_per_node
-    nodes = int(composed.get("trainer.num_nodes") or 1)
-    devices = int(composed.get("trainer.devices") or per_node or 1)
-    return Training(tuple(overrides), composed, nodes, devices)
+    trainer = read_known(TrainerSettings, composed.plain("trainer"), "train.trainer")
+    return Training(tuple(overrides), composed, trainer.num_nodes or 1, trainer.devices or per_node or 1)
 
 
 def _make_job(stage: str, settings: LaunchSettings, config: DictConfig, training: Training | None) -> Job:
@@ -160,6 +162,7 @@ def _make_job(stage: str, settings: LaunchSettings, config: DictConfig, training
             f"{stage}.overrides=[{missing[0]}=...]" if missing[0] in composed.choices else f"{stage}.{missing[0]}=..."
         )
         raise UserError(f"stage {stage}: {', '.join(missing)} without a value. Give it on the command line: {where}")
+    check_types(stage, composed.config)
     ranked = stage in RANKED_STAGES and training is not None
     return Job(
         stage=stage,
@@ -180,6 +183,9 @@ def _stage_overrides(
     """Return the arguments of a stage's script, and the stage's own time limit if it has one."""
     given = _resolved(stage, config)
     run, further = given.pop("run", None) or {}, given.pop("overrides", None) or []
+    check_section(run, f"{stage}.run")
+    if not isinstance(further, list):
+        raise UserError(f"{stage}.overrides={further!r}: must be a list of KEY=VALUE words.")
     if set(run) - {"time_limit"}:
         raise UserError(f"{stage}.run: {', '.join(sorted(set(run) - {'time_limit'}))} unknown; it takes time_limit.")
     head = [f"experiment={settings.run.experiment}"] if stage == "train" and settings.run.experiment else []
@@ -188,6 +194,7 @@ def _stage_overrides(
 
 
 def _resolved(stage: str, config: DictConfig) -> dict[str, Any]:
+    check_section(OmegaConf.to_container(config).get(stage), stage)  # type: ignore[union-attr]
     missing = [f"{stage}.{key}" for key in missing_keys(OmegaConf.to_container(config[stage]))]
     try:
         values = {} if missing else OmegaConf.to_container(config[stage], resolve=True)

@@ -10,7 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from nemo_mm_align.configuration import Count, Natural, StrictModel
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|[kMGTPE]|[KMGTPE]i)?")
 _SUFFIXES = {"": Decimal(1), "m": Decimal("0.001"), "k": Decimal(1000), "Ki": Decimal(1024)}
@@ -56,18 +58,14 @@ Quantity = Annotated[str, BeforeValidator(_quantity)]
 Amounts = dict[Literal["cpu", "memory", "ephemeral-storage"], Quantity]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class InfinibandInterfaces(_Strict):
+class InfinibandInterfaces(StrictModel):
     """Annotation and resources by which pods get InfiniBand devices."""
 
     annotation: str | None = None
     resources: dict[str, int] = {}
 
 
-class PodResources(_Strict):
+class PodResources(StrictModel):
     """What a pod asks for and may use, beside devices."""
 
     requests: Amounts = {}
@@ -82,7 +80,7 @@ class PodResources(_Strict):
         return self
 
 
-class Toleration(_Strict):
+class Toleration(StrictModel):
     """A taint of nodes that pods put up with, as Kubernetes writes it."""
 
     key: Key | None = None
@@ -100,13 +98,13 @@ class Toleration(_Strict):
         return self
 
 
-class KubernetesCluster(_Strict):
+class KubernetesCluster(StrictModel):
     """``conf/cluster/k8s.yaml``."""
 
     type: Literal["k8s"]
     namespace: Name = "default"
     job_name_prefix: str = ""
-    gpus_per_node: int | None = Field(default=None, ge=1)
+    gpus_per_node: Count | None = None
     gpu_resource: str = "nvidia.com/gpu"
     resources: PodResources = PodResources()
     cpu_resources: PodResources = PodResources()
@@ -118,8 +116,8 @@ class KubernetesCluster(_Strict):
     annotations: dict[Key, Text] = {}
     pull_secret: Name | None = None
     env_secret: Name | None = None
-    user: int | None = Field(default=None, ge=0)
-    group: int | None = Field(default=None, ge=0)
+    user: Natural | None = None
+    group: Natural | None = None
     shm_size: Quantity = "512Gi"
     volumes: dict[str, dict[str, Any]] = {}
     ib_interfaces: InfinibandInterfaces = InfinibandInterfaces()
@@ -128,6 +126,6 @@ class KubernetesCluster(_Strict):
     scheduler: str | None = None
     service_account: Name | None = None
     capabilities: list[str] = []
-    max_requeues: int = Field(default=5, ge=0)
-    termination_grace_s: int = Field(default=300, ge=1)
+    max_requeues: Natural = 5
+    termination_grace_s: Count = 300
     manifest_dir: Path

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_mm_align.configuration import check_section, read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.launch.checks import find_faults, warn_of_missing_mounts
 from nemo_mm_align.launch.interactive import render_interactive
@@ -79,11 +80,13 @@ def read_settings(config: DictConfig) -> LaunchSettings:
     values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
         OmegaConf.masked_copy(config, own), resolve=True, throw_on_missing=True
     )
-    values["launcher_scripts_path"] = values["launcher_scripts_path"] or _code(values["cluster"]["type"])
+    for section in ("run", "cluster"):
+        check_section(values[section], section)
+    values["launcher_scripts_path"] = values["launcher_scripts_path"] or _code(values["cluster"].get("type"))
     values["dry_run"] = values["dry_run"] or os.environ.get("NEMO_LAUNCHER_DEBUG") == "1"
-    if values["run"]["name"] is None:
+    if values["run"].get("name") is None:
         raise UserError("the run has no name. Give experiment=NAME (a file of conf/experiment), or run.name=NAME.")
-    return LaunchSettings.model_validate(values)
+    return read(LaunchSettings, values)
 
 
 def _code(cluster_type: str) -> Path:

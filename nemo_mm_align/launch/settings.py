@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from nemo_mm_align.configuration import STRICT, Count, Natural, StrictModel
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.mounts import Mount, read_mount
 from nemo_mm_align.stages import STAGES
@@ -32,11 +34,7 @@ def _open() -> DictConfig:
     return OmegaConf.create({}, flags={"struct": False})
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunSettings(_Strict):
+class RunSettings(StrictModel):
     """Experiment, name, folder, time limit and dependency of a run's jobs."""
 
     experiment: str | None
@@ -46,10 +44,10 @@ class RunSettings(_Strict):
     dependency: str | None = None
 
 
-class SlurmCluster(BaseModel):
+class SlurmCluster(StrictModel):
     """``conf/cluster/bcm.yaml``; other keys are handed to sbatch as they are."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = {**STRICT, "extra": "allow"}
 
     type: Literal["bcm"]
     partition: str | None = None
@@ -61,10 +59,10 @@ class SlurmCluster(BaseModel):
     nodelist: str | None = None
     exclude: str | None = None
     exclusive: bool = False
-    gpus_per_node: int | None = Field(default=None, ge=1)
-    gpus_per_task: int | None = Field(default=None, ge=1)
+    gpus_per_node: Count | None = None
+    gpus_per_task: Count | None = None
     gres: str | None = None
-    cpus_per_task: int | None = Field(default=None, ge=1)
+    cpus_per_task: Count | None = None
     mem: str | int | None = None
     job_name_prefix: str = ""
     srun_args: list[str] = []
@@ -72,9 +70,9 @@ class SlurmCluster(BaseModel):
     mpi: str | None = "none"
     container_env: list[str] = []
     container_workdir: Path | None = None
-    signal_grace_s: int = Field(default=300, ge=1)
-    max_requeues: int = Field(default=5, ge=0)
-    max_restarts: int = Field(default=0, ge=0)
+    signal_grace_s: Count = 300
+    max_requeues: Natural = 5
+    max_restarts: Natural = 0
 
     @field_validator("srun_args", "container_env", mode="before")
     @classmethod
@@ -82,7 +80,7 @@ class SlurmCluster(BaseModel):
         return [] if value is None else value
 
 
-class InteractiveCluster(_Strict):
+class InteractiveCluster(StrictModel):
     """``conf/cluster/interactive.yaml``: torchrun on this machine."""
 
     type: Literal["interactive"]
@@ -92,7 +90,7 @@ class InteractiveCluster(_Strict):
 Cluster = Annotated[SlurmCluster | InteractiveCluster | KubernetesCluster, Field(discriminator="type")]
 
 
-class LaunchSettings(_Strict):
+class LaunchSettings(StrictModel):
     """``conf/launch.yaml``, without the settings of the stages."""
 
     stages: list[str]
@@ -113,11 +111,13 @@ class LaunchSettings(_Strict):
     @field_validator("container_mounts", mode="before")
     @classmethod
     def _parse_mounts(cls, value: Any) -> Any:
-        return [read_mount(item) for item in value or []]
+        return [read_mount(item) for item in value or []] if value is None or isinstance(value, list) else value
 
     @field_validator("env_vars", mode="before")
     @classmethod
     def _null_is_unset(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, Mapping):
+            return value  # is refused by its type
         return {str(name): str(given) for name, given in (value or {}).items() if given is not None}
 
     def mounts(self) -> list[Mount]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from nemo_mm_align.configuration import read
 from nemo_mm_align.lock import owned_output
 from nemo_mm_align.miniature.outcome import write_outcome
 from nemo_mm_align.miniature.pipeline import MiniatureRun
@@ -58,7 +59,7 @@ def run_miniature(values: dict[str, Any]) -> None:
     Raises:
         UserError: settings that do not fit, or a stage that failed; its log is named.
     """
-    run = MiniatureRun(MiniatureSettings.model_validate(values))
+    run = MiniatureRun(read(MiniatureSettings, values))
     console = Console()
     columns = (
         SpinnerColumn(),

@@ -5,28 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import StrictModel, read
 from nemo_mm_align.miniature.world import WorldSettings
+from nemo_mm_align.model.config import LlavaConfig
 
 Method = Literal["sft", "rejection", "steerlm", "dpo"]
 
 
-class SamplingShape(BaseModel):
+class SamplingShape(StrictModel):
     """How answers are drawn: candidates from the base, and the answers that are evaluated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_samples: int = Field(ge=2)
     temperature: float = Field(gt=0)
     max_new_tokens: int = Field(gt=0)
 
 
-class MiniatureSettings(BaseModel):
+class MiniatureSettings(StrictModel):
     """A whole run: world, base, alignment with every method, evaluation, over one or several seeds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     out: Path
     seeds: int = Field(ge=1)
@@ -45,3 +43,9 @@ class MiniatureSettings(BaseModel):
     attribute_schema: AttributeSchema
     template: dict[str, Any]
     model: dict[str, Any]
+
+    @field_validator("model")
+    @classmethod
+    def _are_sizes(cls, model: dict[str, Any]) -> dict[str, Any]:
+        read(LlavaConfig, model, "model")
+        return model  # as written: a stage's identity is made of it

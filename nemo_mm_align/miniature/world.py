@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.miniature.answers import Fault, write_answer
 from nemo_mm_align.miniature.sources import charts, easyvqa
@@ -31,20 +32,16 @@ logger = logging.getLogger(__name__)
 PROMPT_SPLITS: tuple[Split, ...] = ("train", "dev", "heldout")
 
 
-class SplitSize(BaseModel):
+class SplitSize(StrictModel):
     """Prompts of one split: about easy-VQA images, about charts, text only. Every image prompt has its own image."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     easyvqa: int = Field(ge=0)
     charts: int = Field(ge=0)
     text: int = Field(ge=0)
 
 
-class BaseSize(BaseModel):
+class BaseSize(StrictModel):
     """Examples that make the base, and the shares of what its visual answers are like."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     easyvqa_images: int = 2200
     charts: int = 3000
@@ -59,10 +56,8 @@ class BaseSize(BaseModel):
     faults: dict[Fault, float] = {"right": 0.6, "wrong": 0.1, "invented": 0.1, "incoherent": 0.2}
 
 
-class WorldSettings(BaseModel):
+class WorldSettings(StrictModel):
     """Everything that decides what a world contains."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = 1
     absent_share: float = 0.5

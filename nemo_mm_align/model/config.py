@@ -6,38 +6,33 @@ Errors name the YAML field and the remedy.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from pydantic import ConfigDict, Field
+
+from nemo_mm_align.configuration import STRICT, Count, Positive, read
 from nemo_mm_align.errors import UserError
 
-
-def from_values(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Make a configuration object of the values that stand at `where`; a key that it does not know raises `UserError`."""
-    known = {item.name for item in fields(kind)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise UserError(f"{where}: unknown key {', '.join(unknown)}. Known keys: {', '.join(sorted(known))}.")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from None
+Precision = Literal["fp32", "bf16", "fp8_delayed", "fp8_tensorwise", "fp8_blockwise"]
 
 
 @dataclass(frozen=True)
 class LanguageConfig:
     """A Llama-type decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases."""
 
-    num_layers: int
-    hidden_size: int
-    ffn_hidden_size: int
-    num_attention_heads: int
-    vocab_size: int
-    num_query_groups: int | None = None
-    head_dim: int | None = None
-    max_position_embeddings: int = 4096
-    rotary_base: float = 10000.0
-    rms_norm_eps: float = 1e-5
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    num_layers: Count
+    hidden_size: Count
+    ffn_hidden_size: Count
+    num_attention_heads: Count
+    vocab_size: Count
+    num_query_groups: Count | None = None
+    head_dim: Count | None = None
+    max_position_embeddings: Count = 4096
+    rotary_base: Positive = 10000.0
+    rms_norm_eps: Positive = 1e-5
     tie_word_embeddings: bool = False
 
     @property
@@ -77,14 +72,16 @@ class LanguageConfig:
 class VisionConfig:
     """A CLIP vision tower without its class token. `feature_layer` counts Hugging Face hidden states from the end."""
 
-    num_layers: int
-    hidden_size: int
-    ffn_hidden_size: int
-    num_attention_heads: int
-    image_size: int
-    patch_size: int
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    num_layers: Count
+    hidden_size: Count
+    ffn_hidden_size: Count
+    num_attention_heads: Count
+    image_size: Count
+    patch_size: Count
     feature_layer: int = -2
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: Positive = 1e-5
 
     @property
     def computed_layers(self) -> int:
@@ -113,9 +110,11 @@ class LoRAConfig:
     Separate adapters for q, k, v, o, gate, up and down, as in the paper's code, although megatron-core fuses them.
     """
 
-    rank: int = 128
-    alpha: float = 256
-    dropout: float = 0.05
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    rank: Count = 128
+    alpha: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
 
     def __post_init__(self) -> None:
@@ -151,11 +150,13 @@ class LoRAConfig:
 class ParallelConfig:
     """How the model is spread over ranks; names as in NeMo's YAML."""
 
-    tensor_model_parallel_size: int = 1
-    pipeline_model_parallel_size: int = 1
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    tensor_model_parallel_size: Count = 1
+    pipeline_model_parallel_size: Count = 1
     sequence_parallel: bool = False
-    num_layers_in_first_pipeline_stage: int | None = None
-    num_layers_in_last_pipeline_stage: int | None = None
+    num_layers_in_first_pipeline_stage: Count | None = None
+    num_layers_in_last_pipeline_stage: Count | None = None
 
     def data_parallel_size(self, world_size: int) -> int:
         """Replicas of the model on `world_size` ranks; raise `UserError` where it does not divide."""
@@ -178,6 +179,8 @@ class LlavaConfig:
     Input ids carry one `image_token_id` per image embedding. `vocab_size` of the language model is the real one; tensor
     parallelism pads it, and padded columns never reach a loss or a sample.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     language: LanguageConfig
     vision: VisionConfig
@@ -295,14 +298,7 @@ class LlavaConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LlavaConfig:
         """Read what `to_dict` wrote or a YAML group holds; unknown keys raise `UserError`."""
-        values = dict(values)
-        for key in ("language", "vision", "image_token_id"):
-            if key not in values:
-                raise UserError(f"model: no {key}; give language, vision and image_token_id.")
-        values["language"] = from_values(LanguageConfig, dict(values["language"]), "model.language")
-        values["vision"] = from_values(VisionConfig, dict(values["vision"]), "model.vision")
-        config: LlavaConfig = from_values(cls, values, "model")
-        return config
+        return read(cls, values, "model")
 
 
 FP8_CAPABILITY = (8, 9)
@@ -328,6 +324,8 @@ class EngineConfig:
     `recompute`: ``none``, ``selective`` (core attention) or ``full`` (every layer).
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     precision: str = "fp32"
     transformer_impl: str = "auto"
     recompute: str = "none"
@@ -335,7 +333,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("precision", ("fp32", "bf16", "fp8_delayed", "fp8_tensorwise", "fp8_blockwise")),
+            ("precision", get_args(Precision)),
             ("transformer_impl", ("auto", "local", "transformer_engine")),
             ("recompute", ("none", "selective", "full")),
         ):

@@ -1,35 +1,80 @@
-"""Model, layout, number format and adapters of a training, read from the values of conf/train.yaml.
+"""Section ``model`` of conf/train.yaml as typed objects: sizes, layout, and what training does with the model.
 
-The estimator and the doctor read them here as well, so that they judge what training will do.
+The estimator and the doctor read it here as well, so that they judge what training will do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from pydantic import ConfigDict
+
+from nemo_mm_align.configuration import STRICT, Count, check_section, keys_of, read, read_together
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig, from_values
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.repository import CONF
 
 
-def read_sizes(model: Mapping[str, Any]) -> LlavaConfig:
-    """Sizes of the model: the keys of conf/model/*.yaml among those of the section ``model``."""
-    return LlavaConfig.from_dict({item.name: model[item.name] for item in fields(LlavaConfig) if item.name in model})
+@dataclass(frozen=True)
+class TrainableParts:
+    """Which parts full fine-tuning changes; with LoRA only `projector` and `vision` are asked."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    language: bool = True
+    projector: bool = True
+    vision: bool = False
 
 
-def chosen_sizes(model: Mapping[str, Any]) -> LlavaConfig | None:
-    """Sizes of the group that the section ``model`` was chosen from; ``None`` where none was (``model.hf_path`` alone)."""
-    return read_sizes(model) if "language" in model else None
+@dataclass(frozen=True)
+class ModelSettings:
+    """What stands in section ``model`` beside the model's sizes (`LlavaConfig`) and its layout (`ParallelConfig`).
+
+    Args:
+        reference_micro_batch_size: samples per pass of the reference, None as many as training's memory has room for.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    micro_batch_size: Count
+    global_batch_size: Count
+    max_length: Count
+    reference_micro_batch_size: Count | None = None
+    hf_path: str | None = None
+    checkpoint: str | None = None
+    transformer_impl: str = "auto"
+    recompute: str = "none"
+    lora: LoRAConfig | None = None
+    train: TrainableParts = field(default_factory=TrainableParts)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The whole section: `sizes` are those of the group ``model``, None where none was chosen (``model.hf_path`` alone)."""
+
+    settings: ModelSettings
+    parallel: ParallelConfig
+    sizes: LlavaConfig | None
+
+
+def read_model(model: Mapping[str, Any]) -> ModelSection:
+    """Return the section ``model``; raise `UserError` for an unknown key or a value of another type or out of range."""
+    check_section(model, "model")
+    kinds = [ModelSettings, ParallelConfig, *([LlavaConfig] if "language" in model else [])]
+    settings, parallel, *sizes = read_together(kinds, model, "model")
+    return ModelSection(settings, parallel, sizes[0] if sizes else None)
 
 
 def sizes_of(model: Mapping[str, Any]) -> LlavaConfig:
     """Sizes of the chosen group, else of the folder ``model.hf_path``; raise `UserError` where neither is given."""
-    chosen = chosen_sizes(model)
-    if chosen is not None:
-        return chosen
+    check_section(model, "model")
+    if "language" in model:
+        return read(LlavaConfig, _of(LlavaConfig, model), "model")
     folder = model.get("hf_path")
     if not folder or folder == "???":
         names = ", ".join(sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
@@ -39,19 +84,23 @@ def sizes_of(model: Mapping[str, Any]) -> LlavaConfig:
     return llava_config_from_hf(folder)
 
 
-def read_parallel(model: Mapping[str, Any]) -> ParallelConfig:
-    """Layout of the section ``model``."""
-    return ParallelConfig(**{item.name: model[item.name] for item in fields(ParallelConfig) if item.name in model})
+def read_parallel(model: Mapping[str, Any], where: str = "model") -> ParallelConfig:
+    """Layout of a section, whatever else is in it."""
+    return read(ParallelConfig, _of(ParallelConfig, model), where)
 
 
 def read_engine(values: Mapping[str, Any]) -> EngineConfig:
     """Number format, kernels and recomputation, of the whole configuration."""
     model = values["model"]
-    return EngineConfig(values["precision"], model["transformer_impl"], model["recompute"], values["seed"])
+    engine = {"precision": values["precision"], "seed": values["seed"]}
+    return read(EngineConfig, engine | {key: model[key] for key in ("transformer_impl", "recompute")})
 
 
 def read_lora(model: Mapping[str, Any]) -> LoRAConfig | None:
     """Adapters of the section ``model``, ``None`` without; an unknown key of theirs raises `UserError`."""
     values = model.get("lora")
-    lora: LoRAConfig | None = from_values(LoRAConfig, dict(values), "model.lora") if values else None
-    return lora
+    return read(LoRAConfig, values, "model.lora") if values is not None else None
+
+
+def _of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in keys_of(kind) if key in values}

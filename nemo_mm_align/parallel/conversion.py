@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.lock import owned_output
@@ -19,21 +17,22 @@ from nemo_mm_align.model.serving_names import name_warning
 from nemo_mm_align.model.transformer_configs import language_config
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
-from nemo_mm_align.parallel.conversion_checks import check_conversion, layout_of, place_of, schema_of, template_of
+from nemo_mm_align.parallel.conversion_checks import check_conversion, layout_of, place_of
+from nemo_mm_align.parallel.conversion_settings import ConvertSettings
 from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
 
 logger = logging.getLogger(__name__)
 
 
-def convert(config: Mapping[str, Any]) -> Path:
+def convert(config: ConvertSettings) -> Path:
     """Run the conversion that conf/convert.yaml describes; all ranks call it. Returns the folder that was made."""
     check_conversion(config)
     directions = {"import": import_folder, "export": export_folder, "compose": compose_folder}
     own = owned_output(place_of(config)) if runtime.rank() == 0 else nullcontext()
     try:
         with own:
-            made = directions[config["direction"]](config)
-        warning = name_warning(made) if config["direction"] != "import" and runtime.rank() == 0 else None
+            made = directions[config.direction](config)
+        warning = name_warning(made) if config.direction != "import" and runtime.rank() == 0 else None
         if warning is not None:
             logger.warning("%s", warning)
         return made
@@ -41,11 +40,11 @@ def convert(config: Mapping[str, Any]) -> Path:
         runtime.shutdown()
 
 
-def import_folder(config: Mapping[str, Any]) -> Path:
+def import_folder(config: ConvertSettings) -> Path:
     """Hugging Face folder -> checkpoint ``out/step_00000000``, from which training goes on at any layout."""
-    source, parallel = open_source(config["source"]), layout_of(config)
-    template = source.template(template_of(config))
-    schema = source.schema(schema_of(config))
+    source, parallel = open_source(config.source), layout_of(config)
+    template = source.template(config.chosen_template)
+    schema = source.schema(config.chosen_schema)
     encoder = source.encoder(template, schema)  # says now whether tokenizer and template fit
     engine = EngineConfig(precision=_precision(config, source.folder))
     runtime.initialize(parallel, seed=engine.seed)
@@ -64,41 +63,42 @@ def import_folder(config: Mapping[str, Any]) -> Path:
         layout=runtime.layout(),
         versions=installed_versions(("torch", "megatron-core")),
     )
-    return checkpoint.save(config["out"], model, metadata, tokenizer_source=source.folder)
+    return checkpoint.save(config.out, model, metadata, tokenizer_source=source.folder)
 
 
-def export_folder(config: Mapping[str, Any]) -> Path:
+def export_folder(config: ConvertSettings) -> Path:
     """Checkpoint (or Hugging Face folder) -> Hugging Face folder ``out``, or with ``adapters=apart`` a PEFT folder."""
-    source, parallel, out = open_source(config["source"]), layout_of(config), Path(config["out"])
-    template, schema = source.template(template_of(config)), source.schema(schema_of(config))
+    source, parallel, out = open_source(config.source), layout_of(config), config.out
+    template, schema = source.template(config.chosen_template), source.schema(config.chosen_schema)
     encoder = source.encoder(template, schema)
     origin = _origin(source)
     engine = EngineConfig(precision=source.metadata.precision if source.metadata else _precision(config, source.folder))
     runtime.initialize(parallel, seed=engine.seed)
-    model = build_from(source, parallel, engine, base=config["base"])
+    model = build_from(source, parallel, engine, base=config.base)
     generation = {"eos_token_id": encoder.stop_id, "pad_token_id": encoder.pad_id}
     companions = Companions(template.jinja(schema, encoder.bos_text), source.image_processor().to_hf(), generation)
-    if config["adapters"] == "apart":
-        export_peft(model, out, _peft_base(source, config["base"]), origin, config["dtype"], companions)
+    if config.adapters == "apart":
+        export_peft(model, out, _peft_base(source, config.base), origin, config.dtype, companions)
     else:
-        shard = int(float(config["max_shard_gb"]) * 1e9)
-        export_huggingface(model, out, origin, config["dtype"], companions, shard)
+        shard = int(config.max_shard_gb * 1e9)
+        export_huggingface(model, out, origin, config.dtype, companions, shard)
     return out
 
 
-def compose_folder(config: Mapping[str, Any]) -> Path:
+def compose_folder(config: ConvertSettings) -> Path:
     """Llama-type language model (folder or GGUF file) + CLIP tower (folder, or the preset's sizes) -> LLaVA folder."""
-    template = template_of(config)
+    template = config.chosen_template
     assert template is not None
-    vision: str | VisionConfig = config["vision"] or VisionConfig(**config["model"]["vision"])
-    compose_llava(config["source"], vision, config["out"], template, config["seed"])
-    return Path(config["out"])
+    assert config.vision or config.model
+    vision: str | VisionConfig = config.vision or config.model.vision  # type: ignore[union-attr]
+    compose_llava(config.source, vision, config.out, template, config.seed)
+    return config.out
 
 
-def _precision(config: Mapping[str, Any], folder: Path) -> str:
+def _precision(config: ConvertSettings, folder: Path) -> str:
     """``auto``: bf16 where all weights are bf16, else fp32, which keeps every bit of fp16 as well."""
-    if config["precision"] != "auto":
-        return str(config["precision"])
+    if config.precision != "auto":
+        return config.precision
     dtypes = {dtype for _, dtype in Origin.of_folder(folder).computed.values()}
     return "bf16" if dtypes == {"BF16"} else "fp32"
 

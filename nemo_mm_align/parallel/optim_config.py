@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
+from pydantic import ConfigDict, Field
+
+from nemo_mm_align.configuration import STRICT, NotNegative, Positive, Share
 from nemo_mm_align.errors import UserError
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -15,15 +21,17 @@ class OptimConfig:
     defaults are the paper's for DPO.
     """
 
-    lr: float = 5e-5
-    projector_lr: float | None = 2e-5
-    min_lr_ratio: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_grad: float = 1.0
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    lr: NotNegative = 5e-5
+    projector_lr: NotNegative | None = 2e-5
+    min_lr_ratio: Share = 0.0
+    weight_decay: NotNegative = 0.0
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    clip_grad: NotNegative = 1.0
     schedule: str = "cosine"
-    warmup_ratio: float = 0.03
+    warmup_ratio: Share = 0.03
     use_distributed_optimizer: bool = False
 
     def __post_init__(self) -> None:

@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from nemo_mm_align.capacity.gpus import GPUS
+from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import kernels
 from nemo_mm_align.preflight import collectives, credentials, hardware, layout, storage, system, versions
@@ -21,6 +25,7 @@ from nemo_mm_align.preflight.memory import check_memory_and_disk
 from nemo_mm_align.preflight.ranks import Ranks, ranks_from_environment
 from nemo_mm_align.preflight.report import exit_code, render, write_json
 from nemo_mm_align.processes import node_name
+from nemo_mm_align.recipes.settings import read_values
 
 _SHARE_TIMEOUT_S = 30.0
 
@@ -34,28 +39,44 @@ class Examination:
     text: str = ""
 
 
-def job_from_config(config: Mapping[str, Any], words: Sequence[str]) -> Job:
+class DoctorSettings(StrictModel):
+    """Settings of the doctor; the comments of conf/doctor.yaml say what each means."""
+
+    judge: dict[str, Any] = {}
+    stages: tuple[str, ...] = ()
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+    gpu: Literal[tuple(GPUS)] | None = None  # type: ignore[valid-type]
+    json_file: Path | None = Field(default=None, alias="json")  # a model has a method of that name
+    strict: bool = False
+    timeout_s: Annotated[float, Field(gt=0, le=1e6)] = 120
+
+
+def job_from_config(config: DoctorSettings, words: Sequence[str]) -> Job:
     """What is to be checked, from conf/doctor.yaml's values and the words of scripts/train.py.
 
     Raises:
         UserError: an unknown stage, or a training configuration that cannot be composed.
     """
+    training = compose_training(words) if words else None
+    if training is not None:
+        read_values(training)
     return Job(
-        stages=tuple(config["stages"]),
-        judge=config["judge"],
-        read=tuple(map(Path, config["read"])),
-        write=tuple(map(Path, config["write"])),
-        training=compose_training(words) if words else None,
+        stages=config.stages,
+        judge=config.judge,
+        read=config.read,
+        write=config.write,
+        training=training,
     )
 
 
 def examine(
-    config: Mapping[str, Any], words: Sequence[str], publish: Callable[[Examination], None], colour: bool = False
+    config: DoctorSettings, words: Sequence[str], publish: Callable[[Examination], None], colour: bool = False
 ) -> Examination:
     """Run every check; all ranks of a run call this together.
 
     Args:
-        config: values of conf/doctor.yaml.
+        config: conf/doctor.yaml.
         words: overrides of scripts/train.py; none checks the machine alone.
         publish: called by rank 0 before any rank learns the exit code: Slurm kills the others as soon as one fails.
         colour: colour the levels of the text.
@@ -63,15 +84,15 @@ def examine(
     ranks, job = ranks_from_environment(), job_from_config(config, words)
     gpus = hardware.query_gpus() if ranks.first_of_node else None
     local = node_findings(job, ranks, gpus) if ranks.first_of_node else []
-    meeting = Meeting(ranks, float(config["timeout_s"]))
+    meeting = Meeting(ranks, config.timeout_s)
     outcome = Examination(_together(meeting, job, local))
     if ranks.rank == 0:
-        findings = outcome.findings = [*outcome.findings, *job_findings(job, ranks, gpus, config["gpu"])]
-        outcome.code = exit_code(findings, config["strict"])
+        findings = outcome.findings = [*outcome.findings, *job_findings(job, ranks, gpus, config.gpu)]
+        outcome.code = exit_code(findings, config.strict)
         outcome.text = render(findings, colour)
-        if config["json"]:
+        if config.json_file:
             facts = {"ranks": ranks.world_size, "stages": list(job.stages), "versions": versions.fingerprint()}
-            write_json(Path(config["json"]), findings, facts, outcome.code)
+            write_json(config.json_file, findings, facts, outcome.code)
         publish(outcome)
     outcome.code = meeting.tell("code", outcome.code)
     meeting.part()

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import ConfigDict, Field
+
+from nemo_mm_align.configuration import STRICT, Count, Natural, NotNegative, Seconds, Seed
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import LoRAConfig
-from nemo_mm_align.parallel.optim_config import OptimConfig
+from nemo_mm_align.model.config import Precision
 from nemo_mm_align.recipes.methods import IMITATION, Method, build_method
+
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """Where samples come from, how strictly they are read, and in which order; see `SourceSettings`, `PlanSettings`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     train: str
     format: str = "auto"
@@ -27,7 +33,7 @@ class DataSettings:
     ignore_labels: list[str] = field(default_factory=list)
     add_image_placeholders: bool = False
     shuffle: bool = True
-    num_workers: int | None = None
+    num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     reference_cache: str | None = None
 
     def source(self) -> SourceSettings:
@@ -52,8 +58,10 @@ class DataSettings:
 class ImitationRecipe:
     """Training on given answers."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     name: str
-    epochs: float
+    epochs: Epochs
 
     def method(self) -> Method:
         """The training method of this name."""
@@ -69,10 +77,12 @@ class PreferenceRecipe:
         use_stored_reference: take the records' own reference log-probs instead of computing them.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     name: str
-    epochs: float
-    beta: float = 0.1
-    sft_loss_weight: float = 0.0
+    epochs: Epochs
+    beta: NotNegative = 0.1
+    sft_loss_weight: NotNegative = 0.0
     shared_prefix: bool = False
     use_stored_reference: bool = False
 
@@ -88,84 +98,73 @@ RECIPES: dict[str, type[Recipe]] = {**dict.fromkeys(IMITATION, ImitationRecipe),
 
 
 @dataclass(frozen=True)
-class TrainableParts:
-    """Which parts full fine-tuning changes; with LoRA only `projector` and `vision` are asked."""
-
-    language: bool = True
-    projector: bool = True
-    vision: bool = False
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What stands in section ``model`` beside the model's sizes (`LlavaConfig`) and its layout (`ParallelConfig`).
-
-    Args:
-        reference_micro_batch_size: samples per pass of the reference, None as many as training's memory has room for.
-    """
-
-    micro_batch_size: int
-    global_batch_size: int
-    max_length: int
-    reference_micro_batch_size: int | None = None
-    hf_path: str | None = None
-    checkpoint: str | None = None
-    transformer_impl: str = "auto"
-    recompute: str = "none"
-    lora: LoRAConfig | None = None
-    train: TrainableParts = field(default_factory=TrainableParts)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-
-    def __post_init__(self) -> None:
-        if self.reference_micro_batch_size is not None and self.reference_micro_batch_size < 1:
-            raise UserError(
-                f"model.reference_micro_batch_size={self.reference_micro_batch_size}: must be at least 1, or null."
-            )
-
-
-@dataclass(frozen=True)
 class CheckpointSettings:
     """When checkpoints are written and whether a run goes on from its newest one."""
 
-    every_n_steps: int = 100
-    keep: int = 2
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    every_n_steps: Natural = 100
+    keep: Count = 2
     resume: bool = True
     asynchronous: bool = True
-
-    def __post_init__(self) -> None:
-        if self.every_n_steps < 0 or self.keep < 1:
-            raise UserError("checkpoint.every_n_steps must be at least 0 and checkpoint.keep at least 1.")
 
 
 @dataclass(frozen=True)
 class FaultSettings:
     """What ends a run that no longer moves, and who is named; 0 switches a report off."""
 
-    distributed_timeout_s: float = 1800.0
-    hang_timeout_s: float = 900.0
-    straggler_every_n_steps: int = 100
-    straggler_ratio: float = 2.0
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    distributed_timeout_s: Annotated[float, Field(gt=0, le=1e8)] = 1800.0
+    hang_timeout_s: Seconds = 900.0
+    straggler_every_n_steps: Natural = 100
+    straggler_ratio: Annotated[float, Field(gt=1, le=1e6)] = 2.0
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """What this package itself reads of the arguments of Lightning's Trainer; the others are Lightning's to judge."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    num_nodes: Count | None = None
+    devices: Count | None = None
+    max_steps: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = -1
+    log_every_n_steps: Natural | None = 1
+    enable_progress_bar: bool = True
+
+
+@dataclass(frozen=True)
+class ManagerSettings:
+    """What this package itself reads of the settings of NeMo's experiment manager; the others are NeMo's to judge."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    exp_dir: str | None = None
+    name: str | None = None
+    explicit_log_dir: str | None = None
+    resume_if_exists: bool = True
 
     def __post_init__(self) -> None:
-        if self.distributed_timeout_s <= 0 or self.hang_timeout_s < 0 or self.straggler_every_n_steps < 0:
-            raise UserError("faults: distributed_timeout_s must be above 0, the others at least 0.")
-        if self.straggler_ratio <= 1:
-            raise UserError(f"faults.straggler_ratio={self.straggler_ratio}: must be above 1, the median's multiple.")
+        if not self.explicit_log_dir and not (self.exp_dir and self.name):
+            raise UserError("exp_manager.exp_dir and exp_manager.name say where the run's folder is: give both.")
 
 
 @dataclass(frozen=True)
 class TopLevel:
-    """The whole file. ``Any``: checked by those who read it (Lightning's arguments, NeMo's, pydantic's, `EngineConfig`)."""
+    """The whole file. ``Any``: a section that others check beside, or that several objects are made of."""
 
-    name: Any
-    seed: int
-    precision: Any
-    trainer: Any
-    exp_manager: Any
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    seed: Seed
+    precision: Precision
+    trainer: Any  # `TrainerSettings` and Lightning
+    exp_manager: Any  # `ManagerSettings` and NeMo
     checkpoint: CheckpointSettings
     faults: FaultSettings
     data: DataSettings
     recipe: Any  # one of RECIPES
-    model: Any  # ModelSettings with LlavaConfig and ParallelConfig in one section
+    model: Any  # `ModelSettings`, `LlavaConfig` and `ParallelConfig` in one section
     attribute_schema: Any
     template: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +10,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.configuration import read, read_known
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
-from nemo_mm_align.model.settings import chosen_sizes, read_engine, read_parallel
-from nemo_mm_align.recipes.known_settings import check_settings, read_recipe, read_section
+from nemo_mm_align.model.settings import ModelSettings, read_engine, read_model
+from nemo_mm_align.recipes.known_settings import read_recipe
 from nemo_mm_align.recipes.methods import Method
 from nemo_mm_align.recipes.sections import (
     CheckpointSettings,
     DataSettings,
     FaultSettings,
-    ModelSettings,
+    ManagerSettings,
     PreferenceRecipe,
     Recipe,
+    TopLevel,
+    TrainerSettings,
 )
 
 
@@ -33,6 +37,8 @@ class TrainSettings:
     """
 
     seed: int
+    trainer: TrainerSettings
+    manager: ManagerSettings
     data: DataSettings
     recipe: Recipe
     model: ModelSettings
@@ -65,22 +71,28 @@ def read_settings(config: DictConfig) -> TrainSettings:
         UserError: an unknown key or a value out of range, named with its place.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    check_settings(values)
-    model = read_section(ModelSettings, values["model"], "model")
-    data, recipe = read_section(DataSettings, values["data"], "data"), read_recipe(values["recipe"])
+    return read_values(values)
+
+
+def read_values(values: Mapping[str, Any]) -> TrainSettings:
+    """The same of plain values; those that are mandatory and were not given (``???``) are taken as they are."""
+    whole = read(TopLevel, values)
+    model, recipe, data = read_model(whole.model), read_recipe(whole.recipe), whole.data
     return TrainSettings(
-        seed=values["seed"],
+        seed=whole.seed,
+        trainer=read_known(TrainerSettings, whole.trainer, "trainer"),
+        manager=read_known(ManagerSettings, whole.exp_manager, "exp_manager"),
         data=data,
         recipe=recipe,
-        model=model,
-        checkpoint=read_section(CheckpointSettings, values["checkpoint"], "checkpoint"),
-        faults=read_section(FaultSettings, values["faults"], "faults"),
-        sizes=chosen_sizes(values["model"]),
+        model=model.settings,
+        checkpoint=whole.checkpoint,
+        faults=whole.faults,
+        sizes=model.sizes,
         engine=read_engine(values),
-        parallel=read_parallel(values["model"]),
+        parallel=model.parallel,
         method=recipe.method(),
         source=data.source(),
-        plan=data.plan(model.max_length),
-        template=ChatTemplate.from_config(values["template"]),
-        schema=AttributeSchema.model_validate(values["attribute_schema"]),
+        plan=data.plan(model.settings.max_length),
+        template=ChatTemplate.from_config(whole.template),
+        schema=read(AttributeSchema, whole.attribute_schema, "attribute_schema"),
     )

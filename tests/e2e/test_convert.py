@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from nemo_mm_align.configuration import read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
@@ -24,6 +25,7 @@ from nemo_mm_align.model.huggingface import load_huggingface
 from nemo_mm_align.model.llava import build_llava
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.conversion import convert
+from nemo_mm_align.parallel.conversion_settings import ConvertSettings
 from nemo_mm_align.parallel.source import open_source
 from tests.distributed import REPOSITORY, run_distributed
 from tests.float64 import TOLERANCE, Float64
@@ -142,7 +144,7 @@ def test_an_export_that_cannot_end_well_is_refused_before_weights_are_read(
             given = [f"source={source}", f"out={tmp_path / 'out'}", "direction=export", "template=vicuna_v1", *words]
             config = compose("convert", given)
         with pytest.raises(UserError, match=message):
-            convert(OmegaConf.to_container(config, resolve=True))
+            convert(read(ConvertSettings, OmegaConf.to_container(config, resolve=True)))
     assert "loaded" not in caplog.text
 
 
@@ -162,7 +164,7 @@ def test_settings_that_cannot_be(trained: Path, tmp_path: Path, overrides: list[
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
         config = compose("convert", [f"source={trained}", f"out={tmp_path / 'out'}", *overrides])
     with pytest.raises(UserError, match=message):
-        convert(OmegaConf.to_container(config, resolve=True))
+        convert(read(ConvertSettings, OmegaConf.to_container(config, resolve=True)))
     assert not (tmp_path / "out").exists()
 
 

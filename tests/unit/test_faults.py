@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.callbacks.stragglers import slow_ranks
+from nemo_mm_align.configuration import read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.parallel.background import _ResultFile
@@ -133,4 +134,4 @@ def test_divergence_names_the_samples_that_are_not_finite() -> None:
 @pytest.mark.parametrize("changes", [{"distributed_timeout_s": 0}, {"hang_timeout_s": -1}, {"straggler_ratio": 1.0}])
 def test_fault_settings_out_of_range_are_named(changes: dict[str, float]) -> None:
     with pytest.raises(UserError, match="faults"):
-        FaultSettings(**changes)  # type: ignore[arg-type]
+        read(FaultSettings, changes, "faults")

@@ -49,7 +49,7 @@ def batch(files: Files, helpsteer: AttributeSchema):
             "out": files.folder / "annotations.jsonl",
             "attribute_schema": helpsteer,
             "allow_failures": allow_failures,
-            "batch": settings,
+            "batch": {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()},
         }
         return label(LabelSettings.model_validate(values), JUDGES[name](**(judge or {})))
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 import nemo_mm_align.labeling.judges.request_images
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import read as read_settings
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeFailure, JudgeRequest, price_of
 from nemo_mm_align.labeling.judges.gemini import GeminiJudge
@@ -344,5 +345,5 @@ def test_shipped_groups_make_their_judge(overrides, repository: Path, helpsteer:
 )
 def test_batches_are_asked_for_on_the_command_line(override, write, read, repository: Path) -> None:
     config = configuration(repository, override)
-    settings = LabelSettings.model_validate({name: value for name, value in config.items() if name != "judge"})
+    settings = read_settings(LabelSettings, {name: value for name, value in config.items() if name != "judge"})
     assert (settings.batch.write, settings.batch.read) == (write, read)

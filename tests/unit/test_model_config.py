@@ -182,5 +182,5 @@ def test_sizes_that_do_not_fit_together(change: dict, field: str) -> None:
 
 
 def test_unknown_key_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown key hiden_size"):
+    with pytest.raises(UserError, match=r"no key model.language.hiden_size. Did you mean hidden_size\?"):
         LlavaConfig.from_dict(SMALL.to_dict() | {"language": {"hiden_size": 3}})

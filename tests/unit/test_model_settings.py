@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
-from nemo_mm_align.model.settings import chosen_sizes, sizes_of
+from nemo_mm_align.model.settings import read_model, sizes_of
 from nemo_mm_align.recipes.settings import read_settings
 
 GIVEN = ["recipe=sft", "data.train=none.jsonl", "exp_manager.exp_dir=results"]
@@ -33,7 +33,7 @@ def test_a_folder_alone_is_enough(repository: Path, base: Path) -> None:
     assert read_settings(config).sizes is None
     model = OmegaConf.to_container(config.model)
     assert isinstance(model, dict)
-    assert chosen_sizes(model) is None and sizes_of(model) == llava_config_from_hf(base)
+    assert read_model(model).sizes is None and sizes_of(model) == llava_config_from_hf(base)
 
 
 def test_a_group_says_what_it_always_did(repository: Path, base: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import ConfigDict
+
+from nemo_mm_align.configuration import STRICT
 from nemo_mm_align.errors import UserError, check_keys
 
 SIZE_NAMES = ("7b", "13b", "toy")
@@ -22,6 +25,8 @@ class Options:
         size: ``7b`` or ``13b`` (LLaVA-1.5's shapes), or ``toy``, which also runs on a CPU.
         out: folder for results.jsonl, gpu.md, log.txt and the tests' reports; lines are appended.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     steps: tuple[str, ...] | None = None
     budget_s: float = 560.0

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import Judge, JudgeReply, JudgeRequest
 
 
-class BatchSettings(BaseModel):
+class BatchSettings(StrictModel):
     """Whether a run writes or reads a batch instead of asking the judge.
 
     Args:
@@ -21,8 +22,6 @@ class BatchSettings(BaseModel):
         max_file_mb: size of a file, in 10**6 bytes; more goes into numbered files.
         max_file_requests: requests of a file.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     write: Path | None = None
     read: tuple[Path, ...] = ()

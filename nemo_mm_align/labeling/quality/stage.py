@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import StrictModel, read
 from nemo_mm_align.labeling.provenance import default_ledger
 from nemo_mm_align.labeling.quality.collect import SCORE
 from nemo_mm_align.labeling.quality.comparison import Comparison, compare
@@ -20,7 +19,7 @@ from nemo_mm_align.labeling.quality.sources import RatedFile, read_ratings
 log = logging.getLogger(__name__)
 
 
-class AgreementSettings(BaseModel):
+class AgreementSettings(StrictModel):
     """Settings of the command, as in ``conf/agreement.yaml``.
 
     Args:
@@ -32,8 +31,6 @@ class AgreementSettings(BaseModel):
         seed: of the bootstrap.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     annotations: Path
     against: tuple[Path, ...] = ()
     attribute_schema: AttributeSchema
@@ -44,7 +41,7 @@ class AgreementSettings(BaseModel):
 
 def agreement_from_config(config: Mapping[str, Any]) -> list[Comparison]:
     """Run the command on a plain configuration (``conf/agreement.yaml``, resolved)."""
-    return measure_agreement(AgreementSettings.model_validate(config))
+    return measure_agreement(read(AgreementSettings, config))
 
 
 def measure_agreement(settings: AgreementSettings) -> list[Comparison]:

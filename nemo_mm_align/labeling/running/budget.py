@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import Price
 from nemo_mm_align.labeling.running.spending import Tokens
@@ -13,7 +14,7 @@ from nemo_mm_align.labeling.running.spending import Tokens
 POLL_S = 0.2
 
 
-class BudgetSettings(BaseModel):
+class BudgetSettings(StrictModel):
     """Where a run stops spending; None for no limit.
 
     What earlier runs spent on the same ledger counts too, as far as they asked with the same settings: what was asked
@@ -23,8 +24,6 @@ class BudgetSettings(BaseModel):
         max_cost: in the currency of the judge's price.
         max_tokens: of questions and replies together.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, gt=0)

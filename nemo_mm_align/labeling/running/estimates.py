@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.labeling.rubric import build_judge_prompt
 from nemo_mm_align.labeling.running.spending import Spending, Tokens
@@ -24,7 +25,7 @@ MARGIN = 1.25
 """How much larger than everything seen so far the worst call may be."""
 
 
-class EstimateSettings(BaseModel):
+class EstimateSettings(StrictModel):
     """What estimates go by until replies tell better.
 
     Args:
@@ -32,10 +33,8 @@ class EstimateSettings(BaseModel):
         seconds_per_call: how long the judge takes for a reply.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     output_tokens_per_candidate: int = Field(default=250, ge=0)
-    seconds_per_call: float = Field(default=10.0, gt=0)
+    seconds_per_call: float = Field(default=10.0, gt=0, le=1e6)
 
 
 def guess_input_tokens(request: JudgeRequest) -> int:

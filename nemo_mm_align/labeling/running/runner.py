@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
 from nemo_mm_align.labeling.judge import (
@@ -33,7 +34,7 @@ DISPLAY_INTERVAL_S = 0.25
 MOST_CONCURRENT, MOST_PROCESSES = 1024, 64
 
 
-class RunnerSettings(BaseModel):
+class RunnerSettings(StrictModel):
     """How a run goes about its calls.
 
     Args:
@@ -51,8 +52,6 @@ class RunnerSettings(BaseModel):
         processes: processes that the calls are spread over, at most `MOST_PROCESSES`; worth it where one is busy with
             encoding images.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     concurrency: int = Field(default=8, ge=1)
     max_attempts: int = Field(default=5, ge=1)

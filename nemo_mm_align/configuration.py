@@ -1,0 +1,269 @@
+"""The one way from a composed configuration to typed, frozen settings: what is validated is what is used.
+
+A section is a pydantic model on `StrictModel`, or a dataclass that carries `STRICT`. Values are read as JSON is: a list may
+become a tuple and a text a path, but a quoted ``"false"`` is a text and no switch, ``2.0`` no whole number, and numbers are
+finite.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+
+from nemo_mm_align.errors import UserError, check_keys, shorten
+
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+"""For a dataclass: ``__pydantic_config__ = STRICT``."""
+
+Kind = TypeVar("Kind")
+
+_MOST = 2**31 - 1
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+Natural = Annotated[int, Field(ge=0, le=_MOST)]
+Seed = Annotated[int, Field(ge=0, le=_MOST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]
+NotNegative = Annotated[float, Field(ge=0, le=1e30)]
+Seconds = Annotated[float, Field(ge=0, le=1e8)]
+"""Bounds that any setting of its kind has: beyond them lie overflows, not wishes."""
+
+_SHOWN = 80
+
+
+class StrictModel(BaseModel):
+    """Base of settings that are pydantic models."""
+
+    model_config = STRICT
+
+
+def read(kind: type[Kind], values: Any, where: str = "") -> Kind:
+    """Return the settings that a section of a configuration is.
+
+    Args:
+        kind: what it becomes.
+        values: plain values (``OmegaConf.to_container``).
+        where: dotted name of the section; "" for a whole configuration.
+
+    Raises:
+        UserError: the first fault with its full key: an unknown word with the nearest known one, a missing value, a value
+            of another type or out of range.
+    """
+    check_names(kind, values, where)
+    text = json.dumps(_plain(values, where), default=str)
+    try:
+        settings: Kind = _adapter(kind).validate_json(text)  # type: ignore[arg-type]  # a class is hashable
+    except ValidationError as error:
+        raise UserError(describe_fault(error, where, _tags_in(kind))) from None
+    return settings
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def read_together(kinds: Iterable[Any], values: Any, where: str) -> list[Any]:
+    """Return the objects that one flat section is made of; each takes the keys that it knows. Raises as `read` does."""
+    kinds = list(kinds)
+    known = {key: hint for kind in kinds for key, hint in keys_of(kind).items()}
+    _check_section(known, values, where)
+    return [read(kind, {key: values[key] for key in keys_of(kind) if key in values}, where) for kind in kinds]
+
+
+def read_known(kind: type[Kind], values: Any, where: str) -> Kind:
+    """Return what `kind` knows of a section whose other keys are somebody else's to judge."""
+    check_section(values, where)
+    return read(kind, {key: values[key] for key in keys_of(kind) if key in values}, where)
+
+
+def keys_of(kind: Any) -> dict[str, Any]:
+    """Return the keys that a section may have which becomes a `kind`, with their types."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+    hints = get_type_hints(kind)
+    return {item.name: hints[item.name] for item in fields(kind) if item.init}
+
+
+def section_in(hint: Any, value: Any = None) -> Any:
+    """Return the class of a section in a type; None for the type of a plain value.
+
+    Args:
+        value: of the section; where a type names several classes, it chooses by a field that tells them apart.
+    """
+    kinds = [kind for kind in _choices(hint) if _is_section(kind)]
+    if len(kinds) < 2 or not isinstance(value, Mapping):
+        return kinds[0] if kinds else None
+    return next(
+        (kind for kind in kinds if _tags(kind) & {item for item in value.values() if isinstance(item, str)}), None
+    )
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _tags(kind: Any) -> set[str]:
+    return {word for hint in keys_of(kind).values() if get_origin(hint) is Literal for word in get_args(hint)}
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel))
+
+
+def check_names(kind: Any, values: Any, where: str = "") -> None:
+    """Raise `UserError` for the first key that the settings do not know, sections inside included."""
+    settings = getattr(kind, "model_config", STRICT)
+    _check_section(keys_of(kind), values, where, closed=settings.get("extra") == "forbid")
+
+
+def check_section(values: Any, where: str) -> None:
+    """Raise `UserError` where something else stands in the place of a section."""
+    if not isinstance(values, Mapping):
+        raise UserError(
+            f"{where or 'the configuration'}={_shown(values)}: is a section; give its keys one by one, "
+            f"{where}{'.' if where else ''}KEY=VALUE."
+        )
+
+
+def _check_section(known: Mapping[str, Any], values: Any, where: str, closed: bool = True) -> None:
+    check_section(values, where)
+    if closed:
+        check_keys(map(str, values), known, where)
+    for key, value in values.items():
+        if value == "" and Path in _choices(known.get(key)):
+            raise UserError(
+                f"{where}{'.' if where else ''}{key}='': must be a path; leave it out or write null instead."
+            )
+        inner = section_in(known[key], value) if key in known else None
+        if inner is not None and (value is not None or NoneType not in _choices(known[key])):
+            check_names(inner, value, f"{where}.{key}" if where else str(key))
+
+
+def check_arguments(
+    function: Callable[..., Any], values: Mapping[str, Any], where: str, taken: Collection[str] = ()
+) -> None:
+    """Check values against the typed arguments of a class or function that they are to be given to.
+
+    Args:
+        taken: arguments that are given from elsewhere.
+
+    Raises:
+        UserError: an unknown argument, one that is missing, or a value of another type.
+    """
+    parameters = inspect.signature(function).parameters
+    hints = _hints_of_call(function)
+    given: Any = {
+        name: (hints.get(name, Any), ... if item.default is item.empty else item.default)
+        for name, item in parameters.items()
+        if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY) and name not in taken
+    }
+    open_ended = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    if not open_ended:
+        check_keys(map(str, values), given, where)
+    settings: ConfigDict = {**STRICT, "arbitrary_types_allowed": True, "extra": "allow" if open_ended else "forbid"}
+    kind: type[BaseModel] = create_model("Arguments", __config__=settings, **given)
+    read(kind, dict(values), where)
+
+
+def _hints_of_call(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(vars(function).get("__init__", function), include_extras=True)
+    except (NameError, TypeError):  # a type that exists for type checkers alone; a class without arguments
+        return {}
+
+
+def _tags_in(kind: Any) -> set[str]:
+    """Words by which pydantic tells classes of a section apart, and which it counts among the places of a fault."""
+    hints = keys_of(kind).values()
+    return set().union(
+        *(_tags(one) for hint in hints for one in _choices(hint) if len(_choices(hint)) > 1 and _is_section(one))
+    )
+
+
+def describe_fault(error: ValidationError, where: str = "", tags: Collection[str] = ()) -> str:
+    """Return the first fault of a validation as a sentence with the key, the value and what it must be.
+
+    Args:
+        tags: parts of a fault's place that are no keys.
+    """
+    fault = error.errors()[0]
+    cause = fault.get("ctx", {}).get("error")
+    name = (
+        ".".join([*([where] if where else []), *(str(part) for part in fault["loc"] if part not in (*tags, "[key]"))])
+        or "the configuration"
+    )
+    if isinstance(cause, UserError):
+        return str(cause)
+    if fault["type"] == "missing":
+        return f"{name} has no value. Give it on the command line: {name}=..."
+    if fault["type"] == "extra_forbidden":
+        return f"configuration has no key {name}. Remove it."
+    if fault["type"] in ("value_error", "assertion_error"):
+        text = str(cause) if cause is not None else fault["msg"]
+        return text if text.startswith(name) else f"{name}: {text.rstrip('.')}."
+    return f"{name}={_shown(fault['input'])}: {_wanted(fault)}."
+
+
+_WANTED = {
+    "bool": "must be true or false, without quotes",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "finite": "must be a finite number",
+    "string": "must be a text; put it in quotes where it looks like a number or a word of YAML's",
+    "list": "must be a list, [A,B]",
+    "tuple": "must be a list, [A,B]",
+    "dict": "is a section; give its keys one by one, KEY=VALUE",
+    "model": "is a section; give its keys one by one, KEY=VALUE",
+    "dataclass": "is a section; give its keys one by one, KEY=VALUE",
+    "path": "must be a path",
+    "none": "must be null",
+}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def _wanted(fault: Any) -> str:
+    kind, context = str(fault["type"]), fault.get("ctx", {})
+    if kind == "literal_error":
+        return f"choose from {str(context['expected']).replace(chr(39), '').replace(' or ', ', ')}"
+    bound = next((f"must be {words} {context[name]:g}" for name, words in _BOUNDS.items() if name in context), None)
+    if "pattern" in context:
+        return f"must be written like {context['pattern']}"
+    known = next((text for start, text in _WANTED.items() if kind.startswith(start)), None)
+    return bound or known or str(fault["msg"]).rstrip(".").lower()
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else repr(value)
+    return shorten(text, _SHOWN)
+
+
+def _plain(values: Any, where: str) -> Any:
+    """The values as JSON can hold them; a text of bytes that are no characters raises `UserError`."""
+    for name, text in _texts(values, where):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{name}={shorten(text, _SHOWN)!r}: holds bytes that are not UTF-8. Rename it.") from None
+    return values
+
+
+def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield where, str(key)
+            yield from _texts(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, Iterable) and not isinstance(value, bytes):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, f"{where}[{number}]")

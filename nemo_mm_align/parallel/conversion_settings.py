@@ -1,0 +1,57 @@
+"""conf/convert.yaml as a typed object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.configuration import Count, Positive, Seed, StrictModel, read
+from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
+
+
+class ConvertSettings(StrictModel):
+    """Settings of the conversion; the comments of conf/convert.yaml say what each means.
+
+    Args:
+        model: sizes of the group that a composed model's tower is drawn by, if one was chosen.
+    """
+
+    direction: Literal["import", "export", "compose"]
+    source: str
+    out: Path
+    vision: str | None = None
+    base: str | None = None
+    adapters: Literal["merged", "apart"] = "merged"
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    max_shard_gb: Positive = 5
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: Seed = 1234
+    tensor_model_parallel_size: Count = 1
+    pipeline_model_parallel_size: Count = 1
+    num_layers_in_first_pipeline_stage: Count | None = None
+    num_layers_in_last_pipeline_stage: Count | None = None
+    model: LlavaConfig | None = None
+    template: dict[str, Any] | None = None
+    attribute_schema: dict[str, Any] | None = None
+
+    @property
+    def parallel(self) -> ParallelConfig:
+        """The layout."""
+        return ParallelConfig(
+            self.tensor_model_parallel_size,
+            self.pipeline_model_parallel_size,
+            num_layers_in_first_pipeline_stage=self.num_layers_in_first_pipeline_stage,
+            num_layers_in_last_pipeline_stage=self.num_layers_in_last_pipeline_stage,
+        )
+
+    @property
+    def chosen_template(self) -> ChatTemplate | None:
+        """The template that was chosen, if one was."""
+        return ChatTemplate.from_config(self.template) if self.template else None
+
+    @property
+    def chosen_schema(self) -> AttributeSchema | None:
+        """The attribute schema that was chosen, if one was."""
+        return read(AttributeSchema, self.attribute_schema, "attribute_schema") if self.attribute_schema else None

@@ -1,0 +1,134 @@
+"""No value of any setting of any command ends in a traceback: it is taken, or refused in a sentence."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_mm_align.cli import describe
+from nemo_mm_align.launch.settings import register_open_nodes
+from nemo_mm_align.repository import CONF, ROOT
+from tests.odd_values import ODD, calls, keys_of, put, write_inputs
+from tests.unit.odd_checks import CHECKS
+
+LONGEST = 2500
+"""Characters of a message: lists of known names are among them."""
+
+WHOLE_COMMANDS, SEED = 40, 20261127
+TYPED = ["null", "[a,1]", "{a: 1}", ".nan", ".inf", "-3", "1e300", "fast", "'\"false\"'", "''", "/proc/no/x"]
+NAMES = list(calls(Path("/")))
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("odd")
+    write_inputs(made)
+    return made
+
+
+def composed(name: str, folder: Path) -> DictConfig:
+    register_open_nodes()
+    open_node = OmegaConf.create({"attributes": OmegaConf.create({}, flags={"struct": False})})
+    ConfigStore.instance().store(name="open_attributes", node=open_node)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base=None):
+        return compose(name.split()[0], calls(folder)[name])
+
+
+def refusal(name: str, config: DictConfig) -> str:
+    """What is said of a configuration; "" where it is accepted."""
+    try:
+        CHECKS[name.split()[0]](config)
+    except Exception as error:
+        return str(describe(error))
+    return ""
+
+
+def fault(name: str, config: DictConfig) -> str | None:
+    """What is wrong with how a command takes its settings; None where it goes on or says what a user can mend."""
+    try:
+        CHECKS[name.split()[0]](config)
+    except Exception as error:
+        text = describe(error)
+        if text is None:
+            return "".join(traceback.format_exception(error)[-3:])
+        return text if not text.strip() or len(text) > LONGEST or "Traceback" in text else None
+    return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_odd_value_of_every_key(name: str, folder: Path) -> None:
+    whole = composed(name, folder)
+    found = {}
+    part = 4 if name.startswith("launch") else 1  # which composes the stages' configurations again each time
+    for number, key in enumerate(keys_of(whole)):
+        for kind, value in list(ODD.items())[number % part :: part]:
+            config = copy.deepcopy(whole)
+            put(config, key, value)
+            wrong = fault(name, config)
+            if wrong is not None:
+                found[f"{key} {kind}"] = wrong
+    assert not found, "\n".join(f"{where}: {text}" for where, text in list(found.items())[:5])
+
+
+def test_a_quoted_boolean_is_no_switch_anywhere(folder: Path) -> None:
+    """A text is never true: each switch of each command refuses it, and says which."""
+    switches = 0
+    for name in NAMES:
+        whole = composed(name, folder)
+        for key in keys_of(whole):
+            if not isinstance(OmegaConf.select(whole, key, throw_on_resolution_failure=False), bool):
+                continue
+            config = copy.deepcopy(whole)
+            put(config, key, "false")
+            if key.startswith("exp_manager.") or "exp_manager." in key:
+                continue  # NeMo's own to judge
+            said, switches = refusal(name, config), switches + 1
+            assert key.rpartition(".")[2] in said and "true or false" in said, (name, key, said)
+    assert switches > 60
+
+
+def words_of(generator: random.Random, folder: Path) -> tuple[str, list[str]]:
+    """One command with one odd value, as it is typed."""
+    name = generator.choice([name for name in NAMES if name.split()[0] not in ("benchmark", "miniature", "doctor")])
+    key = generator.choice(sorted(keys_of(composed(name, folder))))
+    value = generator.choice(
+        ["null", "[a,1]", "{a: 1}", ".nan", ".inf", "-3", "1e300", "fast", "'\"false\"'", "''", "/proc/no/x"]
+    )
+    return name.split()[0], [*calls(folder)[name], f"{key}={value}"]
+
+
+@pytest.mark.slow
+def test_whole_commands_end_with_a_sentence(folder: Path) -> None:
+    generator = random.Random(SEED)
+    drawn = [words_of(generator, folder) for _ in range(WHOLE_COMMANDS)]
+    ends = []
+    for script, words in drawn:
+        refused = subprocess.run(
+            [sys.executable, str(ROOT / f"scripts/{script}.py"), *words], cwd=folder, capture_output=True, text=True
+        )
+        ends.append(refused.returncode)
+        assert "Traceback" not in refused.stderr, (script, words, refused.stderr[-2000:])
+        assert refused.returncode in (0, 2), (script, words, refused.stderr[-2000:])
+        if refused.returncode == 2:
+            assert refused.stderr.count("error: ") == 1, (script, words, refused.stderr[-2000:])
+    assert ends.count(2) > WHOLE_COMMANDS // 2
