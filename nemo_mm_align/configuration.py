@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from nemo_mm_align.errors import UserError, check_keys, shorten
+from nemo_mm_align.configuration_faults import describe_fault, shown
+from nemo_mm_align.errors import UserError, check_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 """For a dataclass: ``__pydantic_config__ = STRICT``."""
@@ -34,8 +35,6 @@ Positive = Annotated[float, Field(gt=0, le=1e30)]
 NotNegative = Annotated[float, Field(ge=0, le=1e30)]
 Seconds = Annotated[float, Field(ge=0, le=1e8)]
 """Bounds that any setting of its kind has: beyond them lie overflows, not wishes."""
-
-_SHOWN = 80
 
 
 class StrictModel(BaseModel):
@@ -130,7 +129,7 @@ def check_section(values: Any, where: str) -> None:
     """Raise `UserError` where something else stands in the place of a section."""
     if not isinstance(values, Mapping):
         raise UserError(
-            f"{where or 'the configuration'}={_shown(values)}: is a section; give its keys one by one, "
+            f"{where or 'the configuration'}={shown(values)}: is a section; give its keys one by one, "
             f"{where}{'.' if where else ''}KEY=VALUE."
         )
 
@@ -190,70 +189,13 @@ def _tags_in(kind: Any) -> set[str]:
     )
 
 
-def describe_fault(error: ValidationError, where: str = "", tags: Collection[str] = ()) -> str:
-    """Return the first fault of a validation as a sentence with the key, the value and what it must be.
-
-    Args:
-        tags: parts of a fault's place that are no keys.
-    """
-    fault = error.errors()[0]
-    cause = fault.get("ctx", {}).get("error")
-    name = (
-        ".".join([*([where] if where else []), *(str(part) for part in fault["loc"] if part not in (*tags, "[key]"))])
-        or "the configuration"
-    )
-    if isinstance(cause, UserError):
-        return str(cause)
-    if fault["type"] == "missing":
-        return f"{name} has no value. Give it on the command line: {name}=..."
-    if fault["type"] == "extra_forbidden":
-        return f"configuration has no key {name}. Remove it."
-    if fault["type"] in ("value_error", "assertion_error"):
-        text = str(cause) if cause is not None else fault["msg"]
-        return text if text.startswith(name) else f"{name}: {text.rstrip('.')}."
-    return f"{name}={_shown(fault['input'])}: {_wanted(fault)}."
-
-
-_WANTED = {
-    "bool": "must be true or false, without quotes",
-    "int": "must be a whole number",
-    "float": "must be a number",
-    "finite": "must be a finite number",
-    "string": "must be a text; put it in quotes where it looks like a number or a word of YAML's",
-    "list": "must be a list, [A,B]",
-    "tuple": "must be a list, [A,B]",
-    "dict": "is a section; give its keys one by one, KEY=VALUE",
-    "model": "is a section; give its keys one by one, KEY=VALUE",
-    "dataclass": "is a section; give its keys one by one, KEY=VALUE",
-    "path": "must be a path",
-    "none": "must be null",
-}
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-
-
-def _wanted(fault: Any) -> str:
-    kind, context = str(fault["type"]), fault.get("ctx", {})
-    if kind == "literal_error":
-        return f"choose from {str(context['expected']).replace(chr(39), '').replace(' or ', ', ')}"
-    bound = next((f"must be {words} {context[name]:g}" for name, words in _BOUNDS.items() if name in context), None)
-    if "pattern" in context:
-        return f"must be written like {context['pattern']}"
-    known = next((text for start, text in _WANTED.items() if kind.startswith(start)), None)
-    return bound or known or str(fault["msg"]).rstrip(".").lower()
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else repr(value)
-    return shorten(text, _SHOWN)
-
-
 def _plain(values: Any, where: str) -> Any:
     """The values as JSON can hold them; a text of bytes that are no characters raises `UserError`."""
     for name, text in _texts(values, where):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise UserError(f"{name}={shorten(text, _SHOWN)!r}: holds bytes that are not UTF-8. Rename it.") from None
+            raise UserError(f"{name}={shown(text)}: holds bytes that are not UTF-8. Rename it.") from None
     return values
 
 

@@ -1,0 +1,146 @@
+"""From plain values to typed settings: what is taken, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import pytest
+from pydantic import ConfigDict, Field, field_validator
+
+from nemo_mm_align.configuration import (
+    STRICT,
+    Count,
+    Positive,
+    StrictModel,
+    check_arguments,
+    read,
+    read_known,
+    read_together,
+)
+from nemo_mm_align.errors import UserError
+
+
+@dataclass(frozen=True)
+class Oven:
+    """A section that is a dataclass."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    degrees: Positive
+    fan: bool = False
+    times: tuple[int, ...] = (1, 2)
+
+
+class Slow(StrictModel):
+    kind: Literal["slow"]
+    hours: Count = 2
+
+
+class Fast(StrictModel):
+    kind: Literal["fast"]
+    minutes: Count = 5
+
+
+class Bread(StrictModel):
+    """A whole configuration."""
+
+    name: str
+    out: Path | None = None
+    rise: Literal["cold", "warm"] = "warm"
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    oven: Oven | None = None
+    rest: Annotated[Slow | Fast, Field(discriminator="kind")] = Fast(kind="fast")
+    tags: list[str] = []
+
+    @field_validator("name")
+    @classmethod
+    def _short(cls, name: str) -> str:
+        if len(name) > 5:
+            raise ValueError("is too long for a label")
+        return name
+
+
+def refused(values: Any, kind: Any = Bread, where: str = "") -> str:
+    with pytest.raises(UserError) as caught:
+        read(kind, values, where)
+    return str(caught.value)
+
+
+def test_what_is_validated_is_what_is_used() -> None:
+    found = read(Bread, {"name": "rye", "out": "a/b", "oven": {"degrees": 220, "times": [3]}, "rest": {"kind": "slow"}})
+    assert found == Bread(name="rye", out=Path("a/b"), oven=Oven(220.0, times=(3,)), rest=Slow(kind="slow"))
+    assert isinstance(found.oven, Oven) and isinstance(found.oven.degrees, float) and found.oven.times == (3,)
+    with pytest.raises(ValueError, match="frozen"):
+        found.name = "white"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "name has no value. Give it on the command line: name=..."),
+        ({"name": 3}, "name=3: must be a text; put it in quotes where it looks like a number or a word of YAML's."),
+        ({"name": "pumpernickel"}, "name: is too long for a label."),
+        ({"nmae": "rye"}, "configuration has no key nmae. Did you mean name? Known here: name, out, oven, rest, rise,"),
+        ({"name": "rye", "rise": "hot"}, "rise='hot': choose from cold, warm."),
+        ({"name": "rye", "share": 2}, "share=2: must be at most 1."),
+        ({"name": "rye", "share": math.nan}, "share=NaN: must be a"),
+        ({"name": "rye", "tags": "a"}, "tags='a': must be a list, [A,B]."),
+        ({"name": "rye", "out": ""}, "out='': must be a path; leave it out or write null instead."),
+        ({"name": "rye", "oven": {"degrees": 0}}, "oven.degrees=0: must be above 0."),
+        ({"name": "rye", "oven": {"degrees": 200, "fan": "false"}}, "oven.fan='false': must be true or false, without quotes."),
+        ({"name": "rye", "oven": {"degrees": 200, "times": [1, 2.5]}}, "oven.times.1=2.5: must be a whole number."),
+        ({"name": "rye", "oven": {"degree": 200}}, "configuration has no key oven.degree. Did you mean degrees?"),
+        ({"name": "rye", "oven": 200}, "oven=200: is a section; give its keys one by one, oven.KEY=VALUE."),
+        ({"name": "rye", "rest": {"kind": "slow", "hours": 0}}, "rest.hours=0: must be at least 1."),
+        ({"name": "rye", "rest": {"kind": "slow", "minutes": 9}}, "configuration has no key rest.minutes. Known"),
+        ({"name": "\udcff"}, "name='\\udcff': holds bytes that are not UTF-8. Rename it."),
+        ([], "the configuration=[]: is a section; give its keys one by one, KEY=VALUE."),
+    ],
+)  # fmt: skip
+def test_a_fault_is_said_with_key_value_and_what_it_must_be(values: Any, said: str) -> None:
+    assert refused(values).startswith(said)
+
+
+def test_the_name_of_a_section_stands_before_its_keys() -> None:
+    assert refused({"degrees": -1}, Oven, "kitchen.oven") == "kitchen.oven.degrees=-1: must be above 0."
+
+
+def test_one_flat_section_makes_several_objects() -> None:
+    oven, fast = read_together([Oven, Fast], {"degrees": 180, "kind": "fast", "minutes": 7}, "bake")
+    assert (oven, fast) == (Oven(180.0), Fast(kind="fast", minutes=7))
+    with pytest.raises(UserError, match=r"no key bake.minute. Did you mean minutes\?"):
+        read_together([Oven, Fast], {"degrees": 180, "kind": "fast", "minute": 7}, "bake")
+
+
+def test_keys_of_others_are_left_to_them() -> None:
+    assert read_known(Oven, {"degrees": 180, "colour": "red"}, "oven") == Oven(180.0)
+    with pytest.raises(UserError, match="oven='hot': is a section"):
+        read_known(Oven, "hot", "oven")
+
+
+class Baker:
+    def __init__(
+        self, name: str, loaves: int = 1, extra: Mapping[str, Any] | None = None, schema: object = None
+    ) -> None:
+        self.given = (name, loaves, extra, schema)
+
+
+def anything(**settings: Any) -> Mapping[str, Any]:
+    return settings
+
+
+def test_arguments_of_a_class_are_checked_by_their_types() -> None:
+    check_arguments(Baker, {"name": "Ann", "extra": {"a": 1}}, "baker", taken=["schema"])
+    for values, said in (
+        ({"name": "Ann", "loaves": "two"}, "baker.loaves='two': must be a whole number"),
+        ({"name": "Ann", "loafs": 2}, r"no key baker.loafs. Did you mean loaves\?"),
+        ({"loaves": 2}, "baker.name has no value"),
+        ({"name": "Ann", "schema": 1}, "no key baker.schema"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_arguments(Baker, values, "baker", taken=["schema"])
+    check_arguments(anything, {"whatever": [1]}, "baker")
