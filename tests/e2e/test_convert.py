@@ -152,7 +152,7 @@ def test_an_export_that_cannot_end_well_is_refused_before_weights_are_read(
     ("overrides", "message"),
     [
         (["direction=import", "template=vicuna_v1"], "is a checkpoint already"),
-        (["direction=export", "adapters=glued"], "choose merged or apart"),
+        (["direction=export", "adapters=glued"], "choose from merged, apart"),
         (["direction=export", "tensor_model_parallel_size=2"], "1 ranks cannot hold"),
         (["direction=export", "dtype=fp12"], "fp32, bf16, fp16"),
         (["direction=away"], "choose from import, export, compose"),
