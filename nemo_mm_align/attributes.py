@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
+    StrictBool,
     field_validator,
     model_serializer,
     model_validator,
@@ -64,8 +65,8 @@ class Attribute(BaseModel):
     name: str
     minimum: float = 0
     maximum: float = 4
-    integer: bool = True
-    higher_is_better: bool | None = True
+    integer: StrictBool = True
+    higher_is_better: StrictBool | None = True
     default: float = math.nan  # always given or filled in by `_best_by_default`
     description: str = ""
     levels: dict[int | float, str] = {}

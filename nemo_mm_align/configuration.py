@@ -16,9 +16,19 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import SchemaError
 
-from nemo_mm_align.configuration_faults import describe_fault, shown
+from nemo_mm_align.configuration_faults import describe_fault, is_secret, shown
 from nemo_mm_align.errors import UserError, check_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -29,10 +39,11 @@ Kind = TypeVar("Kind")
 _MOST = 2**31 - 1
 Count = Annotated[int, Field(ge=1, le=_MOST)]
 Natural = Annotated[int, Field(ge=0, le=_MOST)]
-Seed = Annotated[int, Field(ge=0, le=_MOST)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e30)]
 NotNegative = Annotated[float, Field(ge=0, le=1e30)]
+Name = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 Seconds = Annotated[float, Field(ge=0, le=1e8)]
 """Bounds that any setting of its kind has: beyond them lie overflows, not wishes."""
 
@@ -60,7 +71,7 @@ def read(kind: type[Kind], values: Any, where: str = "") -> Kind:
     try:
         settings: Kind = _adapter(kind).validate_json(text)  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
-        raise UserError(describe_fault(error, where, _tags_in(kind))) from None
+        raise UserError(describe_fault(error, values, where)) from None
     return settings
 
 
@@ -128,8 +139,9 @@ def check_names(kind: Any, values: Any, where: str = "") -> None:
 def check_section(values: Any, where: str) -> None:
     """Raise `UserError` where something else stands in the place of a section."""
     if not isinstance(values, Mapping):
+        found = "..." if is_secret(where) else shown(values)
         raise UserError(
-            f"{where or 'the configuration'}={shown(values)}: is a section; give its keys one by one, "
+            f"{where or 'the configuration'}={found}: is a section; give its keys one by one, "
             f"{where}{'.' if where else ''}KEY=VALUE."
         )
 
@@ -140,9 +152,8 @@ def _check_section(known: Mapping[str, Any], values: Any, where: str, closed: bo
         check_keys(map(str, values), known, where)
     for key, value in values.items():
         if value == "" and Path in _choices(known.get(key)):
-            raise UserError(
-                f"{where}{'.' if where else ''}{key}='': must be a path; leave it out or write null instead."
-            )
+            instead = "; null is none" if NoneType in _choices(known[key]) else ""
+            raise UserError(f"{where}{'.' if where else ''}{key}='': must be a path{instead}.")
         inner = section_in(known[key], value) if key in known else None
         if inner is not None and (value is not None or NoneType not in _choices(known[key])):
             check_names(inner, value, f"{where}.{key}" if where else str(key))
@@ -160,33 +171,37 @@ def check_arguments(
         UserError: an unknown argument, one that is missing, or a value of another type.
     """
     parameters = inspect.signature(function).parameters
-    hints = _hints_of_call(function)
-    given: Any = {
-        name: (hints.get(name, Any), ... if item.default is item.empty else item.default)
+    known = {
+        name: item
         for name, item in parameters.items()
         if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY) and name not in taken
     }
-    open_ended = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
-    if not open_ended:
-        check_keys(map(str, values), given, where)
-    settings: ConfigDict = {**STRICT, "arbitrary_types_allowed": True, "extra": "allow" if open_ended else "forbid"}
-    kind: type[BaseModel] = create_model("Arguments", __config__=settings, **given)
-    read(kind, dict(values), where)
+    if not any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+        check_keys(map(str, values), known, where)
+    hints = _hints_of_call(function)
+    for name, item in known.items():
+        if name not in values and item.default is item.empty:
+            raise UserError(f"{where}.{name} has no value. Give it on the command line: {where}.{name}=...")
+        if name in values and not (values[name] is None and item.default is None):
+            _check_argument(hints.get(name, Any), values[name], where, name)
 
 
 def _hints_of_call(function: Callable[..., Any]) -> dict[str, Any]:
+    """Types of the arguments: of ``__init__``, inherited or not, or of the fields where a class has none in Python."""
+    made_by = getattr(function, "__init__", None) if isinstance(function, type) else function
     try:
-        return get_type_hints(vars(function).get("__init__", function), include_extras=True)
+        return get_type_hints(made_by if inspect.isfunction(made_by) else function, include_extras=True)
     except (NameError, TypeError):  # a type that exists for type checkers alone; a class without arguments
         return {}
 
 
-def _tags_in(kind: Any) -> set[str]:
-    """Words by which pydantic tells classes of a section apart, and which it counts among the places of a fault."""
-    hints = keys_of(kind).values()
-    return set().union(
-        *(_tags(one) for hint in hints for one in _choices(hint) if len(_choices(hint)) > 1 and _is_section(one))
-    )
+def _check_argument(hint: Any, value: Any, where: str, name: str) -> None:
+    settings: ConfigDict = {**STRICT, "arbitrary_types_allowed": True}
+    try:
+        kind = create_model("Argument", __config__=settings, **{name: (hint, ...)})  # type: ignore[call-overload]
+    except (PydanticUserError, SchemaError):  # a type of somebody's own that pydantic knows nothing of
+        return
+    read(kind, {name: value}, where)
 
 
 def _plain(values: Any, where: str) -> Any:
@@ -203,6 +218,8 @@ def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, Mapping):
+        if len({str(key) for key in value}) < len(value):
+            raise UserError(f"{where}: has a key twice, once as a number and once as a text. Remove one.")
         for key, inner in value.items():
             yield where, str(key)
             yield from _texts(inner, f"{where}.{key}" if where else str(key))

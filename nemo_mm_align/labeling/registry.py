@@ -33,7 +33,10 @@ def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
         raise UserError(
             f"judge._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class."
         ) from None
-    parameters = inspect.signature(judge_class).parameters
+    try:
+        parameters = inspect.signature(judge_class).parameters
+    except (TypeError, ValueError):
+        raise UserError(f"judge._target_={target!r} is no class of judges. Name one, package.module.Class.") from None
     taken = {"schema": schema} if "schema" in parameters else {}
     check_arguments(judge_class, arguments, "judge", taken)
     judge: Judge = judge_class(**arguments, **taken)  # as written: they are part of the ledger's keys

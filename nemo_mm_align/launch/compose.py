@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import UnsupportedInterpolationType
 
 from nemo_mm_align.command import describe_refusal, groups_of, top_level_keys
 from nemo_mm_align.errors import UserError
@@ -34,11 +36,13 @@ class Composed:
         value = self.get(key)
         if not isinstance(value, DictConfig):
             return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        items = {str(name): value[name] for name in value if not OmegaConf.is_missing(value, name)}
-        return {
-            name: OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
-            for name, item in items.items()
-        }
+        found: dict[str, Any] = {}
+        for name in value:
+            with suppress(UnsupportedInterpolationType):  # NeMo's own, which the stage will know
+                if not OmegaConf.is_missing(value, name):
+                    item = value[name]
+                    found[str(name)] = OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
+        return found
 
     def missing(self) -> list[str]:
         """Return the mandatory keys without a value."""

@@ -113,7 +113,7 @@ class LoRAConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     rank: Count = 128
-    alpha: Positive = 256
+    alpha: Count | Positive = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from nemo_mm_align.configuration import STRICT, Count, Natural, NotNegative, Seconds, Seed
+from nemo_mm_align.configuration import STRICT, Count, Name, Natural, NotNegative, Seconds, Seed
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.errors import UserError
@@ -140,10 +140,10 @@ class ManagerSettings:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    exp_dir: str | None = None
-    name: str | None = None
+    exp_dir: Name | None = None
+    name: Name | None = None
     explicit_log_dir: str | None = None
-    resume_if_exists: bool = True
+    resume_if_exists: bool | None = True
 
     def __post_init__(self) -> None:
         if not self.explicit_log_dir and not (self.exp_dir and self.name):
@@ -156,7 +156,7 @@ class TopLevel:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    name: str
+    name: Name
     seed: Seed
     precision: Precision
     trainer: Any  # `TrainerSettings` and Lightning

@@ -197,6 +197,7 @@ def test_ctrl_c_during_the_build_leaves_a_report(tmp_path, engine):
     process = subprocess.Popen(
         command(report, "--dry-run", "--engine", "docker"), env=environment(BUILD_HANGS="yes", **engine),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
     )  # fmt: skip
     log = report.with_suffix(".log")
     wait_until(lambda: log.is_file() and "STEP 1" in log.read_text(), lambda: ended(process))

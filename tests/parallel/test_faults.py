@@ -70,7 +70,8 @@ def test_request_while_the_reference_is_computed_keeps_what_is_there(
 ) -> None:
     data = training_data(tmp_path, "preference", count=60)
     cache = tmp_path / "cache"
-    arguments = overrides(model, data, tmp_path, "recipe=dpo", "name=run", f"data.reference_cache={cache}")
+    one = "model.reference_micro_batch_size=1"
+    arguments = overrides(model, data, tmp_path, "recipe=dpo", "name=run", f"data.reference_cache={cache}", one)
 
     def computed() -> int:
         return sum(path.read_bytes().count(b"\n") for path in cache.glob("*.jsonl"))

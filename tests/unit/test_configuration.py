@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import pytest
 from pydantic import ConfigDict, Field, field_validator
@@ -55,6 +55,9 @@ class Bread(StrictModel):
     oven: Oven | None = None
     rest: Annotated[Slow | Fast, Field(discriminator="kind")] = Fast(kind="fast")
     tags: list[str] = []
+    choice: int | str = 1
+    keys: dict[str, str] = {}
+    secret_key: str = ""
 
     @field_validator("name")
     @classmethod
@@ -82,21 +85,25 @@ def test_what_is_validated_is_what_is_used() -> None:
     ("values", "said"),
     [
         ({}, "name has no value. Give it on the command line: name=..."),
-        ({"name": 3}, "name=3: must be a text; put it in quotes where it looks like a number or a word of YAML's."),
+        ({"name": 3}, "name=3: must be a text; one that looks like a number or a word of YAML's takes quotes"),
         ({"name": "pumpernickel"}, "name: is too long for a label."),
-        ({"nmae": "rye"}, "configuration has no key nmae. Did you mean name? Known here: name, out, oven, rest, rise,"),
+        ({"nmae": "rye"}, "configuration has no key nmae. Did you mean name? Known here: choice, keys, name, out, oven"),
         ({"name": "rye", "rise": "hot"}, "rise='hot': choose from cold, warm."),
         ({"name": "rye", "share": 2}, "share=2: must be at most 1."),
         ({"name": "rye", "share": math.nan}, "share=NaN: must be a"),
         ({"name": "rye", "tags": "a"}, "tags='a': must be a list, [A,B]."),
-        ({"name": "rye", "out": ""}, "out='': must be a path; leave it out or write null instead."),
+        ({"name": "rye", "out": ""}, "out='': must be a path; null is none."),
         ({"name": "rye", "oven": {"degrees": 0}}, "oven.degrees=0: must be above 0."),
-        ({"name": "rye", "oven": {"degrees": 200, "fan": "false"}}, "oven.fan='false': must be true or false, without quotes."),
-        ({"name": "rye", "oven": {"degrees": 200, "times": [1, 2.5]}}, "oven.times.1=2.5: must be a whole number."),
+        ({"name": "rye", "oven": {"degrees": 200, "fan": "false"}}, "oven.fan='false': must be true or false, without quotes; of an env"),
+        ({"name": "rye", "oven": {"degrees": 200, "times": [1, 2.5]}}, "oven.times.1=2.5: must be a whole number, without point"),
         ({"name": "rye", "oven": {"degree": 200}}, "configuration has no key oven.degree. Did you mean degrees?"),
         ({"name": "rye", "oven": 200}, "oven=200: is a section; give its keys one by one, oven.KEY=VALUE."),
         ({"name": "rye", "rest": {"kind": "slow", "hours": 0}}, "rest.hours=0: must be at least 1."),
         ({"name": "rye", "rest": {"kind": "slow", "minutes": 9}}, "configuration has no key rest.minutes. Known"),
+        ({"name": "rye", "rest": {"kind": "sourdough"}}, "rest.kind='sourdough': choose from slow, fast."),
+        ({"name": "rye", "choice": True}, "choice=true: must be a whole number"),
+        ({"name": "rye", "keys": {1: "a", "1": "b"}}, "keys: has a key twice, once as a number and once as a text."),
+        ({"name": "rye", "secret_key": 12345}, "secret_key=...: must be a text"),
         ({"name": "\udcff"}, "name='\\udcff': holds bytes that are not UTF-8. Rename it."),
         ([], "the configuration=[]: is a section; give its keys one by one, KEY=VALUE."),
     ],
@@ -144,3 +151,34 @@ def test_arguments_of_a_class_are_checked_by_their_types() -> None:
         with pytest.raises(UserError, match=said):
             check_arguments(Baker, values, "baker", taken=["schema"])
     check_arguments(anything, {"whatever": [1]}, "baker")
+
+
+class Client(Protocol):
+    def call(self) -> None: ...
+
+
+class Apprentice(Baker):
+    """Takes the arguments of a baker; a field of that name is something else."""
+
+    loaves: str = "many"
+
+
+class WithClient:
+    def __init__(self, name: str, client: Client | None = None, share: float = None) -> None:  # type: ignore[assignment]  # noqa: RUF013
+        self.given = (name, client, share)
+
+
+def test_classes_of_somebody_elses_are_checked_as_far_as_their_types_are_known() -> None:
+    check_arguments(Apprentice, {"name": "Ann", "loaves": 3}, "baker", taken=["schema"])
+    with pytest.raises(UserError, match="baker.loaves='3': must be a whole number"):
+        check_arguments(Apprentice, {"name": "Ann", "loaves": "3"}, "baker", taken=["schema"])
+    check_arguments(WithClient, {"name": "Ann", "share": None}, "baker")
+    check_arguments(WithClient, {"name": "Ann", "client": "anything"}, "baker")
+    with pytest.raises(UserError, match="baker.name=1: must be a text"):
+        check_arguments(WithClient, {"name": 1}, "baker")
+
+
+def test_a_section_that_may_hold_a_key_is_not_shown() -> None:
+    with pytest.raises(UserError) as caught:
+        read_known(Oven, "NAME=topsecret", "env_vars")
+    assert "topsecret" not in str(caught.value)

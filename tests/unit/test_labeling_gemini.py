@@ -233,7 +233,7 @@ def test_a_missing_or_odd_key_is_an_error_before_any_call(monkeypatch, tmp_path:
 def test_settings_of_the_group_are_checked(helpsteer: AttributeSchema) -> None:
     target = "nemo_mm_align.labeling.judges.gemini.GeminiJudge"
     assert build_judge({"_target_": target, "model": "models/gemini-x"}, helpsteer).name == "gemini-x"
-    with pytest.raises(UserError, match=r"unexpected keyword argument 'api_key'.*temperature"):
+    with pytest.raises(UserError, match=r"no key judge.api_key. Did you mean api_key_file\?.*temperature"):
         build_judge({"_target_": target, "model": "gemini-x", "api_key": "secret"}, helpsteer)
     with pytest.raises(UserError, match="safety_threshold"):
         build_judge({"_target_": target, "model": "gemini-x", "safety_threshold": "OFF"}, helpsteer)

@@ -32,7 +32,9 @@ NAMES = list(calls(Path("/")))
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without log lines, and in a folder of its own, since a text is a path to some settings."""
+    monkeypatch.chdir(tmp_path)
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)

@@ -31,7 +31,9 @@ class BatchSettings(StrictModel):
     @field_validator("read", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        return () if value is None else (value,) if isinstance(value, str | Path) else value
+        if value is None or isinstance(value, list):
+            return tuple(value or ())
+        return (value,) if isinstance(value, str | Path) else value
 
     @model_validator(mode="after")
     def _one_thing_at_a_time(self) -> BatchSettings:
