@@ -51,11 +51,12 @@ def _from_environment(fault: Any) -> str:
 def _place(parts: Sequence[int | str], values: Any, missing: bool) -> list[str]:
     """The keys and numbers among the parts of a fault's place, from the outside in."""
     found: list[str] = []
+    inside: Any = values
     for part in parts:
-        if (isinstance(values, Mapping) and part in values) or (
-            isinstance(values, list | tuple) and isinstance(part, int)
+        if (isinstance(inside, Mapping) and part in inside) or (
+            isinstance(inside, list | tuple) and isinstance(part, int)
         ):
-            values = values[part]
+            inside = inside[part]  # type: ignore[index]
         elif not (missing and part == parts[-1]):
             continue
         found.append(str(part))

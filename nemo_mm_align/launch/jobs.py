@@ -98,7 +98,7 @@ class Training:
     def folder(self) -> Path:
         """The folder of the training run: checkpoints, metrics, DONE."""
         manager = read_known(ManagerSettings, self.composed.plain("exp_manager"), "train.exp_manager")
-        return Path(manager.explicit_log_dir or f"{manager.exp_dir}/{manager.name}")
+        return manager.folder
 
     def layout(self) -> dict[str, Any]:
         """Return the layout as `sample` and `generate` name it; what is 1 or null there by default is left out."""

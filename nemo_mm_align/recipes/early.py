@@ -5,6 +5,7 @@ The slow imports take longer than all of this together; a wrong path or setting 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -34,15 +35,13 @@ def check_early(config: DictConfig) -> None:
         UserError: what is wrong, with the remedy.
     """
     try:
-        read_and_check(config)
+        settings, _ = read_and_check(config)
     except UnsupportedInterpolationType:
         return
-    folder = run_folder(config)
+    folder = settings.manager.folder
     folder_to_write(folder)
-    checkpoint_to_resume(folder / CHECKPOINTS, bool(config.checkpoint.resume))
-    if this_process().rank == 0 and config.exp_manager.get(
-        "resume_if_exists"
-    ):  # else NeMo makes a new folder for the run
+    checkpoint_to_resume(folder / CHECKPOINTS, settings.checkpoint.resume)
+    if this_process().rank == 0 and settings.manager.resume_if_exists:  # else NeMo makes a new folder for the run
         lock.reserve(owner_file(folder), folder, ANOTHER_RUN)
 
 
@@ -54,7 +53,7 @@ def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
     """
     settings = read_settings(config)
     source = source_settings(config.model)
-    check_started_ranks(config.trainer, this_process().world_size)
+    check_started_ranks(asdict(settings.trainer), this_process().world_size)
     check_training(
         source.config,
         settings.parallel,
@@ -65,13 +64,6 @@ def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
     )
     check_present(settings.source)
     return settings, source
-
-
-def run_folder(config: DictConfig) -> Path:
-    """Return the folder of a run, as the experiment manager will name it where it makes no folder per version."""
-    manager = config.exp_manager
-    given = manager.get("explicit_log_dir")
-    return Path(given) if given else Path(manager.exp_dir) / str(manager.name)
 
 
 def owner_file(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -143,7 +144,12 @@ class ManagerSettings:
     exp_dir: Name | None = None
     name: Name | None = None
     explicit_log_dir: str | None = None
-    resume_if_exists: bool | None = True
+    resume_if_exists: bool | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of the run, as the experiment manager will name it where it makes no folder per version."""
+        return Path(self.explicit_log_dir or f"{self.exp_dir}/{self.name}")
 
     def __post_init__(self) -> None:
         if not self.explicit_log_dir and not (self.exp_dir and self.name):

@@ -95,7 +95,7 @@ class TrainingRun:
         self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
         self.processor = self.source.image_processor()
         strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
-        self.trainer, self.folder = open_host(config, strategy, stop)
+        self.trainer, self.folder = open_host(config, self.settings.manager.folder, strategy, stop)
         self._own(resources)
         self.hashes = ImageHashes(self.folder / IMAGES_FILE)
         self.samples: SampleStore = self._read_samples()
@@ -130,7 +130,7 @@ class TrainingRun:
     @property
     def progress(self) -> bool:
         """Whether this rank shows progress bars."""
-        return runtime.rank() == 0 and bool(self.config.trainer.enable_progress_bar)
+        return runtime.rank() == 0 and self.settings.trainer.enable_progress_bar
 
     def _read_samples(self) -> SampleStore:
         report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
@@ -145,7 +145,7 @@ class TrainingRun:
         surplus = self.sampler.surplus(epochs)
         if surplus and runtime.rank() == 0:
             logger.warning("recipe.epochs=%g: %s", epochs, surplus)
-        limit = self.config.trainer.max_steps
+        limit = self.settings.trainer.max_steps
         return min(steps, limit) if limit and limit > 0 else steps
 
     def run(self) -> None:

@@ -15,7 +15,6 @@ from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
 from nemo_mm_align.recipes.data import StepBatches
-from nemo_mm_align.recipes.early import run_folder
 from nemo_mm_align.recipes.step import TrainingEngine
 from nemo_mm_align.recipes.throughput import Throughput
 from nemo_mm_align.run_files import STOP_FILE
@@ -62,11 +61,14 @@ class AlignmentModule(pl.LightningModule):
         """The optimizer is megatron-core's."""
 
 
-def open_host(config: DictConfig, strategy: MegatronCoreStrategy, stop: StopRequest) -> tuple[pl.Trainer, Path]:
+def open_host(
+    config: DictConfig, folder: Path, strategy: MegatronCoreStrategy, stop: StopRequest
+) -> tuple[pl.Trainer, Path]:
     """Return the Trainer and the run's folder, in which the experiment manager has opened its loggers.
 
     Args:
         config: conf/train.yaml, composed.
+        folder: where the run is expected to be.
         stop: is given the run's stop file to look at.
     """
     gpu = torch.cuda.is_available()
@@ -85,7 +87,6 @@ def open_host(config: DictConfig, strategy: MegatronCoreStrategy, stop: StopRequ
         max_epochs=1,
         **options,
     )
-    folder = run_folder(config)
     logging.getLogger("nemo_logger").addFilter(_not_of_checkpoints)
     aside = set(folder.glob(f"run_*/{STOP_FILE}"))
     folder = Path(exp_manager(trainer, config.exp_manager) or folder)

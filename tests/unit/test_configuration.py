@@ -94,7 +94,7 @@ def test_what_is_validated_is_what_is_used() -> None:
         ({"name": "rye", "tags": "a"}, "tags='a': must be a list, [A,B]."),
         ({"name": "rye", "out": ""}, "out='': must be a path; null is none."),
         ({"name": "rye", "oven": {"degrees": 0}}, "oven.degrees=0: must be above 0."),
-        ({"name": "rye", "oven": {"degrees": 200, "fan": "false"}}, "oven.fan='false': must be true or false, without quotes; of an env"),
+        ({"name": "rye", "oven": {"degrees": 200, "fan": "false"}}, "oven.fan='false': must be true or false, without quotes;"),
         ({"name": "rye", "oven": {"degrees": 200, "times": [1, 2.5]}}, "oven.times.1=2.5: must be a whole number, without point"),
         ({"name": "rye", "oven": {"degree": 200}}, "configuration has no key oven.degree. Did you mean degrees?"),
         ({"name": "rye", "oven": 200}, "oven=200: is a section; give its keys one by one, oven.KEY=VALUE."),
