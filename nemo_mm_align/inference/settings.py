@@ -15,6 +15,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.requests import Assignment, sweep_assignments
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.model.settings import layout_of
 
 if TYPE_CHECKING:
     from nemo_mm_align.inference.loading import OpenedModel
@@ -65,12 +66,7 @@ class InferenceSettings(StrictModel):
     @property
     def parallel(self) -> ParallelConfig:
         """The layout."""
-        return ParallelConfig(
-            self.tensor_model_parallel_size,
-            self.pipeline_model_parallel_size,
-            num_layers_in_first_pipeline_stage=self.num_layers_in_first_pipeline_stage,
-            num_layers_in_last_pipeline_stage=self.num_layers_in_last_pipeline_stage,
-        )
+        return layout_of(self)
 
     def assignments(self, schema: AttributeSchema | None) -> Sequence[Assignment]:
         """Attribute values to ask for; raise `UserError` for unknown ones."""

@@ -89,6 +89,13 @@ def read_parallel(model: Mapping[str, Any], where: str = "model") -> ParallelCon
     return read(ParallelConfig, _of(ParallelConfig, model), where)
 
 
+def layout_of(settings: object) -> ParallelConfig:
+    """Layout of settings that have its keys among their own, by the same names; a key that they lack keeps its default."""
+    return ParallelConfig(
+        **{name: getattr(settings, name) for name in keys_of(ParallelConfig) if hasattr(settings, name)}
+    )
+
+
 def read_engine(values: Mapping[str, Any]) -> EngineConfig:
     """Number format, kernels and recomputation, of the whole configuration."""
     model = values["model"]

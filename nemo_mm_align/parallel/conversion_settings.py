@@ -9,6 +9,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.configuration import Count, Positive, Seed, StrictModel, read
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
+from nemo_mm_align.model.settings import layout_of
 
 
 class ConvertSettings(StrictModel):
@@ -39,12 +40,7 @@ class ConvertSettings(StrictModel):
     @property
     def parallel(self) -> ParallelConfig:
         """The layout."""
-        return ParallelConfig(
-            self.tensor_model_parallel_size,
-            self.pipeline_model_parallel_size,
-            num_layers_in_first_pipeline_stage=self.num_layers_in_first_pipeline_stage,
-            num_layers_in_last_pipeline_stage=self.num_layers_in_last_pipeline_stage,
-        )
+        return layout_of(self)
 
     @property
     def chosen_template(self) -> ChatTemplate | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from nemo_mm_align.configuration import check_names, keys_of, read
+from nemo_mm_align.configuration import check_section, keys_of, read
 from nemo_mm_align.errors import UserError, check_keys, foreign_key
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.nested import differing
@@ -37,8 +37,7 @@ def read_recipe(values: Any) -> Recipe:
     Raises:
         UserError: an unknown name, a key that is known to other recipes alone, or a value that is none.
     """
-    if not isinstance(values, Mapping):
-        check_names(RECIPES["dpo"], values, "recipe")
+    check_section(values, "recipe")
     name = values.get("name")
     if not isinstance(name, str) or name not in RECIPES:
         build_method(name)  # says which there are

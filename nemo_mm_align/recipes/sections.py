@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from nemo_mm_align.capacity.job import StartedRanks
 from nemo_mm_align.configuration import STRICT, Count, Name, Natural, NotNegative, Seconds, Seed
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
@@ -123,13 +124,11 @@ class FaultSettings:
 
 
 @dataclass(frozen=True)
-class TrainerSettings:
+class TrainerSettings(StartedRanks):
     """What this package itself reads of the arguments of Lightning's Trainer; the others are Lightning's to judge."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    num_nodes: Count | None = None
-    devices: Count | None = None
     max_steps: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = -1
     log_every_n_steps: Natural | None = 1
     enable_progress_bar: bool = True
