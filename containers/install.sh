@@ -44,7 +44,7 @@ import nemo_mm_align.evaluation.stage
 import nemo_mm_align.inference.run
 import nemo_mm_align.labeling.stage
 import nemo_mm_align.preflight.doctor
-import nemo_mm_align.recipes.trainer
+import nemo_mm_align.training.trainer
 from nemo.core.config import hydra_runner
 from nemo_mm_align.parallel import kernels
 

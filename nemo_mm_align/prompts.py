@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, TrainingExample, Turn
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -193,12 +193,6 @@ class Encoder:
         return [
             self.encode_example([*example.turns, turn], example.attributes, last_answer_only=True) for turn in answers
         ]
-
-    def encode(self, example: TrainingExample | PreferenceExample) -> list[EncodedSequence]:
-        """Return an example's sequences: one of a `TrainingExample`, chosen and rejected of a `PreferenceExample`."""
-        if isinstance(example, PreferenceExample):
-            return self.encode_preference(example)
-        return [self.encode_example(example.turns, example.attributes)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without image and special tokens, stripped."""

@@ -18,7 +18,7 @@ def main(config: DictConfig) -> None:
     """Estimate; conf/estimate.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True)
     from nemo_mm_align.capacity.run import run_estimate, training_of
-    from nemo_mm_align.recipes.settings import read_values
+    from nemo_mm_align.training.settings import read_values
 
     read_values(training_of(values))  # type: ignore[arg-type]  # all of it, also what the estimate does not need
 

@@ -10,7 +10,7 @@ if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper 
 
     from nemo_mm_align.command import command
     from nemo_mm_align.parallel.stopping import StopRequest
-    from nemo_mm_align.recipes.early import check_early
+    from nemo_mm_align.training.early import check_early
 
     stop = StopRequest()
     stop.listen()  # before NeMo: its import takes seconds in which a request must not be lost
@@ -26,7 +26,7 @@ if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper 
     @command("train", host=hydra_runner, check=check_early)
     def main(config: DictConfig) -> None:
         """Train as configured."""
-        from nemo_mm_align.recipes.trainer import train
+        from nemo_mm_align.training.trainer import train
 
         train(config, stop)
 

@@ -38,5 +38,5 @@ def write_checkpoint(run: Path, metadata: CheckpointMetadata) -> Path:
     (state / ".metadata").write_bytes(pickle.dumps(stored))
     (state / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist"}))
     torch.save({"trainer": {"global_step": metadata.step}}, state / "common.pt")
-    (folder / "metadata.json").write_text(metadata.model_dump_json())
+    (folder / "metadata.json").write_text(json.dumps(metadata.content()))
     return folder

@@ -49,7 +49,7 @@ if __name__ == "__main__":
     command, folder = sys.argv[1], Path(sys.argv[2])
     sys.meta_path.insert(0, Absent())  # type: ignore[arg-type]
     import nemo_mm_align.inference.early
-    import nemo_mm_align.recipes.early  # noqa: F401  # what most of them need is imported once
+    import nemo_mm_align.training.early  # noqa: F401  # what most of them need is imported once
 
     sys.argv = [command]
     runpy.run_path(command, run_name="preloaded")

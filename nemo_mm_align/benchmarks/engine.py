@@ -11,15 +11,22 @@ import torch
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.source import build_from, open_source
-from nemo_mm_align.recipes import reference
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.step import TrainingEngine, run_schedule
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training import reference
+from nemo_mm_align.training.step import TrainingEngine, run_schedule
 
 SEED, BETA = 1234, 0.1
 OPTIM = OptimConfig(lr=1e-5, projector_lr=None, schedule="constant", warmup_ratio=0.0)
 _STEPS = 10_000
+
+
+def objective_of(method: str) -> Objective:
+    """The objective of a recipe with its default values, and the peers' beta where it has one."""
+    spec = find_recipe(method)
+    return spec.configured(**({"beta": BETA} if spec.objective.needs_reference else {}))
 
 
 def load_engine(folder: Path, parallel: ParallelConfig | None = None) -> Llava:
@@ -32,7 +39,7 @@ class EngineTraining:
 
     Args:
         policy: model folder.
-        method: ``dpo`` or ``sft``.
+        method: name of a recipe; see `benchmarks.recipes`.
         reference_folder: DPO's reference where its log-probs are to be computed here.
     """
 
@@ -44,7 +51,7 @@ class EngineTraining:
         parallel: ParallelConfig | None = None,
     ) -> None:
         model = load_engine(policy, parallel)
-        self.engine = TrainingEngine(model, build_method(method, BETA), OPTIM, _STEPS, SEED)
+        self.engine = TrainingEngine(model, objective_of(method), OPTIM, _STEPS, SEED)
         self.reference: Llava | None = None
         if reference_folder is not None:
             self.reference = load_engine(reference_folder, parallel).eval().requires_grad_(False)
@@ -65,6 +72,8 @@ class EngineTraining:
     def loss(self, batch: Batch) -> float:
         """Loss of one micro batch without a step."""
         with torch.no_grad():
-            reports = run_schedule(self.engine.ddp, [batch], self.engine._loss, forward_only=True)
+            reports = run_schedule(
+                self.engine.ddp, [batch], self.engine.objective.reads, self.engine._loss, forward_only=True
+            )
         total, weight = reports[0]["loss"]
         return float(total / weight)

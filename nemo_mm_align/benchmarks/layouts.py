@@ -14,6 +14,7 @@ import torch
 from nemo_mm_align.benchmarks.engine import SEED, EngineTraining
 from nemo_mm_align.benchmarks.machine import load_average, peak_resident_bytes
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, random_pixels, samples_of
+from nemo_mm_align.benchmarks.recipes import PREFERENCE
 from nemo_mm_align.benchmarks.timing import alternate, speedup
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
@@ -58,7 +59,7 @@ def measure_layout(settings: dict[str, Any]) -> dict[str, Any]:
     batches = [replace(batch, reference_log_probs_Q=references) for batch in batches]
     tokens = sum(map(positions, batches))
     mine = batches[runtime.data_parallel_rank() :: runtime.data_parallel_size()]
-    training = EngineTraining(folder / "policy", "dpo", parallel=parallel)
+    training = EngineTraining(folder / "policy", PREFERENCE, parallel=parallel)
     seconds = _median_step(training, mine, settings["steps"])
     memory = torch.tensor(peak_resident_bytes())
     torch.distributed.all_reduce(memory)
@@ -78,7 +79,7 @@ def measure_reference(settings: dict[str, Any]) -> dict[str, Any]:
     config, folder = LlavaConfig.from_dict(settings["sizes"]), Path(settings["folder"])
     recompute = settings["recompute"]
     batches = _micro_batches(settings, config)
-    training = EngineTraining(folder / "policy", "dpo", folder / "policy" if recompute else None)
+    training = EngineTraining(folder / "policy", PREFERENCE, folder / "policy" if recompute else None)
     if not recompute:
         training.reference = training.engine.model.eval()  # before training the policy is the reference
         batches = [training.with_reference(batch) for batch in batches]
@@ -93,7 +94,7 @@ def measure_reference_time(settings: dict[str, Any]) -> dict[str, Any]:
     runtime.initialize(ParallelConfig(), SEED)
     config, folder = LlavaConfig.from_dict(settings["sizes"]), Path(settings["folder"])
     batches = _micro_batches(settings, config)
-    training = EngineTraining(folder / "policy", "dpo", folder / "reference")
+    training = EngineTraining(folder / "policy", PREFERENCE, folder / "reference")
     cached = [training.with_reference(batch) for batch in batches]
     timings = alternate(
         {

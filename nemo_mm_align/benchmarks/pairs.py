@@ -18,7 +18,7 @@ from torch import Tensor
 from nemo_mm_align.benchmarks.random_models import END_ID, IMAGE_ID, PAD_ID, SPECIAL
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.datasets.plan import batch_length
+from nemo_mm_align.datasets.rows import batch_length
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.prompts import EncodedSequence

@@ -18,6 +18,7 @@ from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import measure
 from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
+from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
 from nemo_mm_align.benchmarks.settings import BenchmarkSettings, BenchmarkSize
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Benchmark:
         return [
             {"model": model, "method": method, **self._measured(method, self.settings(model), threads)}
             for model in self.size.models
-            for method in ("dpo", "sft")
+            for method in (PREFERENCE, IMITATION)
             for threads in self.size.threads
         ]
 

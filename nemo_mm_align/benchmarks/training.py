@@ -13,6 +13,7 @@ from nemo_mm_align.benchmarks import peers
 from nemo_mm_align.benchmarks.engine import BETA, OPTIM, SEED, EngineTraining
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, samples_of
+from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
 from nemo_mm_align.benchmarks.timing import Action, Timing, alternate, speedup
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.parallel import runtime
@@ -29,14 +30,14 @@ def check_equal(losses: dict[str, float]) -> None:
         raise RuntimeError(f"losses differ by more than {TOLERANCE} relative: {losses}")
 
 
-def measure_dpo(settings: dict[str, Any]) -> dict[str, Any]:
+def measure_preference(settings: dict[str, Any]) -> dict[str, Any]:
     """Time DPO steps: TRL as it comes and with its options, ours with one feature more per line."""
     runtime.initialize(ParallelConfig(), SEED)
     config, folder = LlavaConfig.from_dict(settings["sizes"]), Path(settings["folder"])
     pairs = draw_pairs(config, PairSizes(**settings["pairs"]), SEED)
     with tempfile.TemporaryDirectory() as scratch:
         trl = peers.TrlDpo(folder / "policy", folder / "reference", pairs, OPTIM, BETA, Path(scratch))
-    ours = EngineTraining(folder / "policy", "dpo", folder / "reference")
+    ours = EngineTraining(folder / "policy", PREFERENCE, folder / "reference")
     samples, pixels_NCHW = samples_of(pairs, config), trl.batch["pixel_values"]
     plain, shared = (batch_of(samples, config, pixels_NCHW, shared_prefix=shared) for shared in (False, True))
     cached_plain, cached_shared = ours.with_reference(plain), ours.with_reference(shared)
@@ -65,7 +66,7 @@ def measure_dpo(settings: dict[str, Any]) -> dict[str, Any]:
     return _result(timings, "TRL, use_logits_to_keep", positions(plain), facts, losses)
 
 
-def measure_sft(settings: dict[str, Any]) -> dict[str, Any]:
+def measure_imitation(settings: dict[str, Any]) -> dict[str, Any]:
     """Time SFT steps on the chosen answers: transformers with torch's AdamW against ours."""
     runtime.initialize(ParallelConfig(), SEED)
     config, folder = LlavaConfig.from_dict(settings["sizes"]), Path(settings["folder"])
@@ -74,7 +75,7 @@ def measure_sft(settings: dict[str, Any]) -> dict[str, Any]:
     samples = samples_of(pairs, config, chosen_only=True)
     pixels_NCHW = torch.randn(len(pairs), 3, config.vision.image_size, config.vision.image_size)
     peer = peers.TransformersSft(folder / "policy", samples, pixels_NCHW, OPTIM)
-    ours = EngineTraining(folder / "policy", "sft")
+    ours = EngineTraining(folder / "policy", IMITATION)
     batch = batch_of(samples, config, pixels_NCHW)
     losses: dict[str, float] = {}
     for _ in range(_COMPARED_STEPS):

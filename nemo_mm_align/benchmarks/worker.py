@@ -13,15 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
 from nemo_mm_align.parallel import runtime
 
 
 def measurement(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The function called `name`; only its own imports are paid for."""
-    if name in ("dpo", "sft"):
+    if name in (PREFERENCE, IMITATION):
         from nemo_mm_align.benchmarks import training
 
-        return training.measure_dpo if name == "dpo" else training.measure_sft
+        return training.measure_preference if name == PREFERENCE else training.measure_imitation
     if name == "decoding":
         from nemo_mm_align.benchmarks import decoding
 

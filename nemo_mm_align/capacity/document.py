@@ -21,21 +21,30 @@ from nemo_mm_align.capacity.steptime import (
 )
 from nemo_mm_align.capacity.suggest import Suggestion, describe, suggest
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.recipes.registry import paper_recipes
+from nemo_mm_align.recipes.spec import RecipeSpec
 from nemo_mm_align.units import GIB, gib
 
 MODELS = {**EXPERIMENT_MODELS, "llava_llama2_70b": "A LLaVA with Llama-2-70B"}
-METHODS = ("sft", "dpo")
 NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-SAMPLES = {"sft": 5084, "steerlm": 26000, "dpo": 5084}
-"""Training examples of the paper's sets."""
-
 _EPOCHS = 3
 
-_INTRODUCTION = f"""# Capacity
 
-Written by `python scripts/estimate.py model=mini recipe=sft document=CAPACITY.md`; a test writes it again and compares.
+def recipes_by_rows() -> dict[str, list[RecipeSpec]]:
+    """The paper's recipes, those together whose rows, and so whose memory, are the same; by the first one's name."""
+    alike: dict[Any, list[RecipeSpec]] = {}
+    for recipe in paper_recipes().values():
+        alike.setdefault((recipe.samples.roles, recipe.objective), []).append(recipe)
+    return {recipes[0].name: recipes for recipes in alike.values()}
+
+
+def _introduction() -> str:
+    first, *_, last = paper_recipes()
+    return f"""# Capacity
+
+Written by `python scripts/estimate.py model=mini recipe={first} document=CAPACITY.md`; a test writes it again and compares.
 For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llava15_13b_2x8 gpu=h100_80gb`, or
-`python scripts/estimate.py model=llava15_13b recipe=dpo suggest=true nodes=4`.
+`python scripts/estimate.py model=llava15_13b recipe={last} suggest=true nodes=4`.
 
 ## How to read it
 * Memory is that of the fullest rank at the worst moment of a step, for the **longest rows** that the recipe admits
@@ -66,12 +75,20 @@ For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llav
 * DPO needs no second copy of the model: the reference is these weights before the first step, its log-probs are
   cached. Chosen and rejected share one row behind their prompt.
 * FP8 saves time, not memory: TransformerEngine keeps a quantised copy and its transpose beside each bf16 weight.
-* SFT, rejection sampling and SteerLM have the same rows, so they have the same memory; the hours differ with the
-  paper's numbers of examples ({SAMPLES["sft"]:,} and about {SAMPLES["steerlm"]:,}, {_EPOCHS} epochs).
+* Recipes of one table have the same rows, so they have the same memory; the hours differ with the paper's numbers of
+  examples ({_examples()}; {_EPOCHS} epochs).
 * Fused attention is assumed. Grouped key/value heads **and** shared prefixes (the 70B's DPO) ask PyTorch for a kernel
   that takes a mask and grouped heads together; where it has none it stores the scores (`fused_attention=false` in
   `scripts/estimate.py` says what that takes): set `recipe.shared_prefix=false` then.
 """
+
+
+def _examples() -> str:
+    return ", ".join(f"{recipe.label} {recipe.paper_examples:,}" for recipe in paper_recipes().values())
+
+
+def _titles(job: Job) -> str:
+    return ", ".join(recipe.label for recipe in recipes_by_rows()[job.method])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -92,34 +109,34 @@ def _try(job: Job, number: int, gpu: GPU) -> Suggestion | None:
         return None
 
 
-def _hours(found: Suggestion, method: str) -> str:
-    steps = -(-SAMPLES[method] * _EPOCHS // found.job.global_batch_size)
+def _hours(found: Suggestion, recipe: RecipeSpec) -> str:
+    assert recipe.paper_examples is not None
+    steps = -(-recipe.paper_examples * _EPOCHS // found.job.global_batch_size)
     return f"{found.time.total * steps / 3600:.2g}"
 
 
 def _rows(job: Job, gpu: GPU) -> list[list[str]]:
-    rows = []
+    rows, recipes = [], recipes_by_rows()[job.method]
     for number in NUMBERS:
         found = _try(job, number, gpu)
-        methods = ("sft", "steerlm") if job.method == "sft" else ("dpo",)
         if found is None:
-            rows.append([str(number), "does not fit", *[""] * (2 + len(methods))])
+            rows.append([str(number), "does not fit", *[""] * (2 + len(recipes))])
             continue
         cells = [str(number), describe(found.job), f"{found.estimate.peak / GIB:.0f}", f"{found.time.total:.2g}"]
-        rows.append(cells + [_hours(found, method) for method in methods])
+        rows.append(cells + [_hours(found, recipe) for recipe in recipes])
     return rows
 
 
 def _section(title: str, job: Job, gpu: GPU) -> str:
-    name = "SFT, rejection sampling, SteerLM" if job.method == "sft" else "DPO"
-    hours = ["hours SFT", "hours SteerLM"] if job.method == "sft" else ["hours"]
+    recipes = recipes_by_rows()[job.method]
+    hours = [f"hours {recipe.label}" for recipe in recipes] if len(recipes) > 1 else ["hours"]
     single = estimate_job(_place(job, 1, gpu), gpu)
     caption = (
         f"Rows of up to {job.row_length:,} tokens; {single.stages[0].trained:,} trained parameters; "
         f"{single.checkpoint_bytes / 1e9:.1f} GB per checkpoint."
     )
     header = ["GPUs", "layout", "GiB per GPU", "s per step, rough", *hours]
-    return f"### {title}: {name}, {job.kind}\n{caption}\n\n{_table(header, _rows(job, gpu))}\n"
+    return f"### {title}: {_titles(job)}, {job.kind}\n{caption}\n\n{_table(header, _rows(job, gpu))}\n"
 
 
 def _smallest(job: Job, gpu: GPU) -> str:
@@ -129,7 +146,7 @@ def _smallest(job: Job, gpu: GPU) -> str:
 def _overview(jobs: Mapping[str, list[Job]]) -> str:
     header = [
         "",
-        *(f"{'DPO' if job.method == 'dpo' else 'SFT, SteerLM'}, {job.kind}" for job in next(iter(jobs.values()))),
+        *(f"{_titles(job)}, {job.kind}" for job in next(iter(jobs.values()))),
     ]
     parts = []
     for model, title in MODELS.items():
@@ -142,17 +159,17 @@ def write_document(composed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> s
     """Return CAPACITY.md.
 
     Args:
-        composed: conf/train.yaml composed for each of `MODELS` and `METHODS`, as ``composed[model][method]``.
+        composed: conf/train.yaml composed for each of `MODELS` and of `recipes_by_rows`, as ``composed[model][recipe]``.
     """
     gpu = find_gpu(REFERENCE_GPU)
     jobs: dict[str, list[Job]] = {}
     for model in MODELS:
-        with_lora = [read_job(composed[model][method], 1, 1) for method in METHODS]
+        with_lora = [read_job(composed[model][method], 1, 1) for method in recipes_by_rows()]
         jobs[model] = [replace(job, lora=lora) for lora in (with_lora[0].lora, None) for job in with_lora]
     tables = [_section(title, job, gpu) for model, title in MODELS.items() for job in jobs[model]]
     return "\n".join(
         [
-            _INTRODUCTION,
+            _introduction(),
             "## The smallest number of GPUs\nPowers of two; 8 GPUs are a node. At most 512 were tried.\n",
             _overview(jobs),
             f"## Layouts on {gpu.name}\n",

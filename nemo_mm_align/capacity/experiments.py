@@ -16,17 +16,12 @@ from omegaconf import OmegaConf
 from nemo_mm_align.capacity.gpus import REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import Job, read_job
 from nemo_mm_align.capacity.suggest import describe, suggest
+from nemo_mm_align.recipes.registry import paper_recipes
+from nemo_mm_align.recipes.spec import RecipeSpec
 
-RECIPES = {"sft": "SFT", "rejection": "Rejection sampling", "steerlm": "SteerLM", "dpo": "DPO"}
 MODELS = {"llava15_7b": "LLaVA-1.5-7B", "llava15_13b": "LLaVA-1.5-13B"}
 CLUSTERS = ((1, 8), (2, 8), (8, 8))
 PRECISIONS = {"": "bf16", "_fp8": "fp8_tensorwise"}
-DATA = {
-    "sft": "records with reference answers: scripts/build.py method=sft",
-    "rejection": "the best sampled answers: scripts/build.py method=rejection",
-    "steerlm": "answers with their attributes: scripts/build.py method=steerlm",
-    "dpo": "preference pairs: scripts/build.py method=preference",
-}
 
 Compose = Callable[[list[str]], Mapping[str, Any]]
 """Overrides of conf/train.yaml -> the composed configuration as plain dictionaries."""
@@ -51,10 +46,14 @@ _SECTIONS = ("trainer", "exp_manager", "data", "recipe", "template", "model", "c
 _WEIGHTS = (
     "hf_path: ???           # a Hugging Face folder; or give model.checkpoint, a complete checkpoint of this package"
 )
-_MADE_BY = (
-    "# Written by `python scripts/estimate.py model=mini recipe=sft experiments=conf/experiment`: change\n"
-    "# nemo_mm_align/capacity/experiments.py and write again, or override values on the command line.\n"
-)
+
+
+def _made_by() -> str:
+    return (
+        f"# Written by `python scripts/estimate.py model=mini recipe={next(iter(paper_recipes()))} "
+        "experiments=conf/experiment`: change\n"
+        "# nemo_mm_align/capacity/experiments.py and write again, or override values on the command line.\n"
+    )
 
 
 def _value(value: Any) -> str:
@@ -78,7 +77,7 @@ def _text(name: str, head: str, job: Mapping[str, Any]) -> str:
         f"  - override /{group}: {job[group + '_group']}\n" for group in ("model", "recipe")
     )
     top = f"name: {name}\nprecision: {job['precision']}"
-    return f"# @package _global_\n{head}{_MADE_BY}" + "\n\n".join([defaults.rstrip(), top, *sections]) + "\n"
+    return f"# @package _global_\n{head}{_made_by()}" + "\n\n".join([defaults.rstrip(), top, *sections]) + "\n"
 
 
 def _layout(job: Job) -> dict[str, Any]:
@@ -90,52 +89,55 @@ def _layout(job: Job) -> dict[str, Any]:
     }
 
 
-def _cluster_experiment(recipe: str, model: str, base: Mapping[str, Any], job: Job, name: str) -> str:
+def _with_data(text: str, recipe: RecipeSpec) -> str:
+    """The text with a word on what the training data are."""
+    made_by = f"{recipe.data}: scripts/build.py method={recipe.build_method}"
+    return text.replace("train: ???", f"train: ???             # {made_by}")
+
+
+def _cluster_experiment(recipe: RecipeSpec, model: str, base: Mapping[str, Any], job: Job, name: str) -> str:
     chosen = suggest(job, find_gpu(REFERENCE_GPU))
     found, values = chosen.job, base["model"]
     head = (
-        f"# {RECIPES[recipe]} of {MODELS[model]} with LoRA on {job.nodes} x {job.gpus_per_node} H100 80 GB, "
+        f"# {recipe.label} of {MODELS[model]} with LoRA on {job.nodes} x {job.gpus_per_node} H100 80 GB, "
         f"{job.engine.precision}; hyper-parameters of the paper (arXiv 2402.10884).\n"
         f"# scripts/train.py experiment={name} model.hf_path=... data.train=... exp_manager.exp_dir=...\n"
         f"# Layout: {describe(found)}.\n# Why: {chosen.reason}.\n"
     )
     optim = {key: values["optim"][key] for key in ("lr", "projector_lr", "weight_decay", "schedule", "warmup_ratio")}
-    return (
-        _text(
-            name,
-            head,
-            {
-                "model_group": model,
-                "recipe_group": recipe,
-                "precision": job.engine.precision,
-                "trainer": {"num_nodes": job.nodes, "devices": job.gpus_per_node},
-                "exp_manager": {"exp_dir": "???"},
-                "data": {"train": "???"},
-                "recipe": {key: value for key, value in base["recipe"].items() if key != "name"},
-                "model": {
-                    "hf_path": "???",
-                    **_layout(found),
-                    "max_length": values["max_length"],
-                    "lora": values["lora"],
-                    "optim": {**optim, "use_distributed_optimizer": found.distributed_optimizer},
-                },
+    text = _text(
+        name,
+        head,
+        {
+            "model_group": model,
+            "recipe_group": recipe.name,
+            "precision": job.engine.precision,
+            "trainer": {"num_nodes": job.nodes, "devices": job.gpus_per_node},
+            "exp_manager": {"exp_dir": "???"},
+            "data": {"train": "???"},
+            "recipe": {key: value for key, value in base["recipe"].items() if key != "name"},
+            "model": {
+                "hf_path": "???",
+                **_layout(found),
+                "max_length": values["max_length"],
+                "lora": values["lora"],
+                "optim": {**optim, "use_distributed_optimizer": found.distributed_optimizer},
             },
-        )
-        .replace("train: ???", f"train: ???             # {DATA[recipe]}")
-        .replace("hf_path: ???", _WEIGHTS)
-    )
+        },
+    ).replace("hf_path: ???", _WEIGHTS)
+    return _with_data(text, recipe)
 
 
 def cluster_experiments(compose: Compose) -> Iterator[tuple[str, str]]:
     """Yield (name, text) for every recipe, model, cluster and precision."""
-    for recipe in RECIPES:
+    for recipe in paper_recipes().values():
         for model in MODELS:
-            base = compose([f"recipe={recipe}", f"model={model}"])
+            base = compose([f"recipe={recipe.name}", f"model={model}"])
             for nodes, gpus in CLUSTERS:
                 for suffix, precision in PRECISIONS.items():
                     job = read_job(base, nodes, gpus)
                     job = replace(job, engine=replace(job.engine, precision=precision))
-                    name = f"{recipe}_{model}_{nodes}x{gpus}{suffix}"
+                    name = f"{recipe.name}_{model}_{nodes}x{gpus}{suffix}"
                     yield name, _cluster_experiment(recipe, model, base, job, name)
 
 
@@ -152,33 +154,36 @@ def miniature_experiments(miniature: Mapping[str, Any]) -> Iterator[tuple[str, s
     Args:
         miniature: conf/miniature.yaml, whose settings were chosen on the miniature's development set.
     """
-    for recipe, title in RECIPES.items():
+    for recipe in paper_recipes().values():
         for processes, (layout, why) in _MINI_LAYOUTS.items():
-            name, own = f"{recipe}_mini_1x{processes}", _miniature_settings(recipe, miniature)
+            name, own = f"{recipe.name}_mini_1x{processes}", _miniature_settings(recipe.name, miniature)
             head = (
-                f"# {title} of the miniature with LoRA on {processes} processes of a CPU, from the base that comes with the "
-                f"package.\n# torchrun --nproc-per-node {processes} scripts/train.py experiment={name} data.train=... "
+                f"# {recipe.label} of the miniature with LoRA on {processes} processes of a CPU, from the base that comes with "
+                f"the package.\n# torchrun --nproc-per-node {processes} scripts/train.py experiment={name} data.train=... "
                 f"exp_manager.exp_dir=...\n# Layout: {why}.\n"
             )
             model = {"hf_path": "nemo_mm_align/miniature/base", **layout, **own["model"]}
             yield (
                 name,
-                _text(
-                    name,
-                    head,
-                    {
-                        "model_group": "mini",
-                        "recipe_group": recipe,
-                        "precision": "fp32",
-                        "trainer": {"num_nodes": 1, "devices": processes, **own["trainer"]},
-                        "exp_manager": {"exp_dir": "???", **own["exp_manager"]},
-                        "data": {"train": "???"},
-                        "recipe": own["recipe"],
-                        "template": {"system": ""},  # the miniature's tokenizer does not know Vicuna's words
-                        "model": model,
-                        "checkpoint": own["checkpoint"],
-                    },
-                ).replace("train: ???", f"train: ???             # {DATA[recipe]}"),
+                _with_data(
+                    _text(
+                        name,
+                        head,
+                        {
+                            "model_group": "mini",
+                            "recipe_group": recipe.name,
+                            "precision": "fp32",
+                            "trainer": {"num_nodes": 1, "devices": processes, **own["trainer"]},
+                            "exp_manager": {"exp_dir": "???", **own["exp_manager"]},
+                            "data": {"train": "???"},
+                            "recipe": own["recipe"],
+                            "template": {"system": ""},  # the miniature's tokenizer does not know Vicuna's words
+                            "model": model,
+                            "checkpoint": own["checkpoint"],
+                        },
+                    ),
+                    recipe,
+                ),
             )
 
 

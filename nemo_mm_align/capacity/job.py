@@ -7,39 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from nemo_mm_align.configuration import STRICT, Count, read_known
+from nemo_mm_align.configuration import STRICT, Count, read, read_known
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.settings import read_engine, read_model, sizes_of
+from nemo_mm_align.objectives.objective import Reads
+from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
+from nemo_mm_align.recipes.registry import find_recipe, read_recipe
+from nemo_mm_align.recipes.spec import RecipeSpec
 
 ANSWER_TOKENS = 1024
 """Longest answer that is reckoned with: the paper samples at most so many new tokens."""
 USUAL_PROMPT_TOKENS, USUAL_ANSWER_TOKENS = 60, 200
 """Of a question with its template, and of an answer: what time goes by, where memory goes by the longest."""
-
-
-@dataclass(frozen=True)
-class RecipeFacts:
-    """What memory and time of a training take from its recipe."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    name: Literal["sft", "rejection", "steerlm", "dpo"]
-    shared_prefix: bool = False
-
-
-@dataclass(frozen=True)
-class KeptCheckpoints:
-    """How many checkpoints stay on disk."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    keep: Count = 2
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ class Job:
     """A training run as far as memory and time depend on it.
 
     `distributed_optimizer` spreads the optimizer's state over data-parallel ranks; `fused_attention` says that attention
-    never stores its scores (flash, memory-efficient and cuDNN kernels).
+    never stores its scores (flash, memory-efficient and cuDNN kernels), `reads` what the recipe's objective reads.
     """
 
     config: LlavaConfig
@@ -97,6 +82,7 @@ class Job:
     train_vision: bool = False
     fused_attention: bool = True
     keep_checkpoints: int = 2
+    reads: Reads = Reads(token_losses=True)
 
     @property
     def usual(self) -> Job:
@@ -147,30 +133,40 @@ class Job:
         return row_length_multiple(self.parallel, self.engine)
 
     @property
+    def recipe(self) -> RecipeSpec:
+        """The recipe of this name."""
+        return find_recipe(self.method)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a sample."""
+        return len(self.recipe.samples.roles)
+
+    @property
     def rows(self) -> int:
-        """B: chosen and rejected are two rows unless they share their prefix."""
-        return self.micro_batch_size * (2 if self.method == "dpo" and not self.shared_prefix else 1)
+        """B: a row per sequence, unless the sequences of a sample share their prefix."""
+        return self.micro_batch_size * (1 if self.has_shared_prefix else self.sequences)
 
     @property
     def has_shared_prefix(self) -> bool:
-        """Whether rows hold two answers behind one prompt, which takes an explicit attention mask."""
-        return self.method == "dpo" and self.shared_prefix
+        """Whether rows hold several answers behind one prompt, which takes an explicit attention mask."""
+        return self.sequences > 1 and self.shared_prefix
 
     @property
     def row_length(self) -> int:
-        """S of the longest row; the last token of a sequence predicts nothing and is left out."""
-        tokens = self.workload.length - 1 + (self.workload.answer if self.has_shared_prefix else 0)
-        return round_up(tokens, self.length_multiple)
+        """S of the longest row; the last token of a sequence is left out where it would only be predicted from."""
+        further = (self.sequences - 1) * self.workload.answer if self.has_shared_prefix else 0
+        return round_up(self.workload.length - (self.reads.hidden is None) + further, self.length_multiple)
 
     @property
     def labelled(self) -> int:
         """P: positions whose logits are computed."""
-        answers = self.micro_batch_size * (2 if self.method == "dpo" else 1)
-        return answers * self.workload.answer
+        answers = self.micro_batch_size * self.sequences
+        return answers * self.workload.answer if self.reads.token_losses else 0
 
     @property
     def images(self) -> int:
-        """Distinct images of a micro batch; chosen and rejected share theirs."""
+        """Distinct images of a micro batch; the sequences of a sample share theirs."""
         return self.micro_batch_size * self.workload.images_per_sample
 
     def check(self) -> None:
@@ -222,7 +218,7 @@ def read_job(
         UserError: a value is missing or out of range.
     """
     model = read_model(_section(values, "model", ""))
-    recipe = read_known(RecipeFacts, _section(values, "recipe", ""), "recipe")
+    recipe = read_recipe(_section(values, "recipe", ""))
     nodes, gpus_per_node = _ranks(values, nodes, gpus_per_node)
     changes = {key: value for key, value in (workload or {}).items() if value is not None}
     settings, parts = model.settings, model.settings.train
@@ -237,10 +233,11 @@ def read_job(
         gpus_per_node=gpus_per_node,
         micro_batch_size=settings.micro_batch_size,
         global_batch_size=settings.global_batch_size,
-        shared_prefix=recipe.shared_prefix,
+        shared_prefix=recipe.rows_shared,
+        reads=recipe.reads,
         distributed_optimizer=settings.optim.use_distributed_optimizer,
         train_language=parts.language,
         train_projector=parts.projector,
         train_vision=parts.vision,
-        keep_checkpoints=read_known(KeptCheckpoints, values.get("checkpoint") or {}, "checkpoint").keep,
+        keep_checkpoints=read(CheckpointSettings, values.get("checkpoint") or {}, "checkpoint").keep,
     )

@@ -89,7 +89,7 @@ def render(found: Estimate) -> str:
         table([_COLUMNS, *(_row(stage, found) for stage in found.stages)]),
         _rows_of(found),
     ]
-    if job.method == "dpo":
+    if job.recipe.objective.needs_reference:
         lines.append(
             "reference: these weights before the first step, so no second copy; cached log-probs take "
             f"{_CACHE_LINE / 1000:.1f} MB on disk per 1,000 pairs"

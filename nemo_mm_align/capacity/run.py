@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pydantic import Field
 
 from nemo_mm_align.atomic import write_text
-from nemo_mm_align.capacity.document import METHODS, MODELS, write_document
+from nemo_mm_align.capacity.document import MODELS, recipes_by_rows, write_document
 from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
 from nemo_mm_align.capacity.gpus import GPUS, REFERENCE_GPU, find_gpu
@@ -70,7 +70,7 @@ def experiment_texts() -> dict[str, str]:
 def document_text() -> str:
     """CAPACITY.md as it should be."""
     composed = {
-        model: {method: compose_training([f"model={model}", f"recipe={method}"]) for method in METHODS}
+        model: {method: compose_training([f"model={model}", f"recipe={method}"]) for method in recipes_by_rows()}
         for model in MODELS
     }
     return write_document(composed)

@@ -1,21 +1,21 @@
 """One micro batch, the same tensors on every rank of a model replica.
 
-Shapes: B rows, S positions per row, N distinct images, C channels, K image occurrences, Q sequences of the micro batch.
+Shapes: B rows, S positions per row, N distinct images, C channels, K image occurrences, Q sequences of the micro batch,
+T targets of a sequence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nemo_mm_align.datasets.rows import PREFIX_SEGMENT
 from nemo_mm_align.transfers import to_device
-
-PADDING_SEGMENT = -1
-PREFIX_SEGMENT = 0
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Places:
     """Positions within a sequence, in the flattened [B, S], sequence by sequence."""
     lengths_Q: Tensor
     """How many of these belong to each sequence."""
+    last_Q: Tensor
+    """Last position of each sequence, in the flattened [S, B]."""
     has_branches: bool
     """Whether a row needs an attention mask: it has a prefix, or more than one branch."""
 
@@ -43,10 +45,14 @@ class Places:
         sequence_N = (first_B1 + segment_ids_BS - 1).masked_fill(segment_ids_BS <= PREFIX_SEGMENT, -1).flatten()
         answer_A = (sequence_N >= 0).nonzero().squeeze(1)
         sequence_A, order_A = sequence_N[answer_A].sort(stable=True)
+        answer_A, lengths_Q = answer_A[order_A], sequence_A.bincount(minlength=int(branches_B.sum()))
+        rows, length = labels_BS.shape
+        last_Q = answer_A[lengths_Q.cumsum(0) - 1] if len(answer_A) else answer_A
         return cls(
             label_P=(labels_BS.t() >= 0).flatten().nonzero().squeeze(1),
-            answer_A=answer_A[order_A],
-            lengths_Q=sequence_A.bincount(minlength=int(branches_B.sum())),
+            answer_A=answer_A,
+            lengths_Q=lengths_Q,
+            last_Q=last_Q % length * rows + last_Q // length,
             has_branches=bool((segment_ids_BS == PREFIX_SEGMENT).any()) or int(branches_B.max()) > 1,
         )
 
@@ -57,6 +63,7 @@ class Places:
             label_P=to_device(self.label_P, device),
             answer_A=to_device(self.answer_A, device),
             lengths_Q=to_device(self.lengths_Q, device),
+            last_Q=to_device(self.last_Q, device),
         )
 
 
@@ -65,8 +72,8 @@ class Batch:
     """Rows of equal length, padded on the right.
 
     `segment_ids_BS` says how a row is divided: -1 padding, 0 a prefix that all branches see, k >= 1 branch k. A plain row
-    is branch 1 from start to end. Each branch is one *sequence*; sequences are numbered row by row, branch by branch (for
-    DPO 2 i is the chosen, 2 i + 1 the rejected answer of pair i).
+    is branch 1 from start to end. Each branch is one *sequence*; sequences are numbered row by row, branch by branch, in the
+    order of their samples.
     """
 
     input_ids_BS: Tensor
@@ -81,27 +88,29 @@ class Batch:
     """For each image occurrence in row order, its place in `images_NCHW`."""
     sample_ids: tuple[str, ...]
     reference_log_probs_Q: Tensor | None = None
+    roles: Mapping[str, Tensor] = field(default_factory=dict)
+    """Role -> numbers of the sequences that have it, in order: the i-th chosen one belongs with the i-th rejected one."""
+    sequence_counts: tuple[int, ...] = ()
+    """How many sequences each sample has."""
+    targets_QT: Tensor | None = None
+    """What is to be told of each sequence; NaN where a value is missing."""
 
     def to(self, device: torch.device | str | int) -> Batch:
         """Return the batch, and what is known of its places, with tensors on `device`."""
         places = self.places.to(device)
-        there: dict[str, Any] = {
-            item.name: to_device(value, device)
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
-        }
-        batch = replace(self, **there)
+        batch = self._with_tensors(lambda tensor: to_device(tensor, device))
         batch.__dict__["places"] = places  # not counted again on the device
         return batch
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory; torch's loader calls this in a thread of its own."""
-        pinned: dict[str, Any] = {
-            item.name: value.pin_memory()
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
+        return self._with_tensors(lambda tensor: tensor.pin_memory())
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            item.name: change(value) for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)
         }
-        return replace(self, **pinned)
+        return replace(self, **changed, roles={role: change(places) for role, places in self.roles.items()})
 
     @cached_property
     def places(self) -> Places:
@@ -122,3 +131,9 @@ class Batch:
         """Add up per-token values, [B, S], within each sequence, in order: [Q]."""
         values_A = values_BS.flatten().index_select(0, self.places.answer_A)
         return torch.segment_reduce(values_A, "sum", lengths=self.places.lengths_Q, unsafe=True)
+
+    def of_role(self, role: str, values_Q: Tensor) -> Tensor:
+        """Return those of the values per sequence, [Q, ...], whose sequences have a role, in order."""
+        if role not in self.roles:
+            raise ValueError(f"no sequence of the micro batch is {role}; its roles are {', '.join(self.roles)}")
+        return values_Q.index_select(0, self.roles[role])

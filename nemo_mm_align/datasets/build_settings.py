@@ -1,15 +1,27 @@
-"""How a training set is built: one settings class for all methods; conf/method/*.yaml says which keys a method has."""
+"""How a training set is built: one settings class for all methods; conf/method/*.yaml says which keys a method has.
+
+The first four methods by the rules of Li, Lin and Pei (arXiv 2402.10884):
+
+    sft         the judge's reference answer
+    rejection   a candidate with a perfect score, one per prompt
+    steerlm     every candidate, its ratings as attributes
+    preference  chosen: the best score; rejected: a random one at least a margin below
+    best_worst  chosen: the best score; rejected: the worst
+    all_pairs   each two candidates whose scores are at least a margin apart
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from nemo_mm_align.configuration import StrictModel
 
 Method = Literal["sft", "rejection", "steerlm", "preference", "best_worst", "all_pairs"]
-PAIR_METHODS = ("preference", "best_worst", "all_pairs")
+SFT, REJECTION, STEERLM, PREFERENCE, BEST_WORST, ALL_PAIRS = get_args(Method)
+PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
+"""They give pairs; the others give single answers."""
 
 
 class BuildSettings(StrictModel):

@@ -9,10 +9,11 @@ from typing import Any
 
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.datasets.build_settings import PREFERENCE, REJECTION
 from nemo_mm_align.datasets.build_statistics import LengthBias, SideStatistics, score_distribution
 from nemo_mm_align.records import Annotation, PreferenceExample, TrainingExample
 
-PAPER = {"preference": (5182, 6000), "rejection": (5034, 6000)}
+PAPER = {PREFERENCE: (5182, 6000), REJECTION: (5034, 6000)}
 """Prompts that gave an example, of those annotated: Li, Lin and Pei's published files (arXiv 2402.10884)."""
 
 

@@ -1,11 +1,4 @@
-"""The training sets that annotations give; the first four by the rules of Li, Lin and Pei (arXiv 2402.10884).
-
-    sft         the judge's reference answer
-    rejection   a candidate with a perfect score, one per prompt
-    steerlm     every candidate, its ratings as attributes
-    preference  chosen: the best score; rejected: a random one at least a margin below
-    best_worst  chosen: the best score; rejected: the worst
-    all_pairs   each two candidates whose scores are at least a margin apart
+"""The training sets that annotations give; `build_settings` says what each method makes.
 
 A candidate's score is the schema's (helpfulness + correctness + coherence). Random choices depend on the seed and the
 prompt's id alone, so that a set does not change with the order or number of the other prompts.
@@ -19,7 +12,16 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
 from nemo_mm_align.datasets.build_answers import build_rejection, build_sft, build_steerlm
 from nemo_mm_align.datasets.build_pairs import build_all_pairs, build_best_worst, build_preference
-from nemo_mm_align.datasets.build_settings import PAIR_METHODS, BuildSettings
+from nemo_mm_align.datasets.build_settings import (
+    ALL_PAIRS,
+    BEST_WORST,
+    PAIR_METHODS,
+    PREFERENCE,
+    REJECTION,
+    SFT,
+    STEERLM,
+    BuildSettings,
+)
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.errors import UserError
@@ -28,12 +30,12 @@ from nemo_mm_align.records import Annotation, PreferenceExample
 Builder = Callable[[Iterable[Annotation], BuildSettings, AttributeSchema, BuildSummary], Iterator[Example]]
 
 BUILDERS: dict[str, Builder] = {
-    "sft": build_sft,
-    "rejection": build_rejection,
-    "steerlm": build_steerlm,
-    "preference": build_preference,
-    "best_worst": build_best_worst,
-    "all_pairs": build_all_pairs,
+    SFT: build_sft,
+    REJECTION: build_rejection,
+    STEERLM: build_steerlm,
+    PREFERENCE: build_preference,
+    BEST_WORST: build_best_worst,
+    ALL_PAIRS: build_all_pairs,
 }
 
 
@@ -91,8 +93,8 @@ def stream(
 
 
 def _scores(settings: BuildSettings, schema: AttributeSchema) -> str:
-    if settings.name not in (*PAIR_METHODS, "rejection"):
+    if settings.name not in (*PAIR_METHODS, REJECTION):
         return ""
-    key = "threshold" if settings.name == "rejection" else "margin"
+    key = "threshold" if settings.name == REJECTION else "margin"
     ends = f"{schema.worst_total:g} to {schema.perfect_total:g}"
     return f"\nScores of schema {schema.name!r} go from {ends}; a lower method.{key} keeps more."

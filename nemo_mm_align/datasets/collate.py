@@ -9,79 +9,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from nemo_mm_align.datasets.batch import PADDING_SEGMENT, PREFIX_SEGMENT, Batch
+from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.rows import Row, rows_of
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.prompts import EncodedSequence
-
-IGNORE_INDEX = -100
 
 ImageLoader = Callable[[Path], numpy.ndarray]
-
-
-class _Row:
-    """Ids, labels, positions and segments of one row under construction."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.labels: list[int] = []
-        self.positions: list[int] = []
-        self.segments: list[int] = []
-
-    def add(self, sequence: EncodedSequence, start: int, end: int, segment: int) -> None:
-        """Append positions `start` to `end` of a sequence; each predicts the token after it."""
-        after = range(start + 1, end + 1)
-        labelled = segment != PREFIX_SEGMENT
-        self.ids += sequence.ids[start:end]
-        self.labels += [sequence.ids[i] if labelled and sequence.loss_mask[i] else IGNORE_INDEX for i in after]
-        self.positions += range(start, end)
-        self.segments += [segment] * (end - start)
-
-    def pad(self, length: int, pad_id: int) -> None:
-        missing = length - len(self.ids)
-        if missing < 0:
-            raise ValueError(f"a row of {len(self.ids)} positions does not fit the batch length {length}")
-        self.ids += [pad_id] * missing
-        self.labels += [IGNORE_INDEX] * missing
-        self.positions += [0] * missing
-        self.segments += [PADDING_SEGMENT] * missing
-
-
-def shared_prefix_length(sequences: Sequence[EncodedSequence]) -> int:
-    """Positions that all sequences have in common and that predict no labelled token.
-
-    The last prompt token predicts the first answer token, so it belongs to each branch.
-    """
-    first_labelled = min(sequence.loss_mask.index(True) for sequence in sequences)
-    common = 0
-    for tokens in zip(*(sequence.ids for sequence in sequences), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        common += 1
-    return max(0, min(common, first_labelled - 1))
-
-
-def row_lengths(sample: Sample, shared_prefix: bool) -> list[int]:
-    """Row lengths that a sample will need. The last token of a sequence predicts nothing and is left out."""
-    lengths = [len(sequence.ids) - 1 for sequence in sample.sequences]
-    if not shared_prefix or len(lengths) == 1:
-        return lengths
-    prefix = shared_prefix_length(sample.sequences)
-    return [prefix + sum(length - prefix for length in lengths)]
-
-
-def _rows(sample: Sample, shared_prefix: bool) -> list[_Row]:
-    rows = []
-    if shared_prefix and len(sample.sequences) > 1:
-        prefix, row = shared_prefix_length(sample.sequences), _Row()
-        row.add(sample.sequences[0], 0, prefix, PREFIX_SEGMENT)
-        for branch, sequence in enumerate(sample.sequences, start=1):
-            row.add(sequence, prefix, len(sequence.ids) - 1, branch)
-        return [row]
-    for sequence in sample.sequences:
-        row = _Row()
-        row.add(sequence, 0, len(sequence.ids) - 1, 1)
-        rows.append(row)
-    return rows
 
 
 def collate(
@@ -92,26 +24,28 @@ def collate(
     tokens_per_image: int,
     load_image: ImageLoader | None,
     shared_prefix: bool = False,
+    last_token: bool = False,
 ) -> Batch:
     """Build one micro batch.
 
     Args:
-        samples: examples; a preference sample holds the chosen sequence before the rejected one.
+        samples: examples of the micro batch, in order.
         length: row length S; every row must fit.
         pad_id: token for the padding on the right.
         image_token_id, tokens_per_image: how images stand in the ids.
         load_image: path to normalised pixels [C, H, W]; ``None`` on stages that need no images.
         shared_prefix: put the sequences of a sample side by side in one row behind their common prefix.
+        last_token: compute the last token of each sequence as well, which predicts nothing.
 
     Raises:
         ValueError: a row does not fit, or image tokens and images of a sample differ in number.
     """
-    rows: list[_Row] = []
+    rows: list[Row] = []
     paths: dict[Path, int] = {}
     occurrences: list[int] = []
     for sample in samples:
         own = [paths.setdefault(path, len(paths)) for path in sample.image_paths]
-        for row in _rows(sample, shared_prefix):
+        for row in rows_of(sample, shared_prefix, last_token):
             _check_image_tokens(row, sample, image_token_id, tokens_per_image)
             occurrences += own
             row.pad(length, pad_id)
@@ -129,10 +63,13 @@ def collate(
         image_index_K=torch.tensor(occurrences) if images is not None else None,
         sample_ids=tuple(sample.id for sample in samples),
         reference_log_probs_Q=_references(references, samples),
+        roles=_places_of_roles(samples),
+        sequence_counts=tuple(len(sample.sequences) for sample in samples),
+        targets_QT=_targets(samples),
     )
 
 
-def _check_image_tokens(row: _Row, sample: Sample, image_token_id: int, tokens_per_image: int) -> None:
+def _check_image_tokens(row: Row, sample: Sample, image_token_id: int, tokens_per_image: int) -> None:
     tokens, images = row.ids.count(image_token_id), len(sample.image_paths)
     if tokens != images * tokens_per_image:
         raise ValueError(f"sample {sample.id}: {tokens} image tokens for {images} images of {tokens_per_image} each")
@@ -145,3 +82,20 @@ def _references(values: list[float], samples: Sequence[Sample]) -> Tensor | None
     if len(values) != expected:
         raise ValueError(f"{len(values)} reference log-probs for {expected} sequences of the micro batch")
     return torch.tensor(values, dtype=torch.float32)
+
+
+def _places_of_roles(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    roles = [role for sample in samples for role in sample.roles]
+    return {
+        role: torch.tensor([place for place, other in enumerate(roles) if other == role])
+        for role in dict.fromkeys(roles)
+    }
+
+
+def _targets(samples: Sequence[Sample]) -> Tensor | None:
+    given = [sample.targets for sample in samples if sample.targets is not None]
+    if not given:
+        return None
+    if len(given) < len(samples):
+        raise ValueError(f"{len(samples) - len(given)} of {len(samples)} samples of the micro batch have no targets")
+    return torch.tensor([values for targets in given for values in targets], dtype=torch.float32)

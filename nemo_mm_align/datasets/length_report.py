@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,10 +17,13 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Dropped:
-    """An example that is not trained on. `length` is 0 where it could not be tokenised."""
+    """An example that is not trained on, with a short reason (``too long``, ``image``, ``text``, or its kind's own).
+
+    `length` is 0 where it could not be tokenised.
+    """
 
     id: str
-    reason: Literal["too long", "image", "text", "same answers"]
+    reason: str
     length: int
     detail: str
 

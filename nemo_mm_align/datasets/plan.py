@@ -16,14 +16,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from nemo_mm_align.datasets.kinds import Example, SampleKind
 from nemo_mm_align.datasets.length_report import Dropped, LengthPlan
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import verify_bytes
-from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import PreferenceExample, TrainingExample
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +47,10 @@ class PlanSettings(BaseModel):
 
 
 def plan_lengths(
-    examples: Sequence[TrainingExample | PreferenceExample],
+    examples: Sequence[Example],
     encoder: Encoder,
     settings: PlanSettings,
+    kind: SampleKind,
     progress: bool = False,
     hashes: ImageHashes | None = None,
 ) -> tuple[SampleStore, LengthPlan]:
@@ -58,6 +58,7 @@ def plan_lengths(
 
     Args:
         examples: with image paths that hold from the current directory (as `sources.read_examples` returns them).
+        kind: what samples are made of them.
         progress: show a progress bar.
         hashes: of the images, and which of them an earlier run has checked; they are not decoded again.
 
@@ -70,7 +71,7 @@ def plan_lengths(
     broken = _broken_images(examples, hashes or ImageHashes(), progress) if settings.check_images else {}
     plan, samples = LengthPlan(settings.max_length), SampleStore()
     for example in tqdm(examples, "tokenising", disable=not progress):
-        sample = _plan_one(example, encoder, settings, broken)
+        sample = _plan_one(example, encoder, settings, kind, broken)
         if isinstance(sample, Dropped):
             plan.dropped.append(sample)
         else:
@@ -81,18 +82,18 @@ def plan_lengths(
 
 
 def _plan_one(
-    example: TrainingExample | PreferenceExample, encoder: Encoder, settings: PlanSettings, broken: dict[str, str]
+    example: Example, encoder: Encoder, settings: PlanSettings, kind: SampleKind, broken: dict[str, str]
 ) -> Sample | Dropped:
     fault = next((broken[path] for path in example.images if path in broken), None)
     if fault is not None:
         return Dropped(example.id, "image", 0, fault)
     try:
-        sample = encode_sample(example, encoder)
+        sample = encode_sample(example, encoder, kind)
     except UserError as error:
         return Dropped(example.id, "text", 0, str(error))
-    if len(sample.sequences) == 2 and sample.sequences[0].ids == sample.sequences[1].ids:
-        detail = "chosen and rejected differ as texts, but are the same tokens; nothing can be learned from them."
-        return Dropped(example.id, "same answers", 0, detail)
+    if (flaw := kind.flaw(sample)) is not None:
+        reason, sentence = flaw
+        return Dropped(example.id, reason, 0, sentence)
     length = max(len(sequence) for sequence in sample.sequences)
     if length > settings.max_length:
         images = len(sample.image_paths) * encoder.tokens_per_image
@@ -101,25 +102,18 @@ def _plan_one(
     return sample
 
 
-def encode_sample(example: TrainingExample | PreferenceExample, encoder: Encoder) -> Sample:
+def encode_sample(example: Example, encoder: Encoder, kind: SampleKind) -> Sample:
     """Tokenise one example; raise `UserError` where the image tokens do not fit its images."""
-    sequences = encoder.encode(example)
+    sample = kind.encode(example, encoder)
     expected = len(example.images) * encoder.tokens_per_image
-    for sequence in sequences:
+    for sequence in sample.sequences:
         found = sequence.ids.count(encoder.image_token_id)
         if found != expected:
             raise UserError(f"{found} image tokens for {len(example.images)} images, {expected} expected.")
-    reference = None
-    if isinstance(example, PreferenceExample):
-        log_probs = (example.reference_chosen_log_prob, example.reference_rejected_log_prob)
-        reference = [value for value in log_probs if value is not None]
-    paths = [Path(path) for path in example.images]
-    return Sample(example.id, paths, sequences, reference if reference and len(reference) == len(sequences) else None)
+    return sample
 
 
-def _broken_images(
-    examples: Sequence[TrainingExample | PreferenceExample], hashes: ImageHashes, progress: bool
-) -> dict[str, str]:
+def _broken_images(examples: Sequence[Example], hashes: ImageHashes, progress: bool) -> dict[str, str]:
     """Return what is wrong with each image that does not decode; each file is read once, and hashed on the way."""
 
     def fault(path: str) -> str | None:
@@ -153,17 +147,3 @@ def _judge(plan: LengthPlan, settings: PlanSettings) -> None:
         logger.warning(
             "%d tokens are unknown to the tokenizer: check that it belongs to the model", plan.unknown_tokens
         )
-
-
-def batch_length(samples: Sequence[Sample], multiple: int = 1, shared_prefix: bool = False) -> int:
-    """Return the one row length of a global batch: its longest row, rounded up to a multiple.
-
-    Args:
-        samples: of the global batch, over all data-parallel ranks and micro batches.
-        multiple: of the row length, for example the tensor-parallel size with sequence parallelism, or 16 for FP8.
-        shared_prefix: chosen and rejected lie in one row that holds their prompt once.
-    """
-    from nemo_mm_align.datasets.collate import row_lengths  # settings are read before torch is imported
-
-    longest = max(length for sample in samples for length in row_lengths(sample, shared_prefix))
-    return round_up(longest, multiple)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
@@ -12,6 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemo_mm_align.prompts import EncodedSequence
+
+ANSWER, CHOSEN, REJECTED, CANDIDATE = "answer", "chosen", "rejected", "candidate"
+
+
+def usual_roles(sequences: int) -> tuple[str, ...]:
+    """Return the roles of a sample that names none: an answer; chosen, then rejected; any number of candidates."""
+    return {1: (ANSWER,), 2: (CHOSEN, REJECTED)}.get(sequences, (CANDIDATE,) * sequences)
 
 
 @dataclass
@@ -21,17 +28,57 @@ class Sample:
     Args:
         id: of the record, for messages and logs.
         image_paths: in order of appearance in each sequence.
-        sequences: one for imitation (SFT, rejection sampling, SteerLM); chosen, then rejected, for a preference.
+        sequences: any number; see `roles`.
         reference_log_probs: one per sequence (sum over answer tokens, nats), or None where not computed yet.
+        roles: what each sequence is to the objective; () stands for `usual_roles`.
+        targets: what is to be told of each sequence, T numbers each, NaN where a value is missing; None without targets.
     """
 
     id: str
     image_paths: list[Path] = field(default_factory=list)
     sequences: list[EncodedSequence] = field(default_factory=list)
     reference_log_probs: list[float] | None = None
+    roles: tuple[str, ...] = ()
+    targets: list[list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        self.roles = self.roles or usual_roles(len(self.sequences))
+        for name, values in (("roles", self.roles), ("targets", self.targets)):
+            if values is not None and len(values) != len(self.sequences):
+                raise ValueError(f"sample {self.id}: {len(values)} {name} for {len(self.sequences)} sequences")
 
 
-Packed = tuple[NDArray[np.int32], NDArray[np.bool_]]
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A sample with its token ids in arrays."""
+
+    id: str
+    image_paths: list[Path]
+    sequences: list[tuple[NDArray[np.int32], NDArray[np.bool_]]]
+    reference_log_probs: list[float] | None
+    roles: tuple[str, ...]
+    targets: list[list[float]] | None
+
+    @classmethod
+    def of(cls, sample: Sample) -> _Packed:
+        packed = [(np.array(item.ids, np.int32), np.array(item.loss_mask, np.bool_)) for item in sample.sequences]
+        return cls(sample.id, sample.image_paths, packed, sample.reference_log_probs, sample.roles, sample.targets)
+
+    def sample(self) -> Sample:
+        reference, targets = self.reference_log_probs, self.targets
+        return Sample(
+            self.id,
+            list(self.image_paths),
+            [EncodedSequence(ids.tolist(), mask.tolist()) for ids, mask in self.sequences],
+            None if reference is None else list(reference),
+            self.roles,
+            None if targets is None else [list(values) for values in targets],
+        )
+
+    def unusual(self) -> bytes:
+        """What beside the tokens decides what is learned, where there is anything."""
+        usual = self.roles == usual_roles(len(self.sequences)) and self.targets is None
+        return b"" if usual else repr((self.roles, self.targets)).encode()
 
 
 class SampleStore(Sequence[Sample]):
@@ -41,29 +88,31 @@ class SampleStore(Sequence[Sample]):
     """
 
     def __init__(self, samples: Sequence[Sample] = ()) -> None:
-        self._samples: list[tuple[str, list[Path], list[Packed], list[float] | None]] = []
+        self._samples: list[_Packed] = []
         for sample in samples:
             self.append(sample)
 
     def append(self, sample: Sample) -> None:
         """Add a sample at the end."""
-        packed = [(np.array(item.ids, np.int32), np.array(item.loss_mask, np.bool_)) for item in sample.sequences]
-        self._samples.append((sample.id, sample.image_paths, packed, sample.reference_log_probs))
+        self._samples.append(_Packed.of(sample))
 
     def set_reference_log_probs(self, index: int, values: Sequence[float]) -> None:
         """Attach reference log-probs, one per sequence, to the sample at `index`."""
-        sample_id, paths, packed, _ = self._samples[index]
-        if len(values) != len(packed):
-            raise ValueError(f"sample {sample_id}: {len(values)} reference log-probs for {len(packed)} sequences")
-        self._samples[index] = (sample_id, paths, packed, list(values))
+        packed = self._samples[index]
+        if len(values) != len(packed.sequences):
+            raise ValueError(
+                f"sample {packed.id}: {len(values)} reference log-probs for {len(packed.sequences)} sequences"
+            )
+        self._samples[index] = replace(packed, reference_log_probs=list(values))
 
     def fingerprint(self) -> str:
-        """Short hash of the ids, tokens and names of image files of all samples, in their order."""
+        """Short hash of the ids, tokens and names of image files of all samples, in their order, and of roles and targets."""
         digest = hashlib.sha256()
-        for sample_id, paths, packed, _ in self._samples:
-            digest.update(repr((sample_id, [path.name for path in paths])).encode())
-            for ids, mask in packed:
+        for sample in self._samples:
+            digest.update(repr((sample.id, [path.name for path in sample.image_paths])).encode())
+            for ids, mask in sample.sequences:
                 digest.update(ids.tobytes() + mask.tobytes())
+            digest.update(sample.unusual())
         return digest.hexdigest()[:16]
 
     def pictures(self, hash_of: Callable[[Path], str]) -> str:
@@ -73,9 +122,9 @@ class SampleStore(Sequence[Sample]):
             hash_of: maps an image to the hash of its bytes.
         """
         digest, count = hashlib.sha256(), 0
-        for _, paths, _, _ in self._samples:
-            count += len(paths)
-            digest.update(" ".join(map(hash_of, paths)).encode() + b"\n")
+        for sample in self._samples:
+            count += len(sample.image_paths)
+            digest.update(" ".join(map(hash_of, sample.image_paths)).encode() + b"\n")
         return digest.hexdigest()[:16] if count else ""
 
     def __len__(self) -> int:
@@ -90,6 +139,4 @@ class SampleStore(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        sample_id, paths, packed, reference = self._samples[index]
-        sequences = [EncodedSequence(ids.tolist(), mask.tolist()) for ids, mask in packed]
-        return Sample(sample_id, list(paths), sequences, None if reference is None else list(reference))
+        return self._samples[index].sample()

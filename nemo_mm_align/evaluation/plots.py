@@ -10,19 +10,21 @@ from matplotlib.figure import Figure
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.evaluation.results import MethodResult, SteeringResult
-from nemo_mm_align.reporting.figures import BLUE, GUIDE, INK, STYLE, figure_uri
+from nemo_mm_align.evaluation.results import BASE, MethodResult, SteeringResult
+from nemo_mm_align.recipes.registry import all_recipes
+from nemo_mm_align.reporting.figures import GUIDE, INK, STYLE, figure_uri
 
-COLOURS = {"base": "#8a8f98", "sft": BLUE, "rejection": "#e69f00", "steerlm": "#009e73", "dpo": "#cc3d5c"}
-"""Okabe and Ito's palette, which readers with any colour vision can tell apart; grey for what all start from."""
+BASE_COLOUR, STEERED_COLOUR = "#8a8f98", "#009e73"
 SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")
+"""Of methods that are no recipe. Recipes have their own, of Okabe and Ito's palette, which any colour vision can tell apart."""
 Labels = Mapping[str, str]
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:
     """Colour of a method, the same in every plot."""
-    spare = [other for other in names if other not in COLOURS]
-    return COLOURS.get(name) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
+    known = {BASE: BASE_COLOUR} | {recipe.name: recipe.colour for recipe in all_recipes().values()}
+    spare = [other for other in names if other not in known]
+    return known.get(name) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
 
 
 def _errors(value: float, interval: Interval | None) -> tuple[list[float], list[float]]:
@@ -120,7 +122,7 @@ def _steering_panel(axes: Axes, result: SteeringResult, attribute: Attribute) ->
         [point.asked for point in result.curve],
         [point.judged for point in result.curve],
         ([low[0] for low, _ in errors], [high[0] for _, high in errors]),
-        color=COLOURS["steerlm"],
+        color=STEERED_COLOUR,
         marker="o",
         markersize=4,
         capsize=2,

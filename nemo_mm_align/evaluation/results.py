@@ -14,9 +14,10 @@ from nemo_mm_align import packages
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.intervals import Interval
+from nemo_mm_align.recipes.registry import paper_recipes
 
-METHODS = ("base", "sft", "rejection", "steerlm", "dpo")
-"""The methods of a complete run; others may stand beside them, and a run of a subset is a valid result."""
+BASE = "base"
+"""What all methods start from, and are compared with."""
 
 VERSIONED = ("torch", "megatron-core", "nemo_toolkit", "transformers", "lightning", "numpy", "nemo_mm_align")
 
@@ -143,8 +144,8 @@ class Results(Section):
 
     @property
     def missing_methods(self) -> list[str]:
-        """Methods of a complete run that this one left out."""
-        return [name for name in METHODS if name not in self.methods]
+        """Methods of a complete run, the base and the paper's recipes, that this one left out; others may stand beside them."""
+        return [name for name in (BASE, *paper_recipes()) if name not in self.methods]
 
 
 def installed_versions() -> dict[str, str]:

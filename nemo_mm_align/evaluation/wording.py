@@ -6,21 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.intervals import bounds_of
-from nemo_mm_align.evaluation.results import MethodResult, Results
+from nemo_mm_align.evaluation.results import BASE, MethodResult, Results
+from nemo_mm_align.recipes.registry import all_recipes
 from nemo_mm_align.reporting.tables import bracket
-
-LABELS = {
-    "base": "Base",
-    "sft": "SFT",
-    "rejection": "Rejection sampling",
-    "steerlm": "SteerLM",
-    "dpo": "DPO",
-}
 
 
 def label_of(name: str) -> str:
     """Name of a method as a reader sees it."""
-    return LABELS.get(name, name.replace("_", " "))
+    if name == BASE:
+        return "Base"
+    recipe = all_recipes().get(name)
+    return name.replace("_", " ") if recipe is None else recipe.label
 
 
 def listing(names: Sequence[str]) -> str:

@@ -67,6 +67,7 @@ def check_model(
             "want multiples of 16. Set precision=bf16; a model trained in FP8 opens in it."
         )
     source = open_source(folder)
+    source.refuse_head("it cannot be asked for answers")
     parallel.data_parallel_size(this_process().world_size)
     source.config.check(parallel)
     return source, source.template(ChatTemplate.from_config(template) if template else None)

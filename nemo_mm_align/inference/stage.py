@@ -70,10 +70,8 @@ class DecodingStage:
     ) -> Tensor:
         """Run this stage without exchanging anything with its neighbours: logits [B, V / TP], or hidden states [S, B, H]."""
         with self.cache.attached():
-            output: Tensor = self.model(
-                ids_BS, position_ids_BS, mask, images_NCHW, image_index_K=image_index_K, last_position_only=True
-            )
-        return output[:, -1] if self.model.post_process else output
+            hidden_SBH: Tensor = self.model(ids_BS, position_ids_BS, mask, images_NCHW, image_index_K=image_index_K)
+        return self.model.logits(hidden_SBH[-1:])[:, -1] if self.model.post_process else hidden_SBH
 
     @property
     def can_be_graphed(self) -> bool:

@@ -16,13 +16,11 @@ from nemo_mm_align.launch.compose import Composed, compose_stage, missing_keys, 
 from nemo_mm_align.launch.overrides import overrides_of
 from nemo_mm_align.launch.settings import InteractiveCluster, LaunchSettings
 from nemo_mm_align.launch.types import check_types
-from nemo_mm_align.recipes.sections import ManagerSettings, TrainerSettings
+from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.repository import CONF
 from nemo_mm_align.run_files import DONE_FILE
 from nemo_mm_align.stages import RANKED_STAGES, STAGES
-
-BUILD_METHODS = {"sft": "sft", "rejection": "rejection", "steerlm": "steerlm", "dpo": "preference"}
-"""Recipe and the training set that it learns from."""
+from nemo_mm_align.training.sections import ManagerSettings, TrainerSettings
 
 _LAYOUT_KEYS = (
     "tensor_model_parallel_size",
@@ -216,8 +214,8 @@ def _wiring(stage: str, config: DictConfig, training: Training | None) -> dict[s
             values |= training.start() | training.layout()
         elif stage == "generate":
             values |= {"checkpoint": str(training.folder)} | training.layout()
-        elif stage == "build" and training.recipe in BUILD_METHODS:
-            values["method"] = BUILD_METHODS[training.recipe]
+        elif stage == "build":
+            values["method"] = find_recipe(training.recipe).build_method
         elif stage == "evaluate" and "answers" not in config.evaluate:
             values["answers"] = {training.recipe: config.generate.out}
     return values

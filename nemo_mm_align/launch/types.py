@@ -14,7 +14,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.stage import EvaluateSettings
 from nemo_mm_align.inference.settings import settings_from_config
 from nemo_mm_align.labeling.stage import LabelSettings
-from nemo_mm_align.recipes.settings import read_settings
+from nemo_mm_align.training.settings import read_settings
 
 
 def check_types(stage: str, config: DictConfig) -> None:

@@ -20,6 +20,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_command
 from nemo_mm_align.miniature.world import build_world
+from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.records import Prompt, read_records, write_records
 from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
 
@@ -180,20 +181,21 @@ class MiniatureRun:
         for method in self.settings.methods:
             stages += self._align(seed, method)
         stages += [self._answers(seed, name) for name in ("base", *self.settings.methods)]
-        if "steerlm" in self.settings.methods and self.settings.steering_prompts:
-            stages.append(self._sweep(seed))
+        steered = [method for method in self.settings.methods if find_recipe(method).samples.attributed]
+        if steered and self.settings.steering_prompts:
+            stages.append(self._sweep(seed, steered[0]))
         return stages
 
     def _align(self, seed: int, method: str) -> list[Stage]:
         folder, tag = self.seed_folder(seed), f"seed{seed}"
-        rule = "preference" if method == "dpo" else method
+        rule = find_recipe(method).build_method
         data = folder / f"{rule}.jsonl"
         build = python_command(
             SCRIPTS / "build.py",
             f"method={rule}",
             f"annotations={folder / 'annotations.jsonl'}",
             f"out={data}",
-            *([f"method.seed={seed}"] if rule in ("rejection", "preference") else []),
+            f"method.seed={seed}",
             *self.settings.build.get(method, []),
         )
         train = torchrun_command(
@@ -230,16 +232,16 @@ class MiniatureRun:
             model,
             self.answers(seed, method),
             [f"seed{seed}_{method}", "base", "world"],
-            extra=asked if method == "steerlm" else [],
+            extra=asked if method != "base" and find_recipe(method).samples.attributed else [],
         )
 
-    def _sweep(self, seed: int) -> Stage:
+    def _sweep(self, seed: int, method: str) -> Stage:
         names = ",".join(self.settings.attribute_schema.names)
         return self._generate(
             f"seed{seed}_steering",
-            self.seed_folder(seed) / "steerlm",
+            self.seed_folder(seed) / method,
             self.answers(seed, "steering"),
-            [f"seed{seed}_steerlm", "world"],
+            [f"seed{seed}_{method}", "world"],
             split="steering",
             extra=[f"sweep=[{names}]"],
         )

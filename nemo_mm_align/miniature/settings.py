@@ -11,8 +11,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import StrictModel, read
 from nemo_mm_align.miniature.world import WorldSettings
 from nemo_mm_align.model.config import LlavaConfig
-
-Method = Literal["sft", "rejection", "steerlm", "dpo"]
+from nemo_mm_align.recipes.registry import all_recipes
 
 
 class SamplingShape(StrictModel):
@@ -38,11 +37,20 @@ class MiniatureSettings(StrictModel):
     build: dict[str, list[str]]
     train: dict[str, list[str]]
     base_stages: dict[str, list[str]]
-    methods: tuple[Method, ...]
+    methods: tuple[str, ...]
     evaluate_on: Literal["heldout", "dev"] = "heldout"
     attribute_schema: AttributeSchema
     template: dict[str, Any]
     model: dict[str, Any]
+
+    @field_validator("methods")
+    @classmethod
+    def _are_recipes(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        known = all_recipes()
+        unknown = [method for method in methods if method not in known]
+        if unknown:
+            raise ValueError(f"no recipe is called {unknown[0]!r}: choose from {', '.join(known)}")
+        return methods
 
     @field_validator("model")
     @classmethod

@@ -1,4 +1,4 @@
-"""megatron-core's GPTModel with losses computed where they count and padded vocabulary columns shut out.
+"""megatron-core's GPTModel that ends with hidden states; losses computed where they count, padded vocabulary shut out.
 
 Shapes: B rows, S sequence, H hidden, V vocabulary columns of this rank, P labelled positions of the micro batch.
 """
@@ -25,34 +25,21 @@ class LanguageModel(GPTModel):
     def __init__(self, *args: Any, real_vocab_size: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
-        self._last_position_only = False
-        self._label_places_P: Tensor | None = None
 
-    def forward(
-        self, *args: Any, last_position_only: bool = False, label_places_P: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
-        """As megatron-core's.
+    def _postprocess(self, hidden_states: Tensor, **unused: Any) -> Tensor:
+        """Return hidden states: of this stage's share of the sequence, on the last stage of all of it, [S, B, H]."""
+        return self._whole_sequence(hidden_states) if self.post_process else hidden_states
+
+    def token_losses(self, hidden_SBH: Tensor, labels_BS: Tensor, label_places_P: Tensor | None = None) -> Tensor:
+        """Return -log p of every label, [B, S] in nats, 0 where there is none.
 
         Args:
-            last_position_only: logits of the last position alone, [B, 1, V].
-            label_places_P: where a label stands in the flattened [S, B]; ``None`` looks.
+            hidden_SBH: what the last stage's forward pass returned.
+            labels_BS: next token at every position, -100 where no loss is wanted.
+            label_places_P: where a label stands in the flattened [S, B]; ``None`` looks, which waits for a GPU.
         """
-        self._last_position_only, self._label_places_P = last_position_only, label_places_P
-        output: Tensor = super().forward(*args, **kwargs)
-        return output
-
-    def _postprocess(self, hidden_states: Tensor, labels: Tensor | None = None, **unused: Any) -> Tensor:
-        """Return hidden states [S, B, H] on inner stages, else logits [B, S, V] or per-token losses [B, S] in nats."""
-        if not self.post_process:
-            return hidden_states
-        hidden_SBH = self._whole_sequence(hidden_states)
-        if labels is None:
-            if self._last_position_only:
-                hidden_SBH = hidden_SBH[-1:]
-            logits: Tensor = self._logits(hidden_SBH).transpose(0, 1).contiguous()
-            return logits
-        labels_SB = labels.transpose(0, 1)
-        labels_N, places_P = labels_SB.flatten(), self._label_places_P
+        labels_SB = labels_BS.transpose(0, 1)
+        labels_N, places_P = labels_SB.flatten(), label_places_P
         if places_P is None:
             places_P = (labels_N != IGNORE_INDEX).nonzero().squeeze(1)
         # Only these positions need the output layer. [P, 1, H]: megatron-core's linears take three dimensions.
@@ -62,6 +49,11 @@ class LanguageModel(GPTModel):
         ).squeeze(1)
         losses_SB = losses_P.new_zeros(len(labels_N)).index_put((places_P,), losses_P).view(labels_SB.shape)
         return losses_SB.transpose(0, 1).contiguous()
+
+    def logits(self, hidden_SBH: Tensor) -> Tensor:
+        """Return the logits of this rank's vocabulary columns, [B, S, V], of the last stage's hidden states or some of them."""
+        logits_BSV: Tensor = self._logits(hidden_SBH).transpose(0, 1).contiguous()
+        return logits_BSV
 
     def _whole_sequence(self, hidden_SBH: Tensor) -> Tensor:
         if not self.config.sequence_parallel:

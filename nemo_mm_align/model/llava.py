@@ -29,6 +29,8 @@ from torch import Tensor, nn
 
 from nemo_mm_align.model import layer_specs
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.head_config import HeadConfig
+from nemo_mm_align.model.heads import RegressionHead
 from nemo_mm_align.model.language import LanguageModel
 from nemo_mm_align.model.lora import initialize_adapters
 from nemo_mm_align.model.transformer_configs import language_config, projector_config, vision_config
@@ -42,6 +44,7 @@ class Llava(MegatronModule):
         parallel: layout; process groups must be up (`parallel.runtime.initialize`).
         engine: precision, kernels, recomputation.
         lora: adapters on the language model, or ``None``.
+        head: what turns hidden states into numbers, or ``None``.
         pre_process, post_process: whether this is the first and the last stage.
         initialize: draw random weights; false where they are loaded next.
     """
@@ -55,10 +58,12 @@ class Llava(MegatronModule):
         pre_process: bool,
         post_process: bool,
         initialize: bool = True,
+        head: HeadConfig | None = None,
     ) -> None:
         language = language_config(config, parallel, engine, initialize)
         super().__init__(config=language)
         self.model_config, self.parallel, self.engine, self.lora = config, parallel, engine, lora
+        self.head_config = head
         self.pre_process, self.post_process = pre_process, post_process
         self.model_type = ModelType.encoder_or_decoder
         kernel = layer_specs.kernels(engine)
@@ -87,6 +92,7 @@ class Llava(MegatronModule):
             rotary_base=config.language.rotary_base,
             scatter_embedding_sequence_parallel=False,
         )
+        self.head = RegressionHead(language, head) if head is not None and post_process else None
         _mark_split_weights(self)
 
     @property
@@ -112,10 +118,7 @@ class Llava(MegatronModule):
         position_ids_BS: Tensor,
         attention_mask: Tensor | None,
         images_NCHW: Tensor | None = None,
-        labels_BS: Tensor | None = None,
         image_index_K: Tensor | None = None,
-        last_position_only: bool = False,
-        label_places_P: Tensor | None = None,
     ) -> Tensor:
         """Run this stage.
 
@@ -124,15 +127,12 @@ class Llava(MegatronModule):
             position_ids_BS: rotary position of every token.
             attention_mask: boolean [B, 1, S, S] or [B, 1, S, keys], True = may attend; ``None`` = plain causal.
             images_NCHW: normalised pixels; only the first stage reads them.
-            labels_BS: next token at every position, -100 without loss; only the last stage reads them.
             image_index_K: for each image occurrence, row by row, its place in `images_NCHW`; ``None`` = in order. An
                 image that occurs in several rows is encoded once.
-            last_position_only: logits of the last position alone, [B, 1, V]: all that decoding needs.
-            label_places_P: where `labels_BS` holds a label, in the flattened [S, B]; ``None`` looks, which waits for a GPU.
 
         Returns:
-            Hidden states [S, B, H] on inner stages; on the last one per-token losses [B, S] (nats, 0 without label), or
-            without labels the logits [B, S, V].
+            Hidden states [S, B, H], this rank's share of S with sequence parallelism; on the last stage behind the final norm
+            and whole, as `token_losses`, `logits` and `head` take them.
 
         Raises:
             ValueError: image tokens and image embeddings differ in number.
@@ -144,11 +144,16 @@ class Llava(MegatronModule):
                 position_ids=position_ids_BS.unsqueeze(0).expand(3, -1, -1),
                 attention_mask=attention_mask,
                 decoder_input=hidden_SBH,
-                labels=labels_BS,
-                last_position_only=last_position_only,
-                label_places_P=label_places_P,
             )
         return output
+
+    def token_losses(self, hidden_SBH: Tensor, labels_BS: Tensor, label_places_P: Tensor | None = None) -> Tensor:
+        """Return per-token losses [B, S] of the last stage's hidden states; see `LanguageModel.token_losses`."""
+        return self.language_model.token_losses(hidden_SBH, labels_BS, label_places_P)
+
+    def logits(self, hidden_SBH: Tensor) -> Tensor:
+        """Return this rank's part of the logits [B, S, V] of the last stage's hidden states, or of some positions of them."""
+        return self.language_model.logits(hidden_SBH)
 
     @contextmanager
     def _fp8_only_where_calibrated(self) -> Iterator[None]:
@@ -264,8 +269,10 @@ def _mark_split_weights(model: nn.Module) -> None:
 
 
 def set_trainable(model: Llava, language: bool, projector: bool, vision: bool, adapters: bool) -> None:
-    """Freeze and unfreeze by part; adapters count apart from the language model's own weights."""
+    """Freeze and unfreeze by part; adapters count apart from the language model's own weights, a head is always trained."""
     for name, parameter in model.named_parameters():
+        if name.startswith("head."):
+            continue
         if ".adapters." in name:
             parameter.requires_grad_(adapters)
         elif name.startswith("vision_tower."):
@@ -282,11 +289,12 @@ def build_llava(
     engine: EngineConfig | None = None,
     lora: LoRAConfig | None = None,
     initialize: bool = True,
+    head: HeadConfig | None = None,
 ) -> Llava:
     """Check the configuration, build this rank's stage and move it to its device.
 
     With `lora`, adapters and projector are trainable, the rest is frozen; without, language model and projector are.
-    `initialize=False` leaves all but adapters and norms undefined, for weights that are loaded next.
+    `initialize=False` leaves all but adapters, head and norms undefined, for weights that are loaded next.
 
     Raises:
         UserError: sizes and layout do not fit, or the asked kernels or precision are not available here.
@@ -301,8 +309,11 @@ def build_llava(
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
         initialize=initialize,
+        head=head,
     )
     model.to(device=torch.cuda.current_device(), dtype=model.config.params_dtype)
+    if model.head is not None:
+        model.head.float().initialize(engine.seed)
     if lora is not None:
         initialize_adapters(model, engine.seed)
     set_trainable(model, language=lora is None, projector=True, vision=False, adapters=True)

@@ -15,6 +15,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from nemo_mm_align.parallel.sharded_state import (
     state_to_load,
     state_to_save,
     without_absent_extra_states,
+    without_head,
 )
 
 __all__ = [
@@ -170,7 +172,7 @@ def _finish(partial: Path, final: Path, metadata: CheckpointMetadata, tokenizer_
     if tokenizer_source is not None:
         copy_tokenizer(tokenizer_source, partial / TOKENIZER_FOLDER)
     path = partial / METADATA_FILE
-    path.write_text(json.dumps(metadata.model_dump(mode="json"), indent=1) + "\n")
+    path.write_text(json.dumps(metadata.content(), indent=1) + "\n")
     if final.exists() and damage_of(final) is not None:
         aside = _unused(final)
         os.rename(final, aside)
@@ -256,13 +258,14 @@ def load(
     """Load weights, and with `optimizer` its state, into a built model at whatever layout it has; all ranks call it.
 
     For a LoRA checkpoint the model must have the same adapters and its base already loaded; a complete checkpoint may
-    become the base of a model with fresh adapters.
+    become the base of a model with fresh adapters. A head of other outputs than the checkpoint's stays as it was drawn.
 
     Returns:
         Metadata and the trainer state that was saved.
 
     Raises:
-        UserError: no complete checkpoint, another model, adapters of another shape, or files that are damaged inside.
+        UserError: no complete checkpoint, another model, adapters of another shape, with an optimizer another head, or files
+            that are damaged inside.
     """
     metadata = read_metadata(folder)
     check_same_model(metadata, model.model_config, folder)
@@ -270,6 +273,8 @@ def load(
     if adapted or optimizer is not None:
         _check_adapters(metadata, model, folder)
     state = state_to_load(model, optimizer, adapted)
+    if not _same_head(metadata, model, folder, must_be=optimizer is not None):
+        state["model"] = without_head(state["model"])
     if model.engine.fp8:
         state["model"] = without_absent_extra_states(state["model"], Path(folder) / STATE_FOLDER)
     expected = set(state["model"])
@@ -296,6 +301,19 @@ def _read_state(state: dict[str, Any], folder: Path) -> dict[str, Any]:
             "a copy, or move it away: the same command then goes on from the one before it."
         ) from error
     return loaded
+
+
+def _same_head(metadata: CheckpointMetadata, model: Llava, folder: str | Path, must_be: bool) -> bool:
+    """Whether the model's head is the checkpoint's; raise `UserError` where it must be and is not."""
+    here = None if model.head_config is None else json.loads(json.dumps(asdict(model.head_config)))
+    if here == metadata.head:
+        return True
+    if must_be:
+        raise UserError(
+            f"{folder}: its head is {metadata.head}, the model's {here}. Train with the recipe and attribute schema that the "
+            "checkpoint was trained with, or choose another exp_manager.name."
+        )
+    return False
 
 
 def _check_adapters(metadata: CheckpointMetadata, model: Llava, folder: str | Path) -> None:

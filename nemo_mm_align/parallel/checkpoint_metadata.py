@@ -1,6 +1,8 @@
 """What a checkpoint says of itself, ``metadata.json``, and how files of earlier format versions are read.
 
-Version 2 (now): the recipe of a training notes its pictures (`recipe.pictures`), so that a resumed run knows them.
+Version 3 (now): `head` says what stands on top of the hidden states. A checkpoint without a head is written as one of
+version 2, which earlier releases read as well.
+Version 2: the recipe of a training notes its pictures (`recipe.pictures`), so that a resumed run knows them.
 Version 1: it may not have; the run that goes on takes them to be as they are now, and says so.
 
 A key that comes, goes or means something else makes another version: its number goes up, and a reader of the one before is
@@ -14,12 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from nemo_mm_align.errors import UserError, shorten
 
 METADATA_FILE = "metadata.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+
+
+_SINCE = {"head": 3}
+"""First version of the keys that came later."""
 
 
 class LaterFormat(UserError):
@@ -31,10 +37,12 @@ class CheckpointMetadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 0
+    """The earliest version that has a place for all of it; follows from the rest."""
     step: int
     model: dict[str, Any]
     lora: dict[str, Any] | None
+    head: dict[str, Any] | None = None
     template: dict[str, Any]
     attribute_schema: dict[str, Any] | None
     image_processor: dict[str, Any]
@@ -45,6 +53,16 @@ class CheckpointMetadata(BaseModel):
     layout: dict[str, int] = {}
     versions: dict[str, str] = {}
 
+    @model_validator(mode="after")
+    def _of_the_earliest_version(self) -> CheckpointMetadata:
+        self.format_version = 2 if self.head is None else _SINCE["head"]
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """Return what is written."""
+        values = self.model_dump(mode="json")
+        return {key: value for key, value in values.items() if _SINCE.get(key, 0) <= self.format_version}
+
 
 Values = dict[str, Any]
 
@@ -54,7 +72,12 @@ def _from_1(values: Values) -> Values:
     return values
 
 
-_TO_NEXT: dict[int, Callable[[Values], Values]] = {1: _from_1}
+def _from_2(values: Values) -> Values:
+    """There was no head."""
+    return values
+
+
+_TO_NEXT: dict[int, Callable[[Values], Values]] = {1: _from_1, 2: _from_2}
 """Version -> what makes a file of it one of the next version."""
 
 
@@ -82,9 +105,12 @@ def read_metadata(folder: str | Path) -> CheckpointMetadata:
             f"{path}: is of format version {version}, this nemo_mm_align reads up to {FORMAT_VERSION}: open it with a later one"
             + (f" (nemo_mm_align {shorten(str(by))} wrote it)." if by else ".")
         )
+    early = [key for key in values if _SINCE.get(key, 0) > version]
+    if early:
+        raise UserError(f"{path}: cannot be read: {early[0]}: no key of format version {version}. {_RESTORE}")
     for number in range(version, FORMAT_VERSION):
         values = _TO_NEXT[number](values)
-    return _checked({**values, "format_version": FORMAT_VERSION}, path)
+    return _checked(values, path)
 
 
 _RESTORE = "Restore the file from a copy."

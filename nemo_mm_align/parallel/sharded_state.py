@@ -22,23 +22,30 @@ from torch import Tensor
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 
-_ADAPTER, _PROJECTOR, _EXTRA = ".adapters.", "projector.", "_extra_state"
+_ADAPTER, _PROJECTOR, _HEAD, _EXTRA = ".adapters.", "projector.", "head.", "_extra_state"
 
 
 def model_entries(model: Llava, adapted: bool) -> dict[str, Any]:
-    """The tensors of a LoRA checkpoint (adapters and projector), or of a complete one (all but adapters).
+    """The tensors of a LoRA checkpoint (adapters, projector and head), or of a complete one (all but adapters).
 
     TransformerEngine's extra states hold something in FP8 alone; without them the same checkpoint opens with both kinds of
     kernels.
     """
     sharded = model.sharded_state_dict()
     if adapted:
-        return {name: value for name, value in sharded.items() if _ADAPTER in name or name.startswith(_PROJECTOR)}
+        return {
+            name: value for name, value in sharded.items() if _ADAPTER in name or name.startswith((_PROJECTOR, _HEAD))
+        }
     return {
         name: value
         for name, value in sharded.items()
         if _ADAPTER not in name and (model.engine.fp8 or not name.endswith(_EXTRA))
     }
+
+
+def without_head(entries: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a head, where what is read has none or another."""
+    return {name: value for name, value in entries.items() if not name.startswith(_HEAD)}
 
 
 def without_absent_extra_states(entries: dict[str, Any], folder: str | Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nemo_mm_align.folder_files import check_files
 from nemo_mm_align.image_settings import check_processor
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.parallel import checkpoint_folder
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
@@ -110,6 +111,14 @@ class ModelSource:
             raise UserError(f"{fault}Copy the tokenizer's files there that belong to these weights.")
         _say(f"{fault}A prompt with one of the others will fail.")  # trained when nobody looked
 
+    def refuse_head(self, purpose: str) -> None:
+        """Raise `UserError` where the checkpoint rates answers: its language model was trained to be read, not to speak."""
+        if self.metadata is not None and self.metadata.head is not None:
+            outputs = ", ".join(self.metadata.head["outputs"])
+            raise UserError(
+                f"{self.folder}: has a head that tells {outputs} of answers; {purpose}. Give a model that was trained to answer."
+            )
+
     def fingerprint(self) -> str:
         """Short hash of the weights that `load_weights` would load."""
         own = fingerprint_folder(self.folder)
@@ -196,11 +205,13 @@ def build_from(
     engine: EngineConfig,
     lora: LoRAConfig | None = None,
     base: str | Path | None = None,
+    head: HeadConfig | None = None,
 ) -> Llava:
     """Build a model for `source` on this rank and load its weights; process groups must be up.
 
     Args:
         lora: fresh adapters on top of the source (training); a LoRA checkpoint brings its own.
+        head: fresh on top of the source (training); what a checkpoint has of its own is left out without it.
     """
     from nemo_mm_align.model.llava import build_llava
 
@@ -209,7 +220,7 @@ def build_from(
             f"{source.folder}: already has adapters. Merge them first (scripts/convert.py direction=export "
             "adapters=merged), then train new ones on the result."
         )
-    model = build_llava(source.config, parallel, engine, lora or source.lora, initialize=False)
+    model = build_llava(source.config, parallel, engine, lora or source.lora, initialize=False, head=head)
     load_weights(model, source, base)
     return model
 

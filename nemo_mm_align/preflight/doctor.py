@@ -25,7 +25,7 @@ from nemo_mm_align.preflight.memory import check_memory_and_disk
 from nemo_mm_align.preflight.ranks import Ranks, ranks_from_environment
 from nemo_mm_align.preflight.report import exit_code, render, write_json
 from nemo_mm_align.processes import node_name
-from nemo_mm_align.recipes.settings import read_values
+from nemo_mm_align.training.settings import read_values
 
 _SHARE_TIMEOUT_S = 30.0
 

@@ -1,1 +1,1 @@
-"""Training methods: what a sample is, what its loss is, and the step and host that they share."""
+"""Recipes, one file each: what a training method is. `registry` finds them; nothing else names one."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nemo_mm_align.benchmarks.recipes import PREFERENCE
 from nemo_mm_align.benchmarks.report import markdown_table
 from nemo_mm_align.parallel.checkpoint_folder import latest_checkpoint
 from nemo_mm_align.run_files import METRICS_FILE, read_metrics
@@ -189,7 +190,7 @@ class _Trial:
         work, length = self.context.work, self.length
         return [
             *torchrun(min(self.context.ranks, 2), "train.py"),
-            "recipe=dpo",
+            f"recipe={PREFERENCE}",
             f"name={name}",
             f"precision={'bf16' if self.context.gpus else 'fp32'}",
             f"trainer.max_steps={length.steps}",

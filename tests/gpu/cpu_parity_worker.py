@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.sample import CHOSEN, REJECTED
 from nemo_mm_align.inference.decode import ImageBatch, generate_batch
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
@@ -29,9 +30,9 @@ from nemo_mm_align.model.config import (
 from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
-from nemo_mm_align.recipes import reference
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.step import TrainingEngine
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training import reference
+from nemo_mm_align.training.step import TrainingEngine
 
 CONFIG = LlavaConfig(
     LanguageConfig(4, 96, 240, num_attention_heads=8, vocab_size=515, num_query_groups=4),
@@ -58,6 +59,11 @@ def draw(model: Llava) -> None:
             parameter.copy_(noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
 
 
+def pair_roles() -> dict[str, torch.Tensor]:
+    """Sequences chosen and rejected in turn."""
+    return {CHOSEN: torch.arange(0, ROWS, 2), REJECTED: torch.arange(1, ROWS, 2)}
+
+
 def batch(shared: bool) -> Batch:
     """Rows with an image each; with `shared`, rows 0 and 1, 2 and 3 are the branches of one prefix."""
     generator = torch.Generator().manual_seed(1)
@@ -70,8 +76,9 @@ def batch(shared: bool) -> Batch:
     images_NCHW = torch.randn(ROWS, 3, 56, 56, generator=generator)
     if not shared:
         return Batch(
-            ids_BS, labels_BS, positions_BS, segments_BS, images_NCHW, torch.arange(ROWS), ("a", "b", "c", "d")
-        )
+            ids_BS, labels_BS, positions_BS, segments_BS, images_NCHW, torch.arange(ROWS), ("a", "b", "c", "d"),
+            roles=pair_roles(),
+        )  # fmt: skip
     tail = LENGTH - PREFIX
 
     def joined(values_BS: torch.Tensor) -> torch.Tensor:
@@ -80,7 +87,7 @@ def batch(shared: bool) -> Batch:
     branches = torch.tensor([[0] * PREFIX + [1] * tail + [2] * tail] * (ROWS // 2))
     return Batch(
         joined(ids_BS), joined(labels_BS), joined(positions_BS), branches, images_NCHW[::2],
-        torch.arange(ROWS // 2), ("a", "b"),
+        torch.arange(ROWS // 2), ("a", "b"), roles=pair_roles(),
     )  # fmt: skip
 
 
@@ -90,7 +97,9 @@ def steps(method: str, lora: LoRAConfig | None, shared: bool) -> list[dict[str, 
     if method == "dpo":
         values = reference.compute(model.eval(), [data])
         data = replace(data, reference_log_probs_Q=values.cpu())
-    engine = TrainingEngine(model, build_method(method), OptimConfig(lr=1e-3, projector_lr=5e-4), 10, seed=0)
+    engine = TrainingEngine(
+        model, find_recipe(method).configured(), OptimConfig(lr=1e-3, projector_lr=5e-4), 10, seed=0
+    )
     return [engine.step([data], step).metrics for step in range(4)]
 
 

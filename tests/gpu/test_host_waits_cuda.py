@@ -21,8 +21,8 @@ from nemo_mm_align.model.layer_specs import transformer_engine_available  # noqa
 from nemo_mm_align.model.llava import build_llava  # noqa: E402
 from nemo_mm_align.parallel import runtime  # noqa: E402
 from nemo_mm_align.parallel.optim_config import OptimConfig  # noqa: E402
-from nemo_mm_align.recipes.methods import build_method  # noqa: E402
-from nemo_mm_align.recipes.step import TrainingEngine  # noqa: E402
+from nemo_mm_align.recipes.registry import find_recipe  # noqa: E402
+from nemo_mm_align.training.step import TrainingEngine  # noqa: E402
 from tests.gpu import cpu_parity_worker as small  # noqa: E402
 
 
@@ -55,7 +55,7 @@ def test_one_wait_per_optimizer_step(precision: str, lora: LoRAConfig | None, sh
     data = small.batch(shared)
     data = replace(data, reference_log_probs_Q=torch.full((data.num_sequences,), -100.0))
     model = build_llava(small.CONFIG, engine=EngineConfig(precision), lora=lora)
-    engine = TrainingEngine(model, build_method("dpo"), OptimConfig(), 10, seed=0)
+    engine = TrainingEngine(model, find_recipe("dpo").configured(), OptimConfig(), 10, seed=0)
     for step in range(2):
         engine.step([data] * 2, step)
     assert len(waits(lambda: engine.step([data] * 3, 2))) <= 1

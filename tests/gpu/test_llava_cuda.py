@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 from nemo_mm_align.datasets.batch import Batch  # noqa: E402
+from nemo_mm_align.datasets.sample import CHOSEN, REJECTED  # noqa: E402
 from nemo_mm_align.inference.decode import ImageBatch, generate_batch  # noqa: E402
 from nemo_mm_align.inference.requests import EncodedPrompt  # noqa: E402
 from nemo_mm_align.inference.sampling_settings import SamplingSettings  # noqa: E402
@@ -32,8 +33,8 @@ from nemo_mm_align.model.layer_specs import transformer_engine_available  # noqa
 from nemo_mm_align.model.llava import Llava, build_llava  # noqa: E402
 from nemo_mm_align.parallel import checkpoint, runtime  # noqa: E402
 from nemo_mm_align.parallel.optim_config import OptimConfig  # noqa: E402
-from nemo_mm_align.recipes.methods import build_method  # noqa: E402
-from nemo_mm_align.recipes.step import TrainingEngine  # noqa: E402
+from nemo_mm_align.recipes.registry import find_recipe  # noqa: E402
+from nemo_mm_align.training.step import TrainingEngine  # noqa: E402
 from tests.distributed import run_distributed  # noqa: E402
 from tests.gpu.cpu_parity_worker import draw  # noqa: E402
 
@@ -72,15 +73,15 @@ def batch(references: bool = False) -> Batch:
         image_index_K=torch.arange(ROWS),
         sample_ids=("a", "b", "c", "d"),
         reference_log_probs_Q=torch.full((ROWS,), -200.0) if references else None,
+        roles={CHOSEN: torch.arange(0, ROWS, 2), REJECTED: torch.arange(1, ROWS, 2)},
     )
     return made.to("cuda")
 
 
 def losses(model: Llava, data: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return model(
-            data.input_ids_BS, data.position_ids_BS, None, data.images_NCHW, data.labels_BS, data.image_index_K
-        ).float()
+        hidden_SBH = model(data.input_ids_BS, data.position_ids_BS, None, data.images_NCHW, data.image_index_K)
+        return model.token_losses(hidden_SBH, data.labels_BS).float()
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -91,9 +92,8 @@ def test_plain_rows_equal_rows_with_an_explicit_mask() -> None:
     model, data = build(EngineConfig(transformer_impl="local")), batch()
     mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool, device="cuda").tril().expand(ROWS, 1, -1, -1)
     with torch.no_grad():
-        masked = model(
-            data.input_ids_BS, data.position_ids_BS, mask, data.images_NCHW, data.labels_BS, data.image_index_K
-        )
+        hidden_SBH = model(data.input_ids_BS, data.position_ids_BS, mask, data.images_NCHW, data.image_index_K)
+        masked = model.token_losses(hidden_SBH, data.labels_BS)
     assert relative(masked, losses(model, data)) <= 1e-4
 
 
@@ -112,10 +112,11 @@ def test_shared_prefix_rows_equal_separate_rows(precision: str) -> None:
 
     segments = torch.tensor([[0] * prefix + [1] * (LENGTH - prefix) + [2] * (LENGTH - prefix)], device="cuda")
     with torch.no_grad():
-        together = model(
+        hidden_SBH = model(
             joined(data.input_ids_BS), joined(data.position_ids_BS), segment_mask(segments), data.images_NCHW[:1],
-            joined(data.labels_BS), data.image_index_K[:1],
-        ).float()  # fmt: skip
+            data.image_index_K[:1],
+        )  # fmt: skip
+        together = model.token_losses(hidden_SBH, joined(data.labels_BS)).float()
     assert relative(together[0, prefix:], separate) <= (1e-4 if precision == "fp32" else 2e-2)
 
 
@@ -143,7 +144,7 @@ def test_decoding_with_a_cache_equals_whole_passes() -> None:
         ids_BS = torch.tensor([prompt.ids + answer], device="cuda")
         positions_BS = torch.arange(ids_BS.shape[1], device="cuda").unsqueeze(0)
         with torch.no_grad():
-            logits_BSV = model(ids_BS, positions_BS, None, pixels)
+            logits_BSV = model.logits(model(ids_BS, positions_BS, None, pixels))
         logits_BSV[..., CONFIG.image_token_id] = float("-inf")
         chosen_from_AV = logits_BSV[0, len(prompt.ids) - 1 : -1]
         taken_A = chosen_from_AV.gather(1, torch.tensor(answer, device="cuda").unsqueeze(1)).squeeze(1)
@@ -163,7 +164,9 @@ def test_dpo_steps_lower_the_loss_and_survive_a_checkpoint(precision: str, tmp_p
     optim = OptimConfig(lr=5e-3, projector_lr=1e-3)
 
     def engine() -> TrainingEngine:
-        return TrainingEngine(build(EngineConfig(precision=precision), lora), build_method("dpo"), optim, 10, seed=0)
+        return TrainingEngine(
+            build(EngineConfig(precision=precision), lora), find_recipe("dpo").configured(), optim, 10, seed=0
+        )
 
     first, data = engine(), batch(references=True)
     values = [first.step([data], step).metrics["loss"] for step in range(4)]
@@ -188,7 +191,7 @@ def metadata(precision: str) -> checkpoint.CheckpointMetadata:
 
 def sft(model: Llava, distributed: bool = False) -> TrainingEngine:
     optim = OptimConfig(lr=1e-3, use_distributed_optimizer=distributed)
-    return TrainingEngine(model, build_method("sft"), optim, 20, seed=0)
+    return TrainingEngine(model, find_recipe("sft").configured(), optim, 20, seed=0)
 
 
 def trained(engine: EngineConfig, steps: int, distributed: bool = False) -> TrainingEngine:
@@ -262,8 +265,12 @@ def test_fp8_trains_near_bf16(precision: str, lora: LoRAConfig | None, recompute
     curves = []
     for name in ("bf16", precision):
         engine = TrainingEngine(
-            build(EngineConfig(name, recompute=recompute), lora), build_method("sft"), OptimConfig(lr=1e-3), 10, seed=0
-        )
+            build(EngineConfig(name, recompute=recompute), lora),
+            find_recipe("sft").configured(),
+            OptimConfig(lr=1e-3),
+            10,
+            seed=0,
+        )  # fmt: skip
         curves.append([engine.step([data], step).metrics["loss"] for step in range(6)])
     assert curves[1][-1] < curves[1][0]
     assert abs(curves[1][-1] - curves[0][-1]) <= 0.1 * curves[0][-1]

@@ -34,9 +34,9 @@ from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
 from nemo_mm_align.prompts import EncodedSequence
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.reference import _log_probs
-from nemo_mm_align.recipes.step import TrainingEngine, run_schedule
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training.reference import READS, _log_probs
+from nemo_mm_align.training.step import TrainingEngine, run_schedule
 from tests.memory import PeakMemory, SavedTensors
 
 CONFIG = LlavaConfig(
@@ -116,9 +116,9 @@ def micro_batch(job: Job, number: int) -> Batch:
         prompt = [config.image_token_id] * config.tokens_per_image + tokens(text)
         sequences = [
             EncodedSequence(prompt + tokens(work.answer), [False] * len(prompt) + [True] * work.answer)
-            for _ in range(2 if job.method == "dpo" else 1)
+            for _ in range(job.sequences)
         ]
-        reference = [-100.0, -100.0] if job.method == "dpo" else None
+        reference = [-100.0, -100.0] if job.recipe.objective.needs_reference else None
         samples.append(Sample(f"{number}-{row}", [Path(f"{number}-{row}.png")], sequences, reference))
     size = config.vision.image_size
 
@@ -149,7 +149,7 @@ def build(job: Job) -> TrainingEngine:
     """Model, gradient buffers and optimizer of a job."""
     model: Llava = build_llava(job.config, job.parallel, job.engine, job.lora)
     set_trainable(model, language=job.trains_language, projector=True, vision=job.train_vision, adapters=True)
-    return TrainingEngine(model, build_method(job.method), OptimConfig(), 10, seed=0)
+    return TrainingEngine(model, find_recipe(job.method).configured(), OptimConfig(), 10, seed=0)
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -158,16 +158,16 @@ def measure(job: Job) -> dict[str, Any]:
     buffers = [buffer.grad_data for buffer in engine.ddp.buffers + engine.ddp.expert_parallel_buffers]
     there = [*engine.model.parameters(), *engine.model.buffers(), *buffers]
     with SavedTensors(there) as saved:
-        run_schedule(engine.ddp, [micro_batch(job, 0)], engine._loss, forward_only=False)
+        run_schedule(engine.ddp, [micro_batch(job, 0)], engine.objective.reads, engine._loss, forward_only=False)
     engine.ddp.zero_grad_buffer()
     batches = [micro_batch(job, number) for number in range(job.micro_batches)]
     engine.step(batches, 0)  # from here on the optimizer's state exists
     held = optimizer_tensors(engine)
     with PeakMemory([*there, *held]) as peak:
-        run_schedule(engine.ddp, batches, engine._loss, forward_only=False)
+        run_schedule(engine.ddp, batches, engine.objective.reads, engine._loss, forward_only=False)
     engine.model.eval()
     with torch.no_grad(), PeakMemory([*there, *held]) as forward:
-        run_schedule(engine.model, [micro_batch(job, 0)], _log_probs, forward_only=True)
+        run_schedule(engine.model, [micro_batch(job, 0)], READS, _log_probs, forward_only=True)
     return {
         "forward": forward.peak,
         "parameters": count_parameters(engine.model),

@@ -32,11 +32,12 @@ from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.huggingface_peft import export_peft, load_peft
 from nemo_mm_align.model.huggingface_writer import ShardWriter
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
+from nemo_mm_align.objectives.objective import Reading
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import wrap_for_training
-from nemo_mm_align.recipes.methods import Imitation
-from nemo_mm_align.recipes.step import run_schedule
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training.step import run_schedule
 from tests.float64 import Float64
 from tests.parallel.differences import gradient_differences, relative, step_differences
 from tests.tiny_llava import IMAGE_TOKEN, LORA, PAD, TOKENS_PER_IMAGE, candidates, load_pixels, micro_batch
@@ -84,14 +85,14 @@ def train_step(model: Llava, batches: list[Batch]) -> tuple[float, Tensor, dict[
     ddp = wrap_for_training(model, OptimConfig())
     model.config.finalize_model_grads_func = finalize_model_grads
     ddp.zero_grad_buffer()
-    method, losses = Imitation("sft"), []
+    objective, losses = find_recipe("sft").configured(), []
 
-    def loss_function(token_losses_BS: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict]:
-        losses.append(token_losses_BS.detach().clone())
-        output = method.loss(token_losses_BS, batch)
+    def loss_function(reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict]:
+        losses.append(reading.token_losses_BS.detach().clone())
+        output = objective.loss(reading, batch)
         return output.loss_sum, output.count, {}
 
-    run_schedule(ddp, batches, loss_function, forward_only=False)
+    run_schedule(ddp, batches, objective.reads, loss_function, forward_only=False)
     shape = (len(batches), *batches[0].labels_BS.shape)
     token_losses = torch.stack(losses) if losses else torch.zeros(shape)
     runtime.broadcast_from_last_stage(token_losses)
@@ -168,7 +169,7 @@ def check_logits(folder: Path, work: Path) -> float:
     for number in range(MICRO_BATCHES):
         batch = micro_batch(number)
         with torch.no_grad():
-            logits = model(batch.input_ids_BS, batch.position_ids_BS, None, batch.images_NCHW)
+            logits = model.logits(model(batch.input_ids_BS, batch.position_ids_BS, None, batch.images_NCHW))
         inside = batch.segment_ids_BS >= 0
         difference = (logits[inside] - expected[number][inside]).abs().max() / expected[number][inside].abs().max()
         worst = max(worst, float(difference))

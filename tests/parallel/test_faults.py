@@ -23,7 +23,7 @@ from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter, _ResultFile
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.parallel.watchdog import EXIT_CODE
-from nemo_mm_align.recipes import reference
+from nemo_mm_align.training import reference
 from tests.distributed import REPOSITORY, free_port
 from tests.parallel.test_training import metrics, overrides
 from tests.tiny import tiny_llava, training_data
@@ -58,7 +58,7 @@ def end(ranks: list[subprocess.Popen[bytes]]) -> None:
 def run_here(arguments: list[str], stop: StopRequest | None = None) -> None:
     from hydra import compose, initialize_config_dir
 
-    from nemo_mm_align.recipes.trainer import train
+    from nemo_mm_align.training.trainer import train
 
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
         config = compose("train", overrides=arguments)

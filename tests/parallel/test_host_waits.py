@@ -15,8 +15,8 @@ from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import LoRAConfig
 from nemo_mm_align.model.llava import build_llava
 from nemo_mm_align.parallel.optim_config import OptimConfig
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.step import TrainingEngine
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training.step import TrainingEngine
 from tests.gpu import cpu_parity_worker as small
 from tests.host_waits import HostWaits
 
@@ -44,7 +44,9 @@ def test_one_wait_per_optimizer_step(method: str, lora: LoRAConfig | None, share
     data = small.batch(shared)
     if method == "dpo":
         data = replace(data, reference_log_probs_Q=torch.full((data.num_sequences,), -100.0))
-    engine = TrainingEngine(build_llava(small.CONFIG, lora=lora), build_method(method), OptimConfig(), 10, seed=0)
+    engine = TrainingEngine(
+        build_llava(small.CONFIG, lora=lora), find_recipe(method).configured(), OptimConfig(), 10, seed=0
+    )
     engine.step([data] * 2, 0)
     update: Callable[[], object] = engine.optimizer.step_with_ready_grads
     engine.optimizer.step_with_ready_grads = lambda: None  # torch's AdamW asks for its own counts; a GPU has another

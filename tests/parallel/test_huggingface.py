@@ -62,7 +62,7 @@ def load(folder: Path, lora: LoRAConfig | None = None, precision: str = "fp32") 
 def logits(model: Llava) -> Tensor:
     batch = micro_batch(0)
     with torch.no_grad():
-        return model(batch.input_ids_BS, batch.position_ids_BS, None, batch.images_NCHW)
+        return model.logits(model(batch.input_ids_BS, batch.position_ids_BS, None, batch.images_NCHW))
 
 
 def largest_difference(actual: Tensor, expected: Tensor) -> float:
@@ -297,7 +297,7 @@ def test_composed_llava_keeps_language_model_and_tower(tmp_path: Path, chatml: C
             for kind, name in ((AutoModelForCausalLM, "language"), (CLIPVisionModel, "tower"))
         )
         model = load(tmp_path / "out")
-        assert largest_difference(model(ids, positions, None)[..., :4], language(ids).logits) <= TOLERANCE
+        assert largest_difference(model.logits(model(ids, positions, None))[..., :4], language(ids).logits) <= TOLERANCE
         features = tower(pixels, output_hidden_states=True).hidden_states[-2]
         assert largest_difference(model.vision_tower(pixels), features) <= TOLERANCE
     embedding = model.language_model.embedding.word_embeddings.weight.detach()

@@ -13,8 +13,8 @@ from nemo_mm_align.model.llava import build_llava
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import model_entries, without_absent_extra_states
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.step import TrainingEngine
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training.step import TrainingEngine
 from tests.tiny_llava import make_llava, micro_batch
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -32,7 +32,7 @@ def engine(folder: Path) -> TrainingEngine:
     config = llava_config_from_hf(folder)
     model = build_llava(config, engine=EngineConfig("bf16"), lora=LORA, initialize=False)
     load_huggingface(model, folder)
-    return TrainingEngine(model, build_method("sft"), OptimConfig(lr=1e-4, schedule="constant"), 20, seed=0)
+    return TrainingEngine(model, find_recipe("sft").configured(), OptimConfig(lr=1e-4, schedule="constant"), 20, seed=0)
 
 
 def test_bf16_goes_on_from_its_fp32_weights(tmp_path: Path) -> None:

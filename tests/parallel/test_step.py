@@ -12,8 +12,8 @@ from nemo_mm_align.model.config import EngineConfig, LoRAConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.parallel.optim_config import OptimConfig
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.step import TrainingEngine
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training.step import TrainingEngine
 from tests.tiny_llava import make_llava, micro_batch
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -38,7 +38,7 @@ def change(folder: Path, **optim: object) -> tuple[dict[str, Tensor], float]:
     """What one step changes, by part, and the norm of its gradient."""
     model = build(folder)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    engine = TrainingEngine(model, build_method("sft"), OptimConfig(**optim), total_steps=10, seed=0)  # type: ignore[arg-type]
+    engine = TrainingEngine(model, find_recipe("sft").configured(), OptimConfig(**optim), total_steps=10, seed=0)  # type: ignore[arg-type]
     norm = engine.step([micro_batch(0)], 0).metrics["gradient_norm"]
     parts: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -73,7 +73,7 @@ def test_dropout_follows_the_step_number_alone(folder: Path) -> None:
             if ".adapters." in name:
                 parameter.normal_(std=0.2)  # a fresh adapter gives nothing that dropout could change
     optim = OptimConfig(lr=1e-12, projector_lr=None)
-    engine = TrainingEngine(model, build_method("sft"), optim, total_steps=10, seed=0)
+    engine = TrainingEngine(model, find_recipe("sft").configured(), optim, total_steps=10, seed=0)
     first, second, again = (engine.step([micro_batch(0)], step).metrics["loss"] for step in (3, 4, 3))
     assert first == pytest.approx(again, rel=1e-6)
     assert abs(first - second) > 1e-3

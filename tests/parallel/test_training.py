@@ -219,7 +219,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], str]:
     from hydra import compose, initialize_config_dir
 
     from nemo_mm_align.cli import describe
-    from nemo_mm_align.recipes.trainer import train
+    from nemo_mm_align.training.trainer import train
 
     def run(arguments: list[str]) -> str:
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):

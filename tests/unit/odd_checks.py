@@ -19,8 +19,8 @@ from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.parallel import conversion_checks
 from nemo_mm_align.preflight.doctor import DoctorSettings, job_from_config
-from nemo_mm_align.recipes import early as training
-from nemo_mm_align.recipes.settings import read_values
+from nemo_mm_align.training import early as training
+from nemo_mm_align.training.settings import read_values
 
 
 def _given(config: DictConfig) -> Any:

@@ -1,18 +1,24 @@
 """The rules that keep parts apart: imports point down, and labelling and evaluation run without the engine."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nemo_mm_align.recipes.registry import all_recipes
+
 PACKAGE = "nemo_mm_align"
 ROOT = Path(__file__).resolve().parents[2] / PACKAGE
 LAYERS = (
     {"model", "parallel", "reporting"},
-    {"datasets", "callbacks", "capacity"},
-    {"labeling", "recipes", "inference", "evaluation", "miniature", "launch", "preflight"},
+    {"datasets", "callbacks"},
+    {"objectives"},
+    {"recipes"},
+    {"capacity"},
+    {"labeling", "training", "inference", "evaluation", "miniature", "launch", "preflight"},
     {"benchmarks", "verify"},
 )
 """From low to high; modules that stand in the package's own folder are below them all."""
@@ -42,6 +48,19 @@ def test_imports_point_down(path):
     assert not higher, f"{path.relative_to(ROOT)} imports {sorted(higher)}, which stand above it"
 
 
+def test_every_folder_has_its_layer():
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set().union(*LAYERS)
+
+
+def test_recipes_are_named_by_themselves_alone():
+    """A recipe is one file: whoever wants something of recipes asks the registry. Build methods have names of their own."""
+    names = re.compile(rf"\b({'|'.join(all_recipes())})\b")
+    naming = {str(path.relative_to(ROOT)) for path in MODULES if names.search(path.read_text(encoding="utf-8"))}
+    elsewhere = {path for path in naming if not path.startswith(("recipes/", "miniature/"))}
+    assert elsewhere == {"datasets/build_settings.py", "benchmarks/recipes.py"}
+
+
 @pytest.mark.parametrize(("folder", "other"), [("labeling", "evaluation"), ("evaluation", "labeling")])
 def test_labelling_and_evaluation_do_not_know_each_other(folder, other):
     modules = {path for path in MODULES if path.is_relative_to(ROOT / folder)}
@@ -53,7 +72,7 @@ def test_labelling_and_evaluation_do_not_know_each_other(folder, other):
 def test_only_the_trainer_glue_knows_lightning_and_nemo(path):
     frameworks = {name for name in imports(path) if name.split(".")[0] in ("nemo", "lightning", "pytorch_lightning")}
     place = str(path.relative_to(ROOT))
-    glue = place == "parallel/strategy.py" or place.startswith(("callbacks/", "recipes/trainer"))
+    glue = place == "parallel/strategy.py" or place.startswith(("callbacks/", "training/trainer"))
     assert glue or not frameworks, f"{place} imports {sorted(frameworks)}"
 
 
@@ -64,6 +83,8 @@ def test_only_the_trainer_glue_knows_lightning_and_nemo(path):
         "labeling.stage",
         "launch.launch",
         "model.config",
+        "recipes.registry",
+        "training.settings",
         "attributes",
         "records",
         "images",
@@ -74,3 +95,9 @@ def test_runs_without_the_engine(module):
     """On a laptop these parts need neither megatron-core nor NeMo."""
     code = f"import sys, {PACKAGE}.{module}; print(*sorted({{'megatron', 'nemo', 'lightning'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+@pytest.mark.parametrize("module", ["recipes.registry", "training.settings", "capacity.job", "evaluation.results"])
+def test_facts_of_recipes_need_no_torch(module):
+    code = f"import sys, {PACKAGE}.{module} as m; getattr(m, 'all_recipes', list)(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
-from nemo_mm_align.datasets.collate import collate, row_lengths, shared_prefix_length
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.collate import collate
+from nemo_mm_align.datasets.rows import batch_length, row_lengths, shared_prefix_length
+from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.training.reading import pool
+from nemo_mm_align.training.work import work_of
 
 IMAGE = 9
 
@@ -67,6 +72,65 @@ def test_an_image_of_two_rows_is_loaded_once() -> None:
     assert batch.images_NCHW.shape == (1, 3, 4, 4)
     assert batch.image_index_K.tolist() == [0, 0]
     assert batch.reference_log_probs_Q.tolist() == [-1.0, -2.0]
+
+
+def test_the_last_token_is_kept_where_it_is_read() -> None:
+    sample = pair([1, 2, 3], [4, 5], [6, 7, 8])
+    assert row_lengths(sample, False, last_token=True) == [5, 6] and row_lengths(sample, True, last_token=True) == [9]
+    assert batch_length([sample], multiple=4, last_token=True) == 8
+    rows = build([sample], 6, last_token=True)
+    assert rows.input_ids_BS.tolist() == [[1, 2, 3, 4, 5, 0], [1, 2, 3, 6, 7, 8]]
+    assert rows.labels_BS.tolist() == [[-100, -100, 4, 5, -100, -100], [-100, -100, 6, 7, 8, -100]]
+    assert rows.places.last_Q.tolist() == [4 * 2, 5 * 2 + 1], "in the flattened [S, B]"
+    packed = build([sample], 9, shared_prefix=True, last_token=True)
+    assert packed.input_ids_BS.tolist() == [[1, 2, 3, 4, 5, 3, 6, 7, 8]]
+    assert packed.places.last_Q.tolist() == [4, 8]
+    work = [work_of([sample], shared, last_token=True).tokens for shared in (False, True)]
+    assert work == [11, 9] and work_of([sample], True).tokens == 7
+
+
+def test_hidden_states_are_pooled_per_sequence() -> None:
+    sample, other = pair([1, 2, 3], [4, 5], [6, 7, 8]), Sample("s", [], [sequence([1, 2], [3])])
+    rows = build([replace(sample, reference_log_probs=None), other], 7, last_token=True)
+    hidden_SBH = torch.arange(7 * 3 * 2, dtype=torch.float64).view(7, 3, 2)
+    by_row = hidden_SBH.transpose(0, 1)
+    assert torch.equal(pool(hidden_SBH, rows, "last"), torch.stack([by_row[0, 4], by_row[1, 5], by_row[2, 2]]))
+    means = [by_row[0, :5].mean(0), by_row[1, :6].mean(0), by_row[2, :3].mean(0)]
+    assert torch.equal(pool(hidden_SBH, rows, "mean"), torch.stack(means).float())
+
+
+def test_samples_of_any_number_of_sequences_keep_roles_and_targets() -> None:
+    one = Sample("one", [], [sequence([1], [answer]) for answer in (2, 3, 4)], targets=[[1.0], [2.0], [math.nan]])
+    roles = ("chosen", "rejected", "chosen under another line", "rejected under another line")
+    four = Sample("four", [], [sequence([1], [answer]) for answer in (5, 6, 7, 8)], None, roles, [[3.0]] * 4)
+    store = SampleStore([one, four])
+    assert (store[0].roles, store[1].roles) == (("candidate",) * 3, roles) and store[1].targets == [[3.0]] * 4
+    batch = build(list(store), 1)
+    assert batch.sequence_counts == (3, 4)
+    assert batch.targets_QT.isnan().flatten().tolist() == [False, False, True, False, False, False, False]
+    numbers_Q = torch.arange(7)
+    assert batch.of_role("candidate", numbers_Q).tolist() == [0, 1, 2]
+    assert batch.of_role("rejected under another line", numbers_Q).tolist() == [6]
+    with pytest.raises(ValueError, match="no sequence of the micro batch is better; its roles are candidate, chosen"):
+        batch.of_role("better", numbers_Q)
+    assert batch.to("cpu").roles["chosen"].tolist() == [3]
+    with pytest.raises(ValueError, match="1 of 2 samples of the micro batch have no targets"):
+        build([one, Sample("none", [], [sequence([1], [2])])], 1)
+    with pytest.raises(ValueError, match="sample odd: 1 roles for 2 sequences"):
+        Sample("odd", [], [sequence([1], [2])] * 2, roles=("answer",))
+
+
+def test_roles_and_targets_belong_to_the_identity_of_data_and_usual_ones_change_nothing() -> None:
+    def fingerprint(**more: object) -> str:
+        return SampleStore([Sample("a", [], [sequence([1], [2]), sequence([1], [3])], **more)]).fingerprint()
+
+    assert fingerprint() == fingerprint(roles=("chosen", "rejected")) == "16535bff6829dc93"
+    others = {
+        fingerprint(roles=("rejected", "chosen")),
+        fingerprint(targets=[[1.0], [2.0]]),
+        fingerprint(targets=[[1.0], [3.0]]),
+    }
+    assert len(others | {fingerprint()}) == 4
 
 
 def test_faults_are_named() -> None:

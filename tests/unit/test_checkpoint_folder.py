@@ -13,7 +13,7 @@ import pytest
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.parallel.checkpoint_folder import checkpoints_of, damage_of, latest_checkpoint, shard_sizes
-from nemo_mm_align.recipes.resume import checkpoint_to_resume
+from nemo_mm_align.training.resume import checkpoint_to_resume
 from tests.checkpoint_files import SHARDS, metadata_of, write_checkpoint
 
 

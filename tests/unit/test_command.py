@@ -14,9 +14,10 @@ from nemo_mm_align.configuration import keys_of
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.settings import ModelSettings
 from nemo_mm_align.parallel.optim_config import OptimConfig
-from nemo_mm_align.recipes.known_settings import check_trainer
-from nemo_mm_align.recipes.sections import RECIPES, TopLevel
-from nemo_mm_align.recipes.settings import read_settings
+from nemo_mm_align.recipes.registry import all_recipes
+from nemo_mm_align.training.known_settings import check_trainer
+from nemo_mm_align.training.sections import TopLevel
+from nemo_mm_align.training.settings import read_settings
 
 SCRIPT = """\
 from nemo_mm_align.command import command
@@ -150,7 +151,7 @@ def test_the_shipped_file_and_the_typed_sections_have_the_same_keys(repository: 
     known = {key for kind in (ModelSettings, ParallelConfig, LlavaConfig) for key in keys_of(kind)}
     sections = {name: kind for name, kind in keys_of(TopLevel).items() if is_dataclass(kind)}
     with initialize_config_dir(str(repository / "conf"), version_base=None):
-        for recipe, kind in RECIPES.items():
+        for recipe, kind in ((name, spec.objective) for name, spec in all_recipes().items()):
             values = compose("train", ["model=mini", f"recipe={recipe}"])
             assert values.keys() == keys_of(TopLevel).keys() and values.recipe.keys() == keys_of(kind).keys()
             assert values.recipe.name == recipe and values.model.keys() <= known

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.capacity.estimate import estimate
-from nemo_mm_align.capacity.experiments import CLUSTERS, MODELS, PRECISIONS, RECIPES
+from nemo_mm_align.capacity.experiments import CLUSTERS, MODELS, PRECISIONS
 from nemo_mm_align.capacity.gpus import REFERENCE_GPU
 from nemo_mm_align.capacity.run import compose_training, experiment_texts
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_started_ranks
+from nemo_mm_align.recipes.registry import paper_recipes
 from nemo_mm_align.repository import CONF
 from nemo_mm_align.units import gib
 
@@ -31,8 +32,8 @@ def test_files_are_what_the_generator_writes() -> None:
 def test_every_recipe_model_cluster_and_precision_is_there() -> None:
     clusters = [f"{nodes}x{gpus}" for nodes, gpus in CLUSTERS]
     assert clusters == ["1x8", "2x8", "8x8"] and set(PRECISIONS) == {"", "_fp8"}
-    large = {f"{r}_{m}_{c}{p}" for r in RECIPES for m in MODELS for c in clusters for p in PRECISIONS}
-    small = {f"{r}_mini_1x{n}" for r in RECIPES for n in (2, 4)}
+    large = {f"{r}_{m}_{c}{p}" for r in paper_recipes() for m in MODELS for c in clusters for p in PRECISIONS}
+    small = {f"{r}_mini_1x{n}" for r in paper_recipes() for n in (2, 4)}
     assert len(large) == 48 and set(NAMES) == large | small
 
 

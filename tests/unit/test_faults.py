@@ -18,9 +18,9 @@ from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.parallel.background import _ResultFile
 from nemo_mm_align.parallel.stopping import StopRequest, requests
 from nemo_mm_align.parallel.watchdog import Place, late_ranks, silent_ranks
-from nemo_mm_align.recipes.settings import FaultSettings
-from nemo_mm_align.recipes.step import TrainingDiverged
 from nemo_mm_align.run_files import STOP_FILE_VARIABLE
+from nemo_mm_align.training.settings import FaultSettings
+from nemo_mm_align.training.step import TrainingDiverged
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"}
 SRUN = {

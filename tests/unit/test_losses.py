@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.recipes.losses import dpo_losses, imitation_loss, preference_loss
+from nemo_mm_align.datasets.sample import CHOSEN, REJECTED
+from nemo_mm_align.objectives.objective import LossOutput, Reading
+from nemo_mm_align.objectives.preference import PairLogRatios
+from nemo_mm_align.recipes.registry import find_recipe
 
 
 def make_batch(labels: list[list[int]], segments: list[list[int]], references: list[float] | None = None) -> Batch:
@@ -23,6 +26,7 @@ def make_batch(labels: list[list[int]], segments: list[list[int]], references: l
         image_index_K=None,
         sample_ids=("a",),
         reference_log_probs_Q=None if references is None else torch.tensor(references, dtype=torch.float64),
+        roles={CHOSEN: torch.tensor([0]), REJECTED: torch.tensor([1])},
     )
 
 
@@ -38,9 +42,14 @@ def test_dpo_equals_trl(beta: float) -> None:
         beta=beta, label_smoothing=0.0, loss_type="sigmoid", f_divergence_params=None,
     )  # fmt: skip
     expected = DPOTrainer.dpo_loss(trainer, policy_Q[0::2], policy_Q[1::2], reference_Q[0::2], reference_Q[1::2])
-    ours = dpo_losses(policy_Q, reference_Q, beta)
-    for mine, theirs in zip(ours, expected, strict=True):
+    ratio_Q = policy_Q - reference_Q
+    ours = find_recipe("dpo").configured(beta=beta).pair_losses(PairLogRatios(ratio_Q[0::2], ratio_Q[1::2]))
+    for mine, theirs in zip((ours, beta * ratio_Q[0::2], beta * ratio_Q[1::2]), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
+
+
+def preference_loss(token_losses_BS: torch.Tensor, batch: Batch, **settings: float) -> LossOutput:
+    return find_recipe("dpo").configured(**settings).loss(Reading(token_losses_BS), batch)
 
 
 def test_preference_loss_sums_tokens_per_sequence_in_both_row_shapes() -> None:
@@ -49,8 +58,8 @@ def test_preference_loss_sums_tokens_per_sequence_in_both_row_shapes() -> None:
     losses = torch.tensor([[0.0, 1.0, 1.5, 0.0], [0.0, 3.5, 0.0, 0.0]], dtype=torch.float64)
     packed = make_batch([[-100, 5, 6, 7, -100]], [[0, 1, 1, 2, -1]], references)
     packed_losses = torch.tensor([[0.0, 1.0, 1.5, 3.5, 0.0]], dtype=torch.float64)
-    separate = preference_loss(losses, rows, beta=0.1, sft_weight=0.5)
-    together = preference_loss(packed_losses, packed, beta=0.1, sft_weight=0.5)
+    separate = preference_loss(losses, rows, beta=0.1, sft_loss_weight=0.5)
+    together = preference_loss(packed_losses, packed, beta=0.1, sft_loss_weight=0.5)
     margin = 0.1 * ((-2.5 - -3.0) - (-3.5 - -4.0))
     expected = math.log1p(math.exp(-margin)) + 0.5 * 2.5
     for output in (separate, together):
@@ -67,5 +76,6 @@ def test_preference_loss_refuses_a_batch_without_references() -> None:
 
 def test_imitation_counts_answer_tokens() -> None:
     batch = make_batch([[-100, 3, 4], [5, -100, -100]], [[1, 1, 1], [1, 1, -1]])
-    output = imitation_loss(torch.tensor([[0.0, 1.0, 2.0], [4.0, 0.0, 0.0]]), batch)
+    token_losses_BS = torch.tensor([[0.0, 1.0, 2.0], [4.0, 0.0, 0.0]])
+    output = find_recipe("sft").configured().loss(Reading(token_losses_BS), batch)
     assert (float(output.loss_sum), int(output.count)) == (7.0, 3)

@@ -13,7 +13,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.model.settings import read_model, sizes_of
-from nemo_mm_align.recipes.settings import read_settings
+from nemo_mm_align.training.settings import read_settings
 
 GIVEN = ["recipe=sft", "data.train=none.jsonl", "exp_manager.exp_dir=results"]
 

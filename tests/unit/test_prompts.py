@@ -2,6 +2,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from nemo_mm_align.datasets.kinds import PAIRS
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.prompts import ChatTemplate, EncodedSequence, Encoder, add_image_token, with_attributes
 from nemo_mm_align.records import PreferenceExample, Turn
@@ -178,7 +179,7 @@ def test_a_preference_has_loss_on_the_two_last_answers_only(tokenizer, template,
     for sequence, text in ((chosen, "yes"), (rejected, "no, I think")):
         assert sequence.ids[: len(prompt)] == prompt and sequence.prompt_length == len(prompt)
         assert encoder.decode(sequence.ids[len(prompt) :]).replace(" ,", ",") == text
-    assert encoder.encode(pair) == [chosen, rejected]
+    assert PAIRS.encode(pair, encoder).sequences == [chosen, rejected]
 
 
 @pytest.mark.parametrize(

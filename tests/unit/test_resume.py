@@ -1,5 +1,6 @@
 """Going on from a checkpoint: what must be as it was, what may change, and what is refused."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.parallel.checkpoint_folder import METADATA_FILE, CheckpointMetadata, read_metadata
 from nemo_mm_align.prompts import EncodedSequence
-from nemo_mm_align.recipes.resume import check_resumable, check_same_model, checkpoint_to_resume
+from nemo_mm_align.training.resume import check_resumable, check_same_model, checkpoint_to_resume
 from tests.checkpoint_files import write_checkpoint
 
 RECIPE = {"name": "dpo", "beta": 0.1, "data": "d0", "global_batch_size": 4, "seed": 1, "shuffle": True, "steps": 9,
@@ -60,7 +61,7 @@ def test_other_pictures_are_refused_and_named(run: Path) -> None:
     folder = run / "step_00000007"
     metadata = read_metadata(folder)
     told = metadata.model_copy(update={"recipe": RECIPE | {"pictures": "p0"}})
-    (folder / METADATA_FILE).write_text(told.model_dump_json())
+    (folder / METADATA_FILE).write_text(json.dumps(told.content()))
     assert check_resumable(folder, RECIPE | {"pictures": "p0"}, "abc") == 7
     changed = [f"{letter}.png" for letter in "gfedcba"]
     with pytest.raises(
@@ -81,7 +82,7 @@ def test_another_image_processing_or_other_sizes_are_refused(run: Path) -> None:
     metadata = read_metadata(folder).model_copy(
         update={"model": config.to_dict(), "image_processor": processor.model_dump(mode="json")}
     )
-    (folder / METADATA_FILE).write_text(metadata.model_dump_json())
+    (folder / METADATA_FILE).write_text(json.dumps(metadata.content()))
     check_same_model(folder, config, processor)
     with pytest.raises(UserError, match=r"image_processor.pad_to_square=True \(now False\)\. Take that back"):
         check_same_model(folder, config, processor.model_copy(update={"pad_to_square": False}))
@@ -90,7 +91,7 @@ def test_another_image_processing_or_other_sizes_are_refused(run: Path) -> None:
         check_same_model(folder, other, processor)
     told = dict(metadata.image_processor)
     del told["pad_to_square"]  # as if an earlier version had not known it
-    (folder / METADATA_FILE).write_text(metadata.model_copy(update={"image_processor": told}).model_dump_json())
+    (folder / METADATA_FILE).write_text(json.dumps(metadata.model_copy(update={"image_processor": told}).content()))
     check_same_model(folder, config, processor)
 
 

@@ -22,9 +22,9 @@ from nemo_mm_align.model.config import (
     VisionConfig,
 )
 from nemo_mm_align.prompts import EncodedSequence
-from nemo_mm_align.recipes.reference_passes import Passes, choose_passes
-from nemo_mm_align.recipes.throughput import Throughput
-from nemo_mm_align.recipes.work import work_of
+from nemo_mm_align.training.reference_passes import Passes, choose_passes
+from nemo_mm_align.training.throughput import Throughput
+from nemo_mm_align.training.work import work_of
 
 SEVEN = LlavaConfig(
     LanguageConfig(32, 4096, 11008, 32, 32064), VisionConfig(24, 1024, 4096, 16, 336, 14), image_token_id=32000

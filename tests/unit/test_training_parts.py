@@ -18,11 +18,11 @@ from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import Schedule
-from nemo_mm_align.recipes.data import BatchShape, Collator
-from nemo_mm_align.recipes.known_settings import differing_sizes
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.reference import ReferenceCache, settings_key
+from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.run_files import METRICS_FILE, read_metrics
+from nemo_mm_align.training.data import BatchShape, Collator
+from nemo_mm_align.training.known_settings import differing_sizes
+from nemo_mm_align.training.reference import ReferenceCache, settings_key
 from tests.checkpoint_files import write_checkpoint
 
 
@@ -125,9 +125,9 @@ def test_verdict_tells_healthy_from_broken() -> None:
 
 def test_unknown_method_and_bad_beta_are_named() -> None:
     with pytest.raises(UserError, match="recipe.name='ppo': choose from"):
-        build_method("ppo")
-    with pytest.raises(UserError, match="beta must be above 0"):
-        build_method("dpo", beta=0.0)
+        find_recipe("ppo")
+    with pytest.raises(UserError, match=r"recipe.beta=0.0: .*greater than 0"):
+        find_recipe("dpo").configured(beta=0.0)
     with pytest.raises(UserError, match=r"model.optim.lr=0"):
         OptimConfig(lr=0)
 
@@ -135,7 +135,7 @@ def test_unknown_method_and_bad_beta_are_named() -> None:
 def test_every_recipe_composes_with_every_model(repository: Path) -> None:
     from hydra import compose, initialize_config_dir
 
-    from nemo_mm_align.recipes.settings import read_settings
+    from nemo_mm_align.training.settings import read_settings
 
     expected = {"sft": (4e-4, 2048), "rejection": (4e-4, 2048), "steerlm": (4e-4, 2048), "dpo": (5e-5, 3000)}
     with initialize_config_dir(str(repository / "conf"), version_base=None):
@@ -146,5 +146,5 @@ def test_every_recipe_composes_with_every_model(repository: Path) -> None:
                 assert (settings.model.optim.lr, settings.plan.max_length) == (rate, length)
                 lora, optim = settings.model.lora, settings.model.optim
                 assert (lora.rank, lora.alpha, optim.projector_lr) == (128, 256, 2e-5)
-                assert json.loads(json.dumps(asdict(settings.recipe)))["name"] == settings.method.name == recipe
-                assert settings.shared_prefix == (recipe == "dpo") and not settings.use_stored_reference
+                assert json.loads(json.dumps(asdict(settings.recipe)))["name"] == settings.spec.name == recipe
+                assert settings.recipe.rows_shared == (recipe == "dpo") and not settings.recipe.reference_stored

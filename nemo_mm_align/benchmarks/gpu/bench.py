@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from nemo_mm_align.benchmarks.engine import objective_of
 from nemo_mm_align.benchmarks.gpu import card, clock, levers, profiling, shapes
 from nemo_mm_align.benchmarks.gpu.records import Context, Skipped
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
 from nemo_mm_align.benchmarks.pairs import positions
+from nemo_mm_align.benchmarks.recipes import PREFERENCE
 from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig, fp8_capability, is_fp8
@@ -21,9 +23,9 @@ from nemo_mm_align.model.layer_specs import transformer_engine_available
 from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.parallel import kernels, runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
-from nemo_mm_align.recipes import reference
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.step import TrainingEngine
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training import reference
+from nemo_mm_align.training.step import TrainingEngine
 
 SEED, BETA = 1234, 0.1
 MICRO_BATCHES = 2
@@ -80,7 +82,7 @@ class TrainingBench:
         context: Context,
         precision: str = "bf16",
         *,
-        method: str = "dpo",
+        method: str = PREFERENCE,
         lora: bool = True,
         recompute: str = "none",
         layers: int | None = None,
@@ -102,7 +104,7 @@ class TrainingBench:
         model = build_llava(self.config, engine=self.engine_config, lora=self.lora)
         if drawn:
             draw_weights(model)
-        self.engine = TrainingEngine(model, build_method(method, BETA), optim(lr), _STEPS, SEED)
+        self.engine = TrainingEngine(model, objective_of(method), optim(lr), _STEPS, SEED)
         self._step = 0
         print(self.label, kernels.active(model.transformer_impl), flush=True)
 
@@ -110,14 +112,19 @@ class TrainingBench:
         """The training run that these rows are."""
         return shapes.job_of(self.size, self.config, self.engine_config, self.lora, self.method, rows, MICRO_BATCHES)
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the micro batches carry reference log-probs."""
+        return find_recipe(self.method).objective.needs_reference
+
     def use_method(self, name: str) -> None:
         """Take another loss from the next step on."""
-        self.engine.method = build_method(name, BETA)
+        self.engine.objective = objective_of(name)
 
     def batch(self, rows: Rows, extra: int = 0, seed: int = 0) -> Batch:
         """One micro batch where the data loader would leave it, for DPO with its reference log-probs."""
         made = shapes.batch_for(self.size, self.job(rows), rows.multiple, extra, seed)
-        return _pinned(self.referenced(made) if self.method == "dpo" else made)
+        return _pinned(self.referenced(made) if self.needs_reference else made)
 
     def referenced(self, batch: Batch) -> Batch:
         """The batch with log-probs of the model as it stands now."""
@@ -152,7 +159,7 @@ class TrainingBench:
             peak = clock.peak_gib()
             values = speeds(self.size, job, batches[0], taken) | {"first_step_s": round(first, 2), "peak_gib": peak}
             values |= {"estimated_gib": round(shapes.estimated_gib(job), 2), "levers": list(names)}
-            if self.method == "dpo":
+            if self.needs_reference:
                 values |= self._with_reference_passes(rows, batches[0], taken)
             if profile:
                 values |= profiling.profiled(lambda: self.train(batches))
@@ -212,7 +219,7 @@ def with_bench(context: Context, measure: Callable[[TrainingBench], None], **set
     """Build a model, measure, give its memory back; record why where it cannot be built."""
     precision, method, lora = (
         settings.get("precision", "bf16"),
-        settings.get("method", "dpo"),
+        settings.get("method", PREFERENCE),
         settings.get("lora", True),
     )
     label = label_of(context.size, precision, method, lora, settings.get("recompute", "none"), settings.get("layers"))
@@ -243,6 +250,6 @@ def _with_layers(config: LlavaConfig, layers: int | None) -> LlavaConfig:
 def kind_of(method: str, rows: Rows) -> str:
     """What a micro batch is called in the results."""
     plural = "s" if rows.samples > 1 else ""
-    if method != "dpo":
+    if len(find_recipe(method).samples.roles) == 1:
         return f"{rows.samples} answer{plural}"
     return f"{rows.samples} pair{plural}, {'shared prefix' if rows.shared else 'separate rows'}"

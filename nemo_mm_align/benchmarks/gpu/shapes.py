@@ -8,6 +8,7 @@ from nemo_mm_align.benchmarks.gpu import clock
 from nemo_mm_align.benchmarks.gpu.records import Skipped
 from nemo_mm_align.benchmarks.pairs import Pair, PairSizes, batch_of, draw_pairs, random_pixels, samples_of
 from nemo_mm_align.benchmarks.random_models import IMAGE_ID
+from nemo_mm_align.benchmarks.recipes import CONDITIONED, PREFERENCE
 from nemo_mm_align.capacity.job import Job, Workload
 from nemo_mm_align.capacity.memory import stage_memory
 from nemo_mm_align.capacity.operations import model_flops
@@ -21,7 +22,8 @@ from nemo_mm_align.model.config import (
     ParallelConfig,
     VisionConfig,
 )
-from nemo_mm_align.recipes.work import work_of
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.training.work import work_of
 from nemo_mm_align.units import GIB
 
 _CLIP = VisionConfig(24, 1024, 4096, 16, 336, 14)
@@ -55,10 +57,10 @@ def lora_config(size: str) -> LoRAConfig:
     return LoRAConfig(8, 16) if size == "toy" else LoRAConfig()
 
 
-def words(size: str, method: str = "dpo") -> Words:
+def words(size: str, method: str = PREFERENCE) -> Words:
     """Short prompts, answers of the length that preference data have."""
     usual = Words(12, 8) if size == "toy" else Words(40, 200)
-    return Words(usual.prompt + (_STEERING_WORDS if method == "steerlm" else 0), usual.answer)
+    return Words(usual.prompt + (_STEERING_WORDS if method == CONDITIONED else 0), usual.answer)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def job_of(
     """The training run that `count` micro batches of these rows per step are, for the project's estimates."""
     given = words(size, method)
     length = config.tokens_per_image + given.prompt + given.answer + 1
-    shared = method == "dpo" and rows.shared
+    shared = rows.shared and len(find_recipe(method).samples.roles) > 1
     workload = Workload(length, given.answer + 1)
     return Job(
         config, ParallelConfig(), engine, lora, method, workload, 1, 1, rows.samples, rows.samples * count, shared
@@ -92,7 +94,7 @@ def job_of(
 def batch_for(size: str, job: Job, multiple: int | None = None, extra: int = 0, seed: int = 0) -> Batch:
     """One micro batch of a job, random; its rows are `extra` positions longer than they need to be."""
     pairs = _pairs(size, job, seed)
-    samples = samples_of(pairs, job.config, chosen_only=job.method != "dpo")
+    samples = samples_of(pairs, job.config, chosen_only=job.sequences == 1)
     length = round_up(job.row_length, multiple or 1) + extra
     return batch_of(samples, job.config, random_pixels(pairs), job.has_shared_prefix, length)
 
@@ -104,7 +106,7 @@ def _pairs(size: str, job: Job, seed: int = 0) -> list[Pair]:
 
 def flops(size: str, job: Job) -> float:
     """Operations that a micro batch needs, as every training counts them for its MFU; answers are all of one length."""
-    samples = samples_of(_pairs(size, job), job.config, chosen_only=job.method != "dpo")
+    samples = samples_of(_pairs(size, job), job.config, chosen_only=job.sequences == 1)
     return model_flops(job, work_of(samples, job.has_shared_prefix))
 
 

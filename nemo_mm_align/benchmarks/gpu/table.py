@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nemo_mm_align.benchmarks.gpu.facts import NO_CARD
+from nemo_mm_align.benchmarks.recipes import PREFERENCE
 from nemo_mm_align.benchmarks.report import markdown_table
 
 Line = Mapping[str, Any]
@@ -176,7 +177,7 @@ def _peer(lines: Sequence[Line]) -> str:
 
 def _ours(lines: Sequence[Line], pairs: int, cached: bool) -> float | None:
     """Our own pairs per second at a micro batch: rows of a shared prefix, no lever."""
-    name = f"bf16 dpo LoRA, {pairs} pair{'s' if pairs > 1 else ''}, shared prefix"
+    name = f"bf16 {PREFERENCE} LoRA, {pairs} pair{'s' if pairs > 1 else ''}, shared prefix"
     ours = [line for line in lines if line["step"] == "train" and line["name"].endswith(name)]
     return ours[0].get("samples_per_s" if cached else "samples_per_s_recomputed") if ours else None
 

@@ -24,6 +24,7 @@ from nemo_mm_align.benchmarks.gpu import clock, levers
 from nemo_mm_align.benchmarks.gpu.bench import TrainingBench, with_bench
 from nemo_mm_align.benchmarks.gpu.records import Context
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
+from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
 
 KINDS = ("fp8_tensorwise", "fp8_delayed", "fp8_blockwise")
 STEPS, PASSES = 5, 4
@@ -43,7 +44,7 @@ class Track:
     first: Gradient
     later: Gradient
     likelihood: list[float]
-    dpo: list[float]
+    preference: list[float]
 
 
 def measure(context: Context) -> None:
@@ -76,7 +77,7 @@ def followed(bench: TrainingBench) -> Track:
 def _follow(bench: TrainingBench) -> Track:
     """Pass without training, then train on two batches in turn."""
     batches = [bench.batch(_ROWS, seed=seed) for seed in (0, 1)]
-    bench.use_method("sft")
+    bench.use_method(IMITATION)
     with _unchanged_weights(bench):
         bench.train([batches[0]])
         first = gradient(bench)
@@ -84,7 +85,7 @@ def _follow(bench: TrainingBench) -> Track:
             bench.train([batches[number % 2]])
         later = gradient(bench)
     likelihood = [bench.train([batches[step % 2]]) for step in range(STEPS)]
-    bench.use_method("dpo")
+    bench.use_method(PREFERENCE)
     batches = [bench.referenced(batch) for batch in batches]
     return Track(first, later, likelihood, [bench.train([batches[step % 2]]) for step in range(STEPS)])
 
@@ -142,12 +143,12 @@ def distance(bf16: Track, twin: Track) -> dict[str, Any]:
     loss, similarity = loss_distance(twin.likelihood, bf16.likelihood), cosine(bf16.later, twin.later)
     return {
         "loss_distance": round(loss, 6),
-        "dpo_loss_difference": round(max(abs(x - y) for x, y in zip(twin.dpo, bf16.dpo, strict=True)), 6),
+        "dpo_loss_difference": round(max(abs(x - y) for x, y in zip(twin.preference, bf16.preference, strict=True)), 6),
         "gradient_cosine_first": round(cosine(bf16.first, twin.first), 6),
         "gradient_cosine": round(similarity, 6),
         "verdict": verdict(loss, similarity),
         "losses": clock.rounded(twin.likelihood),
         "bf16_losses": clock.rounded(bf16.likelihood),
-        "dpo_losses": clock.rounded(twin.dpo),
-        "bf16_dpo_losses": clock.rounded(bf16.dpo),
+        "dpo_losses": clock.rounded(twin.preference),
+        "bf16_dpo_losses": clock.rounded(bf16.preference),
     }

@@ -5,13 +5,13 @@ import pytest
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.metrics import method_results
 from nemo_mm_align.evaluation.results import (
-    METHODS,
     Layout,
     Results,
     installed_versions,
     read_results,
     write_results,
 )
+from nemo_mm_align.recipes.registry import paper_recipes
 from tests.unit.evaluation.judged import seed_answers
 
 
@@ -43,7 +43,7 @@ def test_plain_numbers_stand_where_they_are_looked_for(tmp_path, results):
 
 def test_missing_methods_are_known(results):
     assert results.missing_methods == ["sft", "rejection", "steerlm"]
-    assert set(METHODS) == {"base", "sft", "rejection", "steerlm", "dpo"}
+    assert set(paper_recipes()) == {"sft", "rejection", "steerlm", "dpo"}
 
 
 def test_versions_name_the_engine():

@@ -24,12 +24,13 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.objectives.objective import Reading, Reads
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
-from nemo_mm_align.recipes.data import Collator
-from nemo_mm_align.recipes.reference_passes import Passes
-from nemo_mm_align.recipes.step import run_schedule
 from nemo_mm_align.records import RecordAppender
+from nemo_mm_align.training.data import Collator
+from nemo_mm_align.training.reference_passes import Passes
+from nemo_mm_align.training.step import run_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +79,18 @@ class ReferenceCache:
         return RecordAppender(self.folder / f"{self.key}.{runtime.data_parallel_rank():05d}.jsonl")
 
 
-def _log_probs(token_losses_BS: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    sums_Q = -batch.sum_per_sequence(token_losses_BS)
-    return token_losses_BS.sum(), torch.tensor(1, dtype=torch.int), sums_Q.detach().clone()
+READS = Reads(token_losses=True)
+
+
+def _log_probs(reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    sums_Q = -batch.sum_per_sequence(reading.token_losses_BS)
+    return reading.token_losses_BS.sum(), torch.tensor(1, dtype=torch.int), sums_Q.detach().clone()
 
 
 @torch.no_grad()
 def compute(model: Llava, batches: Sequence[Batch]) -> Tensor:
     """Return summed answer log-probs, [Q] in nats, of all sequences of micro batches of one shape, on every stage."""
-    reports = run_schedule(model, batches, _log_probs, forward_only=True)
+    reports = run_schedule(model, batches, READS, _log_probs, forward_only=True)
     count = sum(batch.num_sequences for batch in batches)
     sums_Q = torch.cat(reports) if reports else torch.zeros(count, device=runtime.device())
     return runtime.broadcast_from_last_stage(sums_Q.float())
@@ -177,3 +181,13 @@ def _write(appender: RecordAppender, keys: Iterable[str], samples: Iterable[Samp
         count = len(sample.sequences)
         appender.append({"sample": key, "log_probs": values[position : position + count]})
         position += count
+
+
+def check_stored(samples: Sequence[Sample]) -> None:
+    """Raise `UserError` where a record brought no reference log-probs of its own."""
+    lacking = next((sample.id for sample in samples if not sample.reference_log_probs), None)
+    if lacking is not None:
+        raise UserError(
+            f"recipe.use_stored_reference=true, but not every record has reference log-probs: {lacking} has none. Set it "
+            "to false to have them computed."
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -24,36 +23,17 @@ from nemo_mm_align.capacity.gpus import data_sheet_rate
 from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.lock import release, take
 from nemo_mm_align.model.arithmetic import row_length_multiple
 from nemo_mm_align.model.llava import Llava, set_trainable
 from nemo_mm_align.orphans import end_forks_with_this_process
-from nemo_mm_align.packages import installed_versions
-from nemo_mm_align.parallel import checkpoint, kernels, runtime
+from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
-from nemo_mm_align.parallel.optimizer import state_form
 from nemo_mm_align.parallel.source import build_from
 from nemo_mm_align.parallel.stopping import Stopped, StopRequest, requests
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
 from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.recipes import reference
-from nemo_mm_align.recipes.data import (
-    BatchShape,
-    Collator,
-    RemainingSteps,
-    StepDataset,
-    read_samples,
-)
-from nemo_mm_align.recipes.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
-from nemo_mm_align.recipes.known_settings import check_trainer, differing_sizes
-from nemo_mm_align.recipes.reference_passes import choose_passes
-from nemo_mm_align.recipes.resume import check_resumable, check_same_model, checkpoint_to_resume
-from nemo_mm_align.recipes.running_job import running_job
-from nemo_mm_align.recipes.step import TrainingDiverged, TrainingEngine
-from nemo_mm_align.recipes.throughput import Throughput
-from nemo_mm_align.recipes.trainer_host import AlignmentModule, open_host
 from nemo_mm_align.run_files import (
     DONE_FILE,
     IMAGES_FILE,
@@ -63,15 +43,29 @@ from nemo_mm_align.run_files import (
     RANK_TIMES_FILE,
     write_diverged,
     write_done,
-    write_facts,
 )
+from nemo_mm_align.training import reference
+from nemo_mm_align.training.data import (
+    BatchShape,
+    Collator,
+    RemainingSteps,
+    StepDataset,
+    read_samples,
+)
+from nemo_mm_align.training.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
+from nemo_mm_align.training.known_settings import check_trainer, differing_sizes
+from nemo_mm_align.training.record import RunRecord, announce
+from nemo_mm_align.training.reference_passes import choose_passes
+from nemo_mm_align.training.resume import check_resumable, check_same_model, checkpoint_to_resume
+from nemo_mm_align.training.running_job import running_job
+from nemo_mm_align.training.step import TrainingDiverged, TrainingEngine
+from nemo_mm_align.training.throughput import Throughput
+from nemo_mm_align.training.trainer_host import AlignmentModule, open_host
 
 logger = logging.getLogger(__name__)
 
 _WORKERS = 2
 """Processes per rank that decode images, where a GPU would wait for them."""
-
-_PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "transformer-engine", "nemo_mm_align")
 
 
 class TrainingRun:
@@ -99,7 +93,6 @@ class TrainingRun:
         self._own(resources)
         self.hashes = ImageHashes(self.folder / IMAGES_FILE)
         self.samples: SampleStore = self._read_samples()
-        self.pictures = self.samples.pictures(self.hashes.of)
         self.sampler = GlobalBatchSampler(
             len(self.samples),
             self.settings.model.global_batch_size,
@@ -109,6 +102,14 @@ class TrainingRun:
             self.settings.data.shuffle,
         )
         self.total_steps = self._total_steps()
+        self.record = RunRecord(
+            self.settings,
+            self.source,
+            self.processor,
+            self.samples,
+            self.samples.pictures(self.hashes.of),
+            self.total_steps,
+        )
 
     def _own(self, resources: ExitStack) -> None:
         """Make the run's folder this run's alone; two that write checkpoints and metrics there would mix them."""
@@ -136,7 +137,7 @@ class TrainingRun:
         report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
         settings = self.settings
         return read_samples(
-            settings.source, settings.plan, self.encoder, settings.method, report, self.progress, self.hashes
+            settings.source, settings.plan, self.encoder, settings.spec, report, self.progress, self.hashes
         )
 
     def _total_steps(self) -> int:
@@ -162,12 +163,12 @@ class TrainingRun:
             self.hashes.save()
         collator = self._collator()
         model = self._build_model()
-        if self.settings.method.needs_reference:
+        if self.settings.recipe.needs_reference:
             self._attach_reference(model, collator)
         self.engine = TrainingEngine(
-            model, self.settings.method, self.settings.model.optim, self.total_steps, self.settings.seed
+            model, self.settings.recipe, self.settings.model.optim, self.total_steps, self.settings.seed
         )
-        self._announce(start)
+        announce(self.record, self.engine.model, self.folder, start)
         if start < self.total_steps:
             self._train(self._loader(collator, start), resume)
         else:
@@ -177,7 +178,7 @@ class TrainingRun:
 
     def _check_resumable(self, resume: Path) -> int:
         check_same_model(resume, self.source.config, self.processor)
-        return check_resumable(resume, self._recipe(), self.source.fingerprint(), self.hashes.others)
+        return check_resumable(resume, self.record.recipe(), self.source.fingerprint(), self.hashes.others)
 
     def _train(self, loader: DataLoader, resume: Path | None) -> None:
         if runtime.rank() == 0:
@@ -213,12 +214,17 @@ class TrainingRun:
 
     def _collator(self) -> Collator:
         settings = self.settings
-        shape = BatchShape(row_length_multiple(settings.parallel, settings.engine), settings.shared_prefix)
+        shape = BatchShape(
+            row_length_multiple(settings.parallel, settings.engine),
+            settings.recipe.rows_shared,
+            last_token=settings.recipe.reads.hidden is not None,
+        )
         return Collator(self.encoder, self.processor, shape, with_images=runtime.is_first_stage())
 
     def _build_model(self) -> Llava:
         settings = self.settings
-        model = build_from(self.source, settings.parallel, settings.engine, settings.model.lora)
+        head = settings.recipe.head(settings.schema)
+        model = build_from(self.source, settings.parallel, settings.engine, settings.model.lora, head=head)
         parts = settings.model.train
         set_trainable(
             model,
@@ -230,12 +236,11 @@ class TrainingRun:
         return model
 
     def _attach_reference(self, model: Llava, collator: Collator) -> None:
-        stored = [sample.reference_log_probs for sample in self.samples]
-        if self.settings.use_stored_reference:
-            if not all(stored):
-                raise UserError("recipe.use_stored_reference=true, but not every record has reference log-probs.")
-            return
+        """Give every sample the log-probs of its sequences under the model as it stands: its record's own, or computed."""
         settings = self.settings
+        if settings.recipe.reference_stored:
+            reference.check_stored(self.samples)
+            return
         key = reference.settings_key(
             weights=self.source.fingerprint(),
             template=settings.template.model_dump(mode="json"),
@@ -243,26 +248,24 @@ class TrainingRun:
             precision=settings.engine.precision,
             transformer_impl=model.transformer_impl,
             layout=asdict(settings.parallel),
-            shape=asdict(collator.shape),
+            shape=collator.shape.identity,
         )
         cache = reference.ReferenceCache(
             Path(settings.data.reference_cache or self.folder / "reference_log_probs"), key
         )
+        longest = max(collator.length([sample]) for sample in self.samples)
         values = reference.fill(
             model,
             self.samples,
             collator,
             cache,
-            choose_passes(self.job, self._longest_row(collator), settings.model.reference_micro_batch_size),
+            choose_passes(self.job, longest, settings.model.reference_micro_batch_size),
             self.progress,
             self.stop,
             self.hashes.of,
         )
         for index, log_probs in enumerate(values):
             self.samples.set_reference_log_probs(index, log_probs)
-
-    def _longest_row(self, collator: Collator) -> int:
-        return max(collator.length([sample]) for sample in self.samples)
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
         dataset = StepDataset(self.samples, self.sampler, collator, runtime.data_parallel_rank())
@@ -289,45 +292,11 @@ class TrainingRun:
             callbacks.append(EndHangs(faults.hang_timeout_s, metrics.parent))
         return callbacks
 
-    def _announce(self, start: int) -> None:
-        settings, computed_with = self.settings, kernels.active(self.engine.model.transformer_impl)
-        logger.info("computes with %s", "; ".join(f"{part}: {origin}" for part, origin in computed_with.items()))
-        if runtime.rank() == 0:
-            write_facts(
-                self.folder,
-                {
-                    "method": settings.method.name,
-                    "samples": len(self.samples),
-                    "total_steps": self.total_steps,
-                    "global_batch_size": settings.model.global_batch_size,
-                    "epochs": self.total_steps * settings.model.global_batch_size / len(self.samples),
-                    "optim": asdict(settings.model.optim),
-                    "lora": asdict(settings.model.lora) if settings.model.lora else None,
-                    "recipe": asdict(settings.recipe),
-                    "precision": settings.engine.precision,
-                    "kernels": computed_with,
-                    "seed": settings.seed,
-                    "layout": {**runtime.layout(), "sequence_parallel": settings.parallel.sequence_parallel},
-                },
-            )
-        trained = sum(parameter.numel() for parameter in self.engine.model.parameters() if parameter.requires_grad)
-        logger.info(
-            "%s: %d samples, %d steps of %d, from step %d; %s trainable parameters on this rank; layout %s; results in %s",
-            self.settings.method.name,
-            len(self.samples),
-            self.total_steps,
-            self.settings.model.global_batch_size,
-            start,
-            f"{trained:,}",
-            runtime.layout(),
-            self.folder,
-        )
-
     def _save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
         checkpoint.save(
             folder.parent,
             self.engine.model,
-            self._metadata(int(trainer_state["global_step"])),
+            self.record.metadata(int(trainer_state["global_step"])),
             self.engine.optimizer,
             trainer_state,
             self.source.tokenizer_folder,
@@ -336,40 +305,6 @@ class TrainingRun:
 
     def _load(self, folder: Path) -> dict[str, Any]:
         return checkpoint.load(folder, self.engine.model, self.engine.optimizer)[1]
-
-    def _recipe(self) -> dict[str, Any]:
-        """What the weights depend on beside the model they started from, in the form of a checkpoint's metadata."""
-        settings = self.settings
-        recipe = {
-            **asdict(settings.recipe),
-            "steps": self.total_steps,
-            "global_batch_size": settings.model.global_batch_size,
-            "seed": settings.seed,
-            "shuffle": settings.data.shuffle,
-            "data": self.samples.fingerprint(),
-            "pictures": self.pictures,
-            "optim": asdict(settings.model.optim),
-            "optimizer": state_form(settings.engine.precision),
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(recipe))
-        return plain
-
-    def _metadata(self, step: int) -> checkpoint.CheckpointMetadata:
-        settings = self.settings
-        return checkpoint.CheckpointMetadata(
-            step=step,
-            model=self.source.config.to_dict(),
-            lora=asdict(settings.model.lora) if settings.model.lora else None,
-            template=settings.template.model_dump(mode="json"),
-            attribute_schema=settings.schema.model_dump(mode="json"),
-            image_processor=self.processor.model_dump(mode="json"),
-            recipe=self._recipe(),
-            base_path=str(self.source.folder.resolve()),
-            base_fingerprint=self.source.fingerprint(),
-            precision=settings.engine.precision,
-            layout=runtime.layout(),
-            versions=installed_versions(_PACKAGES),
-        )
 
 
 def train(config: DictConfig, stop: StopRequest | None = None) -> None:

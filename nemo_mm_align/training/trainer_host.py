@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
-from nemo_mm_align.recipes.data import StepBatches
-from nemo_mm_align.recipes.step import TrainingEngine
-from nemo_mm_align.recipes.throughput import Throughput
 from nemo_mm_align.run_files import STOP_FILE
+from nemo_mm_align.training.data import StepBatches
+from nemo_mm_align.training.step import TrainingEngine
+from nemo_mm_align.training.throughput import Throughput
 from nemo_mm_align.units import GIB
 
 _TALKATIVE = ("megatron.core.distributed", "megatron.core.optimizer", "megatron.core.optimizer_param_scheduler")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -18,14 +17,13 @@ from torch import Tensor
 
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.objectives.objective import Objective, Reading, Reads
 from nemo_mm_align.parallel import memory, runtime
 from nemo_mm_align.parallel.gradients import finalize_gradients, squared_gradient_norm
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import Schedule, build_optimizer, wrap_for_training
-from nemo_mm_align.recipes.losses import LossOutput
-from nemo_mm_align.recipes.methods import Method
+from nemo_mm_align.training.reading import forward_batch, read_batch
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ class TrainingDiverged(UserError):
     Args:
         step: steps completed before.
         what: the loss or the gradient norm, with its value.
-        micro_batches: of all replicas: ``samples`` (ids) and their ``loss`` (mean, in the method's unit).
+        micro_batches: of all replicas: ``samples`` (ids) and their ``loss`` (mean, in the objective's unit).
     """
 
     def __init__(self, step: int, what: str, micro_batches: list[dict[str, Any]]) -> None:
@@ -66,33 +64,26 @@ class StepResult:
     peak_bytes: int
 
 
-def forward_batch(model: Any, batch: Batch) -> Tensor:
-    """Run a batch through a stage; on the last one return per-token losses [B, S] in nats."""
-    output: Tensor = model(
-        batch.input_ids_BS,
-        batch.position_ids_BS,
-        segment_mask(batch.segment_ids_BS) if batch.places.has_branches else None,
-        images_NCHW=batch.images_NCHW,
-        labels_BS=batch.labels_BS,
-        image_index_K=batch.image_index_K,
-        label_places_P=batch.places.label_P,
-    )
-    return output
-
-
-def run_schedule(model: Any, batches: Sequence[Batch], loss_function: Any, forward_only: bool) -> list[Any]:
+def run_schedule(
+    model: Any, batches: Sequence[Batch], reads: Reads, loss_function: Any, forward_only: bool
+) -> list[Any]:
     """Send micro batches through megatron-core's pipeline schedule.
 
     Args:
-        loss_function: (per-token losses, batch) -> what megatron-core's schedule expects on the last stage.
+        model: a stage, or what wraps it for training.
+        reads: what is read of the last stage's hidden states.
+        loss_function: (reading, batch) -> what megatron-core's schedule expects on the last stage.
 
     Returns:
         On the last stage one report per micro batch, elsewhere an empty list.
     """
+    stage: Llava = getattr(model, "module", model)
 
     def forward_step(iterator: Iterator[Batch], chunk: Any) -> tuple[Tensor, Any]:
         batch = next(iterator).to(runtime.device())
-        return forward_batch(chunk, batch), functools.partial(loss_function, batch=batch)
+        return forward_batch(chunk, batch), lambda hidden_SBH: loss_function(
+            read_batch(stage, hidden_SBH, batch, reads), batch
+        )
 
     rows, length = batches[0].input_ids_BS.shape
     reports: list[Any] = get_forward_backward_func()(
@@ -112,14 +103,14 @@ class TrainingEngine:
 
     Args:
         model: built and loaded; its trainable parameters are what the optimizer sees.
-        method: what loss to take.
+        objective: what is read of the model, and its loss.
         optim: optimizer settings.
         total_steps: length of the learning-rate schedule.
         seed: of everything random within a step (LoRA dropout).
     """
 
-    def __init__(self, model: Llava, method: Method, optim: OptimConfig, total_steps: int, seed: int) -> None:
-        self.model, self.method, self.seed = model, method, seed
+    def __init__(self, model: Llava, objective: Objective, optim: OptimConfig, total_steps: int, seed: int) -> None:
+        self.model, self.objective, self.seed = model, objective, seed
         self.ddp: DistributedDataParallel = wrap_for_training(model, optim)
         self.optimizer = build_optimizer(self.ddp, optim)
         self.schedule = Schedule(self.optimizer, optim, total_steps)
@@ -141,7 +132,7 @@ class TrainingEngine:
         learning_rate = self.schedule.set_step(step)
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
-        reports = run_schedule(self.ddp, batches, self._loss, forward_only=False)
+        reports = run_schedule(self.ddp, batches, self.objective.reads, self._loss, forward_only=False)
         names, sums_M2 = add_reports(reports)
         self.optimizer.prepare_grads()
         square = squared_gradient_norm(self.optimizer)
@@ -168,8 +159,8 @@ class TrainingEngine:
             if limit > 0 and parameters:
                 clip_grad_by_total_norm_fp32(parameters, limit, gradient_norm)
 
-    def _loss(self, token_losses_BS: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        output: LossOutput = self.method.loss(token_losses_BS, batch)
+    def _loss(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        output = self.objective.loss(reading, batch)
         return output.loss_sum, output.count, output.metrics
 
     def _seed(self, step: int) -> None:

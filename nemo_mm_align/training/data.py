@@ -14,17 +14,17 @@ from torch.utils.data import Dataset, Sampler
 from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.datasets.plan import PlanSettings, batch_length, plan_lengths
+from nemo_mm_align.datasets.kinds import check_kind
+from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
+from nemo_mm_align.datasets.rows import batch_length
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import ImageProcessor, load_image
 from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.recipes.methods import Method
-from nemo_mm_align.recipes.work import work_of
-from nemo_mm_align.records import PreferenceExample
+from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.training.work import work_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,18 @@ class BatchShape:
     Args:
         length_multiple: row lengths are multiples of this, see `row_length_multiple`.
         shared_prefix: the sequences of a sample lie in one row behind their common prefix.
+        last_token: the last token of a sequence, which predicts nothing, is computed as well.
     """
 
     length_multiple: int = 1
     shared_prefix: bool = False
+    last_token: bool = False
+
+    @property
+    def identity(self) -> dict[str, int | bool]:
+        """What tells it in the key of cached log-probs; what is new and unused is left out, so that old caches hold."""
+        new = {"last_token": True} if self.last_token else {}
+        return {"length_multiple": self.length_multiple, "shared_prefix": self.shared_prefix, **new}
 
 
 class Collator:
@@ -55,7 +63,8 @@ class Collator:
 
     def length(self, samples: Sequence[Sample]) -> int:
         """Common row length of the samples of a step."""
-        return batch_length(samples, self.shape.length_multiple, self.shape.shared_prefix)
+        shape = self.shape
+        return batch_length(samples, shape.length_multiple, shape.shared_prefix, shape.last_token)
 
     def __call__(self, samples: Sequence[Sample], length: int) -> Batch:
         """Build one micro batch of rows of `length`."""
@@ -67,6 +76,7 @@ class Collator:
             self.encoder.tokens_per_image,
             self._load if self.with_images else None,
             self.shape.shared_prefix,
+            self.shape.last_token,
         )
 
     def _load(self, path: Path) -> numpy.ndarray:
@@ -102,7 +112,8 @@ class StepDataset(Dataset[StepBatches]):
             for indices in self.sampler.micro_batches(step, self.rank)
         ]
         everybody = (samples[index] for index in self.sampler.global_batch(step))
-        return StepBatches(batches, work_of(everybody, self.collator.shape.shared_prefix))
+        shape = self.collator.shape
+        return StepBatches(batches, work_of(everybody, shape.shared_prefix, shape.last_token))
 
 
 class RemainingSteps(Sampler[int]):
@@ -122,7 +133,7 @@ def read_samples(
     source: SourceSettings,
     plan: PlanSettings,
     encoder: Encoder,
-    method: Method,
+    recipe: RecipeSpec,
     report: Path | None,
     progress: bool,
     hashes: ImageHashes | None = None,
@@ -130,21 +141,11 @@ def read_samples(
     """Read, check and tokenise the training data; write the length plan to `report`, hash the images into `hashes`.
 
     Raises:
-        UserError: faulty records, examples that do not fit, or data of the wrong kind for the method.
+        UserError: faulty records, examples that do not fit, or data of the wrong kind for the recipe.
     """
     examples = read_examples(source, encoder.schema)
-    preference = isinstance(examples[0], PreferenceExample)
-    if preference != (method.sequences_per_sample == 2):
-        kind = "preference pairs" if preference else "single answers"
-        wanted = "preference pairs (chosen and rejected)" if method.sequences_per_sample == 2 else "single answers"
-        raise UserError(f"{source.path}: holds {kind}, but recipe={method.name} trains on {wanted}.")
-    if method.name == "steerlm" and not all(getattr(example, "attributes", None) for example in examples):
-        missing = next(example.id for example in examples if not example.attributes)
-        raise UserError(
-            f"{source.path}: recipe=steerlm needs attributes with every example; {missing} has none. Build the set with "
-            "scripts/build.py method=steerlm."
-        )
-    samples, lengths = plan_lengths(examples, encoder, plan, progress, hashes)
+    check_kind(recipe.samples, examples, source.path, recipe.name, recipe.build_method)
+    samples, lengths = plan_lengths(examples, encoder, plan, recipe.samples, progress, hashes)
     if report is not None:
         lengths.write(report)
     return samples

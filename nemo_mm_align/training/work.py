@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nemo_mm_align.capacity.operations import Work
-from nemo_mm_align.datasets.collate import shared_prefix_length
+from nemo_mm_align.datasets.rows import shared_prefix_length
 from nemo_mm_align.datasets.sample import Sample
 
 
-def work_of(samples: Iterable[Sample], shared_prefix: bool) -> Work:
+def work_of(samples: Iterable[Sample], shared_prefix: bool, last_token: bool = False) -> Work:
     """Add up the samples' rows as `collate` lays them out, without padding; a shared prefix counts once."""
-    return sum((_work(sample, shared_prefix) for sample in samples), Work(0, 0, 0, 0))
+    return sum((_work(sample, shared_prefix, last_token) for sample in samples), Work(0, 0, 0, 0))
 
 
-def _work(sample: Sample, shared_prefix: bool) -> Work:
-    lengths = [len(sequence.ids) - 1 for sequence in sample.sequences]  # the last token predicts nothing
+def _work(sample: Sample, shared_prefix: bool, last_token: bool) -> Work:
+    lengths = [len(sequence) - (not last_token) for sequence in sample.sequences]
     shared = shared_prefix and len(lengths) > 1
     prefix = shared_prefix_length(sample.sequences) if shared else 0
     branches = [length - prefix for length in lengths]

@@ -1,4 +1,4 @@
-"""What of conf/train.yaml no single object can check: the recipe by its name, arguments of Lightning's Trainer, chosen sizes."""
+"""What of conf/train.yaml no single object can check: arguments of Lightning's Trainer, chosen sizes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from nemo_mm_align.configuration import check_section, keys_of, read
-from nemo_mm_align.errors import UserError, check_keys, foreign_key
+from nemo_mm_align.errors import UserError, check_keys
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.nested import differing
-from nemo_mm_align.recipes.methods import build_method
-from nemo_mm_align.recipes.sections import RECIPES, Recipe
 
 _OFTEN_UNSAID = ("num_query_groups", "head_dim")
 """What one configuration says and another leaves to follow from other sizes."""
@@ -29,24 +26,6 @@ def differing_sizes(chosen: LlavaConfig, found: LlavaConfig) -> list[str]:
         for name, value, other in differing(first, second)
         if name.rpartition(".")[2] not in _OFTEN_UNSAID
     ]
-
-
-def read_recipe(values: Any) -> Recipe:
-    """Return the section ``recipe`` as the object that its name asks for.
-
-    Raises:
-        UserError: an unknown name, a key that is known to other recipes alone, or a value that is none.
-    """
-    check_section(values, "recipe")
-    name = values.get("name")
-    if not isinstance(name, str) or name not in RECIPES:
-        build_method(name)  # says which there are
-    kind = RECIPES[name]
-    for key in values.keys() - keys_of(kind):
-        owners = [other for other, its_kind in RECIPES.items() if key in keys_of(its_kind)]
-        if owners:
-            raise UserError(foreign_key(f"recipe.{key}", "recipe", owners))
-    return read(kind, values, "recipe")
 
 
 def check_trainer(options: Mapping[str, Any], trainer: type) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nemo_mm_align.capacity.job import Job, Workload
 from nemo_mm_align.model.config import LlavaConfig
-from nemo_mm_align.recipes.settings import TrainSettings
+from nemo_mm_align.training.settings import TrainSettings
 
 
 def running_job(settings: TrainSettings, config: LlavaConfig, nodes: int, ranks_per_node: int) -> Job:
@@ -19,13 +19,14 @@ def running_job(settings: TrainSettings, config: LlavaConfig, nodes: int, ranks_
         parallel=settings.parallel,
         engine=settings.engine,
         lora=model.lora,
-        method=settings.method.name,
+        method=settings.recipe.name,
         workload=Workload(model.max_length),
         nodes=nodes,
         gpus_per_node=ranks_per_node,
         micro_batch_size=model.micro_batch_size,
         global_batch_size=model.global_batch_size,
-        shared_prefix=settings.shared_prefix,
+        shared_prefix=settings.recipe.rows_shared,
+        reads=settings.recipe.reads,
         distributed_optimizer=model.optim.use_distributed_optimizer,
         train_language=model.train.language,
         train_projector=model.train.projector,

@@ -15,15 +15,14 @@ from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
 from nemo_mm_align.model.settings import ModelSettings, read_engine, read_model
-from nemo_mm_align.recipes.known_settings import read_recipe
-from nemo_mm_align.recipes.methods import Method
-from nemo_mm_align.recipes.sections import (
-    CheckpointSettings,
+from nemo_mm_align.objectives.objective import Objective
+from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
+from nemo_mm_align.recipes.registry import find_recipe, read_recipe
+from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.training.sections import (
     DataSettings,
     FaultSettings,
     ManagerSettings,
-    PreferenceRecipe,
-    Recipe,
     TopLevel,
     TrainerSettings,
 )
@@ -40,28 +39,22 @@ class TrainSettings:
     trainer: TrainerSettings
     manager: ManagerSettings
     data: DataSettings
-    recipe: Recipe
+    recipe: Objective
     model: ModelSettings
     checkpoint: CheckpointSettings
     faults: FaultSettings
     sizes: LlavaConfig | None
     engine: EngineConfig
     parallel: ParallelConfig
-    method: Method
     source: SourceSettings
     plan: PlanSettings
     template: ChatTemplate
     schema: AttributeSchema
 
     @property
-    def shared_prefix(self) -> bool:
-        """Whether the sequences of a sample lie in one row."""
-        return isinstance(self.recipe, PreferenceRecipe) and self.recipe.shared_prefix
-
-    @property
-    def use_stored_reference(self) -> bool:
-        """Whether reference log-probs are the records' own."""
-        return isinstance(self.recipe, PreferenceRecipe) and self.recipe.use_stored_reference
+    def spec(self) -> RecipeSpec:
+        """What the recipe is beside its settings."""
+        return find_recipe(self.recipe.name)
 
 
 def read_settings(config: DictConfig) -> TrainSettings:
@@ -90,7 +83,6 @@ def read_values(values: Mapping[str, Any]) -> TrainSettings:
         sizes=model.sizes,
         engine=read_engine(values),
         parallel=model.parallel,
-        method=recipe.method(),
         source=data.source(),
         plan=data.plan(model.settings.max_length),
         template=ChatTemplate.from_config(whole.template),

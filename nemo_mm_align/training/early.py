@@ -17,9 +17,9 @@ from nemo_mm_align.model.arithmetic import check_started_ranks, check_training
 from nemo_mm_align.outputs import folder_to_write
 from nemo_mm_align.parallel.source import ModelSource, source_settings
 from nemo_mm_align.processes import this_process
-from nemo_mm_align.recipes.resume import checkpoint_to_resume
-from nemo_mm_align.recipes.settings import TrainSettings, read_settings
 from nemo_mm_align.run_files import OWNER_FILE
+from nemo_mm_align.training.resume import checkpoint_to_resume
+from nemo_mm_align.training.settings import TrainSettings, read_settings
 
 CHECKPOINTS = "checkpoints"
 ANOTHER_RUN = "give another exp_manager.name"

@@ -9,14 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from nemo_mm_align.capacity.job import StartedRanks
-from nemo_mm_align.configuration import STRICT, Count, Name, Natural, NotNegative, Seconds, Seed
+from nemo_mm_align.configuration import STRICT, Name, Natural, Seconds, Seed
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import Precision
-from nemo_mm_align.recipes.methods import IMITATION, Method, build_method
-
-Epochs = Annotated[float, Field(gt=0, le=1e6)]
+from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
 
 
 @dataclass(frozen=True)
@@ -54,61 +52,6 @@ class DataSettings:
     def plan(self, max_length: int) -> PlanSettings:
         """What of it is trained on."""
         return PlanSettings(max_length=max_length, on_too_long=self.on_too_long, on_fault=self.on_fault)
-
-
-@dataclass(frozen=True)
-class ImitationRecipe:
-    """Training on given answers."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    name: str
-    epochs: Epochs
-
-    def method(self) -> Method:
-        """The training method of this name."""
-        return build_method(self.name)
-
-
-@dataclass(frozen=True)
-class PreferenceRecipe:
-    """Training on pairs.
-
-    Args:
-        shared_prefix: chosen and rejected lie in one row behind their common prompt.
-        use_stored_reference: take the records' own reference log-probs instead of computing them.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    name: str
-    epochs: Epochs
-    beta: NotNegative = 0.1
-    sft_loss_weight: NotNegative = 0.0
-    shared_prefix: bool = False
-    use_stored_reference: bool = False
-
-    def method(self) -> Method:
-        """The training method of this name."""
-        return build_method(self.name, self.beta, self.sft_loss_weight)
-
-
-Recipe = ImitationRecipe | PreferenceRecipe
-
-RECIPES: dict[str, type[Recipe]] = {**dict.fromkeys(IMITATION, ImitationRecipe), "dpo": PreferenceRecipe}
-"""What stands in section ``recipe``, by its name."""
-
-
-@dataclass(frozen=True)
-class CheckpointSettings:
-    """When checkpoints are written and whether a run goes on from its newest one."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    every_n_steps: Natural = 100
-    keep: Count = 2
-    resume: bool = True
-    asynchronous: bool = True
 
 
 @dataclass(frozen=True)
@@ -169,7 +112,7 @@ class TopLevel:
     checkpoint: CheckpointSettings
     faults: FaultSettings
     data: DataSettings
-    recipe: Any  # one of RECIPES
+    recipe: Any  # the objective of the recipe that it names
     model: Any  # `ModelSettings`, `LlavaConfig` and `ParallelConfig` in one section
     attribute_schema: Any
     template: Any

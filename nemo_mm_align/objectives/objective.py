@@ -1,0 +1,128 @@
+"""An objective: the section ``recipe`` of a configuration, what it reads of the model, and its loss.
+
+Importable without torch: launcher, estimates and reports ask objectives for facts.
+
+Shapes: B rows, S positions, H hidden, Q sequences of the micro batch, T outputs of the head.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from nemo_mm_align.configuration import STRICT
+from nemo_mm_align.model.head_config import HeadConfig, Pooling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nemo_mm_align.attributes import AttributeSchema
+    from nemo_mm_align.datasets.batch import Batch
+
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What an objective wants to know of the last stage's hidden states.
+
+    Args:
+        token_losses: -log p of every label.
+        hidden: one vector per sequence, the hidden state of its last token or the mean over its tokens. The last token of
+            a sequence, which predicts nothing, is computed where this is asked for.
+    """
+
+    token_losses: bool = False
+    hidden: Pooling | None = None
+
+
+class Reading:
+    """What was read of a micro batch; asking for what the objective did not say it reads raises `ValueError`."""
+
+    def __init__(
+        self,
+        token_losses_BS: Tensor | None = None,
+        hidden_QH: Tensor | None = None,
+        outputs_QT: Tensor | None = None,
+    ) -> None:
+        self._token_losses_BS, self._hidden_QH, self._outputs_QT = token_losses_BS, hidden_QH, outputs_QT
+
+    @property
+    def token_losses_BS(self) -> Tensor:
+        """-log p of the label at every position, nats, 0 where there is none."""
+        return self._read(self._token_losses_BS, "token_losses")
+
+    @property
+    def hidden_QH(self) -> Tensor:
+        """A hidden state per sequence, pooled as `Reads.hidden` says."""
+        return self._read(self._hidden_QH, "hidden")
+
+    @property
+    def outputs_QT(self) -> Tensor:
+        """What the model's head makes of these, fp32."""
+        return self._read(self._outputs_QT, "hidden, of a model with a head")
+
+    def _read(self, value: Tensor | None, name: str) -> Tensor:
+        if value is None:
+            raise ValueError(f"the objective does not read {name}: see its `reads`")
+        return value
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What one micro batch contributes.
+
+    `loss_sum` is differentiable and not yet divided; the gradient of the whole step is the sum over micro batches and
+    replicas divided by the summed `count`. `metrics` maps a name to (sum, weight); the reported value is their ratio, and
+    ``loss`` is among them.
+    """
+
+    loss_sum: Tensor
+    count: Tensor
+    metrics: dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """Section ``recipe`` of a configuration, which is an objective with its settings.
+
+    Default values stand in ``conf/recipe/<name>.yaml`` alone.
+
+    Args:
+        name: of the recipe.
+        epochs: passes over the training data.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    needs_reference: ClassVar[bool] = False
+    """Whether batches must carry log-probs of the model as it was before training."""
+
+    name: str
+    epochs: Epochs
+
+    @property
+    def reads(self) -> Reads:
+        """What it wants to know of the last stage's hidden states."""
+        return Reads(token_losses=True)
+
+    @property
+    def rows_shared(self) -> bool:
+        """Whether the sequences of a sample lie in one row behind their common prefix."""
+        return False
+
+    @property
+    def reference_stored(self) -> bool:
+        """Whether reference log-probs are the records' own."""
+        return False
+
+    def head(self, schema: AttributeSchema) -> HeadConfig | None:
+        """Return the head that the model gets on top of its hidden states; None for a model that only speaks."""
+        return None
+
+    @abstractmethod
+    def loss(self, reading: Reading, batch: Batch) -> LossOutput:
+        """Turn what was read of a micro batch into its contribution to the step."""

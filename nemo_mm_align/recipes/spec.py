@@ -1,0 +1,49 @@
+"""What a recipe is to the rest of the system; importable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_mm_align.configuration import read
+from nemo_mm_align.datasets.kinds import SampleKind
+from nemo_mm_align.objectives.objective import Objective
+from nemo_mm_align.repository import CONF
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """A training method.
+
+    Args:
+        name: as in ``recipe=NAME``; see `conf`.
+        label: as readers of a report see it.
+        objective: the settings of its section, which are its objective.
+        samples: what it is trained on.
+        build_method: of ``scripts/build.py``, that makes such data.
+        data: these data in words.
+        colour: in plots, ``#rrggbb``.
+        order: its place in tables; those of one order stand by name.
+        paper_examples: size of its training set in the paper, for which experiments are shipped; None for the others.
+        conf: folder in which ``recipe/NAME.yaml`` holds its default values.
+    """
+
+    name: str
+    label: str
+    objective: type[Objective]
+    samples: SampleKind
+    build_method: str
+    data: str
+    colour: str
+    order: int = 100
+    paper_examples: int | None = None
+    conf: Path = CONF
+
+    def configured(self, **changes: Any) -> Objective:
+        """Return the objective with its default values, some of them changed; raise `UserError` for a wrong one."""
+        path = self.conf / "recipe" / f"{self.name}.yaml"
+        defaults = yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"]
+        return read(self.objective, {**defaults, **changes}, "recipe")

@@ -1,0 +1,19 @@
+"""SteerLM: likelihood of answers whose prompts ask for the attributes that they have (Dong et al., arXiv 2310.05344)."""
+
+from __future__ import annotations
+
+from nemo_mm_align.datasets.kinds import ATTRIBUTED_ANSWERS
+from nemo_mm_align.objectives.imitation import Imitation
+from nemo_mm_align.recipes.spec import RecipeSpec
+
+RECIPE = RecipeSpec(
+    name="steerlm",
+    label="SteerLM",
+    objective=Imitation,
+    samples=ATTRIBUTED_ANSWERS,
+    build_method="steerlm",
+    data="answers with their attributes",
+    colour="#009e73",
+    order=3,
+    paper_examples=26000,
+)

@@ -1,0 +1,1 @@
+"""A training run from configuration to checkpoint: data, steps, reference log-probs, and the Trainer that hosts them."""

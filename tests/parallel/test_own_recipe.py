@@ -1,0 +1,158 @@
+"""A recipe that another package brings: a regression head over hidden states, trained by the scripts as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_mm_align.parallel.checkpoint_folder import latest_checkpoint, read_metadata
+from tests.distributed import REPOSITORY
+from tests.golden.worker import run_scripts
+from tests.tiny import tiny_llava, training_data
+
+pytestmark = pytest.mark.parallel
+
+CONF = REPOSITORY / "tests/own_recipe/conf"
+LAYOUTS = {
+    "one": (1, []),
+    "tp2": (2, ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"]),
+    "pp2": (2, ["model.pipeline_model_parallel_size=2"]),
+}
+VARIANTS = {
+    "last": ["recipe.pooling=last"],
+    "mean_and_likelihood": ["recipe.pooling=mean", "recipe.likelihood_weight=0.05", "model.lora=null"],
+}
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, data, and the metadata that installing the package leaves."""
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_llava(folder / "model")
+    training_data(folder, "steerlm")
+    installed = folder / "site/own_recipe-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: own-recipe\nVersion: 1.0\n")
+    point = "attribute_regression = tests.own_recipe.attribute_regression:RECIPE"
+    (installed / "entry_points.txt").write_text(f"[nemo_mm_align.recipes]\n{point}\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _is_installed(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = [str(inputs / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+
+
+def words(inputs: Path, out: Path, name: str, *more: str) -> list[str]:
+    return [
+        f"--config-dir={CONF}",
+        "recipe=attribute_regression",
+        "model=mini",
+        f"name={name}",
+        f"model.hf_path={inputs}/model",
+        f"data.train={inputs}/steerlm.jsonl",
+        f"exp_manager.exp_dir={out}",
+        "exp_manager.create_tensorboard_logger=false",
+        "trainer.enable_progress_bar=false",
+        f"trainer.max_steps={STEPS}",
+        "recipe.epochs=99",
+        "precision=fp32",
+        "model.max_length=200",
+        "model.micro_batch_size=2",
+        "model.global_batch_size=4",
+        "model.lora.rank=4",
+        "model.lora.alpha=8",
+        "model.lora.dropout=0",
+        "model.optim.lr=1e-2",
+        "model.optim.projector_lr=3e-3",
+        "model.optim.eps=1e-4",
+        "model.optim.schedule=constant",
+        "checkpoint.every_n_steps=0",
+        *more,
+    ]
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics/training.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def one_process(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("one")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(inputs / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    )
+    run_scripts(out, [("train.py", words(inputs, out, variant, *VARIANTS[variant])) for variant in VARIANTS])
+    return out
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+def test_it_trains_alike_at_every_layout(layout: str, inputs: Path, one_process: Path, tmp_path: Path) -> None:
+    ranks, layout_words = LAYOUTS[layout]
+    calls = [words(inputs, tmp_path, variant, *VARIANTS[variant], *layout_words) for variant in VARIANTS]
+    run_scripts(tmp_path, [("train.py", call) for call in calls], ranks)
+    for variant in VARIANTS:
+        expected = losses(one_process / variant)
+        assert len(expected) == STEPS and expected[-1] < 0.9 * expected[0]
+        assert losses(tmp_path / variant) == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_goes_on_at_another_layout_with_its_head_and_optimizer(
+    inputs: Path, one_process: Path, tmp_path: Path
+) -> None:
+    first = words(inputs, tmp_path, "last", *VARIANTS["last"], *LAYOUTS["pp2"][1], "trainer.max_steps=3")
+    then = words(inputs, tmp_path, "last", *VARIANTS["last"], *LAYOUTS["tp2"][1])
+    run_scripts(tmp_path, [("train.py", first), ("train.py", then)], 2)
+    assert losses(tmp_path / "last") == pytest.approx(losses(one_process / "last"), rel=1e-5)
+
+    newest = latest_checkpoint(tmp_path / "last")
+    assert newest is not None and newest.name == f"step_{STEPS:08d}"
+    names = ["helpfulness", "correctness", "coherence", "complexity", "verbosity"]
+    assert read_metadata(newest).head == {"outputs": names, "pooling": "last"}
+    assert json.loads((newest / "metadata.json").read_text())["format_version"] == 3
+
+
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "scripts" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+
+
+def test_a_model_with_a_head_is_not_asked_for_answers(one_process: Path, tmp_path: Path) -> None:
+    run = one_process / "last"
+    told = r"has a head that tells helpfulness, correctness, coherence, complexity, verbosity of answers; "
+    asked = script("generate.py", f"checkpoint={run}", "question=What is it?")
+    assert asked.returncode == 2 and f"{told}it cannot be asked for answers." in asked.stderr, asked.stderr
+    exported = script("convert.py", "direction=export", f"source={run}", f"out={tmp_path}/exported")
+    assert exported.returncode == 2 and told in exported.stderr and not (tmp_path / "exported").exists()
+
+
+def test_another_recipe_does_not_go_on_from_it(inputs: Path, one_process: Path) -> None:
+    changed = ["recipe=steerlm", *words(inputs, one_process, "last")[2:]]
+    done = script("train.py", *changed)
+    assert done.returncode == 2 and "was trained with name=attribute_regression (now steerlm)" in done.stderr, (
+        done.stderr
+    )
+
+
+def test_launcher_and_estimate_know_it(inputs: Path, tmp_path: Path) -> None:
+    estimate = script(
+        "estimate.py",
+        f"--config-dir={CONF}",
+        "recipe=attribute_regression",
+        "model=llava15_7b",
+        "nodes=1",
+        "gpus_per_node=8",
+    )
+    assert estimate.returncode == 0, estimate.stderr
+    assert "rows: 1 x 2048 tokens, 0 with a loss" in estimate.stdout, "the last token is computed, no label is"
+    refused = script("train.py", *words(inputs, tmp_path, "x", "recipe.pooling=middle"))
+    assert refused.returncode == 2 and "recipe.pooling='middle': choose from last, mean" in refused.stderr, (
+        refused.stderr
+    )
