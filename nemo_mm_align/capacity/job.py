@@ -16,7 +16,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.settings import read_engine, read_model, sizes_of
-from nemo_mm_align.objectives.objective import Reads
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reads
 from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
 from nemo_mm_align.recipes.registry import find_recipe, read_recipe
 from nemo_mm_align.recipes.spec import RecipeSpec
@@ -82,7 +82,7 @@ class Job:
     train_vision: bool = False
     fused_attention: bool = True
     keep_checkpoints: int = 2
-    reads: Reads = Reads(token_losses=True)
+    reads: Reads = TOKEN_LOSSES
 
     @property
     def usual(self) -> Job:

@@ -39,6 +39,10 @@ class Reads:
     hidden: Pooling | None = None
 
 
+TOKEN_LOSSES = Reads(token_losses=True)
+"""What objectives on texts read."""
+
+
 class Reading:
     """What was read of a micro batch; asking for what the objective did not say it reads raises `ValueError`."""
 
@@ -107,7 +111,7 @@ class Objective(ABC):
     @property
     def reads(self) -> Reads:
         """What it wants to know of the last stage's hidden states."""
-        return Reads(token_losses=True)
+        return TOKEN_LOSSES
 
     @property
     def rows_shared(self) -> bool:

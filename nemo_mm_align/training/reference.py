@@ -24,7 +24,7 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava
-from nemo_mm_align.objectives.objective import Reading, Reads
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reading
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.records import RecordAppender
@@ -79,9 +79,6 @@ class ReferenceCache:
         return RecordAppender(self.folder / f"{self.key}.{runtime.data_parallel_rank():05d}.jsonl")
 
 
-READS = Reads(token_losses=True)
-
-
 def _log_probs(reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     sums_Q = -batch.sum_per_sequence(reading.token_losses_BS)
     return reading.token_losses_BS.sum(), torch.tensor(1, dtype=torch.int), sums_Q.detach().clone()
@@ -90,7 +87,7 @@ def _log_probs(reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def compute(model: Llava, batches: Sequence[Batch]) -> Tensor:
     """Return summed answer log-probs, [Q] in nats, of all sequences of micro batches of one shape, on every stage."""
-    reports = run_schedule(model, batches, READS, _log_probs, forward_only=True)
+    reports = run_schedule(model, batches, TOKEN_LOSSES, _log_probs, forward_only=True)
     count = sum(batch.num_sequences for batch in batches)
     sums_Q = torch.cat(reports) if reports else torch.zeros(count, device=runtime.device())
     return runtime.broadcast_from_last_stage(sums_Q.float())

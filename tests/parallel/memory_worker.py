@@ -30,12 +30,13 @@ from nemo_mm_align.model.config import (
     VisionConfig,
 )
 from nemo_mm_align.model.llava import Llava, build_llava, count_parameters, set_trainable
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.training.reference import READS, _log_probs
+from nemo_mm_align.training.reference import _log_probs
 from nemo_mm_align.training.step import TrainingEngine, run_schedule
 from tests.memory import PeakMemory, SavedTensors
 
@@ -167,7 +168,7 @@ def measure(job: Job) -> dict[str, Any]:
         run_schedule(engine.ddp, batches, engine.objective.reads, engine._loss, forward_only=False)
     engine.model.eval()
     with torch.no_grad(), PeakMemory([*there, *held]) as forward:
-        run_schedule(engine.model, [micro_batch(job, 0)], READS, _log_probs, forward_only=True)
+        run_schedule(engine.model, [micro_batch(job, 0)], TOKEN_LOSSES, _log_probs, forward_only=True)
     return {
         "forward": forward.peak,
         "parameters": count_parameters(engine.model),

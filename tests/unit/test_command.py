@@ -141,8 +141,9 @@ def test_keys_and_types_of_a_training_file(
 def test_settings_of_another_recipe_are_refused(repository: Path, tmp_path: Path, recipe: str, key: str) -> None:
     with initialize_config_dir(str(repository / "conf"), version_base=None):
         value = compose("train", ["model=mini", "recipe=dpo"]).recipe[key]
+    owners = " and ".join(f"recipe={name}" for name, spec in all_recipes().items() if key in keys_of(spec.objective))
     assert settings_error(repository, tmp_path, {"recipe": {key: value}}, recipe) == (
-        f"configuration has no key recipe.{key} here: it belongs to recipe=dpo. Remove it, or choose recipe=dpo."
+        f"configuration has no key recipe.{key} here: it belongs to {owners}. Remove it, or choose recipe=dpo."
     )
     assert settings_error(repository, tmp_path, {"recipe": {key: value}}) is None
 

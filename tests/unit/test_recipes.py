@@ -1,0 +1,145 @@
+"""The registry of recipes: what it finds, what it refuses, where default values stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+
+from nemo_mm_align.configuration import keys_of
+from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, check_kind
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.objectives.preference import PairLogRatios
+from nemo_mm_align.recipes import registry
+from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
+from nemo_mm_align.records import PreferenceExample, TrainingExample, Turn
+from nemo_mm_align.training.sections import TopLevel
+
+PAPER = ["sft", "rejection", "steerlm", "dpo"]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[typing.Callable[[str], None]]:
+    """Installs a package whose entry point is given; its module holds a recipe called as one of ours, and a number."""
+    (tmp_path / "somebodys.py").write_text("from nemo_mm_align.recipes.sft import RECIPE\nNUMBER = 5\n")
+
+    def install(point: str) -> None:
+        folder = tmp_path / "somebodys-2.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 2.0\n")
+        (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\nx = {point}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        all_recipes.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    all_recipes.cache_clear()
+
+
+def test_those_of_the_paper_come_first_and_in_its_order() -> None:
+    assert list(all_recipes())[:4] == list(paper_recipes()) == PAPER
+    assert len({spec.label for spec in all_recipes().values()}) == len(all_recipes())
+    assert all(re.fullmatch("#[0-9a-f]{6}", spec.colour) for spec in all_recipes().values())
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (
+            "somebodys:RECIPE",
+            r"somebodys \(somebodys:RECIPE\): a recipe called sft is there already; give it another name",
+        ),
+        ("somebodys:NUMBER", r"somebodys \(somebodys:NUMBER\): is a int, not a RecipeSpec\. Mend or uninstall it"),
+        ("somebodys:missing", r"somebodys \(somebodys:missing\): its recipe cannot be loaded: .*missing"),
+        ("nowhere:RECIPE", r"somebodys \(nowhere:RECIPE\): its recipe cannot be loaded: No module named 'nowhere'"),
+    ],
+)
+def test_a_package_that_brings_no_usable_recipe_is_named(
+    installed: typing.Callable[[str], None], point: str, message: str
+) -> None:
+    installed(point)
+    with pytest.raises(UserError, match=message):
+        all_recipes()
+
+
+@pytest.mark.parametrize("name", ["ppo", None, 5, ["sft"]])
+def test_an_unknown_name_is_answered_with_those_that_are_known(name: Any) -> None:
+    with pytest.raises(UserError, match="choose from sft, rejection, steerlm, dpo"):
+        find_recipe(name)
+
+
+def test_default_values_of_a_recipe_stand_in_its_file_alone(repository: Path) -> None:
+    files = {path.stem for path in (repository / "conf/recipe").glob("*.yaml")}
+    assert files == all_recipes().keys()
+    for name, spec in all_recipes().items():
+        values = yaml.safe_load((repository / f"conf/recipe/{name}.yaml").read_text())["recipe"]
+        assert values.keys() == keys_of(spec.objective).keys() and values["name"] == name
+        assert all(field.default is dataclasses.MISSING for field in dataclasses.fields(spec.objective))
+        assert dataclasses.asdict(spec.configured()) == values
+
+
+def test_where_a_type_has_a_default_the_file_has_the_same(repository: Path) -> None:
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        values = compose("train", ["model=mini", "recipe=sft"])
+    for name, kind in keys_of(TopLevel).items():
+        if dataclasses.is_dataclass(kind):
+            defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+            told = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
+            assert {key: values[name][key] for key in told} == told, name
+
+
+def test_the_example_of_the_documentation_works(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (repository / "docs/recipes.md").read_text()
+    code, settings = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
+    assert code is not None and settings is not None
+    imports = (repository / "nemo_mm_align/recipes/dpo.py").read_text().split("\n\n\n")[0].split('"""')[2]
+    (tmp_path / "hinge.py").write_text(f"{imports}\n\n{code[1]}")
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe/hinge.yaml").write_text(settings[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import hinge  # type: ignore[import-not-found]
+
+    spec = dataclasses.replace(hinge.RECIPE, conf=tmp_path)
+    ratios = PairLogRatios(torch.tensor([3.0, 20.0]), torch.tensor([1.0, -5.0]))
+    torch.testing.assert_close(spec.configured(beta=0.2).pair_losses(ratios), torch.tensor([0.6, 0.0]))
+    with pytest.raises(UserError, match="configuration has no key recipe.gamma"):
+        spec.configured(gamma=1)
+
+
+def answer(**more: Any) -> TrainingExample:
+    turns = (Turn(role="user", content="q"), Turn(role="assistant", content="a"))
+    return TrainingExample(id="x", turns=turns, **more)
+
+
+def test_data_of_another_kind_are_refused_whichever_line_they_stand_in() -> None:
+    pair = PreferenceExample(id="p", turns=(Turn(role="user", content="q"),), chosen="a", rejected="b")
+    check_kind(PAIRS, [pair], "d.jsonl", "dpo", "preference")
+    check_kind(ANSWERS, [answer()], "d.jsonl", "sft", "sft")
+    check_kind(ATTRIBUTED_ANSWERS, [answer(attributes={"verbosity": 1.0})], "d.jsonl", "steerlm", "steerlm")
+    for kind, examples, recipe, message in (
+        (
+            PAIRS,
+            [pair, answer()],
+            "dpo",
+            r"holds single answers, but recipe=dpo trains on preference pairs \(chosen and",
+        ),
+        (ANSWERS, [pair], "sft", "holds preference pairs, but recipe=sft trains on single answers"),
+        (
+            ATTRIBUTED_ANSWERS,
+            [answer()],
+            "steerlm",
+            "recipe=steerlm needs attributes with every example; x has none. Build",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"d.jsonl: {message}"):
+            check_kind(kind, examples, "d.jsonl", recipe, "steerlm")
