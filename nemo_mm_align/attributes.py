@@ -15,11 +15,12 @@ import re
 import sys
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     StrictBool,
     field_validator,
@@ -39,6 +40,10 @@ FRACTION_STEPS = 5
 
 FRACTION_BINS = 20
 """Bins of a histogram over a range of fractions."""
+
+
+Number = Annotated[float, Field(strict=True)]
+"""A text is none, whatever it spells."""
 
 
 def spelling(name: str) -> str:
@@ -63,11 +68,11 @@ class Attribute(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    minimum: float = 0
-    maximum: float = 4
+    minimum: Number = 0
+    maximum: Number = 4
     integer: StrictBool = True
     higher_is_better: StrictBool | None = True
-    default: float = math.nan  # always given or filled in by `_best_by_default`
+    default: Number = math.nan  # always given or filled in by `_best_by_default`
     description: str = ""
     levels: dict[int | float, str] = {}
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from nemo_mm_align.cli import describe, end, user_errors
+from nemo_mm_align.configuration_help import settings_at, table
 from nemo_mm_align.errors import check_keys, foreign_key, suggestion
 from nemo_mm_align.orphans import end_with_launcher
 
@@ -32,18 +33,20 @@ Host = Callable[..., Callable[[Task], Callable[[DictConfig], Any]]]
 
 
 def command(
-    name: str, host: Callable[[], Host] | None = None, check: Task | None = None
+    name: str, host: Callable[[], Host] | None = None, check: Task | None = None, types: Sequence[str] = ()
 ) -> Callable[[Task], Callable[[], None]]:
     """Make a function the entry point of its script, configured by ``../conf/<name>.yaml``.
 
     What a user can cause ends with a message and exit code 2, see `user_errors`; so do words on the command line that
-    Hydra refuses. ``--help`` shows the script's docstring and its configuration file, comments included.
+    Hydra refuses. ``--help`` shows the script's docstring, its configuration file, comments included, and what each setting
+    takes.
 
     Args:
         name: of the configuration.
         host: returns a decorator like `hydra.main` that gets the composed configuration, for example NeMo's `hydra_runner`;
             called when that is known to be right, since importing such a thing takes long.
         check: is given the composed configuration before anything slow is imported, and raises what a user can mend.
+        types: ``module:Type`` of the settings, which say what each takes.
     """
 
     def decorate(function: Task) -> Callable[[], None]:
@@ -52,7 +55,7 @@ def command(
         @functools.wraps(function)
         def run() -> None:
             if {"--help", "-h"} & set(sys.argv[1:]):
-                sys.stdout.write(help_text(function.__globals__.get("__doc__") or "", folder, name))
+                sys.stdout.write(help_text(function.__globals__.get("__doc__") or "", folder, name, types))
                 return
             end_with_launcher()
             asked, words = os.environ.get(FULL_ERROR), sys.argv[1:]
@@ -141,14 +144,15 @@ def top_level_keys(folder: Path, name: str) -> set[str]:
     return keys.union(groups_of(folder, name), *(top_level_keys(folder, part) for part in parts))
 
 
-def help_text(description: str, folder: Path, name: str) -> str:
-    """Return what ``--help`` shows: the script's docstring, its configuration file, and the options of its groups."""
+def help_text(description: str, folder: Path, name: str, types: Sequence[str] = ()) -> str:
+    """Return what ``--help`` shows: the docstring, the configuration file, what its settings take, options of its groups."""
     text = _configuration(folder, name)[0].split("\nhydra:")[0]
     listed = [f"  {group}: {', '.join(options)}\n" for group, options in groups_of(folder, name).items()]
     choices = f"\n\nGroups, chosen by GROUP=NAME:\n{''.join(listed)}" if listed else "\n"
+    taken = f"\n\nWhat they take:\n{table(settings_at(types))}" if types else "\n"
     return (
         f"{description.strip()}\n\nSettings with their defaults, changed by KEY=VALUE (??? must be given), as they stand in "
-        f"conf/{name}.yaml:\n\n{text.rstrip()}{choices}"
+        f"conf/{name}.yaml:\n\n{text.rstrip()}{taken}{choices.removeprefix(chr(10))}"
     )
 
 

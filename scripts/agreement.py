@@ -11,7 +11,7 @@ from nemo_mm_align.command import command
 from nemo_mm_align.labeling.quality.stage import agreement_from_config
 
 
-@command("agreement")
+@command("agreement", types=("nemo_mm_align.labeling.quality.stage:AgreementSettings",))
 def main(config: DictConfig) -> None:
     """Run the command; its settings are explained in conf/agreement.yaml."""
     agreement_from_config(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from nemo_mm_align.configuration import read
 from nemo_mm_align.outputs import file_to_write, folder_to_write
 
 
-@command("benchmark")
+@command("benchmark", types=("nemo_mm_align.benchmarks.settings:BenchmarkSettings",))
 def main(config: DictConfig) -> None:
     """Run the parts asked for; conf/benchmark.yaml explains the settings."""
     settings = read(BenchmarkSettings, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))

@@ -9,7 +9,7 @@ from nemo_mm_align.command import command
 from nemo_mm_align.datasets.build_stage import build_from_config
 
 
-@command("build")
+@command("build", types=("nemo_mm_align.datasets.build_stage:BuildFile",))
 def main(config: DictConfig) -> None:
     """Read `annotations`, apply the rule of `method`, write `out` and ``<out>.summary.json``."""
     build_from_config(config)

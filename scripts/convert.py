@@ -15,7 +15,7 @@ from nemo_mm_align.command import command
 from nemo_mm_align.parallel.conversion_checks import check_early
 
 
-@command("convert")
+@command("convert", types=("nemo_mm_align.parallel.conversion_settings:ConvertSettings",))
 def main(config: DictConfig) -> None:
     """Make the folder `out` from `source`; conf/convert.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -23,7 +23,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "conf" / "doctor.yaml"
 OWN, TRAINING = split_words(sys.argv[1:], set(OmegaConf.load(CONFIG)) | {"hydra", "judge"})
 
 
-@command("doctor")
+@command("doctor", types=("nemo_mm_align.preflight.doctor:DoctorSettings",))
 def main(config: DictConfig) -> None:
     """Run all checks; the settings are explained in conf/doctor.yaml."""
     settings = read(DoctorSettings, OmegaConf.to_container(config, resolve=True))

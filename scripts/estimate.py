@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_mm_align.command import command
 
 
-@command("estimate")
+@command("estimate", types=("nemo_mm_align.capacity.run:EstimateSettings", "nemo_mm_align.training.sections:TopLevel"))
 def main(config: DictConfig) -> None:
     """Estimate; conf/estimate.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True)

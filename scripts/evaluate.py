@@ -13,7 +13,7 @@ from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.truth import truth_of
 
 
-@command("evaluate")
+@command("evaluate", types=("nemo_mm_align.evaluation.stage:EvaluateSettings",))
 def main(config: DictConfig) -> None:
     """Run the stage; its settings are explained in conf/evaluate.yaml."""
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import sys
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.command import command
 from nemo_mm_align.inference.early import check_early
+from nemo_mm_align.inference.settings import register_open_attributes
 from nemo_mm_align.parallel.stopping import StopRequest
 
-# Names of attributes are the schema's to check: this key alone takes new ones without a "+".
-ConfigStore.instance().store(
-    name="open_attributes", node=OmegaConf.create({"attributes": OmegaConf.create({}, flags={"struct": False})})
-)
+register_open_attributes()
 
 
-@command("generate")
+@command("generate", types=("nemo_mm_align.inference.settings:InferenceSettings",))
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet, or one question; conf/generate.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -11,7 +11,7 @@ from nemo_mm_align.command import command
 from nemo_mm_align.labeling.stage import label_from_config
 
 
-@command("label")
+@command("label", types=("nemo_mm_align.labeling.stage:LabelSettings",))
 def main(config: DictConfig) -> None:
     """Run the stage; its settings are explained in conf/label.yaml."""
     label_from_config(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

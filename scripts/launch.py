@@ -17,7 +17,7 @@ from nemo_mm_align.launch.settings import register_open_nodes
 register_open_nodes()
 
 
-@command("launch")
+@command("launch", types=("nemo_mm_align.launch.settings:LaunchSettings",))
 def main(config: DictConfig) -> None:
     """Launch the stages; conf/launch.yaml explains the settings."""
     sys.stdout.write(launch(config))

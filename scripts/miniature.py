@@ -12,7 +12,7 @@ from nemo_mm_align.command import command
 from nemo_mm_align.miniature.run import run_miniature
 
 
-@command("miniature")
+@command("miniature", types=("nemo_mm_align.miniature.settings:MiniatureSettings",))
 def main(config: DictConfig) -> None:
     """Run what is not done yet; conf/miniature.yaml explains the settings."""
     run_miniature(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from nemo_mm_align.inference.early import check_early
 from nemo_mm_align.parallel.stopping import StopRequest
 
 
-@command("sample")
+@command("sample", types=("nemo_mm_align.inference.settings:InferenceSettings",))
 def main(config: DictConfig) -> None:
     """Answer every prompt that `out` does not answer yet; conf/sample.yaml explains the settings."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper 
             from nemo.core.config import hydra_runner
         return hydra_runner
 
-    @command("train", host=hydra_runner, check=check_early)
+    @command("train", host=hydra_runner, check=check_early, types=("nemo_mm_align.training.sections:TopLevel",))
     def main(config: DictConfig) -> None:
         """Train as configured."""
         from nemo_mm_align.training.trainer import train

@@ -5,22 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from pydantic import Field, StrictBool, field_validator
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import StrictModel, read
+from nemo_mm_align.configuration import Count, Natural, NotNegative, Seed, StrictModel, read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.requests import Assignment, sweep_assignments
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.model.config import ParallelConfig, Precision
 from nemo_mm_align.model.settings import layout_of
 
 if TYPE_CHECKING:
     from nemo_mm_align.inference.loading import OpenedModel
 
 logger = logging.getLogger(__name__)
+
+
+def register_open_attributes() -> None:
+    """Tell Hydra that ``attributes`` takes new keys without a ``+``: their names are the schema's to check."""
+    node = OmegaConf.create({"attributes": OmegaConf.create({}, flags={"struct": False})})
+    ConfigStore.instance().store(name="open_attributes", node=node)
 
 
 class InferenceSettings(StrictModel):
@@ -32,18 +40,18 @@ class InferenceSettings(StrictModel):
     out: Path | None = None
     image_root: Path | None = None
     add_image_placeholders: bool = False
-    temperature: float
-    top_p: float
-    top_k: int
-    max_new_tokens: int
-    num_samples: int
-    seed: int
-    tensor_model_parallel_size: int = Field(default=1, ge=1)
-    pipeline_model_parallel_size: int = Field(default=1, ge=1)
-    num_layers_in_first_pipeline_stage: int | None = None
-    num_layers_in_last_pipeline_stage: int | None = None
-    precision: str = "auto"
-    max_batch_tokens: int = Field(default=32768, ge=1)
+    temperature: NotNegative
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Natural
+    max_new_tokens: Count
+    num_samples: Count
+    seed: Seed
+    tensor_model_parallel_size: Count = 1
+    pipeline_model_parallel_size: Count = 1
+    num_layers_in_first_pipeline_stage: Count | None = None
+    num_layers_in_last_pipeline_stage: Count | None = None
+    precision: Literal["auto"] | Precision = "auto"
+    max_batch_tokens: Count = 32768
     cuda_graphs: StrictBool | None = None
     template: dict[str, Any] | None = None
     attribute_schema: AttributeSchema
@@ -55,7 +63,10 @@ class InferenceSettings(StrictModel):
     @field_validator("image", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        return value if isinstance(value, list) else [value]
+        images = value if isinstance(value, list) else [value]
+        if "" in images:
+            raise ValueError("holds an empty path; [] is none")
+        return images
 
     @property
     def sampling(self) -> SamplingSettings:

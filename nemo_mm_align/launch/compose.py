@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,6 +16,7 @@ from omegaconf.errors import UnsupportedInterpolationType
 
 from nemo_mm_align.command import describe_refusal, groups_of, top_level_keys
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.inference.settings import register_open_attributes
 from nemo_mm_align.repository import CONF
 
 
@@ -55,7 +55,7 @@ def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
     Raises:
         UserError: an override names no key or no file of a group.
     """
-    _open_attributes()
+    register_open_attributes()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):
@@ -82,9 +82,3 @@ def missing_keys(values: Any, prefix: str = "") -> list[str]:
     if not isinstance(values, dict):
         return [prefix.rstrip(".")] if values == "???" else []
     return [name for key, value in values.items() for name in missing_keys(value, f"{prefix}{key}.")]
-
-
-def _open_attributes() -> None:
-    """As in scripts/generate.py: the names of attributes are the schema's to check."""
-    node = OmegaConf.create({"attributes": OmegaConf.create({}, flags={"struct": False})})
-    ConfigStore.instance().store(name="open_attributes", node=node)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, field_validator
 
 from nemo_mm_align.configuration import STRICT, Count, Natural, StrictModel
+from nemo_mm_align.configuration_help import Words
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.mounts import Mount, read_mount
 from nemo_mm_align.stages import STAGES
@@ -102,7 +103,7 @@ class LaunchSettings(StrictModel):
     data_dir: Path | None
     base_results_dir: Path
     container: str | None
-    container_mounts: list[Mount] = []
+    container_mounts: Annotated[list[Mount], Words('list, each "SOURCE:TARGET[:OPTIONS]"')] = []
     env_vars: dict[str, str] = {}
     wandb_api_key_file: Path | None
     preflight: bool

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import StrictModel, read
+from nemo_mm_align.configuration import Count, Natural, Positive, StrictModel, read
 from nemo_mm_align.miniature.world import WorldSettings
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.recipes.registry import all_recipes
@@ -17,23 +17,23 @@ from nemo_mm_align.recipes.registry import all_recipes
 class SamplingShape(StrictModel):
     """How answers are drawn: candidates from the base, and the answers that are evaluated."""
 
-    num_samples: int = Field(ge=2)
-    temperature: float = Field(gt=0)
-    max_new_tokens: int = Field(gt=0)
+    num_samples: Annotated[int, Field(ge=2, le=1024)]
+    temperature: Positive
+    max_new_tokens: Count
 
 
 class MiniatureSettings(StrictModel):
     """A whole run: world, base, alignment with every method, evaluation, over one or several seeds."""
 
     out: Path
-    seeds: int = Field(ge=1)
-    first_seed: int = Field(ge=0)
-    processes: int = Field(ge=1)
-    tensor_model_parallel_size: int = Field(ge=1)
+    seeds: Annotated[int, Field(ge=1, le=1000)]
+    first_seed: Natural
+    processes: Count
+    tensor_model_parallel_size: Count
     base: Literal["shipped", "train"]
     world: WorldSettings
     sampling: SamplingShape
-    steering_prompts: int = Field(ge=0)
+    steering_prompts: Natural
     build: dict[str, list[str]]
     train: dict[str, list[str]]
     base_stages: dict[str, list[str]]

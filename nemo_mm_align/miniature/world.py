@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field
-
-from nemo_mm_align.configuration import StrictModel
+from nemo_mm_align.configuration import Natural, Seed, Share, StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.miniature.answers import Fault, write_answer
 from nemo_mm_align.miniature.sources import charts, easyvqa
@@ -35,32 +33,32 @@ PROMPT_SPLITS: tuple[Split, ...] = ("train", "dev", "heldout")
 class SplitSize(StrictModel):
     """Prompts of one split: about easy-VQA images, about charts, text only. Every image prompt has its own image."""
 
-    easyvqa: int = Field(ge=0)
-    charts: int = Field(ge=0)
-    text: int = Field(ge=0)
+    easyvqa: Natural
+    charts: Natural
+    text: Natural
 
 
 class BaseSize(StrictModel):
     """Examples that make the base, and the shares of what its visual answers are like."""
 
-    easyvqa_images: int = 2200
-    charts: int = 3000
-    text: int = 24000
-    captions: int = 24000
-    caption_question_share: float = 0.5
+    easyvqa_images: Natural = 2200
+    charts: Natural = 3000
+    text: Natural = 24000
+    captions: Natural = 24000
+    caption_question_share: Share = 0.5
     """Share of short right answers among the captions: they ground the words far sooner than captions alone."""
-    caption_text_share: float = 0.1
-    visual: int = 32000
-    visual_text_share: float = 0.03
-    absent_share: float = 0.4
-    faults: dict[Fault, float] = {"right": 0.6, "wrong": 0.1, "invented": 0.1, "incoherent": 0.2}
+    caption_text_share: Share = 0.1
+    visual: Natural = 32000
+    visual_text_share: Share = 0.03
+    absent_share: Share = 0.4
+    faults: dict[Fault, Share] = {"right": 0.6, "wrong": 0.1, "invented": 0.1, "incoherent": 0.2}
 
 
 class WorldSettings(StrictModel):
     """Everything that decides what a world contains."""
 
-    seed: int = 1
-    absent_share: float = 0.5
+    seed: Seed = 1
+    absent_share: Share = 0.5
     """Share of absent-object questions among the prompts' questions about one thing."""
     train: SplitSize = SplitSize(easyvqa=480, charts=480, text=240)
     dev: SplitSize = SplitSize(easyvqa=150, charts=150, text=100)

@@ -15,6 +15,8 @@ from nemo_mm_align.configuration import STRICT, Count, Positive, read
 from nemo_mm_align.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp8_delayed", "fp8_tensorwise", "fp8_blockwise"]
+TransformerImpl = Literal["auto", "local", "transformer_engine"]
+Recompute = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -334,8 +336,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("precision", get_args(Precision)),
-            ("transformer_impl", ("auto", "local", "transformer_engine")),
-            ("recompute", ("none", "selective", "full")),
+            ("transformer_impl", get_args(TransformerImpl)),
+            ("recompute", get_args(Recompute)),
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)!r}: choose from {', '.join(allowed)}.")

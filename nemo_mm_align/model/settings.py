@@ -13,7 +13,14 @@ from pydantic import ConfigDict
 
 from nemo_mm_align.configuration import STRICT, Count, check_section, keys_of, read, read_together
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.config import (
+    EngineConfig,
+    LlavaConfig,
+    LoRAConfig,
+    ParallelConfig,
+    Recompute,
+    TransformerImpl,
+)
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.repository import CONF
@@ -46,8 +53,8 @@ class ModelSettings:
     reference_micro_batch_size: Count | None = None
     hf_path: str | None = None
     checkpoint: str | None = None
-    transformer_impl: str = "auto"
-    recompute: str = "none"
+    transformer_impl: TransformerImpl = "auto"
+    recompute: Recompute = "none"
     lora: LoRAConfig | None = None
     train: TrainableParts = field(default_factory=TrainableParts)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -65,6 +65,11 @@ def find_recipe(name: object) -> RecipeSpec:
     return known[name]
 
 
+def objectives() -> dict[str, type[Objective]]:
+    """What stands in the section ``recipe``, by its name."""
+    return {name: spec.objective for name, spec in all_recipes().items()}
+
+
 def read_recipe(values: Any) -> Objective:
     """Return the section ``recipe`` as the objective that its name asks for.
 
@@ -74,7 +79,7 @@ def read_recipe(values: Any) -> Objective:
     check_section(values, "recipe")
     kind = find_recipe(values.get("name")).objective
     for key in values.keys() - keys_of(kind):
-        owners = [name for name, spec in all_recipes().items() if key in keys_of(spec.objective)]
+        owners = [name for name, other in objectives().items() if key in keys_of(other)]
         if owners:
             raise UserError(foreign_key(f"recipe.{key}", "recipe", owners))
     return read(kind, values, "recipe")

@@ -8,13 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.capacity.job import StartedRanks
+from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.configuration import STRICT, Name, Natural, Seconds, Seed
+from nemo_mm_align.configuration_help import OneOf, Parts
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.model.config import Precision
+from nemo_mm_align.model.config import LlavaConfig, ParallelConfig, Precision
+from nemo_mm_align.model.settings import ModelSettings
 from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
+from nemo_mm_align.recipes.registry import objectives
 
 
 @dataclass(frozen=True)
@@ -100,19 +105,19 @@ class ManagerSettings:
 
 @dataclass(frozen=True)
 class TopLevel:
-    """The whole file. ``Any``: a section that others check beside, or that several objects are made of."""
+    """The whole file. ``Any``: a section that others check beside, or that the objects of its parts are made of."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: Name
     seed: Seed
     precision: Precision
-    trainer: Any  # `TrainerSettings` and Lightning
-    exp_manager: Any  # `ManagerSettings` and NeMo
+    trainer: Annotated[Any, Parts((TrainerSettings,), "arguments of Lightning's Trainer")]
+    exp_manager: Annotated[Any, Parts((ManagerSettings,), "settings of NeMo's exp_manager")]
     checkpoint: CheckpointSettings
     faults: FaultSettings
     data: DataSettings
-    recipe: Any  # the objective of the recipe that it names
-    model: Any  # `ModelSettings`, `LlavaConfig` and `ParallelConfig` in one section
-    attribute_schema: Any
-    template: Any
+    recipe: Annotated[Any, OneOf(objectives)]
+    model: Annotated[Any, Parts((ModelSettings, ParallelConfig, LlavaConfig))]
+    attribute_schema: Annotated[Any, Parts((AttributeSchema,))]
+    template: Annotated[Any, Parts((ChatTemplate,))]
