@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template_jinja import IMAGE_PART, chat_template_jinja
-from nemo_mm_align.configuration import check_section
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.configuration import read
 from nemo_mm_align.records import Turn
 
 __all__ = ["IMAGE_PART", "ChatTemplate"]
@@ -48,12 +47,7 @@ class ChatTemplate(BaseModel):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ChatTemplate:
         """Build a template from a mapping (a YAML file's or a checkpoint's); raise `UserError` naming bad fields."""
-        check_section(config, "template")
-        try:
-            return cls.model_validate(dict(config))
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            raise UserError(f"chat template: {faults}. Fields: {', '.join(cls.model_fields)}.") from None
+        return read(cls, config, "template")
 
     def render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
         """Return the conversation as text, ``<image>`` placeholders in it and no bos token.

@@ -17,7 +17,7 @@ from nemo_mm_align.capacity.document import MODELS, recipes_by_rows, write_docum
 from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
 from nemo_mm_align.capacity.gpus import GPUS, REFERENCE_GPU, find_gpu
-from nemo_mm_align.capacity.job import ANSWER_TOKENS, read_job
+from nemo_mm_align.capacity.job import ANSWER_TOKENS, StartedRanks, read_job
 from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.suggest import describe, suggest
 from nemo_mm_align.configuration import Count, Natural, StrictModel, keys_of, read_known
@@ -101,8 +101,8 @@ def run_estimate(values: Mapping[str, Any]) -> str:
 def _answer(asked: EstimateSettings, values: Mapping[str, Any]) -> str:
     gpu, nodes, gpus = find_gpu(asked.gpu), asked.nodes, asked.gpus_per_node
     if asked.suggest:
-        trainer = values["trainer"]
-        nodes, gpus = nodes or trainer["num_nodes"] or 1, gpus or trainer["devices"] or gpu.per_node
+        planned = read_known(StartedRanks, values["trainer"], "trainer")
+        nodes, gpus = nodes or planned.num_nodes or 1, gpus or planned.devices or gpu.per_node
     job = read_job(values, nodes, gpus, asked.workload.model_dump())
     job = replace(job, fused_attention=asked.fused_attention)
     if not asked.suggest:
