@@ -140,7 +140,7 @@ class Job:
     @property
     def sequences(self) -> int:
         """Sequences of a sample."""
-        return len(self.recipe.samples.roles)
+        return self.recipe.samples.usual_sequences
 
     @property
     def rows(self) -> int:

@@ -22,6 +22,8 @@ Method = Literal["sft", "rejection", "steerlm", "preference", "best_worst", "all
 SFT, REJECTION, STEERLM, PREFERENCE, BEST_WORST, ALL_PAIRS = get_args(Method)
 PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
 """They give pairs; the others give single answers."""
+RANDOM_METHODS = (REJECTION, PREFERENCE)
+"""They draw among a prompt's candidates by `BuildSettings.seed`, whatever else is set."""
 
 
 class BuildSettings(StrictModel):

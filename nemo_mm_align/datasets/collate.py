@@ -25,6 +25,7 @@ def collate(
     load_image: ImageLoader | None,
     shared_prefix: bool = False,
     last_token: bool = False,
+    roles: Sequence[str] = (),
 ) -> Batch:
     """Build one micro batch.
 
@@ -36,6 +37,7 @@ def collate(
         load_image: path to normalised pixels [C, H, W]; ``None`` on stages that need no images.
         shared_prefix: put the sequences of a sample side by side in one row behind their common prefix.
         last_token: compute the last token of each sequence as well, which predicts nothing.
+        roles: that sequences of such samples can have, be there one in this micro batch or not.
 
     Raises:
         ValueError: a row does not fit, or image tokens and images of a sample differ in number.
@@ -63,7 +65,7 @@ def collate(
         image_index_K=torch.tensor(occurrences) if images is not None else None,
         sample_ids=tuple(sample.id for sample in samples),
         reference_log_probs_Q=_references(references, samples),
-        roles=_places_of_roles(samples),
+        roles=_places_of_roles(samples, roles),
         sequence_counts=tuple(len(sample.sequences) for sample in samples),
         targets_QT=_targets(samples),
     )
@@ -84,11 +86,11 @@ def _references(values: list[float], samples: Sequence[Sample]) -> Tensor | None
     return torch.tensor(values, dtype=torch.float32)
 
 
-def _places_of_roles(samples: Sequence[Sample]) -> dict[str, Tensor]:
+def _places_of_roles(samples: Sequence[Sample], known: Sequence[str]) -> dict[str, Tensor]:
     roles = [role for sample in samples for role in sample.roles]
     return {
-        role: torch.tensor([place for place, other in enumerate(roles) if other == role])
-        for role in dict.fromkeys(roles)
+        role: torch.tensor([place for place, other in enumerate(roles) if other == role], dtype=torch.int64)
+        for role in dict.fromkeys([*known, *roles])
     }
 
 

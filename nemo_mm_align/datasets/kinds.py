@@ -23,15 +23,21 @@ class SampleKind(ABC):
     Attributes:
         title: of such data, in words; what a message names them by.
         example: the record that a sample is made of.
-        roles: of a sample's sequences, in order; samples of unequal numbers of sequences give the usual ones here, which
-            memory and time are estimated from, and their own in `encode`.
+        roles: that a sample's sequences can have, in order.
+        sequences: of a usual sample, which memory and time are estimated from; 0 stands for one per role.
         attributed: prompts carry the attributes that are asked for, so that the model can be steered.
     """
 
     title: str
     example: type[TrainingExample] | type[PreferenceExample]
     roles: tuple[str, ...]
+    sequences: int = 0
     attributed: bool = False
+
+    @property
+    def usual_sequences(self) -> int:
+        """Sequences of a usual sample."""
+        return self.sequences or len(self.roles)
 
     def lacks(self, example: Example) -> str | None:
         """Return what an example of the right record lacks, in words; None where it has all."""

@@ -75,6 +75,12 @@ class _Packed:
             None if targets is None else [list(values) for values in targets],
         )
 
+    @property
+    def width(self) -> int | None:
+        """Targets per sequence; None without targets, -1 where its sequences differ."""
+        widths = {len(values) for values in self.targets or ()}
+        return None if self.targets is None else widths.pop() if len(widths) == 1 else -1
+
     def unusual(self) -> bytes:
         """What beside the tokens decides what is learned, where there is anything."""
         usual = self.roles == usual_roles(len(self.sequences)) and self.targets is None
@@ -93,8 +99,14 @@ class SampleStore(Sequence[Sample]):
             self.append(sample)
 
     def append(self, sample: Sample) -> None:
-        """Add a sample at the end."""
-        self._samples.append(_Packed.of(sample))
+        """Add a sample at the end; raise `ValueError` where it has not as many targets as the first one."""
+        packed = _Packed.of(sample)
+        if self._samples and packed.width != self._samples[0].width:
+            raise ValueError(
+                f"sample {packed.id}: {packed.width} targets per sequence, sample {self._samples[0].id} "
+                f"{self._samples[0].width}; a missing one is NaN"
+            )
+        self._samples.append(packed)
 
     def set_reference_log_probs(self, index: int, values: Sequence[float]) -> None:
         """Attach reference log-probs, one per sequence, to the sample at `index`."""

@@ -14,7 +14,7 @@ from nemo_mm_align.evaluation.results import BASE, MethodResult, SteeringResult
 from nemo_mm_align.recipes.registry import all_recipes
 from nemo_mm_align.reporting.figures import GUIDE, INK, STYLE, figure_uri
 
-BASE_COLOUR, STEERED_COLOUR = "#8a8f98", "#009e73"
+BASE_COLOUR = "#8a8f98"
 SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")
 """Of methods that are no recipe. Recipes have their own, of Okabe and Ito's palette, which any colour vision can tell apart."""
 Labels = Mapping[str, str]
@@ -122,7 +122,7 @@ def _steering_panel(axes: Axes, result: SteeringResult, attribute: Attribute) ->
         [point.asked for point in result.curve],
         [point.judged for point in result.curve],
         ([low[0] for low, _ in errors], [high[0] for _, high in errors]),
-        color=STEERED_COLOUR,
+        color=next(recipe.colour for recipe in all_recipes().values() if recipe.samples.attributed),
         marker="o",
         markersize=4,
         capsize=2,

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from nemo_mm_align.datasets.build_settings import RANDOM_METHODS
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_command
@@ -189,13 +190,14 @@ class MiniatureRun:
     def _align(self, seed: int, method: str) -> list[Stage]:
         folder, tag = self.seed_folder(seed), f"seed{seed}"
         rule = find_recipe(method).build_method
-        data = folder / f"{rule}.jsonl"
+        alike = [other for other in self.settings.methods if find_recipe(other).build_method == rule]
+        data = folder / (f"{rule}.jsonl" if method == alike[0] else f"{rule}_{method}.jsonl")
         build = python_command(
             SCRIPTS / "build.py",
             f"method={rule}",
             f"annotations={folder / 'annotations.jsonl'}",
             f"out={data}",
-            f"method.seed={seed}",
+            *([f"method.seed={seed}"] if rule in RANDOM_METHODS else []),
             *self.settings.build.get(method, []),
         )
         train = torchrun_command(

@@ -11,7 +11,9 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import Count, Natural, Positive, StrictModel, read
 from nemo_mm_align.miniature.world import WorldSettings
 from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.recipes.registry import all_recipes
+from nemo_mm_align.repository import CONF
 
 
 class SamplingShape(StrictModel):
@@ -50,6 +52,13 @@ class MiniatureSettings(StrictModel):
         unknown = [method for method in methods if method not in known]
         if unknown:
             raise ValueError(f"no recipe is called {unknown[0]!r}: choose from {', '.join(known)}")
+        for spec in map(known.__getitem__, methods):
+            if spec.conf != CONF:
+                raise ValueError(f"{spec.name} comes from another package; the miniature trains what conf/recipe holds")
+            if spec.objective.head is not Objective.head:
+                raise ValueError(
+                    f"{spec.name} makes a model that rates answers; the miniature asks its models for some"
+                )
         return methods
 
     @field_validator("model")

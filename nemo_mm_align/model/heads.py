@@ -14,7 +14,10 @@ from nemo_mm_align.model.head_config import HeadConfig
 
 
 class RegressionHead(MegatronModule):
-    """A linear map without bias from hidden states to T numbers, in fp32 whatever the model's format.
+    """A linear map without bias from hidden states to T numbers, computed in fp32.
+
+    The weight has the model's format, as megatron-core's optimizer keeps no fp32 weights beside bf16 ones in a checkpoint that
+    opens at another layout; its fp32 copy is the optimizer's, like every other weight's.
 
     Each tensor-parallel rank of the last stage holds all of it: hidden states are whole there, and so are its gradients.
     The weight is called ``score``, as the sequence classifiers of transformers have it.
@@ -27,7 +30,7 @@ class RegressionHead(MegatronModule):
     def __init__(self, config: TransformerConfig, head: HeadConfig) -> None:
         super().__init__(config=config)
         self.head_config = head
-        self.score = nn.Linear(config.hidden_size, len(head.outputs), bias=False, dtype=torch.float32)
+        self.score = nn.Linear(config.hidden_size, len(head.outputs), bias=False)
 
     def initialize(self, seed: int) -> None:
         """Draw small weights, the same on every rank and layout."""
@@ -38,5 +41,4 @@ class RegressionHead(MegatronModule):
 
     def forward(self, hidden_NH: Tensor) -> Tensor:
         """Return the outputs [N, T], fp32."""
-        outputs_NT: Tensor = self.score(hidden_NH.float())
-        return outputs_NT
+        return nn.functional.linear(hidden_NH.float(), self.score.weight.float())

@@ -268,8 +268,14 @@ def _mark_split_weights(model: nn.Module) -> None:
             set_tensor_model_parallel_attributes(weight, True, 1, 1)
 
 
-def set_trainable(model: Llava, language: bool, projector: bool, vision: bool, adapters: bool) -> None:
-    """Freeze and unfreeze by part; adapters count apart from the language model's own weights, a head is always trained."""
+def set_trainable(
+    model: Llava, language: bool, projector: bool, vision: bool, adapters: bool, output_layer: bool = True
+) -> None:
+    """Freeze and unfreeze by part; adapters count apart from the language model's own weights, a head is always trained.
+
+    Args:
+        output_layer: whether the output layer is trained with the language model; not where nobody reads its logits.
+    """
     for name, parameter in model.named_parameters():
         if name.startswith("head."):
             continue
@@ -279,6 +285,8 @@ def set_trainable(model: Llava, language: bool, projector: bool, vision: bool, a
             parameter.requires_grad_(vision)
         elif name.startswith("projector."):
             parameter.requires_grad_(projector)
+        elif name.startswith("language_model.output_layer."):
+            parameter.requires_grad_(language and output_layer)
         else:
             parameter.requires_grad_(language)
 
@@ -313,7 +321,7 @@ def build_llava(
     )
     model.to(device=torch.cuda.current_device(), dtype=model.config.params_dtype)
     if model.head is not None:
-        model.head.float().initialize(engine.seed)
+        model.head.initialize(engine.seed)
     if lora is not None:
         initialize_adapters(model, engine.seed)
     set_trainable(model, language=lora is None, projector=True, vision=False, adapters=True)

@@ -81,7 +81,8 @@ class LossOutput:
 
     `loss_sum` is differentiable and not yet divided; the gradient of the whole step is the sum over micro batches and
     replicas divided by the summed `count`. `metrics` maps a name to (sum, weight); the reported value is their ratio, and
-    ``loss`` is among them.
+    ``loss`` is among them. Every micro batch gives the same names, with weight 0 where it has nothing to say: ranks add
+    them up by their order.
     """
 
     loss_sum: Tensor

@@ -313,6 +313,12 @@ def _same_head(metadata: CheckpointMetadata, model: Llava, folder: str | Path, m
             f"{folder}: its head is {metadata.head}, the model's {here}. Train with the recipe and attribute schema that the "
             "checkpoint was trained with, or choose another exp_manager.name."
         )
+    if metadata.head is not None and runtime.rank() == 0:
+        beginning = "this training has none" if here is None else f"this training's is {here} and begins anew"
+        logger.warning(
+            "%s: was trained with the head %s, which is left out: %s. Its language model was trained to be read by it",
+            folder, metadata.head, beginning,
+        )  # fmt: skip
     return False
 
 

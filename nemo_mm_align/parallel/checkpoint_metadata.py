@@ -16,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from nemo_mm_align.configuration import read
 from nemo_mm_align.errors import UserError, shorten
+from nemo_mm_align.model.head_config import HeadConfig
 
 METADATA_FILE = "metadata.json"
 FORMAT_VERSION = 3
@@ -52,6 +54,13 @@ class CheckpointMetadata(BaseModel):
     precision: str
     layout: dict[str, int] = {}
     versions: dict[str, str] = {}
+
+    @field_validator("head")
+    @classmethod
+    def _is_one(cls, head: dict[str, Any] | None) -> dict[str, Any] | None:
+        if head is not None:
+            read(HeadConfig, head, "head")
+        return head
 
     @model_validator(mode="after")
     def _of_the_earliest_version(self) -> CheckpointMetadata:

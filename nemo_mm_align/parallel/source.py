@@ -119,6 +119,20 @@ class ModelSource:
                 f"{self.folder}: has a head that tells {outputs} of answers; {purpose}. Give a model that was trained to answer."
             )
 
+    def refuse_adapters(self) -> None:
+        """Raise `UserError` where a training would start from adapters, on top of which there can be none."""
+        if self.lora is None or self.metadata is None:
+            return
+        if self.metadata.head is not None:
+            raise UserError(
+                f"{self.folder}: holds adapters and a head that rates answers, nothing to start a training from. Give the model "
+                f"that it was trained from ({self.metadata.base_path})."
+            )
+        raise UserError(
+            f"{self.folder}: already has adapters. Merge them first (scripts/convert.py direction=export "
+            "adapters=merged), then train new ones on the result."
+        )
+
     def fingerprint(self) -> str:
         """Short hash of the weights that `load_weights` would load."""
         own = fingerprint_folder(self.folder)
@@ -211,15 +225,12 @@ def build_from(
 
     Args:
         lora: fresh adapters on top of the source (training); a LoRA checkpoint brings its own.
-        head: fresh on top of the source (training); what a checkpoint has of its own is left out without it.
+        head: on top of the source (training): a checkpoint's own where that is the same, else a fresh one.
     """
     from nemo_mm_align.model.llava import build_llava
 
-    if lora is not None and source.lora is not None:
-        raise UserError(
-            f"{source.folder}: already has adapters. Merge them first (scripts/convert.py direction=export "
-            "adapters=merged), then train new ones on the result."
-        )
+    if lora is not None:
+        source.refuse_adapters()
     model = build_llava(source.config, parallel, engine, lora or source.lora, initialize=False, head=head)
     load_weights(model, source, base)
     return model

@@ -49,8 +49,9 @@ def _installed() -> list[tuple[str, RecipeSpec]]:
         origin = f"{point.dist.name if point.dist else 'a package'} ({point.value})"
         try:
             spec = point.load()
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"{origin}: its recipe cannot be loaded: {error}. Mend or uninstall it.") from error
+        except Exception as error:  # whatever somebody else's code does
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{origin}: its recipe cannot be loaded: {reason}. Mend or uninstall it.") from error
         if not isinstance(spec, RecipeSpec):
             raise UserError(f"{origin}: is a {type(spec).__name__}, not a RecipeSpec. Mend or uninstall it.")
         found.append((origin, spec))

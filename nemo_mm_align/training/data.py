@@ -22,6 +22,7 @@ from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import ImageProcessor, load_image
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reads
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.spec import RecipeSpec
 from nemo_mm_align.training.work import work_of
@@ -56,8 +57,15 @@ class BatchShape:
 class Collator:
     """Builds batches of chosen samples; decodes images only on ranks that feed them to the tower."""
 
-    def __init__(self, encoder: Encoder, processor: ImageProcessor, shape: BatchShape, with_images: bool) -> None:
-        self.encoder, self.shape, self.with_images = encoder, shape, with_images
+    def __init__(
+        self,
+        encoder: Encoder,
+        processor: ImageProcessor,
+        shape: BatchShape,
+        with_images: bool,
+        roles: Sequence[str] = (),
+    ) -> None:
+        self.encoder, self.shape, self.with_images, self.roles = encoder, shape, with_images, roles
         images = max(1, IMAGE_CACHE_BYTES // (3 * processor.image_size**2 * 4))
         self._pixels = functools.lru_cache(images)(lambda path: processor(load_image(path)))
 
@@ -77,6 +85,7 @@ class Collator:
             self._load if self.with_images else None,
             self.shape.shared_prefix,
             self.shape.last_token,
+            self.roles,
         )
 
     def _load(self, path: Path) -> numpy.ndarray:
@@ -100,9 +109,15 @@ class StepDataset(Dataset[StepBatches]):
     """Item i is this rank's part of training step i."""
 
     def __init__(
-        self, samples: Sequence[Sample], sampler: GlobalBatchSampler, collator: Collator, data_parallel_rank: int
+        self,
+        samples: Sequence[Sample],
+        sampler: GlobalBatchSampler,
+        collator: Collator,
+        data_parallel_rank: int,
+        reads: Reads = TOKEN_LOSSES,
     ) -> None:
         self.samples, self.sampler, self.collator, self.rank = samples, sampler, collator, data_parallel_rank
+        self.reads = reads
 
     def __getitem__(self, step: int) -> StepBatches:
         samples = {index: self.samples[index] for index in self.sampler.global_batch(step)}
@@ -112,8 +127,7 @@ class StepDataset(Dataset[StepBatches]):
             for indices in self.sampler.micro_batches(step, self.rank)
         ]
         everybody = (samples[index] for index in self.sampler.global_batch(step))
-        shape = self.collator.shape
-        return StepBatches(batches, work_of(everybody, shape.shared_prefix, shape.last_token))
+        return StepBatches(batches, work_of(everybody, self.collator.shape.shared_prefix, self.reads))
 
 
 class RemainingSteps(Sampler[int]):

@@ -53,6 +53,7 @@ def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
     """
     settings = read_settings(config)
     source = source_settings(config.model)
+    source.refuse_adapters()
     check_started_ranks(asdict(settings.trainer), this_process().world_size)
     check_training(
         source.config,

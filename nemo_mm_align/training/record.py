@@ -55,15 +55,21 @@ class RunRecord:
         plain: dict[str, Any] = json.loads(json.dumps(recipe))
         return plain
 
+    @property
+    def head(self) -> dict[str, Any] | None:
+        """What stands on top of the hidden states, in the form of a checkpoint's metadata."""
+        head = self.settings.recipe.head(self.settings.schema)
+        plain: dict[str, Any] | None = None if head is None else json.loads(json.dumps(asdict(head)))
+        return plain
+
     def metadata(self, step: int) -> checkpoint.CheckpointMetadata:
         """Of the checkpoint after `step` steps."""
         settings = self.settings
-        head = settings.recipe.head(settings.schema)
         return checkpoint.CheckpointMetadata(
             step=step,
             model=self.source.config.to_dict(),
             lora=asdict(settings.model.lora) if settings.model.lora else None,
-            head=None if head is None else asdict(head),
+            head=self.head,
             template=settings.template.model_dump(mode="json"),
             attribute_schema=settings.schema.model_dump(mode="json"),
             image_processor=self.processor.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Reference log-probs for DPO: computed once by the model as it stands before training, cached, never guessed.
+"""Reference log-probs of answers: computed once by the model as it stands before training, cached, never guessed.
 
 A cache file belongs to one combination of weights, template, image processing, precision, layout and row shape; within
 it each line belongs to the token ids and image bytes of one sample. What is missing is computed, what is there is reused,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nemo_mm_align.capacity.forward import samples_without_gradients
 from nemo_mm_align.capacity.job import Job
 from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES
 
 _PER_STAGE = 2
 """Micro batches in a pipeline per stage: of its time, filling and draining then take a third at most."""
@@ -48,6 +49,6 @@ def choose_passes(job: Job, longest_row: int, asked: int | None) -> Passes:
     """
     stages = job.parallel.pipeline_model_parallel_size
     return Passes(
-        micro_batch_size=asked or samples_without_gradients(job, longest_row),
+        micro_batch_size=asked or samples_without_gradients(replace(job, reads=TOKEN_LOSSES), longest_row),
         micro_batches=_PER_STAGE * stages if stages > 1 else 1,
     )

@@ -38,13 +38,18 @@ def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
 
 
 def check_resumable(
-    folder: Path, recipe: Mapping[str, Any], base_fingerprint: str, changed_pictures: Sequence[str] = ()
+    folder: Path,
+    recipe: Mapping[str, Any],
+    base_fingerprint: str,
+    changed_pictures: Sequence[str] = (),
+    head: Mapping[str, Any] | None = None,
 ) -> int:
     """Return the step of the checkpoint in `folder`; warn of settings that have changed since.
 
     Args:
         recipe: what the run would be trained with now, as it stands in the metadata of its checkpoints.
         base_fingerprint: of the model that it starts from.
+        head: what stands on top of its hidden states, as in that metadata.
 
     Raises:
         UserError: the checkpoint was trained from another model, on other data, or in other batches.
@@ -56,6 +61,8 @@ def check_resumable(
     decisive = [text for key, text in changes.items() if key in DECISIVE]
     if decisive:
         raise UserError(f"{folder}: was trained with {', '.join(decisive)}. Take that back, {_ANEW}.")
+    if metadata.head != head:
+        raise UserError(f"{folder}: was trained with the head {metadata.head} (now {head}). Take that back, {_ANEW}.")
     if recipe.get("pictures") and "pictures" not in metadata.recipe:
         logger.warning("%s: an earlier version did not note its pictures: they are taken to be as now", folder)
     if changes:

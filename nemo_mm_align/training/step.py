@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from megatron.core import parallel_state
@@ -35,7 +35,7 @@ class TrainingDiverged(UserError):
 
     Args:
         step: steps completed before.
-        what: the loss or the gradient norm, with its value.
+        what: the loss or the gradient norm, with its value, or that there is none.
         micro_batches: of all replicas: ``samples`` (ids) and their ``loss`` (mean, in the objective's unit).
     """
 
@@ -143,6 +143,8 @@ class TrainingEngine:
             name: total / weight if weight else math.nan
             for name, total, weight in zip(names, sums[::2], sums[1::2], strict=True)
         }
+        if not sums[2 * names.index("loss") + 1]:
+            self._give_up("nothing in it counts: none of its samples has a label or a target", batches, reports, step)
         self._check_finite("the loss", metrics["loss"], batches, reports, step)
         gradient_norm = squared_norm**0.5
         self._check_finite("the gradient norm", gradient_norm, batches, reports, step)
@@ -170,17 +172,20 @@ class TrainingEngine:
     def _check_finite(
         self, name: str, value: float, batches: Sequence[Batch], reports: Sequence[Any], step: int
     ) -> None:
-        """Raise on all ranks, which see the same value; each replica's last stage knows its micro batches' losses."""
-        if math.isfinite(value):
-            return
-        own = [
-            {"samples": list(batch.sample_ids), "loss": float(report["loss"][0]) / float(report["loss"][1])}
-            for batch, report in zip(batches, reports, strict=False)
-        ]
+        """Raise on all ranks, which see the same value."""
+        if not math.isfinite(value):
+            self._give_up(f"{name} is {value}", batches, reports, step)
+
+    def _give_up(self, what: str, batches: Sequence[Batch], reports: Sequence[Any], step: int) -> NoReturn:
+        """Raise on all ranks; each replica's last stage knows its micro batches' losses, 0 where nothing counts."""
+        own = []
+        for batch, report in zip(batches, reports, strict=False):
+            total, weight = map(float, report["loss"])
+            own.append({"samples": list(batch.sample_ids), "loss": total / weight if weight else total})
         writes = parallel_state.get_tensor_model_parallel_rank() == 0
         parts: list[Any] = [None] * runtime.world_size()
         torch.distributed.all_gather_object(parts, own if writes else [])
-        raise TrainingDiverged(step, f"{name} is {value}", [item for part in parts for item in part])
+        raise TrainingDiverged(step, what, [item for part in parts for item in part])
 
 
 def add_reports(reports: Sequence[dict[str, tuple[Tensor, Tensor]]]) -> tuple[list[str], Tensor]:
@@ -196,6 +201,8 @@ def add_reports(reports: Sequence[dict[str, tuple[Tensor, Tensor]]]) -> tuple[li
     names = _share_names(names)
     sums_M2 = torch.zeros(len(names), 2, dtype=torch.float64, device=runtime.device())
     for report in reports:
+        if sorted(report) != names:
+            raise ValueError(f"an objective's metrics differ between micro batches: {sorted(report)}, {names}")
         sums_M2 += torch.stack([part for name in names for part in report[name]]).view(-1, 2)
     runtime.broadcast_from_last_stage(sums_M2)
     torch.distributed.all_reduce(sums_M2, group=parallel_state.get_data_parallel_group())

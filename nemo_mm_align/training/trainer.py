@@ -178,7 +178,9 @@ class TrainingRun:
 
     def _check_resumable(self, resume: Path) -> int:
         check_same_model(resume, self.source.config, self.processor)
-        return check_resumable(resume, self.record.recipe(), self.source.fingerprint(), self.hashes.others)
+        return check_resumable(
+            resume, self.record.recipe(), self.source.fingerprint(), self.hashes.others, self.record.head
+        )
 
     def _train(self, loader: DataLoader, resume: Path | None) -> None:
         if runtime.rank() == 0:
@@ -219,7 +221,8 @@ class TrainingRun:
             settings.recipe.rows_shared,
             last_token=settings.recipe.reads.hidden is not None,
         )
-        return Collator(self.encoder, self.processor, shape, with_images=runtime.is_first_stage())
+        roles = settings.spec.samples.roles
+        return Collator(self.encoder, self.processor, shape, runtime.is_first_stage(), roles)
 
     def _build_model(self) -> Llava:
         settings = self.settings
@@ -232,6 +235,7 @@ class TrainingRun:
             projector=parts.projector,
             vision=parts.vision,
             adapters=True,
+            output_layer=settings.recipe.reads.token_losses,
         )
         return model
 
@@ -268,7 +272,9 @@ class TrainingRun:
             self.samples.set_reference_log_probs(index, log_probs)
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
-        dataset = StepDataset(self.samples, self.sampler, collator, runtime.data_parallel_rank())
+        dataset = StepDataset(
+            self.samples, self.sampler, collator, runtime.data_parallel_rank(), self.settings.recipe.reads
+        )
         gpu, workers = runtime.device().type == "cuda", self.settings.data.num_workers
         return DataLoader(
             dataset,

@@ -7,22 +7,23 @@ from collections.abc import Iterable
 from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.rows import shared_prefix_length
 from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reads
 
 
-def work_of(samples: Iterable[Sample], shared_prefix: bool, last_token: bool = False) -> Work:
+def work_of(samples: Iterable[Sample], shared_prefix: bool, reads: Reads = TOKEN_LOSSES) -> Work:
     """Add up the samples' rows as `collate` lays them out, without padding; a shared prefix counts once."""
-    return sum((_work(sample, shared_prefix, last_token) for sample in samples), Work(0, 0, 0, 0))
+    return sum((_work(sample, shared_prefix, reads) for sample in samples), Work(0, 0, 0, 0))
 
 
-def _work(sample: Sample, shared_prefix: bool, last_token: bool) -> Work:
-    lengths = [len(sequence) - (not last_token) for sequence in sample.sequences]
+def _work(sample: Sample, shared_prefix: bool, reads: Reads) -> Work:
+    lengths = [len(sequence) - (reads.hidden is None) for sequence in sample.sequences]
     shared = shared_prefix and len(lengths) > 1
     prefix = shared_prefix_length(sample.sequences) if shared else 0
     branches = [length - prefix for length in lengths]
     return Work(
         tokens=prefix + sum(branches),
         attended=_causal(prefix) + sum(prefix * branch + _causal(branch) for branch in branches),
-        labelled=sum(sum(sequence.loss_mask[1:]) for sequence in sample.sequences),
+        labelled=sum(sum(sequence.loss_mask[1:]) for sequence in sample.sequences) if reads.token_losses else 0,
         images=len(sample.image_paths),
     )
 

@@ -69,10 +69,10 @@ def test_an_objective_gets_what_it_reads_and_nothing_else(folder: Path) -> None:
         _ = Reading().token_losses_BS
 
 
-def test_the_head_stays_in_fp32_and_is_trained_whatever_else_is_frozen(folder: Path) -> None:
+def test_the_head_computes_in_fp32_and_is_trained_whatever_else_is_frozen(folder: Path) -> None:
     model = build(folder, "bf16")
-    assert model.head is not None and model.head.score.weight.dtype == torch.float32
-    assert model.language_model.output_layer.weight.dtype == torch.bfloat16
+    assert model.head is not None and model.head.score.weight.dtype == torch.bfloat16
+    assert model.head(torch.ones(1, 64, dtype=torch.bfloat16)).dtype == torch.float32
     again = build(folder, "bf16")
     assert again.head is not None and torch.equal(again.head.score.weight, model.head.score.weight), "drawn by the seed"
     set_trainable(model, language=False, projector=False, vision=False, adapters=False)

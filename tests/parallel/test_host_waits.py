@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,12 +14,14 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import LoRAConfig
+from nemo_mm_align.model.head_config import HeadConfig, Pooling
 from nemo_mm_align.model.llava import build_llava
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.training.step import TrainingEngine
+from nemo_mm_align.training.step import TrainingDiverged, TrainingEngine
 from tests.gpu import cpu_parity_worker as small
 from tests.host_waits import HostWaits
+from tests.own_recipe.attribute_regression import AttributeRegression
 
 pytestmark = [pytest.mark.parallel, pytest.mark.usefixtures("process_group")]
 
@@ -54,6 +57,38 @@ def test_one_wait_per_optimizer_step(method: str, lora: LoRAConfig | None, share
         engine.step([data] * 3, 1)
     assert len(waits.found) == 1 and waits.found[0].startswith("tolist"), waits.found
     update()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("likelihood_weight", [0.0, 0.1])
+def test_one_wait_per_step_of_an_objective_that_reads_hidden_states(pooling: Pooling, likelihood_weight: float) -> None:
+    data = small.batch(False)
+    targets_QT = torch.ones(data.num_sequences, 2)
+    targets_QT[0, 1] = math.nan
+    data = replace(data, targets_QT=targets_QT)
+    model = build_llava(small.CONFIG, lora=LoRAConfig(8, 16), head=HeadConfig(("depth", "length"), pooling))
+    objective = AttributeRegression("attribute_regression", 1, pooling, likelihood_weight)
+    engine = TrainingEngine(model, objective, OptimConfig(), 10, seed=0)
+    engine.step([data] * 2, 0)
+    engine.optimizer.step_with_ready_grads = lambda: None
+    with HostWaits([*tensors(data), *data.roles.values()]) as waits:
+        engine.step([data] * 3, 1)
+    assert len(waits.found) == 1 and waits.found[0].startswith("tolist"), waits.found
+
+
+def test_a_step_in_which_nothing_counts_is_given_up_and_an_empty_micro_batch_is_not() -> None:
+    data = replace(small.batch(False), targets_QT=torch.ones(small.ROWS, 1))
+    empty = replace(data, targets_QT=torch.full((small.ROWS, 1), math.nan), sample_ids=("e", "f", "g", "h"))
+    broken = replace(data, targets_QT=torch.full((small.ROWS, 1), math.inf), sample_ids=("i", "j", "k", "l"))
+    model = build_llava(small.CONFIG, lora=LoRAConfig(8, 16), head=HeadConfig(("depth",), "last"))
+    engine = TrainingEngine(
+        model, AttributeRegression("attribute_regression", 1, "last", 0.0), OptimConfig(), 10, seed=0
+    )
+    assert math.isfinite(engine.step([data, empty], 0).metrics["loss"])
+    with pytest.raises(TrainingDiverged, match="nothing in it counts: none of its samples has a label or a target"):
+        engine.step([empty, empty], 1)
+    with pytest.raises(TrainingDiverged, match=r"the loss is inf.* Samples: i, j, k, l\."):
+        engine.step([empty, broken], 1)
 
 
 @pytest.mark.parametrize("settings", [SamplingSettings(0, max_new_tokens=6), SamplingSettings(0.8, 0.9, 20, 6, 2)])

@@ -22,6 +22,7 @@ LAYOUTS = {
     "one": (1, []),
     "tp2": (2, ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"]),
     "pp2": (2, ["model.pipeline_model_parallel_size=2"]),
+    "dp2": (2, []),
 }
 VARIANTS = {
     "last": ["recipe.pooling=last"],
@@ -79,8 +80,12 @@ def words(inputs: Path, out: Path, name: str, *more: str) -> list[str]:
     ]
 
 
+def curve(run: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (run / "metrics/training.jsonl").read_text().splitlines()]
+
+
 def losses(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "metrics/training.jsonl").read_text().splitlines()]
+    return curve(run, "loss")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,7 @@ def one_process(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "dp2"])
 def test_it_trains_alike_at_every_layout(layout: str, inputs: Path, one_process: Path, tmp_path: Path) -> None:
     ranks, layout_words = LAYOUTS[layout]
     calls = [words(inputs, tmp_path, variant, *VARIANTS[variant], *layout_words) for variant in VARIANTS]
@@ -102,6 +107,15 @@ def test_it_trains_alike_at_every_layout(layout: str, inputs: Path, one_process:
         expected = losses(one_process / variant)
         assert len(expected) == STEPS and expected[-1] < 0.9 * expected[0]
         assert losses(tmp_path / variant) == pytest.approx(expected, rel=1e-5)
+        norms = curve(one_process / variant, "gradient_norm")
+        assert curve(tmp_path / variant, "gradient_norm") == pytest.approx(norms, rel=1e-4), "the head's counts once"
+
+
+def test_it_trains_and_goes_on_in_bf16_on_several_ranks(inputs: Path, one_process: Path, tmp_path: Path) -> None:
+    for layout in ("tp2", "dp2"):
+        call = words(inputs, tmp_path, layout, *VARIANTS["last"], *LAYOUTS[layout][1], "precision=bf16")
+        run_scripts(tmp_path, [("train.py", [*call, "trainer.max_steps=3"]), ("train.py", call)], 2)
+        assert losses(tmp_path / layout) == pytest.approx(losses(one_process / "last"), rel=0.05)
 
 
 def test_it_goes_on_at_another_layout_with_its_head_and_optimizer(
@@ -109,7 +123,10 @@ def test_it_goes_on_at_another_layout_with_its_head_and_optimizer(
 ) -> None:
     first = words(inputs, tmp_path, "last", *VARIANTS["last"], *LAYOUTS["pp2"][1], "trainer.max_steps=3")
     then = words(inputs, tmp_path, "last", *VARIANTS["last"], *LAYOUTS["tp2"][1])
-    run_scripts(tmp_path, [("train.py", first), ("train.py", then)], 2)
+    run_scripts(tmp_path, [("train.py", first)], 2)
+    changed = script("train.py", *words(inputs, tmp_path, "last", "recipe.pooling=mean"))
+    assert changed.returncode == 2 and "was trained with the head" in changed.stderr, changed.stderr
+    run_scripts(tmp_path, [("train.py", then)], 2)
     assert losses(tmp_path / "last") == pytest.approx(losses(one_process / "last"), rel=1e-5)
 
     newest = latest_checkpoint(tmp_path / "last")
@@ -141,7 +158,26 @@ def test_another_recipe_does_not_go_on_from_it(inputs: Path, one_process: Path) 
     )
 
 
-def test_launcher_and_estimate_know_it(inputs: Path, tmp_path: Path) -> None:
+def test_a_training_that_starts_from_a_head_says_what_becomes_of_it(
+    inputs: Path, one_process: Path, tmp_path: Path
+) -> None:
+    def begin(name: str, start: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        call = [word for word in words(inputs, tmp_path, name, "trainer.max_steps=1", *more) if "hf_path" not in word]
+        return script("train.py", *call, f"model.checkpoint={start}")
+
+    adapters, whole = one_process / "last", one_process / "mean_and_likelihood"
+    refused = begin("adapters", adapters, "model.lora=null")
+    assert refused.returncode == 2 and "holds adapters and a head that rates answers" in refused.stderr, refused.stderr
+    assert f"({inputs}/model)" in refused.stderr and not (tmp_path / "adapters").exists()
+
+    kept = begin("kept", whole, *VARIANTS["mean_and_likelihood"])
+    assert kept.returncode == 0 and "begins anew" not in kept.stdout + kept.stderr, kept.stderr
+    assert losses(tmp_path / "kept")[0] < losses(whole)[0]
+    fresh = begin("fresh", whole, "recipe.pooling=last")
+    assert fresh.returncode == 0 and "and begins anew. Its language model" in fresh.stdout + fresh.stderr, fresh.stderr
+
+
+def test_estimate_and_its_own_types_know_it(inputs: Path, tmp_path: Path) -> None:
     estimate = script(
         "estimate.py",
         f"--config-dir={CONF}",

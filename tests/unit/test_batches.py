@@ -16,6 +16,7 @@ from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import segment_mask
+from nemo_mm_align.objectives.objective import Reads
 from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.training.reading import pool
 from nemo_mm_align.training.work import work_of
@@ -85,8 +86,9 @@ def test_the_last_token_is_kept_where_it_is_read() -> None:
     packed = build([sample], 9, shared_prefix=True, last_token=True)
     assert packed.input_ids_BS.tolist() == [[1, 2, 3, 4, 5, 3, 6, 7, 8]]
     assert packed.places.last_Q.tolist() == [4, 8]
-    work = [work_of([sample], shared, last_token=True).tokens for shared in (False, True)]
-    assert work == [11, 9] and work_of([sample], True).tokens == 7
+    work = [work_of([sample], shared, Reads(hidden="last")) for shared in (False, True)]
+    assert [(part.tokens, part.labelled) for part in work] == [(11, 0), (9, 0)]
+    assert (work_of([sample], True).tokens, work_of([sample], True).labelled) == (7, 5)
 
 
 def test_hidden_states_are_pooled_per_sequence() -> None:
@@ -114,6 +116,11 @@ def test_samples_of_any_number_of_sequences_keep_roles_and_targets() -> None:
     with pytest.raises(ValueError, match="no sequence of the micro batch is better; its roles are candidate, chosen"):
         batch.of_role("better", numbers_Q)
     assert batch.to("cpu").roles["chosen"].tolist() == [3]
+    assert build([one], 1, roles=("better",)).of_role("better", numbers_Q[:3]).tolist() == [], (
+        "none here, others have one"
+    )
+    with pytest.raises(ValueError, match="sample wide: 2 targets per sequence, sample one 1; a missing one is NaN"):
+        store.append(Sample("wide", [], [sequence([1], [2])], targets=[[1.0, 2.0]]))
     with pytest.raises(ValueError, match="1 of 2 samples of the micro batch have no targets"):
         build([one, Sample("none", [], [sequence([1], [2])])], 1)
     with pytest.raises(ValueError, match="sample odd: 1 roles for 2 sequences"):

@@ -13,15 +13,21 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from nemo_mm_align.configuration import keys_of
+from nemo_mm_align.configuration import keys_of, read
 from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, check_kind
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.evaluation.plots import BASE_COLOUR, SPARE_COLOURS
+from nemo_mm_align.miniature.pipeline import MiniatureRun
+from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.objectives.preference import PairLogRatios
 from nemo_mm_align.recipes import registry
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
 from nemo_mm_align.records import PreferenceExample, TrainingExample, Turn
+from nemo_mm_align.repository import CONF
 from nemo_mm_align.training.sections import TopLevel
+from tests.own_recipe.attribute_regression import RECIPE as OWN
 
 PAPER = ["sft", "rejection", "steerlm", "dpo"]
 
@@ -30,6 +36,8 @@ PAPER = ["sft", "rejection", "steerlm", "dpo"]
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[typing.Callable[[str], None]]:
     """Installs a package whose entry point is given; its module holds a recipe called as one of ours, and a number."""
     (tmp_path / "somebodys.py").write_text("from nemo_mm_align.recipes.sft import RECIPE\nNUMBER = 5\n")
+
+    (tmp_path / "broken.py").write_text("RECIPE = (\n")
 
     def install(point: str) -> None:
         folder = tmp_path / "somebodys-2.0.dist-info"
@@ -47,7 +55,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[typin
 def test_those_of_the_paper_come_first_and_in_its_order() -> None:
     assert list(all_recipes())[:4] == list(paper_recipes()) == PAPER
     assert len({spec.label for spec in all_recipes().values()}) == len(all_recipes())
-    assert all(re.fullmatch("#[0-9a-f]{6}", spec.colour) for spec in all_recipes().values())
+    colours = [BASE_COLOUR, *SPARE_COLOURS, *(spec.colour for spec in all_recipes().values())]
+    assert len(set(colours)) == len(colours) and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +67,18 @@ def test_those_of_the_paper_come_first_and_in_its_order() -> None:
             r"somebodys \(somebodys:RECIPE\): a recipe called sft is there already; give it another name",
         ),
         ("somebodys:NUMBER", r"somebodys \(somebodys:NUMBER\): is a int, not a RecipeSpec\. Mend or uninstall it"),
-        ("somebodys:missing", r"somebodys \(somebodys:missing\): its recipe cannot be loaded: .*missing"),
-        ("nowhere:RECIPE", r"somebodys \(nowhere:RECIPE\): its recipe cannot be loaded: No module named 'nowhere'"),
+        (
+            "somebodys:missing",
+            r"somebodys \(somebodys:missing\): its recipe cannot be loaded: AttributeError: .*missing",
+        ),
+        (
+            "broken:RECIPE",
+            r"somebodys \(broken:RECIPE\): its recipe cannot be loaded: SyntaxError: .*Mend or uninstall it",
+        ),
+        (
+            "nowhere:RECIPE",
+            r"somebodys \(nowhere:RECIPE\): its recipe cannot be loaded: ModuleNotFoundError: No module named 'nowhere'",
+        ),
     ],
 )
 def test_a_package_that_brings_no_usable_recipe_is_named(
@@ -114,6 +133,38 @@ def test_the_example_of_the_documentation_works(
     torch.testing.assert_close(spec.configured(beta=0.2).pair_losses(ratios), torch.tensor([0.6, 0.0]))
     with pytest.raises(UserError, match="configuration has no key recipe.gamma"):
         spec.configured(gamma=1)
+
+
+def miniature(repository: Path, *methods: str) -> MiniatureRun:
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        values = OmegaConf.to_container(
+            compose("miniature", overrides=[f"methods=[{','.join(methods)}]"]), resolve=True
+        )
+    return MiniatureRun(read(MiniatureSettings, values))
+
+
+def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(repository: Path) -> None:
+    stages = {stage.name: stage for stage in miniature(repository, *all_recipes()).stages()}
+    made = [output for stage in stages.values() for output in stage.outputs]
+    assert len(set(made)) == len(made)
+    names = {name: stages[f"seed0_build_{name}"].outputs[0].name for name in all_recipes()}
+    assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
+    seeded = [name for name in all_recipes() if "method.seed=0" in stages[f"seed0_build_{name}"].command]
+    assert seeded == ["rejection", "dpo", "ipo"]
+
+
+def test_the_miniature_refuses_what_it_could_not_go_through_with(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**all_recipes(), OWN.name: OWN, "rates": dataclasses.replace(OWN, name="rates", conf=CONF)}
+    monkeypatch.setattr("nemo_mm_align.miniature.settings.all_recipes", lambda: known)
+    for name, message in (
+        ("ppo", "no recipe is called 'ppo': choose from sft, rejection"),
+        (OWN.name, "attribute_regression comes from another package; the miniature trains what conf/recipe holds"),
+        ("rates", "rates makes a model that rates answers; the miniature asks its models for some"),
+    ):
+        with pytest.raises(UserError, match=f"methods: {message}"):
+            miniature(repository, "sft", name)
 
 
 def answer(**more: Any) -> TrainingExample:

@@ -250,6 +250,6 @@ def _with_layers(config: LlavaConfig, layers: int | None) -> LlavaConfig:
 def kind_of(method: str, rows: Rows) -> str:
     """What a micro batch is called in the results."""
     plural = "s" if rows.samples > 1 else ""
-    if len(find_recipe(method).samples.roles) == 1:
+    if find_recipe(method).samples.usual_sequences == 1:
         return f"{rows.samples} answer{plural}"
     return f"{rows.samples} pair{plural}, {'shared prefix' if rows.shared else 'separate rows'}"

@@ -84,7 +84,7 @@ def job_of(
     """The training run that `count` micro batches of these rows per step are, for the project's estimates."""
     given = words(size, method)
     length = config.tokens_per_image + given.prompt + given.answer + 1
-    shared = rows.shared and len(find_recipe(method).samples.roles) > 1
+    shared = rows.shared and find_recipe(method).samples.usual_sequences > 1
     workload = Workload(length, given.answer + 1)
     return Job(
         config, ParallelConfig(), engine, lora, method, workload, 1, 1, rows.samples, rows.samples * count, shared
