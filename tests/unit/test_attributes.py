@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.configuration import read
 from nemo_mm_align.errors import UserError
 
 VALUES = {"helpfulness": 4, "correctness": 3, "coherence": 4, "complexity": 1, "verbosity": 0}
@@ -191,6 +192,13 @@ def test_every_shipped_schema_is_sound(repository):
     assert schema.complete({}) == {
         "hallucinations": 0, "helpfulness": 1, "quality": 1, "spatial_awareness": 1, "domain_knowledge": 0.5,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["minimum", "maximum", "default"])
+def test_a_text_is_no_number_whatever_it_spells(key: str) -> None:
+    values = {"name": "x", "attributes": [{"name": "depth", key: "3"}]}
+    with pytest.raises(UserError, match=rf"attributes\.0\.{key}='3': must be a number, without quotes"):
+        read(AttributeSchema, values, "attribute_schema")
 
 
 WRONG_VALUES = ([True], {"a": 1}, "no", [], {}, [[1]], "9" * 400)

@@ -56,6 +56,7 @@ CASES = {
         ("tensor_model_parallel_size=2", "1 ranks cannot hold whole replicas"),
         ("base=/nowhere", "base=/nowhere: no such folder."),
         ("prompts=null out=null question=what image=/nowhere.png", "/nowhere.png"),
+        ("prompts=null out=null question=what image=''", "image: holds an empty path; [] is none"),
     ]),
     "sample": (ANSWER, [("checkpoint=/nowhere", "/nowhere: no such folder."), ("out=@fifo", "a FIFO (named"),
                         ("num_samples=0", "num_samples=0: must be at least 1")]),
