@@ -186,7 +186,7 @@ def test_smollm2_behind_a_small_tower(smollm2_gguf: Path, tmp_path: Path) -> Non
     with Float64(), torch.no_grad():
         ours = build_llava(source.config, initialize=False).eval()
         load_huggingface(ours, out)
-        logits = ours(ids, torch.arange(ids.shape[1]).view(1, -1), None, pixels)
+        logits = ours.logits(ours(ids, torch.arange(ids.shape[1]).view(1, -1), None, pixels))
         theirs = LlavaForConditionalGeneration.from_pretrained(out, dtype=torch.float64)
         expected = theirs(input_ids=ids, pixel_values=pixels).logits
     runtime.shutdown()
