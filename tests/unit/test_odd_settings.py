@@ -29,6 +29,8 @@ LONGEST = 2500
 WHOLE_COMMANDS, SEED = 40, 20261127
 TYPED = ["null", "[a,1]", "{a: 1}", ".nan", ".inf", "-3", "1e300", "fast", "'\"false\"'", "''", "/proc/no/x"]
 NAMES = list(calls(Path("/")))
+SLOW = ("launch", "estimate", "train")
+"""What composes many settings for each value."""
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +79,9 @@ def fault(name: str, config: DictConfig) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith(SLOW) else name for name in NAMES]
+)
 def test_every_odd_value_of_every_key(name: str, folder: Path) -> None:
     whole = composed(name, folder)
     found = {}
