@@ -11,10 +11,9 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -29,6 +28,7 @@ from pydantic import (
 from pydantic_core import SchemaError
 
 from nemo_mm_align.configuration_faults import describe_fault, is_secret, shown
+from nemo_mm_align.configuration_types import choices, hints_of, sections_in, tags_of, unwrapped
 from nemo_mm_align.errors import UserError, check_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -85,7 +85,7 @@ def read_together(kinds: Iterable[Any], values: Any, where: str) -> list[Any]:
     kinds = list(kinds)
     known = {key: hint for kind in kinds for key, hint in keys_of(kind).items()}
     _check_section(known, values, where)
-    return [read(kind, {key: values[key] for key in keys_of(kind) if key in values}, where) for kind in kinds]
+    return [read_known(kind, values, where) for kind in kinds]
 
 
 def read_known(kind: type[Kind], values: Any, where: str) -> Kind:
@@ -96,10 +96,7 @@ def read_known(kind: type[Kind], values: Any, where: str) -> Kind:
 
 def keys_of(kind: Any) -> dict[str, Any]:
     """Return the keys that a section may have which becomes a `kind`, with their types."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-    hints = get_type_hints(kind)
-    return {item.name: hints[item.name] for item in fields(kind) if item.init}
+    return {name: unwrapped(hint)[0] for name, hint in hints_of(kind).items()}
 
 
 def section_in(hint: Any, value: Any = None) -> Any:
@@ -108,26 +105,11 @@ def section_in(hint: Any, value: Any = None) -> Any:
     Args:
         value: of the section; where a type names several classes, it chooses by a field that tells them apart.
     """
-    kinds = [kind for kind in _choices(hint) if _is_section(kind)]
+    kinds = sections_in(hint)
     if len(kinds) < 2 or not isinstance(value, Mapping):
         return kinds[0] if kinds else None
-    return next(
-        (kind for kind in kinds if _tags(kind) & {item for item in value.values() if isinstance(item, str)}), None
-    )
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def _tags(kind: Any) -> set[str]:
-    return {word for hint in keys_of(kind).values() if get_origin(hint) is Literal for word in get_args(hint)}
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel))
+    words = [item for item in value.values() if isinstance(item, str)]
+    return next((kind for kind in kinds if not set(tags_of(kind)).isdisjoint(words)), None)
 
 
 def check_names(kind: Any, values: Any, where: str = "") -> None:
@@ -151,11 +133,11 @@ def _check_section(known: Mapping[str, Any], values: Any, where: str, closed: bo
     if closed:
         check_keys(map(str, values), known, where)
     for key, value in values.items():
-        if value == "" and Path in _choices(known.get(key)):
-            instead = "; null is none" if NoneType in _choices(known[key]) else ""
+        if value == "" and Path in choices(known.get(key)):
+            instead = "; null is none" if NoneType in choices(known[key]) else ""
             raise UserError(f"{where}{'.' if where else ''}{key}='': must be a path{instead}.")
         inner = section_in(known[key], value) if key in known else None
-        if inner is not None and (value is not None or NoneType not in _choices(known[key])):
+        if inner is not None and (value is not None or NoneType not in choices(known[key])):
             check_names(inner, value, f"{where}.{key}" if where else str(key))
 
 

@@ -77,7 +77,8 @@ _WANTED = {
     "path": "must be a path",
     "none": "must be null",
 }
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+"""Bounds of a type, by pydantic's names, in words."""
 
 
 def _wanted(fault: Any) -> str:
@@ -85,7 +86,7 @@ def _wanted(fault: Any) -> str:
     if kind == "literal_error":
         return f"choose from {str(context['expected']).replace(chr(39), '').replace(' or ', ', ')}"
     bound = next(
-        (f"must be {words} {_bound(context[name])}" for name, words in _BOUNDS.items() if name in context), None
+        (f"must be {words} {_bound(context[name])}" for name, words in BOUNDS.items() if name in context), None
     )
     if "pattern" in context:
         return f"must be written like {context['pattern']}"

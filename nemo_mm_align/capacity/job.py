@@ -15,8 +15,8 @@ from nemo_mm_align.configuration import STRICT, Count, read, read_known
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
-from nemo_mm_align.model.settings import read_engine, read_model, sizes_of
-from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reads
+from nemo_mm_align.model.settings import ModelSettings, read_engine, read_model, sizes_of
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
 from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
 from nemo_mm_align.recipes.registry import find_recipe, read_recipe
 from nemo_mm_align.recipes.spec import RecipeSpec
@@ -221,23 +221,35 @@ def read_job(
     recipe = read_recipe(_section(values, "recipe", ""))
     nodes, gpus_per_node = _ranks(values, nodes, gpus_per_node)
     changes = {key: value for key, value in (workload or {}).items() if value is not None}
-    settings, parts = model.settings, model.settings.train
-    return Job(
+    return job_of(
+        model.settings,
+        recipe,
         config=sizes_of(values["model"]),
         parallel=model.parallel,
         engine=read_engine(values),
-        lora=settings.lora,
-        method=recipe.name,
-        workload=replace(Workload(settings.max_length), **changes),
+        workload=replace(Workload(model.settings.max_length), **changes),
         nodes=nodes,
         gpus_per_node=gpus_per_node,
-        micro_batch_size=settings.micro_batch_size,
-        global_batch_size=settings.global_batch_size,
+        keep_checkpoints=read(CheckpointSettings, values.get("checkpoint") or {}, "checkpoint").keep,
+    )
+
+
+def job_of(model: ModelSettings, recipe: Objective, **facts: Any) -> Job:
+    """Return the job that typed settings describe.
+
+    Args:
+        facts: of `Job`, what its other fields are.
+    """
+    return Job(
+        lora=model.lora,
+        method=recipe.name,
+        micro_batch_size=model.micro_batch_size,
+        global_batch_size=model.global_batch_size,
         shared_prefix=recipe.rows_shared,
         reads=recipe.reads,
-        distributed_optimizer=settings.optim.use_distributed_optimizer,
-        train_language=parts.language,
-        train_projector=parts.projector,
-        train_vision=parts.vision,
-        keep_checkpoints=read(CheckpointSettings, values.get("checkpoint") or {}, "checkpoint").keep,
+        distributed_optimizer=model.optim.use_distributed_optimizer,
+        train_language=model.train.language,
+        train_projector=model.train.projector,
+        train_vision=model.train.vision,
+        **facts,
     )

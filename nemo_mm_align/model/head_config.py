@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -25,3 +25,7 @@ class HeadConfig:
 
     outputs: Annotated[tuple[str, ...], Field(min_length=1)]
     pooling: Pooling
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for a checkpoint's metadata, as JSON holds it."""
+        return {"outputs": list(self.outputs), "pooling": self.pooling}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from nemo_mm_align.configuration import STRICT, Count, check_section, keys_of, read, read_together
+from nemo_mm_align.configuration import STRICT, Count, check_section, keys_of, read, read_known, read_together
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import (
     EngineConfig,
@@ -81,7 +81,7 @@ def sizes_of(model: Mapping[str, Any]) -> LlavaConfig:
     """Sizes of the chosen group, else of the folder ``model.hf_path``; raise `UserError` where neither is given."""
     check_section(model, "model")
     if "language" in model:
-        return read(LlavaConfig, _of(LlavaConfig, model), "model")
+        return read_known(LlavaConfig, model, "model")
     folder = model.get("hf_path")
     if not folder or folder == "???":
         names = ", ".join(sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
@@ -93,7 +93,7 @@ def sizes_of(model: Mapping[str, Any]) -> LlavaConfig:
 
 def read_parallel(model: Mapping[str, Any], where: str = "model") -> ParallelConfig:
     """Layout of a section, whatever else is in it."""
-    return read(ParallelConfig, _of(ParallelConfig, model), where)
+    return read_known(ParallelConfig, model, where)
 
 
 def layout_of(settings: object) -> ParallelConfig:
@@ -114,7 +114,3 @@ def read_lora(model: Mapping[str, Any]) -> LoRAConfig | None:
     """Adapters of the section ``model``, ``None`` without; an unknown key of theirs raises `UserError`."""
     values = model.get("lora")
     return read(LoRAConfig, values, "model.lora") if values is not None else None
-
-
-def _of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in keys_of(kind) if key in values}

@@ -74,7 +74,7 @@ class Preference(Objective):
         policy_Q = -batch.sum_per_sequence(reading.token_losses_BS)
         lengths_Q = batch.sum_per_sequence((batch.labels_BS >= 0).float())
         reference_Q = batch.reference_log_probs_Q
-        scale_Q = lengths_Q if self.per_token else torch.ones_like(lengths_Q)
+        scale_Q = lengths_Q if self.per_token else 1
         ratio_Q = (policy_Q - reference_Q) / scale_Q
         ratios = PairLogRatios(batch.of_role(CHOSEN, ratio_Q), batch.of_role(REJECTED, ratio_Q))
         losses_P = self.pair_losses(ratios)

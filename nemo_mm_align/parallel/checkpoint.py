@@ -15,7 +15,6 @@ import os
 import pickle
 import shutil
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +304,7 @@ def _read_state(state: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _same_head(metadata: CheckpointMetadata, model: Llava, folder: str | Path, must_be: bool) -> bool:
     """Whether the model's head is the checkpoint's; raise `UserError` where it must be and is not."""
-    here = None if model.head_config is None else json.loads(json.dumps(asdict(model.head_config)))
+    here = None if model.head_config is None else model.head_config.to_dict()
     if here == metadata.head:
         return True
     if must_be:

@@ -59,8 +59,7 @@ class RunRecord:
     def head(self) -> dict[str, Any] | None:
         """What stands on top of the hidden states, in the form of a checkpoint's metadata."""
         head = self.settings.recipe.head(self.settings.schema)
-        plain: dict[str, Any] | None = None if head is None else json.loads(json.dumps(asdict(head)))
-        return plain
+        return None if head is None else head.to_dict()
 
     def metadata(self, step: int) -> checkpoint.CheckpointMetadata:
         """Of the checkpoint after `step` steps."""
