@@ -33,16 +33,21 @@ def overrides(recipe: str, layout: str, model: Path | str, data: Path | str, out
     """Words of `scripts/train.py` for a run of `STEPS` steps, which lies in ``out/RECIPE_LAYOUT``."""
     kind, own = RECIPES[recipe]
     lora = ["model.lora.rank=4", "model.lora.alpha=8", "model.lora.dropout=0"] if recipe != "sft" else []
+    words = small_run(f"{recipe}_{layout}", model, f"{data}/{kind}.jsonl", out, STEPS)
+    return [f"recipe={recipe}", *words, "checkpoint.keep=1", *lora, *own, *LAYOUTS[layout][1]]
+
+
+def small_run(name: str, model: Path | str, data: Path | str, out: Path | str, steps: int) -> list[str]:
+    """Words of a training of a tiny model for some steps of 4 samples, two of them in a micro batch, in ``out/name``."""
     return [
         "model=mini",
-        f"recipe={recipe}",
-        f"name={recipe}_{layout}",
+        f"name={name}",
         f"model.hf_path={model}",
-        f"data.train={data}/{kind}.jsonl",
+        f"data.train={data}",
         f"exp_manager.exp_dir={out}",
         "exp_manager.create_tensorboard_logger=false",
         "trainer.enable_progress_bar=false",
-        f"trainer.max_steps={STEPS}",
+        f"trainer.max_steps={steps}",
         "precision=fp32",
         "model.max_length=200",
         "model.micro_batch_size=2",
@@ -51,10 +56,6 @@ def overrides(recipe: str, layout: str, model: Path | str, data: Path | str, out
         "model.optim.projector_lr=3e-3",
         "model.optim.eps=1e-4",  # Adam divides by almost nothing otherwise, and rounding becomes visible
         "checkpoint.every_n_steps=0",
-        "checkpoint.keep=1",
-        *lora,
-        *own,
-        *LAYOUTS[layout][1],
     ]
 
 

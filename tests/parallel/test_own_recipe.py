@@ -6,24 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nemo_mm_align.parallel.checkpoint_folder import latest_checkpoint, read_metadata
 from tests.distributed import REPOSITORY
+from tests.golden.runs import LAYOUTS as GOLDEN_LAYOUTS
+from tests.golden.runs import small_run
 from tests.golden.worker import run_scripts
 from tests.tiny import tiny_llava, training_data
 
 pytestmark = pytest.mark.parallel
 
 CONF = REPOSITORY / "tests/own_recipe/conf"
-LAYOUTS = {
-    "one": (1, []),
-    "tp2": (2, ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"]),
-    "pp2": (2, ["model.pipeline_model_parallel_size=2"]),
-    "dp2": (2, []),
-}
+LAYOUTS = {**GOLDEN_LAYOUTS, "dp2": (2, [])}
 VARIANTS = {
     "last": ["recipe.pooling=last"],
     "mean_and_likelihood": ["recipe.pooling=mean", "recipe.likelihood_weight=0.05", "model.lora=null"],
@@ -32,8 +30,8 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model, data, and the metadata that installing the package leaves."""
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model and data, while the package is installed: its metadata lie in a folder of PYTHONPATH."""
     folder = tmp_path_factory.mktemp("inputs")
     tiny_llava(folder / "model")
     training_data(folder, "steerlm")
@@ -42,40 +40,22 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: own-recipe\nVersion: 1.0\n")
     point = "attribute_regression = tests.own_recipe.attribute_regression:RECIPE"
     (installed / "entry_points.txt").write_text(f"[nemo_mm_align.recipes]\n{point}\n")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _is_installed(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = [str(inputs / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    path = [str(folder / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.pathsep.join(path))
+        yield folder
 
 
 def words(inputs: Path, out: Path, name: str, *more: str) -> list[str]:
     return [
         f"--config-dir={CONF}",
         "recipe=attribute_regression",
-        "model=mini",
-        f"name={name}",
-        f"model.hf_path={inputs}/model",
-        f"data.train={inputs}/steerlm.jsonl",
-        f"exp_manager.exp_dir={out}",
-        "exp_manager.create_tensorboard_logger=false",
-        "trainer.enable_progress_bar=false",
-        f"trainer.max_steps={STEPS}",
+        *small_run(name, inputs / "model", inputs / "steerlm.jsonl", out, STEPS),
         "recipe.epochs=99",
-        "precision=fp32",
-        "model.max_length=200",
-        "model.micro_batch_size=2",
-        "model.global_batch_size=4",
         "model.lora.rank=4",
         "model.lora.alpha=8",
         "model.lora.dropout=0",
-        "model.optim.lr=1e-2",
-        "model.optim.projector_lr=3e-3",
-        "model.optim.eps=1e-4",
         "model.optim.schedule=constant",
-        "checkpoint.every_n_steps=0",
         *more,
     ]
 
@@ -91,9 +71,6 @@ def losses(run: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def one_process(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one")
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(inputs / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    )
     run_scripts(out, [("train.py", words(inputs, out, variant, *VARIANTS[variant])) for variant in VARIANTS])
     return out
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.cli import describe
+from nemo_mm_align.inference.settings import register_open_attributes
 from nemo_mm_align.launch.settings import register_open_nodes
 from nemo_mm_align.repository import CONF, ROOT
 from tests.odd_values import ODD, calls, keys_of, put, write_inputs
@@ -51,8 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def composed(name: str, folder: Path) -> DictConfig:
     register_open_nodes()
-    open_node = OmegaConf.create({"attributes": OmegaConf.create({}, flags={"struct": False})})
-    ConfigStore.instance().store(name="open_attributes", node=open_node)
+    register_open_attributes()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):
         return compose(name.split()[0], calls(folder)[name])
@@ -117,9 +116,7 @@ def words_of(generator: random.Random, folder: Path) -> tuple[str, list[str]]:
     """One command with one odd value, as it is typed."""
     name = generator.choice([name for name in NAMES if name.split()[0] not in ("benchmark", "miniature", "doctor")])
     key = generator.choice(sorted(keys_of(composed(name, folder))))
-    value = generator.choice(
-        ["null", "[a,1]", "{a: 1}", ".nan", ".inf", "-3", "1e300", "fast", "'\"false\"'", "''", "/proc/no/x"]
-    )
+    value = generator.choice(TYPED)
     return name.split()[0], [*calls(folder)[name], f"{key}={value}"]
 
 
