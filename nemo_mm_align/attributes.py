@@ -13,7 +13,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -34,6 +34,9 @@ PLACEHOLDER = "{attributes}"
 REQUEST = "Please answer the question such that your response is in the following attributes"
 STEERING_LINE = f"{REQUEST} in 5-point Likert scale:\n{PLACEHOLDER}"
 """The paper's attribute turn (Li, Lin and Pei, arXiv 2402.10884), appended to the user turn after a newline."""
+
+ASKING = ("steering", "steered")
+"""Fields of a schema that say how a model is asked; no judge goes by them."""
 
 FRACTION_STEPS = 5
 """Values that a sweep over an attribute of fractions takes, both ends included."""
@@ -190,6 +193,8 @@ class AttributeSchema(BaseModel):
     """Attributes summed into the quality score (paper: helpfulness + correctness + coherence)."""
     steering: str | None = None
     """Line that asks for attributes, ``{attributes}`` at its end; None: the paper's, or one that fits the ranges."""
+    steered: tuple[str, ...] | None = None
+    """Attributes that are asked for, the others being judged alone; None: all of them, as in the paper."""
 
     @field_validator("attributes")
     @classmethod
@@ -227,13 +232,21 @@ class AttributeSchema(BaseModel):
             raise ValueError(f"score uses {tasteful}, which have no better direction (higher_is_better: null)")
         return self
 
+    @model_validator(mode="after")
+    def _steered_are_known(self) -> AttributeSchema:
+        named = self.steered
+        if named is not None and (not named or len(set(named)) < len(named) or set(named) - set(self.names)):
+            raise ValueError(
+                f"steered must name attributes of {list(self.names)}, each once, or be left out to ask for all; got "
+                f"{list(named)}"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_empty_steering(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a steering line that is not set: schemas are hashed, and older ones had no such field."""
+        """Leave out what is not set of how a model is asked: schemas are hashed, and older ones had no such fields."""
         values: dict[str, Any] = serialize(self)
-        if values.get("steering") is None:
-            values.pop("steering", None)
-        return values
+        return {key: value for key, value in values.items() if key not in ASKING or value is not None}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -246,46 +259,88 @@ class AttributeSchema(BaseModel):
                 return attribute
         raise UserError(f"unknown attribute {name!r}; schema {self.name!r} has {', '.join(self.names)}.")
 
-    def check(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """Validate a complete assignment and return it in schema order; raise `UserError` otherwise."""
+    @property
+    def asked(self) -> tuple[Attribute, ...]:
+        """The attributes that a model is asked for, in schema order, the order of the steering string."""
+        return tuple(item for item in self.attributes if self.steered is None or item.name in self.steered)
+
+    def check_some(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Validate values of any of the attributes and return them in schema order; raise `UserError` otherwise."""
         for name in values:
             self[name]
-        missing = [name for name in self.names if name not in values]
+        return {name: self[name].check(values[name]) for name in self.names if name in values}
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Validate a value for each attribute, as a judge gives them; return them in schema order.
+
+        Raises:
+            UserError: an unknown or missing attribute, or a value that it cannot have.
+        """
+        return self._check_all(values, self.attributes)
+
+    def check_asked(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Return the values of the attributes that a model is asked for, in schema order; others are validated and left out.
+
+        Raises:
+            UserError: an unknown attribute, one that is asked for and missing, or a value that it cannot have.
+        """
+        return self._check_all(values, self.asked)
+
+    def _check_all(self, values: Mapping[str, Any], needed: Sequence[Attribute]) -> dict[str, float]:
+        checked = self.check_some(values)
+        missing = [attribute.name for attribute in needed if attribute.name not in checked]
         if missing:
-            raise UserError(
-                f"no value for {', '.join(missing)}; schema {self.name!r} needs all of {', '.join(self.names)}."
-            )
-        return {name: self[name].check(values[name]) for name in self.names}
+            names = ", ".join(attribute.name for attribute in needed)
+            raise UserError(f"no value for {', '.join(missing)}; schema {self.name!r} needs all of {names}.")
+        return {attribute.name: checked[attribute.name] for attribute in needed}
+
+    def refuse_unasked(self, names: Iterable[str]) -> None:
+        """Raise `UserError` where one of `names` is unknown, or is an attribute that models are not asked for."""
+        for name in names:
+            if self[name] not in self.asked:
+                asked = ", ".join(attribute.name for attribute in self.asked)
+                raise UserError(
+                    f"{name} is judged but not asked for: schema {self.name!r} asks for {asked} (`steered`)."
+                )
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """Fill the attributes that `values` leaves out with their defaults, then `check`."""
-        for name in values:
-            self[name]
-        return self.check(
-            {attribute.name: values.get(attribute.name, attribute.default) for attribute in self.attributes}
-        )
+        """Return a value for each attribute that a model is asked for: the one in `values`, or its default.
+
+        Raises:
+            UserError: an attribute that is unknown or not asked for, or a value that it cannot have.
+        """
+        self.refuse_unasked(values)
+        return self.check_asked({item.name: values.get(item.name, item.default) for item in self.asked})
 
     def steering_string(self, values: Mapping[str, Any]) -> str:
-        """Return ``Helpfulness:4,Correctness:4,...`` (no spaces, schema order), as in the paper's training data."""
-        checked = self.check(values)
-        return ",".join(f"{attribute.label}:{checked[attribute.name]:g}" for attribute in self.attributes)
+        """Return ``Helpfulness:4,Correctness:4,...`` (no spaces, schema order), as in the paper's training data.
+
+        Args:
+            values: at least of all attributes that are asked for; no others stand in the string.
+        """
+        checked = self.check_asked(values)
+        return ",".join(f"{attribute.label}:{checked[attribute.name]:g}" for attribute in self.asked)
+
+    def label_string(self, values: Mapping[str, Any]) -> str:
+        """Return ``helpfulness:4,correctness:4,...``, the names as they are, as in NeMo-Aligner's SteerLM data."""
+        return ",".join(f"{name}:{value:g}" for name, value in self.check_asked(values).items())
 
     @property
     def steering_head(self) -> str:
         """What stands before the values in the attribute turn.
 
-        `steering`'s own words; else the paper's where all attributes are whole numbers from 0 to 4, and the same
+        `steering`'s own words; else the paper's where all that are asked for are whole numbers from 0 to 4, and the same
         sentence with the right scale where they are not.
         """
         if self.steering is not None:
             return self.steering.removesuffix(PLACEHOLDER)
-        ranges = {(attribute.minimum, attribute.maximum) for attribute in self.attributes}
-        if ranges == {(0, 4)} and all(attribute.integer for attribute in self.attributes):
+        ranges = {(attribute.minimum, attribute.maximum) for attribute in self.asked}
+        if ranges == {(0, 4)} and all(attribute.integer for attribute in self.asked):
             return STEERING_LINE.removesuffix(PLACEHOLDER)
         if len(ranges) == 1:
             low, high = next(iter(ranges))
             return f"{REQUEST} on a scale from {low:g} to {high:g}:\n"
-        scales = ", ".join(f"{item.label} {item.minimum:g} to {item.maximum:g}" for item in self.attributes)
+        scales = ", ".join(f"{item.label} {item.minimum:g} to {item.maximum:g}" for item in self.asked)
         return f"{REQUEST} on these scales ({scales}):\n"
 
     def steering_line(self, values: Mapping[str, Any]) -> str:
@@ -317,8 +372,8 @@ class AttributeSchema(BaseModel):
         return None if all(self[name].integer for name in self.score) else FRACTION_BINS
 
     def judged(self) -> dict[str, Any]:
-        """Return what a judge goes by, JSON-ready: everything but the line that asks a model for attributes."""
-        return self.model_dump(mode="json", exclude={"steering"})
+        """Return what a judge goes by, JSON-ready: everything but how a model is asked."""
+        return self.model_dump(mode="json", exclude=set(ASKING))
 
     @property
     def fingerprint(self) -> str:

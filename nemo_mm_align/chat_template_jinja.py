@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
 from nemo_mm_align.records import IMAGE_PLACEHOLDER
@@ -45,18 +45,21 @@ _JINJA = """
 {%- endfor -%}
 {%- endif -%}
 {%- if message['role'] == 'user' -%}
-{{- @user_prefix@ + text.value -}}
+{{- @question@ + text.value -}}
 {%- if steered and loop.index0 == place.last_user -%}@steering@{%- endif -%}
 {{- @user_suffix@ -}}
 {%- elif message['role'] == 'assistant' -%}
-{{- @assistant_prefix@ + @answer_prefix@ + (text.value | trim) + @stop@ + @separator@ -}}
+{{- @assistant_prefix@ + @answer_labels@@answer_prefix@ + (text.value | trim) + @stop@ + @separator@ -}}
 {%- elif text.value -%}{{- @system_prefix@ + text.value + @system_suffix@ -}}{%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- @assistant_prefix@ -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- @assistant_prefix@@prompt_labels@ -}}{%- endif -%}
 """
 
+_LATER = "loop.index0 > (1 if messages[0]['role'] == 'system' else 0)"
+"""Whether a question stands behind an answer."""
 
-def chat_template_jinja(pieces: Mapping[str, str], schema: AttributeSchema | None, bos: str) -> str:
+
+def chat_template_jinja(pieces: Mapping[str, str | None], schema: AttributeSchema | None, bos: str) -> str:
     """Return a Hugging Face chat template.
 
     Args:
@@ -64,9 +67,12 @@ def chat_template_jinja(pieces: Mapping[str, str], schema: AttributeSchema | Non
         schema: whose attributes a request may ask for; None refuses any.
         bos: text that stands first.
     """
-    literals = {name: _literal(text) for name, text in pieces.items()}
-    literals |= {"image": _literal(IMAGE_PART), "bos": _literal(bos)}
-    literals |= {"check": _check(schema), "steering": "" if schema is None else _steering(schema)}
+    literals = {name: _literal(text or "") for name, text in pieces.items()}
+    literals |= {"image": _literal(IMAGE_PART), "bos": _literal(bos), "question": literals["user_prefix"]}
+    literals["stop"] = _literal(f"{pieces['answer_suffix']}{pieces['stop']}")
+    if pieces["later_user_prefix"] is not None:
+        literals["question"] = f"({literals['later_user_prefix']} if {_LATER} else {literals['user_prefix']})"
+    literals |= {"check": _check(schema)} | _asking(pieces, schema)
     return re.sub(r"@(\w+)@", lambda match: literals[match[1]], _JINJA.replace("\n", ""))
 
 
@@ -83,7 +89,7 @@ def _check(schema: AttributeSchema | None) -> str:
     """Raise where the attributes are no mapping, one has an unknown name or a value that it cannot have."""
     if schema is None:
         return _raise("'this model was trained without attributes'")
-    names = json.dumps(list(schema.names))
+    asked = [attribute.name for attribute in schema.asked]
     parts = [
         "{%- if attributes is not mapping -%}"
         + _raise("'attributes must be an object of names and numbers'")
@@ -91,11 +97,11 @@ def _check(schema: AttributeSchema | None) -> str:
         "{%- if place.last_user < 0 -%}"
         + _raise("'attributes need a user message to be appended to'")
         + "{%- endif -%}",
-        "{%- for name in attributes -%}{%- if name not in " + names + " -%}",
-        _raise(f"'unknown attribute ' ~ name ~ '; known: {', '.join(schema.names)}'"),
+        "{%- for name in attributes -%}{%- if name not in " + json.dumps(asked) + " -%}",
+        _raise(f"'unknown attribute ' ~ name ~ '; known: {', '.join(asked)}'"),
         "{%- endif -%}{%- endfor -%}",
     ]
-    return "".join([*parts, *map(_check_value, schema.attributes)])
+    return "".join([*parts, *map(_check_value, schema.asked)])
 
 
 def _check_value(attribute: Attribute) -> str:
@@ -109,10 +115,27 @@ def _check_value(attribute: Attribute) -> str:
     return "{%- if " + condition + " -%}" + _raise(message) + "{%- endif -%}"
 
 
-def _steering(schema: AttributeSchema) -> str:
+def _asking(pieces: Mapping[str, str | None], schema: AttributeSchema | None) -> dict[str, str]:
+    """Where the values stand that are asked for: behind the last question, or before the answer."""
+    nowhere = {"steering": "", "answer_labels": "", "prompt_labels": ""}
+    if schema is None:
+        return nowhere
+    if pieces["attributes_prefix"] is None:
+        line = _values(chr(10) + schema.steering_head, schema, [item.label for item in schema.asked])
+        return nowhere | {"steering": "{{- " + line + " -}}"}
+    values = _values(pieces["attributes_prefix"], schema, [item.name for item in schema.asked])
+    labels = f"{values} + {_literal(pieces['attributes_suffix'] or '')}"
+    last = "steered and loop.last and not add_generation_prompt"
+    return nowhere | {
+        "answer_labels": f"({labels} if {last} else '') + ",
+        "prompt_labels": f" + ({labels} if steered else '')",
+    }
+
+
+def _values(head: str, schema: AttributeSchema, labels: Sequence[str]) -> str:
+    """`head` and the values behind it, a Jinja expression."""
     values = []
-    for attribute in schema.attributes:
+    for attribute, label in zip(schema.asked, labels, strict=True):
         value = f"(attributes['{attribute.name}'] if '{attribute.name}' in attributes else {attribute.default:g})"
-        values.append(f"{json.dumps(attribute.label + ':')} + '%g' | format({value} | float)")
-    string = " + ',' + ".join(f"({value})" for value in values)
-    return "{{- " + f"{_literal(chr(10) + schema.steering_head)} + {string}" + " -}}"
+        values.append(f"({json.dumps(label + ':')} + '%g' | format({value} | float))")
+    return f"{_literal(head)} + " + " + ',' + ".join(values)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.chat_template import ChatTemplate, with_attributes
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn
 
@@ -40,23 +40,6 @@ class EncodedSequence:
     def prompt_length(self) -> int:
         """Number of tokens before the first one with loss."""
         return self.loss_mask.index(True) if True in self.loss_mask else len(self.ids)
-
-
-def with_attributes(turns: Sequence[Turn], schema: AttributeSchema, values: Mapping[str, Any]) -> list[Turn]:
-    """Append a newline and the steering line of `values` to the last user turn.
-
-    Args:
-        values: one for each attribute of the schema; `AttributeSchema.complete` fills in defaults.
-
-    Raises:
-        UserError: values that the schema does not allow, or no user turn.
-    """
-    line = schema.steering_line(values)
-    for index in reversed(range(len(turns))):
-        if turns[index].role == "user":
-            turn = Turn(role="user", content=f"{turns[index].content}\n{line}")
-            return [*turns[:index], turn, *turns[index + 1 :]]
-    raise UserError("attributes need a user turn to be appended to; the conversation has none.")
 
 
 def add_image_token(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -155,11 +138,12 @@ class Encoder:
 
         Args:
             turns: the conversation; its last turn is the user's.
-            attributes: a complete assignment of the schema's attributes, or None for no attribute turn.
+            attributes: a value for each attribute that the schema asks for, or None for no attribute turn.
         """
         if not turns or turns[-1].role != "user":
             raise UserError("a prompt must end with a user turn.")
-        return self._encode(self._prepare(turns, attributes), add_generation_prompt=True).ids
+        prepared, asked = self._prepare(turns, attributes)
+        return self._encode(prepared, asked, add_generation_prompt=True).ids
 
     def encode_example(
         self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None = None, last_answer_only: bool = False
@@ -175,9 +159,9 @@ class Encoder:
         """
         if not turns or turns[-1].role != "assistant":
             raise UserError("an example to train on must end with an assistant turn.")
-        prepared = self._prepare(turns, attributes)
-        sequence = self._encode(prepared, add_generation_prompt=False)
-        prompt = self._encode(prepared[:-1], add_generation_prompt=True).ids
+        prepared, asked = self._prepare(turns, attributes)
+        sequence = self._encode(prepared, asked, add_generation_prompt=False)
+        prompt = self._encode(prepared[:-1], asked, add_generation_prompt=True).ids
         if sequence.ids[: len(prompt)] != prompt or not all(sequence.loss_mask[len(prompt) :]):
             raise UserError(
                 "the tokens of the prompt change when the answer follows, so training and generation would not agree; "
@@ -199,14 +183,15 @@ class Encoder:
         words = [index for index in ids if index not in self._unspoken]
         return str(self.tokenizer.decode(words, clean_up_tokenization_spaces=False)).strip()
 
-    def _prepare(self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None) -> list[Turn]:
+    def _prepare(self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None) -> tuple[list[Turn], str]:
+        """The turns that ask for attributes, and what stands before the last answer."""
         for number, turn in enumerate(turns, start=1):
             self._refuse_reserved(turn, number)
         if attributes is None:
-            return list(turns)
+            return list(turns), ""
         if self.schema is None:
             raise UserError("attributes are given, but there is no attribute schema; set attribute_schema.")
-        return with_attributes(turns, self.schema, attributes)
+        return self.template.ask(turns, self.schema, attributes)
 
     def _refuse_reserved(self, turn: Turn, number: int) -> None:
         where = f"turn {number} ({turn.role})"
@@ -218,8 +203,8 @@ class Encoder:
         if turn.role == "assistant" and not turn.content.strip():
             raise UserError(f"{where} is empty; an answer needs at least one character.")
 
-    def _encode(self, turns: Sequence[Turn], add_generation_prompt: bool) -> EncodedSequence:
-        text, spans = self.template.render_spans(turns, add_generation_prompt)
+    def _encode(self, turns: Sequence[Turn], asked: str, add_generation_prompt: bool) -> EncodedSequence:
+        text, spans = self.template.render_spans(turns, add_generation_prompt, asked)
         if not add_generation_prompt and spans:
             text = text[: spans[-1][1]]  # what follows the last stop token is never predicted
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

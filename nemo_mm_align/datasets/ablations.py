@@ -27,12 +27,13 @@ def plan_ablation(settings: BuildSettings, ids: Iterable[str]) -> Ablation:
     """Choose among the ids of a whole set; swapped pairs are a share of the kept ones."""
     names = list(ids)
     if settings.fraction < 1:
-        names = _first(names, settings.fraction, f"{settings.seed}:fraction")
+        names = first_share(names, settings.fraction, f"{settings.seed}:fraction")
     kept = frozenset(names) if settings.fraction < 1 else None
-    return Ablation(kept, frozenset(_first(names, settings.label_noise, f"{settings.seed}:noise")))
+    return Ablation(kept, frozenset(first_share(names, settings.label_noise, f"{settings.seed}:noise")))
 
 
-def _first(ids: list[str], share: float, seed: str) -> list[str]:
+def first_share(ids: list[str], share: float, seed: str) -> list[str]:
+    """Return that share of the ids which stands first in the order that the seed gives them."""
     count = math.floor(share * len(ids) + 0.5)
     return sorted(ids, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:count]
 

@@ -1,4 +1,4 @@
-"""Sets of single answers: the judge's own, the perfect ones, or all with their ratings."""
+"""Sets of single answers: the judge's own, or the perfect ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_sft(
         if not answer or IMAGE_PLACEHOLDER in answer:
             summary.drop("prompt", "no reference answer" if not answer else f"{IMAGE_PLACEHOLDER} in the answer")
             continue
-        yield _example(annotation, annotation.prompt.id, answer, {})
+        yield answer_example(annotation, annotation.prompt.id, answer, {})
 
 
 def build_rejection(
@@ -45,29 +45,17 @@ def build_rejection(
             continue
         pick = random_of(settings, annotation).choice(good)
         metadata = {"candidate": pick.index, "score": pick.score}
-        yield _example(annotation, annotation.prompt.id, pick.text, metadata)
+        yield answer_example(annotation, annotation.prompt.id, pick.text, metadata)
 
 
-def build_steerlm(
-    annotations: Iterable[Annotation], settings: BuildSettings, schema: AttributeSchema, summary: BuildSummary
-) -> Iterator[TrainingExample]:
-    """Pair each prompt with each of its candidates, the candidate's ratings as the example's attributes."""
-    for annotation in checked(annotations, schema, summary):
-        usable = usable_candidates(annotation, settings, schema, summary)
-        if not usable:
-            summary.drop("prompt", "no usable candidate")
-        for item in usable:
-            metadata = {"candidate": item.index, "score": item.score}
-            yield _example(annotation, f"{annotation.prompt.id}#{item.index}", item.text, metadata, item.ratings)
-
-
-def _example(
+def answer_example(
     annotation: Annotation,
     example_id: str,
     answer: str,
     metadata: dict[str, Any],
     attributes: dict[str, float] | None = None,
 ) -> TrainingExample:
+    """Return the prompt of an annotation with an answer to imitate."""
     return TrainingExample(
         id=example_id,
         images=annotation.prompt.images,

@@ -2,28 +2,31 @@
 
 The first four methods by the rules of Li, Lin and Pei (arXiv 2402.10884):
 
-    sft         the judge's reference answer
-    rejection   a candidate with a perfect score, one per prompt
-    steerlm     every candidate, its ratings as attributes
-    preference  chosen: the best score; rejected: a random one at least a margin below
-    best_worst  chosen: the best score; rejected: the worst
-    all_pairs   each two candidates whose scores are at least a margin apart
+    sft            the judge's reference answer
+    rejection      a candidate with a perfect score, one per prompt
+    steerlm_paper  every candidate, its ratings as attributes
+    preference     chosen: the best score; rejected: a random one at least a margin below
+    best_worst     chosen: the best score; rejected: the worst
+    all_pairs      each two candidates whose scores are at least a margin apart
+    steerlm        a mixture: answers under their ratings, best answers without, text under random ones or none
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from nemo_mm_align.configuration import StrictModel
+from nemo_mm_align.configuration import Count, Share, StrictModel
 
-Method = Literal["sft", "rejection", "steerlm", "preference", "best_worst", "all_pairs"]
-SFT, REJECTION, STEERLM, PREFERENCE, BEST_WORST, ALL_PAIRS = get_args(Method)
+Method = Literal["sft", "rejection", "steerlm", "steerlm_paper", "preference", "best_worst", "all_pairs"]
+SFT, REJECTION, STEERLM, STEERLM_PAPER, PREFERENCE, BEST_WORST, ALL_PAIRS = get_args(Method)
 PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
 """They give pairs; the others give single answers."""
-RANDOM_METHODS = (REJECTION, PREFERENCE)
-"""They draw among a prompt's candidates by `BuildSettings.seed`, whatever else is set."""
+RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM)
+"""They draw by `BuildSettings.seed`, whatever else is set."""
+Balance = Literal["counts", "root", "even"]
 
 
 class BuildSettings(StrictModel):
@@ -40,6 +43,17 @@ class BuildSettings(StrictModel):
         fraction: share of the examples that is kept, drawn by `seed`; a smaller share lies inside a larger one.
         drop_truncated: leave out candidates that were cut at the token limit: they would teach to stop anywhere.
         seed: of the random choices.
+        size: steerlm: rows; None for as many as there are usable candidates.
+        least_score: steerlm: of a good answer; None for five sixths of the way from the worst to the perfect score.
+        good_share: steerlm: of the rows that ask for attributes, those whose answer is a good one.
+        unasked_share: steerlm: of the rows that are not replayed, those without a line; they have a prompt's best answer.
+        balance: steerlm: how often a combination of asked values is drawn: as its answers are many, by the root of their
+            number, or all alike.
+        most_repeats: steerlm: an answer stands in at most so many rows of a kind.
+        replay: steerlm: files of conversations without images, in any format that training reads.
+        replay_annotated: steerlm: replay the perfect answers to annotated prompts without images, and ask nothing of them.
+        replay_share: steerlm: of all rows.
+        replay_random_share: steerlm: of the replayed rows, those under a line of random values.
     """
 
     name: Method
@@ -52,6 +66,16 @@ class BuildSettings(StrictModel):
     fraction: float = Field(default=1, gt=0, le=1)
     drop_truncated: bool = True
     seed: int = 1234
+    size: Count | None = None
+    least_score: float | None = None
+    good_share: Share = 0.85
+    unasked_share: Share = 0.2
+    balance: Balance = "root"
+    most_repeats: Count = 4
+    replay: list[Path] = []
+    replay_annotated: bool = True
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.35
+    replay_random_share: Share = 0.65
 
     @model_validator(mode="after")
     def _noise_needs_pairs(self) -> BuildSettings:

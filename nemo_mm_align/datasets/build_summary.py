@@ -29,6 +29,8 @@ class BuildSummary:
         judges: judge -> annotated prompts.
         flipped: ids of pairs whose chosen and rejected were swapped.
         warnings: what a user should look at.
+        mixture: rows of each kind and of each combination of asked values, where a method mixes them.
+        lines: more of the table.
     """
 
     method: str
@@ -43,6 +45,8 @@ class BuildSummary:
     warnings: list[str] = field(default_factory=list)
     sides: dict[str, SideStatistics] = field(default_factory=dict)
     lengths: LengthBias = field(default_factory=LengthBias)
+    mixture: dict[str, Any] | None = None
+    lines: list[str] = field(default_factory=list)
     _last_prompt: str | None = None
 
     def see(self, annotation: Annotation) -> None:
@@ -92,6 +96,7 @@ class BuildSummary:
         width = max(len(name) for name, _ in rows)
         lines = [f"  {name:<{width}}  {count:>7,}" for name, count in rows]
         lines += [f"  {name}: {side.line()}" for name, side in self.sides.items()]
+        lines += [f"  {line}" for line in self.lines]
         return "\n".join(lines + ([f"  {hint}"] if (hint := self.paper()) else []))
 
     def write(self, path: Path, settings: dict[str, Any]) -> None:
@@ -109,6 +114,7 @@ class BuildSummary:
             "answers": {name: side.content() for name, side in self.sides.items()},
             "lengths": self.lengths.content() if self.lengths.pairs else None,
             "flipped": self.flipped,
+            **({"mixture": self.mixture} if self.mixture else {}),
             "warnings": self.warnings,
             "judges": dict(self.judges),
             "settings": settings,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
-from nemo_mm_align.datasets.build_answers import build_rejection, build_sft, build_steerlm
+from nemo_mm_align.datasets.build_answers import build_rejection, build_sft
 from nemo_mm_align.datasets.build_pairs import build_all_pairs, build_best_worst, build_preference
 from nemo_mm_align.datasets.build_settings import (
     ALL_PAIRS,
@@ -20,8 +20,10 @@ from nemo_mm_align.datasets.build_settings import (
     REJECTION,
     SFT,
     STEERLM,
+    STEERLM_PAPER,
     BuildSettings,
 )
+from nemo_mm_align.datasets.build_steerlm import build_steerlm, build_steerlm_paper
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.errors import UserError
@@ -33,6 +35,7 @@ BUILDERS: dict[str, Builder] = {
     SFT: build_sft,
     REJECTION: build_rejection,
     STEERLM: build_steerlm,
+    STEERLM_PAPER: build_steerlm_paper,
     PREFERENCE: build_preference,
     BEST_WORST: build_best_worst,
     ALL_PAIRS: build_all_pairs,
@@ -58,7 +61,8 @@ def stream(
 
     Args:
         settings: method and thresholds.
-        annotations: read once; twice for a share of the set or label noise, which need the number of examples first.
+        annotations: read once; twice where the number of examples or candidates is needed first (a share of the set,
+            label noise, a mixture).
         schema: that the annotations were made with.
         summary: empty.
         unfit: says why an example cannot be written in the wanted format; None where it can.

@@ -236,6 +236,8 @@ def _check_attributes(draft: Draft, schema: AttributeSchema | None) -> None:
     if draft.attributes is None or schema is None:
         return
     try:
-        draft.attributes = schema.check(draft.attributes)
+        draft.attributes = schema.check_asked(draft.attributes)
     except UserError as error:
-        draft.fault("attribute_value", str(error), f"give every attribute of schema {schema.name!r} an allowed value.")
+        asked = ", ".join(attribute.name for attribute in schema.asked)
+        remedy = f"give each attribute that schema {schema.name!r} asks for ({asked}) an allowed value."
+        draft.fault("attribute_value", str(error), remedy)

@@ -5,14 +5,17 @@ A recipe names its kind; the length plan, the collation and the capacity counts 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_mm_align.datasets.sample import ANSWER, CHOSEN, REJECTED, Sample
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import PreferenceExample, TrainingExample
+
+logger = logging.getLogger(__name__)
 
 Example = TrainingExample | PreferenceExample
 
@@ -39,8 +42,8 @@ class SampleKind(ABC):
         """Sequences of a usual sample."""
         return self.sequences or len(self.roles)
 
-    def lacks(self, example: Example) -> str | None:
-        """Return what an example of the right record lacks, in words; None where it has all."""
+    def lacks(self, examples: Sequence[Example]) -> str | None:
+        """Return what a set of the right records lacks, in words; None where it has all."""
         return None
 
     @abstractmethod
@@ -66,15 +69,17 @@ class Answers(SampleKind):
 
 
 class AttributedAnswers(Answers):
-    """The same, each with the attribute values that its prompt asks for."""
+    """The same, with the attribute values that prompts ask for; some may ask for none."""
 
     attributed = True
 
-    def lacks(self, example: Example) -> str | None:
-        """An example without values would teach to answer unasked."""
-        if example.attributes:
-            return None
-        return f"attributes with every example; {example.id} has none."
+    def lacks(self, examples: Sequence[Example]) -> str | None:
+        """Examples that all ask for nothing teach no steering."""
+        asking = sum(example.attributes is not None for example in examples)
+        if not asking:
+            return "examples with attributes; none of them has any."
+        logger.info("%d of %d examples ask for attributes", asking, len(examples))
+        return None
 
 
 class Pairs(SampleKind):
@@ -114,7 +119,7 @@ def _paths(example: Example) -> list[Path]:
 ANSWERS, ATTRIBUTED_ANSWERS, PAIRS = Answers(), AttributedAnswers(), Pairs()
 
 
-def check_kind(kind: SampleKind, examples: Iterable[Example], path: str | Path, recipe: str, build_method: str) -> None:
+def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, recipe: str, build_method: str) -> None:
     """Check that data are what a recipe trains on.
 
     Args:
@@ -123,14 +128,14 @@ def check_kind(kind: SampleKind, examples: Iterable[Example], path: str | Path, 
         build_method: that makes such data, for messages.
 
     Raises:
-        UserError: records of another kind, or one that lacks what the recipe needs.
+        UserError: records of another kind, or a set that lacks what the recipe needs.
     """
     for example in examples:
         if not isinstance(example, kind.example):
             found = next(other.title for other in (ANSWERS, PAIRS) if isinstance(example, other.example))
             wanted = f"{kind.title} (chosen and rejected)" if kind.example is PreferenceExample else kind.title
             raise UserError(f"{path}: holds {found}, but recipe={recipe} trains on {wanted}.")
-        lacking = kind.lacks(example)
-        if lacking is not None:
-            remedy = f"Build the set with scripts/build.py method={build_method}."
-            raise UserError(f"{path}: recipe={recipe} needs {lacking} {remedy}")
+    lacking = kind.lacks(examples)
+    if lacking is not None:
+        remedy = f"Build the set with scripts/build.py method={build_method}."
+        raise UserError(f"{path}: recipe={recipe} needs {lacking} {remedy}")

@@ -101,7 +101,7 @@ def evaluate(
 def judge_file(
     path: Path, prompts: Mapping[str, Prompt], judge: AnswerJudge, schema: AttributeSchema
 ) -> list[JudgedAnswer]:
-    """Judge the answers of a file; `asked` is what ``sampling.attributes`` says, completed by the schema's defaults.
+    """Judge the answers of a file; `asked` is what ``sampling.attributes`` says: all that the model was asked for.
 
     Raises:
         UserError: an answer to an unknown prompt, or several candidates of one prompt.
@@ -118,7 +118,7 @@ def judge_file(
         candidate = line.candidates[0]
         answer = judge(prompts[line.prompt_id], candidate.text, candidate.num_tokens)
         attributes = line.sampling.get("attributes")
-        judged.append(answer.model_copy(update={"asked": schema.complete(attributes) if attributes else None}))
+        judged.append(answer.model_copy(update={"asked": schema.check_some(attributes) if attributes else None}))
     return judged
 
 

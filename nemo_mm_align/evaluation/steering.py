@@ -38,7 +38,7 @@ def steering_results(seeds: Sequence[SeedAnswers], schema: AttributeSchema) -> d
 def _check_sweep(answer: JudgedAnswer, schema: AttributeSchema) -> None:
     if answer.asked is None:
         raise UserError(f"steering answer of prompt {answer.prompt_id} does not say what was asked.")
-    moved = [name for name, value in schema.check(answer.asked).items() if value != schema[name].default]
+    moved = [name for name, value in schema.check_some(answer.asked).items() if value != schema[name].default]
     if len(moved) > 1:
         raise UserError(
             f"steering answer of prompt {answer.prompt_id} departs from the defaults in {', '.join(moved)}; "
@@ -47,11 +47,12 @@ def _check_sweep(answer: JudgedAnswer, schema: AttributeSchema) -> None:
 
 
 def _sweep(answers: Sequence[JudgedAnswer], name: str, schema: AttributeSchema) -> list[JudgedAnswer]:
-    others = [other for other in schema.attributes if other.name != name]
     return [
         answer
         for answer in answers
-        if answer.asked and all(answer.asked[other.name] == other.default for other in others)
+        if answer.asked is not None
+        and name in answer.asked
+        and all(value == schema[other].default for other, value in answer.asked.items() if other != name)
     ]
 
 

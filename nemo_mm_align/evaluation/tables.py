@@ -51,7 +51,8 @@ def method_row(
     name: str, result: MethodResult, results: Results, schema: AttributeSchema, has_base: bool
 ) -> list[Cell]:
     """One method in the table of methods."""
-    asked = f"asked {schema.steering_string(result.asked).replace(',', ', ')}" if result.asked else ""
+    values = [f"{schema[attribute].label}:{value:g}" for attribute, value in (result.asked or {}).items()]
+    asked = f"asked {', '.join(values)}" if values else ""
     difference = [_difference(result)] if has_base else []
     metrics = [_metric(result, column, ".1f" if column == "length_words" else ".2f") for column in COLUMNS]
     return [_method(name, results, asked), _metric(result, "score"), *difference, *metrics]

@@ -61,6 +61,7 @@ def sweep_assignments(schema: AttributeSchema, base: Mapping[str, Any], names: S
 
     Attributes that `base` leaves out have their defaults. An assignment that several attributes share comes once.
     """
+    schema.refuse_unasked(names)
     start = schema.complete(base)
     found = [{**start, name: value} for name in names for value in schema[name].steps()]
     return [assignment for place, assignment in enumerate(found) if assignment not in found[:place]]

@@ -209,7 +209,9 @@ def _wiring(stage: str, config: DictConfig, training: Training | None) -> dict[s
     values: dict[str, Any] = {}
     if training is not None:
         schema = training.composed.choices["attribute_schema"]
-        values |= {} if schema == _DEFAULT_SCHEMA else {"attribute_schema": schema}
+        conditioned = stage == "build" and find_recipe(training.recipe).samples.attributed
+        if schema != _DEFAULT_SCHEMA or conditioned:  # such a method has a default schema of its own
+            values["attribute_schema"] = schema
         if stage == "sample":
             values |= training.start() | training.layout()
         elif stage == "generate":

@@ -1,4 +1,7 @@
-"""SteerLM: likelihood of answers whose prompts ask for the attributes that they have (Dong et al., arXiv 2310.05344)."""
+"""SteerLM: likelihood of answers whose prompts ask for the attributes that they have (Dong et al., arXiv 2310.05344).
+
+Of what is judged, prompts ask for the matters of taste; quality is chosen by when the set is built.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 METHODS = {
     "sft": [],
     "rejection": ["method.threshold=6"],
-    "steerlm": [],
+    "steerlm_paper": [],
     "preference": [],
     "best_worst": [],
     "all_pairs": [],

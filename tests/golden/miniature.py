@@ -17,15 +17,15 @@ def words(out: Path | str) -> list[str]:
     """Words of `scripts/miniature.py`: from the shipped base, two steps each of one method with scores and one with pairs."""
     return [
         f"out={out}",
-        "methods=[steerlm,dpo]",
+        "methods=[steerlm_paper,dpo]",
         "steering_prompts=2",
         "world.train={easyvqa:12,charts:12,text:4}",
         "world.dev={easyvqa:2,charts:2,text:2}",
         "world.heldout={easyvqa:6,charts:6,text:4}",
         "sampling.max_new_tokens=12",
-        'build.steerlm=["method.drop_truncated=false"]',
+        'build.steerlm_paper=["method.drop_truncated=false"]',
         'build.dpo=["method.drop_truncated=false"]',
-        'train.steerlm=["model.global_batch_size=16","model.micro_batch_size=16","trainer.max_steps=2"]',
+        'train.steerlm_paper=["model.global_batch_size=16","model.micro_batch_size=16","trainer.max_steps=2"]',
         'train.dpo=["model.global_batch_size=8","model.micro_batch_size=4","trainer.max_steps=2"]',
     ]
 

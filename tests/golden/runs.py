@@ -19,7 +19,7 @@ LAYOUTS = {
 RECIPES = {
     "sft": ("sft", ["model.lora=null", "model.train.vision=true", "model.optim.lr=2e-3"]),
     "rejection": ("sft", ["model.lora.dropout=0.1"]),
-    "steerlm": ("steerlm", []),
+    "steerlm_paper": ("steerlm", []),
     "dpo": ("preference", ["recipe.sft_loss_weight=0.05"]),
 }
 """Recipe -> kind of data, overrides: one trains everything, the others adapters, one of them with dropout."""

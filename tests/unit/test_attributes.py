@@ -1,4 +1,6 @@
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
@@ -146,6 +148,41 @@ def test_fingerprint_of_the_shipped_schema_stays(helpsteer):
     assert "steering" not in helpsteer.model_dump(mode="json")
 
 
+def test_what_is_asked_for_can_be_less_than_what_is_judged(helpsteer):
+    taste = helpsteer.model_copy(
+        update={"steered": ("verbosity", "complexity"), "steering": "Attributes:\n{attributes}"}
+    )
+    assert [item.name for item in taste.asked] == ["complexity", "verbosity"], "in the schema's order"
+    assert taste.steering_line(VALUES) == "Attributes:\nComplexity:1,Verbosity:0", "others are left out"
+    assert taste.label_string({"verbosity": 0, "complexity": 3}) == "complexity:3,verbosity:0"
+    assert taste.complete({"verbosity": 0}) == {"complexity": 2, "verbosity": 0}
+    assert taste.check(VALUES) == VALUES and taste.total(VALUES) == 11, "judged as before"
+    assert taste.fingerprint == helpsteer.fingerprint, "annotations stay good"
+    assert AttributeSchema.model_validate(taste.model_dump(mode="json")) == taste
+    for wrong, message in (
+        (
+            {"helpfulness": 4},
+            "helpfulness is judged but not asked for: schema 'helpsteer' asks for complexity, verbosity",
+        ),
+        ({"wit": 1}, "unknown attribute 'wit'"),
+        ({"verbosity": 5}, "verbosity=5 is outside 0 to 4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            taste.complete(wrong)
+    with pytest.raises(
+        UserError, match="no value for complexity; schema 'helpsteer' needs all of complexity, verbosity"
+    ):
+        taste.check_asked({"verbosity": 1, "helpfulness": 4})
+    with pytest.raises(UserError, match="helpfulness=9 is outside"):
+        taste.check_asked({**VALUES, "helpfulness": 9})
+
+
+@pytest.mark.parametrize("steered", [[], ["wit"], ["verbosity", "verbosity"]])
+def test_attributes_that_cannot_be_asked_for_are_refused(helpsteer, steered):
+    with pytest.raises(ValidationError, match="steered must name attributes of"):
+        AttributeSchema.model_validate({**helpsteer.model_dump(), "steered": steered})
+
+
 def test_levels_of_fractions_survive_json():
     attribute = Attribute(name="a", integer=False, maximum=1, levels={0: "none", 0.5: "half", 1.0: "all"})
     assert attribute.levels == {0: "none", 0.5: "half", 1: "all"}
@@ -180,16 +217,18 @@ def test_a_sweep_takes_whole_numbers_or_five_fractions(helpsteer):
     assert Attribute(name="a", minimum=0, maximum=1, integer=False).steps() == [0, 0.25, 0.5, 0.75, 1]
 
 
-def test_every_shipped_schema_is_sound(repository):
-    import yaml
-
-    files = sorted((repository / "conf/attribute_schema").glob("*.yaml"))
-    assert [path.stem for path in files] == ["helpsteer", "vision_hallucination"]
-    for path in files:
-        schema = AttributeSchema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        assert schema.name == path.stem and schema.score
-        assert all(item.description and item.levels for item in schema.attributes)
-    assert schema.complete({}) == {
+def test_every_shipped_schema_is_sound(repository, helpsteer):
+    names = sorted(path.stem for path in (repository / "conf/attribute_schema").glob("*.yaml"))
+    assert names == ["helpsteer", "helpsteer_taste", "vision_hallucination"]
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        composed = [compose("build", [f"attribute_schema={name}"]).attribute_schema for name in names]
+    schemas = [AttributeSchema.model_validate(OmegaConf.to_container(found)) for found in composed]
+    for schema in schemas:
+        assert schema.score and all(item.description and item.levels for item in schema.attributes)
+    assert [schema.name for schema in schemas] == ["helpsteer", "helpsteer", "vision_hallucination"]
+    assert schemas[0] == helpsteer and schemas[1].fingerprint == helpsteer.fingerprint
+    assert schemas[1].complete({}) == {"complexity": 2, "verbosity": 2}
+    assert schemas[2].complete({}) == {
         "hallucinations": 0, "helpfulness": 1, "quality": 1, "spatial_awareness": 1, "domain_knowledge": 0.5,
     }  # fmt: skip
 

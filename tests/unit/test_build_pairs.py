@@ -160,4 +160,4 @@ def test_a_schema_without_a_score_ranks_nothing(helpsteer):
     for name in ("rejection", *PAIR_METHODS):
         with pytest.raises(UserError, match="empty score.*score: \\[helpfulness\\]"):
             build(BuildSettings(name=name), many(schema), schema)
-    assert len(build(BuildSettings(name="steerlm"), many(schema, count=2), schema)[0]) == 8
+    assert len(build(BuildSettings(name="steerlm_paper"), many(schema, count=2), schema)[0]) == 8

@@ -54,9 +54,9 @@ def test_rejection_takes_one_perfect_answer_per_prompt(helpsteer):
     assert {example.turns[-1].content for example in looser} == {"a", "b", "c"}
 
 
-def test_steerlm_takes_every_candidate_with_its_ratings(helpsteer):
+def test_steerlm_paper_takes_every_candidate_with_its_ratings(helpsteer):
     given = annotation(helpsteer, rated("a", *BEST), rated("b", *POOR), rated("c", *BEST, finish_reason="length"))
-    examples, summary = build(BuildSettings(name="steerlm"), [given], helpsteer)
+    examples, summary = build(BuildSettings(name="steerlm_paper"), [given], helpsteer)
     assert [(example.id, example.turns[-1].content) for example in examples] == [("p#0", "a"), ("p#1", "b")]
     assert examples[1].attributes == {
         "helpfulness": 0,
@@ -66,7 +66,7 @@ def test_steerlm_takes_every_candidate_with_its_ratings(helpsteer):
         "verbosity": 0,
     }
     assert dropped(summary) == {("candidate", "cut at the token limit"): 1}
-    kept, _ = build(BuildSettings(name="steerlm", drop_truncated=False), [given], helpsteer)
+    kept, _ = build(BuildSettings(name="steerlm_paper", drop_truncated=False), [given], helpsteer)
     assert [example.id for example in kept] == ["p#0", "p#1", "p#2"]
 
 
@@ -112,20 +112,20 @@ def test_choices_depend_on_seed_and_prompt_only(helpsteer, name):
 
 
 def test_annotations_that_do_not_fit_are_refused(helpsteer):
-    settings = BuildSettings(name="steerlm")
+    settings = BuildSettings(name="steerlm_paper")
     good = annotation(helpsteer, rated("a", *BEST))
     cases = {
         "not by 'helpsteer'": [good.model_copy(update={"schema_fingerprint": "other"})],
         "prompt p is annotated twice": [good, good],
         "prompt p, candidate 0: helpfulness=9 is outside": [annotation(helpsteer, rated("a", 9, 4, 4))],
-        "no example is left for method=steerlm": [annotation(helpsteer, rated("", *BEST))],
+        "no example is left for method=steerlm_paper": [annotation(helpsteer, rated("", *BEST))],
     }
     for fault, given in cases.items():
         with pytest.raises(UserError, match=fault):
             build(settings, given, helpsteer)
 
 
-@pytest.mark.parametrize("name", ["sft", "rejection", "steerlm", "preference"])
+@pytest.mark.parametrize("name", ["sft", "rejection", "steerlm", "steerlm_paper", "preference"])
 def test_no_method_takes_ratings_out_of_range(helpsteer, name):
     wrong = annotation(helpsteer, rated("a", 4, 4, 4), rated("b", 4, 9, 4), reference="own answer")
     with pytest.raises(UserError, match="prompt p, candidate 1: correctness=9 is outside 0 to 4. Correct that line"):
@@ -176,6 +176,6 @@ def test_the_script_names_what_is_wrong(repository, tmp_path):
     assert done.returncode != 0 and "margin" in done.stderr
     done = run(repository, tmp_path)
     assert done.returncode == 2 and done.stderr == (
-        "error: missing on the command line: method=... (sft, rejection, steerlm, preference, best_worst, all_pairs), "
-        "annotations=..., out=.... Each is explained in conf/build.yaml.\n"
+        "error: missing on the command line: method=... (sft, rejection, steerlm, steerlm_paper, preference, best_worst, "
+        "all_pairs), annotations=..., out=.... Each is explained in conf/build.yaml.\n"
     )

@@ -61,6 +61,7 @@ def test_our_reader_gets_the_same_examples_back(build_as, tmp_path, helpsteer, m
     given = annotations(helpsteer, tmp_path)
     given.append(with_prompt(given[0], "text", ("user", "Why ?"), images=()))
     noise = ["method.label_noise=0.5"] if method in PAIR_METHODS else []
+    noise += ["attribute_schema=helpsteer"] if method == "steerlm" else []
     expected = read(build_as(method, "records", given, *noise), helpsteer)
     assert read(build_as(method, form, given, *noise), helpsteer) == expected
     assert len(expected) >= 9 and expected[0].images == (str(tmp_path / "img/a.png"),)
@@ -73,7 +74,7 @@ def test_turns_and_systems_survive_in_trl_and_are_named_in_llava(build_as, tmp_p
     two = with_prompt(first, "two", ("user", "<image>\n<image>\nWhat ?"), images=("img/a.png",) * 2)
     inline = with_prompt(first, "inline", ("user", "What <image> ?"))
     given = [first, chat, system, two]
-    for method in ("steerlm", "preference"):
+    for method in ("steerlm_paper", "preference"):
         expected = read(build_as(method, "records", given), helpsteer)
         path = build_as(method, "trl", given)
         assert read(path, helpsteer) == expected
@@ -97,7 +98,7 @@ def test_llava_records_are_what_the_authors_trainers_read(build_as, tmp_path, he
     (record,) = json.loads(build_as("best_worst", "llava_dpo", given).read_text())
     assert record["question"] == {"from": "human", "value": "<image>\nq"} and record["image"] == "img/a.png"
     assert record["chosen"] == {"from": "gpt", "value": WORDS[0]} and record["rejected"]["value"] == WORDS[3]
-    record = json.loads(build_as("steerlm", "llava_dpo", given).read_text())[1]
+    record = json.loads(build_as("steerlm_paper", "llava_dpo", given).read_text())[1]
     assert [message["from"] for message in record["conversations"]] == ["human", "gpt"]
     assert record["conversations"][0]["value"] == (
         "<image>\nq\nPlease answer the question such that your response is in the following attributes in 5-point "
@@ -138,7 +139,7 @@ def open_for_trl(path: Path):
     return data.cast_column("images", datasets.List(datasets.Image()))
 
 
-@pytest.mark.parametrize("method", ["rejection", "steerlm"])
+@pytest.mark.parametrize("method", ["rejection", "steerlm_paper"])
 def test_trls_collator_takes_answers(build_as, tmp_path, helpsteer, processor, method):
     trl = pytest.importorskip("trl.trainer.sft_trainer")
     data = open_for_trl(build_as(method, "trl", annotations(helpsteer, tmp_path)))
@@ -147,7 +148,7 @@ def test_trls_collator_takes_answers(build_as, tmp_path, helpsteer, processor, m
     image = processor.tokenizer.convert_tokens_to_ids("<image>")
     assert (batch["input_ids"] == image).sum(dim=1).tolist() == [4, 4]
     text = processor.tokenizer.decode(batch["input_ids"][0])
-    assert ("Helpfulness" in text) == (method == "steerlm") and text.count("ASSISTANT") == 1
+    assert ("Helpfulness" in text) == (method == "steerlm_paper") and text.count("ASSISTANT") == 1
 
 
 def test_trls_dpo_trains_on_pairs(build_as, tmp_path, helpsteer, llava, processor):

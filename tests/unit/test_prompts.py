@@ -28,15 +28,19 @@ def turns(*contents: str, system: str | None = None) -> list[Turn]:
 CHAT = turns("<image>\nWhat is it?", "A red circle.", "Are you sure?", " yes, I think ")
 
 
-@pytest.fixture(params=["vicuna_v1", "chatml"])
-def template(request, repository) -> ChatTemplate:
-    path = repository / f"conf/template/{request.param}.yaml"
+def template_of(repository, name: str) -> ChatTemplate:
+    path = repository / f"conf/template/{name}.yaml"
     return ChatTemplate.from_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(params=["vicuna_v1", "chatml", "nemo_aligner"])
+def template(request, repository) -> ChatTemplate:
+    return template_of(repository, request.param)
 
 
 @pytest.fixture(scope="module")
 def vicuna(repository) -> ChatTemplate:
-    return ChatTemplate.from_config(yaml.safe_load((repository / "conf/template/vicuna_v1.yaml").read_text()))
+    return template_of(repository, "vicuna_v1")
 
 
 @pytest.fixture(scope="module", params=toy_tokenizers.ALL)
@@ -76,6 +80,44 @@ def test_attribute_turn_is_the_papers(helpsteer):
         with_attributes(CHAT, helpsteer, {name: 4 for name in VALUES if name != "verbosity"})
 
 
+def test_attributes_before_the_answer_are_nemo_aligners(repository, helpsteer):
+    """As in its documentation: docs/user-guide/steerlm.rst and process_to_attribute_conditioned_format.py."""
+    template = template_of(repository, "nemo_aligner")
+    labels = "<extra_id_2>helpfulness:4,correctness:3,coherence:2,complexity:1,verbosity:0\n"
+    head = f"<extra_id_0>System\n{SYSTEM}\n<extra_id_1>User\n<image>\nWhat is it?\n<extra_id_1>Assistant\n"
+    later = "A red circle.\n<extra_id_1>User\nAre you sure?\n<extra_id_1>Assistant\n"
+    turns, asked = template.ask(CHAT, helpsteer, VALUES)
+    assert turns == CHAT and asked == labels
+    assert template.render(turns, asked=asked) == f"{head}{later}{labels}yes, I think\n<extra_id_1>"
+    assert template.render(turns[:-1], True, asked) == head + later + labels
+    text, spans = template.render_spans(turns, asked=asked)
+    assert [text[start:end] for start, end in spans] == ["A red circle.\n<extra_id_1>", "yes, I think\n<extra_id_1>"]
+
+
+@pytest.mark.parametrize("name", ["nemo_aligner", "vicuna_v1"])
+def test_what_is_asked_for_is_part_of_the_prompt_and_not_trained(repository, helpsteer, name):
+    template = template_of(repository, name)
+    tokenizer = toy_tokenizers.byte_level()
+    encoder = encoder_of(tokenizer, template, helpsteer)
+    sequence = encoder.encode_example(CHAT, VALUES)
+    prompt = encoder.encode_prompt(CHAT[:-1], VALUES)
+    assert sequence.ids[: len(prompt)] == prompt
+    answers = [tokenizer.decode(answer).strip() for answer in runs(sequence)]
+    ending = "\n<extra_id_1>" if name == "nemo_aligner" else "</s>"
+    assert answers == [f"A red circle.{ending}", f"yes, I think{ending}"]
+    with_line, without = (len(encoder.encode_prompt(CHAT[:-1], values)) for values in (VALUES, None))
+    assert with_line > without + 10
+
+
+def test_templates_of_older_checkpoints_stay_what_they_were(repository):
+    assert template_of(repository, "vicuna_v1").model_dump(mode="json").keys() == {
+        *("name", "system", "system_prefix", "system_suffix", "user_prefix", "user_suffix", "assistant_prefix"),
+        *("answer_prefix", "stop", "separator"),
+    }
+    nemo = template_of(repository, "nemo_aligner")
+    assert ChatTemplate.from_config(nemo.model_dump(mode="json")) == nemo
+
+
 def as_parts(turn: Turn) -> dict:
     parts = [{"type": "image"}] * turn.content.count("<image>\n")
     return {"role": turn.role, "content": [*parts, {"type": "text", "text": turn.content.replace("<image>\n", "")}]}
@@ -91,11 +133,11 @@ def test_jinja_renders_the_same_text(template, helpsteer, conversation, generate
     plain = [{"role": turn.role, "content": turn.content} for turn in conversation]
     for messages in (plain, [as_parts(turn) for turn in conversation]):
         assert tokenizer.apply_chat_template(messages, **given) == template.render(conversation, generate)
-        steered = template.render(with_attributes(conversation, helpsteer, VALUES), generate)
+        turns, asked = template.ask(conversation, helpsteer, VALUES)
+        steered = template.render(turns, generate, asked)
         assert tokenizer.apply_chat_template(messages, **given, attributes=VALUES) == steered
-        defaults = template.render(
-            with_attributes(conversation, helpsteer, helpsteer.complete({"verbosity": 0})), generate
-        )
+        turns, asked = template.ask(conversation, helpsteer, helpsteer.complete({"verbosity": 0}))
+        defaults = template.render(turns, generate, asked)
         assert tokenizer.apply_chat_template(messages, **given, attributes={"verbosity": 0.0}) == defaults
 
 

@@ -53,7 +53,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[typin
 
 
 def test_those_of_the_paper_come_first_and_in_its_order() -> None:
-    assert list(all_recipes())[:4] == list(paper_recipes()) == PAPER
+    assert list(all_recipes())[:5] == ["sft", "rejection", "steerlm", "steerlm_paper", "dpo"]
+    assert list(paper_recipes()) == PAPER
     assert len({spec.label for spec in all_recipes().values()}) == len(all_recipes())
     colours = [BASE_COLOUR, *SPARE_COLOURS, *(spec.colour for spec in all_recipes().values())]
     assert len(set(colours)) == len(colours) and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
@@ -91,7 +92,7 @@ def test_a_package_that_brings_no_usable_recipe_is_named(
 
 @pytest.mark.parametrize("name", ["ppo", None, 5, ["sft"]])
 def test_an_unknown_name_is_answered_with_those_that_are_known(name: Any) -> None:
-    with pytest.raises(UserError, match="choose from sft, rejection, steerlm, dpo"):
+    with pytest.raises(UserError, match="choose from sft, rejection, steerlm, steerlm_paper, dpo"):
         find_recipe(name)
 
 
@@ -150,7 +151,7 @@ def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(reposit
     names = {name: stages[f"seed0_build_{name}"].outputs[0].name for name in all_recipes()}
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
     seeded = [name for name in all_recipes() if "method.seed=0" in stages[f"seed0_build_{name}"].command]
-    assert seeded == ["rejection", "dpo", "ipo"]
+    assert seeded == ["rejection", "steerlm", "dpo", "ipo"]
 
 
 def test_the_miniature_refuses_what_it_could_not_go_through_with(
@@ -176,7 +177,8 @@ def test_data_of_another_kind_are_refused_whichever_line_they_stand_in() -> None
     pair = PreferenceExample(id="p", turns=(Turn(role="user", content="q"),), chosen="a", rejected="b")
     check_kind(PAIRS, [pair], "d.jsonl", "dpo", "preference")
     check_kind(ANSWERS, [answer()], "d.jsonl", "sft", "sft")
-    check_kind(ATTRIBUTED_ANSWERS, [answer(attributes={"verbosity": 1.0})], "d.jsonl", "steerlm", "steerlm")
+    asking = answer(attributes={"verbosity": 1.0})
+    check_kind(ATTRIBUTED_ANSWERS, [asking, answer()], "d.jsonl", "steerlm", "steerlm")
     for kind, examples, recipe, message in (
         (
             PAIRS,
@@ -189,7 +191,7 @@ def test_data_of_another_kind_are_refused_whichever_line_they_stand_in() -> None
             ATTRIBUTED_ANSWERS,
             [answer()],
             "steerlm",
-            "recipe=steerlm needs attributes with every example; x has none. Build",
+            "recipe=steerlm needs examples with attributes; none of them has any. Build",
         ),
     ):
         with pytest.raises(UserError, match=f"d.jsonl: {message}"):

@@ -11,7 +11,7 @@ SENTENCES = [
     "Please answer the question such that your response is in the following attributes in 5-point Likert scale:",
     "Helpfulness:4,Correctness:3,Coherence:2,Complexity:1,Verbosity:0",
 ]
-SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>"]
+SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>", "<extra_id_1>"]
 
 
 def byte_level() -> PreTrainedTokenizerFast:

@@ -73,13 +73,8 @@ def test_steered_method_says_what_was_asked(world):
     folder, settings = world
     path = answers(folder / "steerlm.jsonl", ["0"] * COUNT, {"verbosity": 1})
     results = evaluate(settings(answers={"steerlm": path}), judge)
-    assert results.methods["steerlm"].asked == {
-        "helpfulness": 4,
-        "correctness": 4,
-        "coherence": 4,
-        "complexity": 2,
-        "verbosity": 1,
-    }
+    assert results.methods["steerlm"].asked == {"verbosity": 1}
+    assert "asked Verbosity:1" in (folder / "out" / "report.html").read_text()
 
 
 def test_faulty_answer_files_are_named_and_nothing_is_written(world):
