@@ -367,6 +367,11 @@ class AttributeSchema(BaseModel):
         return sum(self[name].minimum for name in self.score)
 
     @property
+    def good_total(self) -> float:
+        """The score from which an answer counts as a good one: five sixths of the way from the worst to the highest."""
+        return self.worst_total + 5 / 6 * (self.perfect_total - self.worst_total)
+
+    @property
     def score_bins(self) -> int | None:
         """Bins of a histogram over the scores; None: one for each whole number."""
         return None if all(self[name].integer for name in self.score) else FRACTION_BINS

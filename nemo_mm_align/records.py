@@ -125,6 +125,13 @@ class CandidateSet(Record):
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     sampling: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def asked(self) -> dict[str, float] | None:
+        """The attribute values that the answers were asked for, where `sampling` says so."""
+        values = self.sampling.get("attributes")
+        numbers = isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
+        return values if numbers else None
+
 
 class RatedCandidate(Record):
     """A candidate with its scores, one per attribute of the schema, and the judge's reasoning where it gave any."""
@@ -139,10 +146,12 @@ class Annotation(Record):
     """What a judge said of one prompt's candidates, with the prompt itself, so that builders need no other file.
 
     `configuration` is the hash of judge, its settings, rubric and schema, which ``<annotations>.settings.json`` spells
-    out; `order` holds the indices of the candidates in the order shown to the judge.
+    out; `asked` is what the candidates were asked for when they were sampled, if anything; `order` holds the indices of the
+    candidates in the order shown to the judge.
     """
 
     prompt: Prompt
+    asked: dict[str, float] | None = None
     candidates: tuple[RatedCandidate, ...] = Field(min_length=1)
     reference_answer: str | None = None
     judge: str
@@ -163,18 +172,28 @@ class TrainingExample(Conversation):
 
 
 class PreferenceExample(Conversation):
-    """A prompt with a better and a worse answer. Reference log-probs are sums over answer tokens, in nats."""
+    """A prompt with a better and a worse answer. Reference log-probs are sums over answer tokens, in nats.
+
+    `attributes` are asked for, if any; `flip_attributes` are other values under which the worse answer is the better one.
+    """
 
     last_speaker = "user"
 
     chosen: str
     rejected: str
     attributes: dict[str, float] | None = None
+    flip_attributes: dict[str, float] | None = None
     chosen_score: float | None = None
     rejected_score: float | None = None
     reference_chosen_log_prob: float | None = None
     reference_rejected_log_prob: float | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _flip_line_differs(self) -> Self:
+        if self.flip_attributes is not None and self.attributes in (None, self.flip_attributes):
+            raise ValueError("flip_attributes must differ from attributes, which the record must have as well")
+        return self
 
     @model_validator(mode="after")
     def _answers_differ(self) -> Self:

@@ -9,6 +9,7 @@ The first four methods by the rules of Li, Lin and Pei (arXiv 2402.10884):
     best_worst     chosen: the best score; rejected: the worst
     all_pairs      each two candidates whose scores are at least a margin apart
     steerlm        a mixture: answers under their ratings, best answers without, text under random ones or none
+    attribute_preference  pairs whose order depends on the attributes that are asked for
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from nemo_mm_align.configuration import Count, Share, StrictModel
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import Count, NotNegative, Positive, Share, StrictModel
 
-Method = Literal["sft", "rejection", "steerlm", "steerlm_paper", "preference", "best_worst", "all_pairs"]
-SFT, REJECTION, STEERLM, STEERLM_PAPER, PREFERENCE, BEST_WORST, ALL_PAIRS = get_args(Method)
+Method = Literal[
+    "sft", "rejection", "steerlm", "steerlm_paper", "preference", "best_worst", "all_pairs", "attribute_preference"
+]
+SFT, REJECTION, STEERLM, STEERLM_PAPER, PREFERENCE, BEST_WORST, ALL_PAIRS, ATTRIBUTE_PREFERENCE = get_args(Method)
 PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
 """They give pairs; the others give single answers."""
-RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM)
+RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM, ATTRIBUTE_PREFERENCE)
 """They draw by `BuildSettings.seed`, whatever else is set."""
 Balance = Literal["counts", "root", "even"]
 
@@ -44,9 +48,10 @@ class BuildSettings(StrictModel):
         drop_truncated: leave out candidates that were cut at the token limit: they would teach to stop anywhere.
         seed: of the random choices.
         size: steerlm: rows; None for as many as there are usable candidates.
-        least_score: steerlm: of a good answer; None for five sixths of the way from the worst to the perfect score.
+        least_score: of a good answer; None for the schema's good score.
         good_share: steerlm: of the rows that ask for attributes, those whose answer is a good one.
-        unasked_share: steerlm: of the rows that are not replayed, those without a line; they have a prompt's best answer.
+        unasked_share: of what asks nothing: of the rows that are not replayed, which have a prompt's best answer (steerlm);
+            of the pairs (attribute_preference).
         balance: steerlm: how often a combination of asked values is drawn: as its answers are many, by the root of their
             number, or all alike.
         most_repeats: steerlm: an answer stands in at most so many rows of a kind.
@@ -54,6 +59,10 @@ class BuildSettings(StrictModel):
         replay_annotated: steerlm: replay the perfect answers to annotated prompts without images, and ask nothing of them.
         replay_share: steerlm: of all rows.
         replay_random_share: steerlm: of the replayed rows, those under a line of random values.
+        lines: attribute_preference: pairs of a prompt.
+        deviation_weight: attribute_preference: score that one step of |judged - asked| costs.
+        flips: attribute_preference: whether pairs get a flip line.
+        flip_score_gap: attribute_preference: by how much the score of the answer that a flip line prefers may be lower.
     """
 
     name: Method
@@ -76,6 +85,14 @@ class BuildSettings(StrictModel):
     replay_annotated: bool = True
     replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.35
     replay_random_share: Share = 0.65
+    lines: Count = 2
+    deviation_weight: Positive = 4.0
+    flips: bool = True
+    flip_score_gap: NotNegative = 2.0
+
+    def least(self, schema: AttributeSchema) -> float:
+        """Return the score from which an answer counts as a good one."""
+        return schema.good_total if self.least_score is None else self.least_score
 
     @model_validator(mode="after")
     def _noise_needs_pairs(self) -> BuildSettings:

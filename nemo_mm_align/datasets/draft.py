@@ -34,6 +34,7 @@ class Draft:
         turns: [role, content] pairs; of a preference, up to the question.
         answers: chosen and rejected of a preference; None for a conversation to imitate.
         attributes: of the last answer.
+        flip_attributes: of a pair, under which the other answer is the better one.
         extras: other fields of the example (scores, reference log-probs, metadata).
         problems: found so far.
         tied: the scores of a pair are equal.
@@ -44,6 +45,7 @@ class Draft:
     turns: list[list[str]]
     answers: tuple[str, str] | None = None
     attributes: dict[str, Any] | None = None
+    flip_attributes: dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     tied: bool = False
@@ -96,7 +98,8 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
     try:
         if draft.answers is None:
             return TrainingExample(**values)
-        return PreferenceExample(chosen=draft.answers[0], rejected=draft.answers[1], **values)
+        chosen, rejected = draft.answers
+        return PreferenceExample(chosen=chosen, rejected=rejected, flip_attributes=draft.flip_attributes, **values)
     except ValidationError as error:  # what no check above looks for
         for item in error.errors():
             draft.fault("field", f"{'.'.join(map(str, item['loc']))}: {item['msg']}.", "correct the field.")
@@ -233,10 +236,13 @@ def _split_labels(draft: Draft, text: str) -> Iterator[tuple[str, float]]:
 
 
 def _check_attributes(draft: Draft, schema: AttributeSchema | None) -> None:
-    if draft.attributes is None or schema is None:
+    if schema is None:
         return
     try:
-        draft.attributes = schema.check_asked(draft.attributes)
+        if draft.attributes is not None:
+            draft.attributes = schema.check_asked(draft.attributes)
+        if draft.flip_attributes is not None:
+            draft.flip_attributes = schema.check_asked(draft.flip_attributes)
     except UserError as error:
         asked = ", ".join(attribute.name for attribute in schema.asked)
         remedy = f"give each attribute that schema {schema.name!r} asks for ({asked}) an allowed value."

@@ -63,6 +63,10 @@ class TrlExport(Export):
         self.inline = 0
         self.odd_pairs = 0
 
+    def unfit(self, example: Example) -> str | None:
+        """Return why the format cannot hold an example."""
+        return _flip_line(example)
+
     def write(self, examples: Iterable[Example]) -> None:
         """Write one JSON object per line."""
         write_lines(self.path, (json.dumps(self._record(example), ensure_ascii=False) for example in examples))
@@ -114,7 +118,7 @@ class LlavaExport(Export):
             return "several images (format=llava_dpo)"
         if isinstance(example, PreferenceExample) and len(example.turns) > 1:
             return "a pair with earlier turns (format=llava_dpo)"
-        return None
+        return _flip_line(example)
 
     def write(self, examples: Iterable[Example]) -> None:
         """Write a JSON list, one record per line."""
@@ -130,6 +134,11 @@ class LlavaExport(Export):
         answers = {"chosen": example.chosen, "rejected": example.rejected}
         record |= {"question": messages[0]} | {side: {"from": "gpt", "value": text} for side, text in answers.items()}
         return record | _scores(example)
+
+
+def _flip_line(example: Example) -> str | None:
+    has_one = isinstance(example, PreferenceExample) and example.flip_attributes is not None
+    return "a flip line, which this format has no place for (method.flips=false)" if has_one else None
 
 
 EXPORTS = {"records": Export, "trl": TrlExport, "llava_dpo": LlavaExport}

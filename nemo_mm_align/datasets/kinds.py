@@ -75,11 +75,7 @@ class AttributedAnswers(Answers):
 
     def lacks(self, examples: Sequence[Example]) -> str | None:
         """Examples that all ask for nothing teach no steering."""
-        asking = sum(example.attributes is not None for example in examples)
-        if not asking:
-            return "examples with attributes; none of them has any."
-        logger.info("%d of %d examples ask for attributes", asking, len(examples))
-        return None
+        return _lacks_attributes(examples)
 
 
 class Pairs(SampleKind):
@@ -112,11 +108,48 @@ class Pairs(SampleKind):
         )
 
 
+class AttributePairs(Pairs):
+    """Pairs whose prompts ask for attributes, or for none, and where a record has one, the same answers under a flip line."""
+
+    title = "preference pairs under attributes"
+    sequences = 4
+    attributed = True
+
+    def lacks(self, examples: Sequence[Example]) -> str | None:
+        """As of attributed answers."""
+        return _lacks_attributes(examples)
+
+    def encode(self, example: Example, encoder: Encoder) -> Sample:
+        """Chosen and rejected under the line; then, with a flip line, rejected and chosen under that one."""
+        assert isinstance(example, PreferenceExample)
+        sample = super().encode(example, encoder)
+        if example.flip_attributes is None:
+            return sample
+        flipped = example.model_copy(
+            update={"chosen": example.rejected, "rejected": example.chosen, "attributes": example.flip_attributes}
+        )
+        sequences = [*sample.sequences, *encoder.encode_preference(flipped)]
+        return Sample(sample.id, sample.image_paths, sequences, roles=(CHOSEN, REJECTED, CHOSEN, REJECTED))
+
+    def flaw(self, sample: Sample) -> tuple[str, str] | None:
+        """Of the answers under the line; those under the flip line are the same ones."""
+        return super().flaw(Sample(sample.id, sequences=sample.sequences[:2]))
+
+
+def _lacks_attributes(examples: Sequence[Example]) -> str | None:
+    """Examples that all ask for nothing teach no steering."""
+    asking = sum(example.attributes is not None for example in examples)
+    if not asking:
+        return "examples with attributes; none of them has any."
+    logger.info("%d of %d examples ask for attributes", asking, len(examples))
+    return None
+
+
 def _paths(example: Example) -> list[Path]:
     return [Path(path) for path in example.images]
 
 
-ANSWERS, ATTRIBUTED_ANSWERS, PAIRS = Answers(), AttributedAnswers(), Pairs()
+ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, ATTRIBUTE_PAIRS = Answers(), AttributedAnswers(), Pairs(), AttributePairs()
 
 
 def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, recipe: str, build_method: str) -> None:

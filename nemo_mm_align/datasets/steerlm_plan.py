@@ -57,7 +57,7 @@ def collect(
     annotations: Iterable[Annotation], settings: BuildSettings, schema: AttributeSchema, summary: BuildSummary
 ) -> Pools:
     """Sort the candidates of all annotations; raise `UserError` where there is none to ask about."""
-    pools, least = Pools(), _least_score(settings, schema)
+    pools, least = Pools(), settings.least(schema)
     for annotation in annotations:
         usable = usable_candidates(annotation, settings, schema, summary)
         places = {item.index: (annotation.prompt.id, item.index) for item in usable}
@@ -77,13 +77,6 @@ def collect(
             "Set method.replay_annotated=false to ask about these as well."
         )
     return pools
-
-
-def _least_score(settings: BuildSettings, schema: AttributeSchema) -> float:
-    """What is given, else five sixths of the way from the worst to the perfect score: 10 of 12 in HelpSteer's schema."""
-    if settings.least_score is not None:
-        return settings.least_score
-    return schema.worst_total + 5 / 6 * (schema.perfect_total - schema.worst_total)
 
 
 def cell_of(ratings: Mapping[str, float], schema: AttributeSchema) -> Cell:

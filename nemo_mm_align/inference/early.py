@@ -41,8 +41,9 @@ def check_early(values: Mapping[str, Any]) -> InferenceSettings:
     source.image_processor()
     schema = source.schema(settings.attribute_schema)
     settings.assignments(schema)
-    if settings.attributes and schema is not None:
+    if settings.asks and schema is not None:
         schema.complete(settings.attributes)
+    settings.drawn(schema)
     raise_faults([fault for path in settings.image if (fault := image_fault(path))], "Give other images.")
     if settings.prompts is not None and settings.out is not None:
         next(read_records(settings.prompts, Prompt))  # there is one; the others are read with the tokenizer at hand

@@ -16,13 +16,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 def identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) -> dict[str, Any]:
     """Return what all answers depend on; the layout and the batch size are not among it, pictures are each answer's own."""
-    schema = opened.schema if settings.attributes or settings.sweep else None
+    schema, drawn = opened.schema if settings.asks else None, settings.drawn(opened.schema)
     return {
         **settings.sampling.to_dict(),
         "checkpoint": opened.source.fingerprint(),
         "precision": opened.engine.precision,
         "template": f"{opened.template.name} {_short(opened.template.model_dump_json().encode())}",
         "attributes": json.dumps([schema.fingerprint, *settings.assignments(schema)]) if schema else None,
+        **({"draw_from": _short(json.dumps(drawn.combinations).encode())} if drawn else {}),
         "prompts": _short(prompts.read_bytes()),
         "model": _short(json.dumps(opened.source.config.to_dict(), sort_keys=True).encode()),
         "tokenizer": _tokenizer(opened.source.tokenizer_folder, opened.encoder),

@@ -72,6 +72,7 @@ def make_requests(
     encoder: Encoder,
     assignments: Sequence[Assignment] = (None,),
     resolve: Callable[[str], Path] = Path,
+    drawn: Callable[[str], dict[str, float]] | None = None,
 ) -> list[Request]:
     """Tokenise every prompt under every assignment.
 
@@ -80,6 +81,7 @@ def make_requests(
         encoder: of the model that will answer; its schema completes partial assignments.
         assignments: what is asked of each prompt.
         resolve: maps a record's image path to the file.
+        drawn: in place of `assignments`: the complete one for a prompt's id.
 
     Raises:
         UserError: unknown attributes, two prompts of one id, or prompts that cannot be encoded; the message names them.
@@ -92,7 +94,7 @@ def make_requests(
         seen.add(prompt.id)
         try:
             paths = tuple(resolve(path) for path in prompt.images)
-            for values in complete:
+            for values in complete if drawn is None else [drawn(prompt.id)]:
                 encoded = EncodedPrompt(prompt.id, encoder.encode_prompt(prompt.turns, values), paths)
                 requests.append(Request(prompt.id, values, encoded))
         except UserError as error:

@@ -52,11 +52,13 @@ def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> 
     check_mode(settings)
     assert prompts_path is not None and out is not None
     opened = settings.open()
+    drawn = settings.drawn(opened.schema)
     requests = make_requests(
         read_records(prompts_path, prompt_kind(settings.add_image_placeholders)),
         opened.encoder,
         settings.assignments(opened.schema),
         lambda path: resolve_image(path, prompts_path, settings.image_root),
+        drawn.of if drawn else None,
     )
     check_lengths(requests, sampling.max_new_tokens, opened.source.config.language.max_position_embeddings)
     runtime.initialize(opened.parallel, settings.seed)

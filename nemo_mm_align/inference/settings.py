@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from pydantic import Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import Count, Natural, NotNegative, Seed, StrictModel, read
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.inference.drawn import DrawnAttributes
 from nemo_mm_align.inference.requests import Assignment, sweep_assignments
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import ParallelConfig, Precision
@@ -56,7 +57,9 @@ class InferenceSettings(StrictModel):
     template: dict[str, Any] | None = None
     attribute_schema: AttributeSchema
     attributes: dict[str, Any] = {}
-    sweep: list[str] = []
+    draw_from: Path | None = None
+    ask_defaults: StrictBool = False
+    sweep: list[str] | Literal["all"] = []
     question: str | None = None
     image: list[Path] = []
 
@@ -67,6 +70,12 @@ class InferenceSettings(StrictModel):
         if "" in images:
             raise ValueError("holds an empty path; [] is none")
         return images
+
+    @model_validator(mode="after")
+    def _draws_stand_alone(self) -> InferenceSettings:
+        if self.draw_from is not None and (self.attributes or self.sweep or self.ask_defaults or self.question):
+            raise ValueError("draw_from says what each prompt of a file is asked for; give it without other attributes")
+        return self
 
     @property
     def sampling(self) -> SamplingSettings:
@@ -84,8 +93,22 @@ class InferenceSettings(StrictModel):
         if self.sweep:
             if schema is None:
                 raise UserError("sweep is given, but there is no attribute schema; set attribute_schema.")
-            return sweep_assignments(schema, self.attributes, self.sweep)
-        return [self.attributes or None]
+            names = [item.name for item in schema.asked] if self.sweep == "all" else self.sweep
+            return sweep_assignments(schema, self.attributes, names)
+        return [self.attributes if self.asks else None]
+
+    def drawn(self, schema: AttributeSchema | None) -> DrawnAttributes | None:
+        """Return the draws of `draw_from`, where that is set; raise `UserError` where nothing can be drawn from it."""
+        if self.draw_from is None:
+            return None
+        if schema is None:
+            raise UserError("draw_from is given, but there is no attribute schema; set attribute_schema.")
+        return DrawnAttributes(self.draw_from, schema, self.seed)
+
+    @property
+    def asks(self) -> bool:
+        """Whether answers are asked for attributes."""
+        return bool(self.attributes or self.sweep or self.ask_defaults or self.draw_from)
 
     def open(self) -> OpenedModel:
         """Open the model's folder and check the layout, without reading weights."""
@@ -95,7 +118,7 @@ class InferenceSettings(StrictModel):
             self.checkpoint, self.parallel, self.precision, self.template, self.attribute_schema
         )
         metadata = opened.source.metadata
-        if (self.attributes or self.sweep) and metadata is not None and metadata.attribute_schema is None:
+        if self.asks and metadata is not None and metadata.attribute_schema is None:
             logger.warning("attributes are asked for, but %s was trained without attributes", self.checkpoint)
         return opened
 

@@ -59,6 +59,7 @@ def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelC
         if attempt is not None:
             yield Annotation(
                 prompt=rebase_images(job.prompt, inputs, out),
+                asked=job.candidates.asked,
                 candidates=tuple(_rated(job, attempt)),
                 reference_answer=attempt.reference_answer,
                 judge=context.judge.name,

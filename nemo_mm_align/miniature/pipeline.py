@@ -228,24 +228,22 @@ class MiniatureRun:
 
     def _answers(self, seed: int, method: str) -> Stage:
         model = self.base if method == "base" else self.seed_folder(seed) / method
-        asked = [f"attributes.{a.name}={a.default:g}" for a in self.settings.attribute_schema.attributes]
         return self._generate(
             f"seed{seed}_answers_{method}",
             model,
             self.answers(seed, method),
             [f"seed{seed}_{method}", "base", "world"],
-            extra=asked if method != "base" and find_recipe(method).samples.attributed else [],
+            extra=["ask_defaults=true"] if method != "base" and find_recipe(method).samples.attributed else [],
         )
 
     def _sweep(self, seed: int, method: str) -> Stage:
-        names = ",".join(self.settings.attribute_schema.names)
         return self._generate(
             f"seed{seed}_steering",
             self.seed_folder(seed) / method,
             self.answers(seed, "steering"),
             [f"seed{seed}_{method}", "world"],
             split="steering",
-            extra=[f"sweep=[{names}]"],
+            extra=["sweep=all"],
         )
 
     def _generate(

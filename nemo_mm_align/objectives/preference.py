@@ -61,6 +61,14 @@ class Preference(Objective):
     def pair_losses(self, ratios: PairLogRatios) -> Tensor:
         """Return the loss of each pair, [P]."""
 
+    def further_losses(self, ratio_Q: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return what is added to the losses of the pairs, by name: weighted sums over the micro batch.
+
+        Args:
+            ratio_Q: log policy - log reference of each sequence, as in `PairLogRatios`.
+        """
+        return {}
+
     def loss(self, reading: Reading, batch: Batch) -> LossOutput:
         """Losses summed over pairs, with the SFT term; the step divides by the number of pairs.
 
@@ -79,6 +87,8 @@ class Preference(Objective):
         ratios = PairLogRatios(batch.of_role(CHOSEN, ratio_Q), batch.of_role(REJECTED, ratio_Q))
         losses_P = self.pair_losses(ratios)
         loss = losses_P.sum() - self.sft_loss_weight * batch.of_role(CHOSEN, policy_Q / scale_Q).sum()
+        further = self.further_losses(ratio_Q, batch)
+        loss = loss + sum(further.values())
         pairs = torch.full((), len(losses_P), dtype=torch.int, device=loss.device)
         chosen_P, rejected_P = self.beta * ratios.chosen_P, self.beta * ratios.rejected_P
         sums = {
@@ -92,6 +102,7 @@ class Preference(Objective):
             "log_ratio_to_reference": (policy_Q - reference_Q).sum() / 2,
             "length_chosen": batch.of_role(CHOSEN, lengths_Q).sum(),
             "length_rejected": batch.of_role(REJECTED, lengths_Q).sum(),
+            **{f"loss_{name}": value for name, value in further.items()},
         }
         weight = pairs.float()
         return LossOutput(loss, pairs, {name: (value.detach().clone().float(), weight) for name, value in sums.items()})

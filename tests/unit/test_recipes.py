@@ -151,7 +151,7 @@ def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(reposit
     names = {name: stages[f"seed0_build_{name}"].outputs[0].name for name in all_recipes()}
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
     seeded = [name for name in all_recipes() if "method.seed=0" in stages[f"seed0_build_{name}"].command]
-    assert seeded == ["rejection", "steerlm", "dpo", "ipo"]
+    assert seeded == ["rejection", "steerlm", "dpo", "attribute_dpo", "ipo"]
 
 
 def test_the_miniature_refuses_what_it_could_not_go_through_with(

@@ -36,6 +36,7 @@ def parse_record(record: Mapping[str, Any], record_id: str, context: Context) ->
     if is_pair:
         draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
         draft.extras |= {key: number_field(record, key) for key in NUMBERS}
+        draft.flip_attributes = _mapping(record, "flip_attributes")
     draft.attributes = _mapping(record, "attributes")
     for key in set(record) - set(known):
         draft.fault("unknown_key", f"unknown key {key!r}.", "extras belong in metadata.")

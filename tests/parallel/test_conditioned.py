@@ -1,0 +1,75 @@
+"""Attribute-conditioned recipes at every layout: rows with and without a line, pairs with and without a flip line.
+
+The lists of losses are pinned, as those of tests/golden are for the recipes of the paper.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.golden.runs import LAYOUTS, losses, small_run
+from tests.golden.worker import run_scripts
+from tests.tiny import tiny_llava, training_data
+
+pytestmark = pytest.mark.parallel
+
+STEPS, STOP = 5, 3
+PINNED = {
+    "steerlm": [6.910275, 6.220252, 5.880741, 4.557873, 3.887126],
+    "attribute_dpo": [2.815569, 3.830661, 4.132612, 2.581772, 3.400876],
+}
+"""Losses of the five steps."""
+RECIPES = {
+    "steerlm": ["model.lora=null"],
+    "attribute_dpo": [
+        "recipe.contrast_weight=0.5",
+        "recipe.anchor_weight=0.2",
+        "recipe.epochs=99",
+        "model.lora.rank=4",
+        "model.lora.alpha=8",
+    ],
+}
+
+
+def conditioned(folder: Path) -> None:
+    """Of the records every third asks for nothing; every second pair that asks has a flip line."""
+    for kind, name in (("steerlm", "steerlm"), ("preference", "attribute_dpo")):
+        lines = [json.loads(line) for line in training_data(folder, kind).read_text().splitlines()]
+        for index, record in enumerate(lines):
+            record["attributes"] = None if index % 3 == 0 else {"complexity": index % 5, "verbosity": (index + 2) % 5}
+            if kind == "preference" and index % 3 == 1:
+                record["flip_attributes"] = {"complexity": index % 5, "verbosity": (index + 3) % 5}
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_llava(folder / "model")
+    conditioned(folder)
+    return folder
+
+
+def words(inputs: Path, out: Path, recipe: str, *more: str) -> list[str]:
+    run = small_run(recipe, inputs / "model", inputs / f"{recipe}.jsonl", out, STEPS)
+    dropout = [] if "model.lora=null" in RECIPES[recipe] else ["model.lora.dropout=0"]
+    return [f"recipe={recipe}", *run, *RECIPES[recipe], *dropout, *more]
+
+
+@pytest.mark.parametrize("layout", ["one", "tp2", "pp2"])
+def test_losses_are_pinned_at_every_layout_and_for_resumed_runs(layout: str, inputs: Path, tmp_path: Path) -> None:
+    """In several processes the runs are stopped after three steps and go on."""
+    ranks, layout_words = LAYOUTS[layout]
+    calls = []
+    for recipe in RECIPES:
+        run = words(inputs, tmp_path, recipe, *layout_words, "model.optim.schedule=constant")
+        calls += [("train.py", [*run, f"trainer.max_steps={STOP}"])] if ranks > 1 else []
+        calls.append(("train.py", run))
+    said = run_scripts(tmp_path, calls, ranks)
+    assert "8 of 12 examples ask for attributes" in said
+    found = {recipe: losses(tmp_path / recipe)["loss"] for recipe in RECIPES}
+    for recipe, expected in PINNED.items():
+        assert found[recipe] == pytest.approx(expected, rel=1e-5), found
