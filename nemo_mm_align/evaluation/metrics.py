@@ -31,13 +31,13 @@ class SeedAnswers:
     Args:
         seed: its seed.
         methods: answers per method, each method to the same prompts.
-        steering: answers of the steered model with `asked` set; see `steering.py`.
+        steering: per steered model, its answers with `asked` set; see `steering.py`. The first one is the one to be shown.
         text_before: answers to text instructions before visual tuning.
     """
 
     seed: int
     methods: Mapping[str, Sequence[JudgedAnswer]]
-    steering: Sequence[JudgedAnswer] = ()
+    steering: Mapping[str, Sequence[JudgedAnswer]] = field(default_factory=dict)
     text_before: Sequence[JudgedAnswer] = field(default_factory=tuple)
 
 

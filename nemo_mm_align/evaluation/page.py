@@ -10,6 +10,13 @@ TEMPLATE = """\
 {% if missing %}<p class="notice">Not run, and therefore not in the tables and plots: {{ missing }}.</p>{% endif %}
 {% for note in notes %}<p class="notice">{{ note }}</p>{% endfor %}
 
+{% if steered %}<h2>The same question at several settings</h2>
+<p class="soft">Held-out questions, drawn at random; one attribute is asked at each of its values, the others at their
+defaults.</p>
+<div class="samples">{% for card in steered %}{% call(answer) sample(card) %}
+<td>{{ answer.asked }}</td>
+<td>{{ answer.text }}<small class="wrap">judged {{ answer.scores }}</small></td>{% endcall %}{% endfor %}</div>{% endif %}
+
 <h2>Methods on held-out prompts</h2>
 {{ table(method_heads, method_rows) }}
 <p class="soft">{{ score_means }} Hallucination: questions about something that is not in the image, answered as if it
@@ -28,8 +35,9 @@ were (lower is better). Text: instructions without an image that were followed. 
 {{ figure(steering_plot, "Curves of asked against judged values, per attribute, with the diagonal", "One attribute is "
           ~ "asked at each value, the others at their defaults. The dashed diagonal is perfect obedience.") }}
 {{ table(steering_heads, steering_rows) }}
-<p class="soft">Cells: mean judged value, and how many answers it rests on. Spearman's rank correlation over single
-answers: 1 is perfect obedience, 0 none.</p>{% endif %}
+<p class="soft">Spearman's rank correlation of asked and judged over single answers: 1 is perfect obedience, 0 none; at equal
+length: with the number of words held constant. Cross-talk: change of another attribute's judged value per step asked.
+Score: of the answers at each asked value.</p>{% endif %}
 
 {% if lengths_plot or text_plot %}<h2>Length and language ability</h2>
 <div class="pair">

@@ -8,11 +8,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.evaluation.results import BASE, MethodResult, SteeringResult
+from nemo_mm_align.evaluation.results import BASE, UNASKED, MethodResult
 from nemo_mm_align.recipes.registry import all_recipes
-from nemo_mm_align.reporting.figures import GUIDE, INK, STYLE, figure_uri
+from nemo_mm_align.reporting.figures import INK, STYLE, figure_uri
 
 BASE_COLOUR = "#8a8f98"
 SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")
@@ -23,11 +23,11 @@ Labels = Mapping[str, str]
 def colour_of(name: str, names: Sequence[str]) -> str:
     """Colour of a method, the same in every plot."""
     known = {BASE: BASE_COLOUR} | {recipe.name: recipe.colour for recipe in all_recipes().values()}
-    spare = [other for other in names if other not in known]
-    return known.get(name) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
+    spare = [other for other in names if other not in known and not other.endswith(UNASKED)]
+    return known.get(name.removesuffix(UNASKED)) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
 
 
-def _errors(value: float, interval: Interval | None) -> tuple[list[float], list[float]]:
+def errors_of(value: float, interval: Interval | None) -> tuple[list[float], list[float]]:
     """Lengths below and above; Wilson's interval may leave a share of 0 or 1 by a rounding error outside."""
     if interval is None:
         return [0.0], [0.0]
@@ -45,7 +45,7 @@ def _bars(axes: Axes, methods: Mapping[str, MethodResult], metrics: Mapping[str,
             x = position + (index - (len(methods) - 1) / 2) * width
             axes.bar(x, value, width * 0.92, color=colour_of(name, list(methods)))
             if interval := result.intervals.get(metric):
-                axes.errorbar(x, value, _errors(value, interval), color=INK, linewidth=1, capsize=2)
+                axes.errorbar(x, value, errors_of(value, interval), color=INK, linewidth=1, capsize=2)
     axes.set_xticks(range(len(metrics)), list(metrics.values()))
     axes.grid(axis="x", visible=False)
     for name in methods:
@@ -65,7 +65,7 @@ def _lying_bar(axes: Axes, label: str, value: float, interval: Interval | None, 
     """Add a horizontal bar below those that are there."""
     axes.barh(label, value, 0.7, color=colour)
     if interval:
-        axes.errorbar(value, label, xerr=_errors(value, interval), color=INK, linewidth=1, capsize=2)
+        axes.errorbar(value, label, xerr=errors_of(value, interval), color=INK, linewidth=1, capsize=2)
 
 
 def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema, labels: Labels) -> str:
@@ -101,35 +101,6 @@ def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
             _lying_bar(axes, labels[name], result.length_words or 0.0, result.intervals.get("length_words"), colour)
         axes.set_xlabel("words per answer")
         return figure_uri(figure)
-
-
-def plot_steering(steering: Mapping[str, SteeringResult], schema: AttributeSchema) -> str:
-    """Asked against judged, one panel per attribute, with the diagonal of perfect obedience."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * max(2, len(steering)), 2.9), layout="constrained")
-        panels = figure.subplots(1, len(steering), squeeze=False)[0]
-        for axes, (name, result) in zip(panels, steering.items(), strict=True):
-            _steering_panel(axes, result, schema[name])
-        panels[0].set_ylabel("judged, mean")
-        return figure_uri(figure)
-
-
-def _steering_panel(axes: Axes, result: SteeringResult, attribute: Attribute) -> None:
-    ends = (attribute.minimum, attribute.maximum)
-    axes.plot(ends, ends, color=GUIDE, linestyle="--", linewidth=1)
-    errors = [_errors(point.judged, point.interval) for point in result.curve]
-    axes.errorbar(
-        [point.asked for point in result.curve],
-        [point.judged for point in result.curve],
-        ([low[0] for low, _ in errors], [high[0] for _, high in errors]),
-        color=next(recipe.colour for recipe in all_recipes().values() if recipe.samples.attributed),
-        marker="o",
-        markersize=4,
-        capsize=2,
-    )
-    margin = 0.05 * (ends[1] - ends[0])
-    axes.set(xlim=(ends[0] - margin, ends[1] + margin), ylim=(ends[0] - margin, ends[1] + margin))
-    axes.set(title=attribute.name, xlabel="asked", aspect="equal")
 
 
 def plot_losses(methods: Mapping[str, MethodResult], labels: Labels) -> str | None:

@@ -10,10 +10,11 @@ import numpy as np
 
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.evaluation import page, plots, tables, wording
+from nemo_mm_align.evaluation import page, plots, steering_report, tables, wording
 from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.evaluation.results import Results
+from nemo_mm_align.evaluation.results import UNASKED, Results
+from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.records import Prompt
 from nemo_mm_align.reporting.page import render
@@ -48,6 +49,7 @@ def write_report(
     results: Results,
     schema: AttributeSchema,
     samples: Sequence[ReportSample] = (),
+    steered: Sequence[SteeredSample] = (),
     title: str = TITLE,
 ) -> None:
     """Write the page in one go.
@@ -55,10 +57,12 @@ def write_report(
     Raises:
         UserError: the image of a sample is missing or broken.
     """
-    write_text(path, render(page.TEMPLATE, title, **_context(results, schema, samples)))
+    write_text(path, render(page.TEMPLATE, title, **_context(results, schema, samples, steered)))
 
 
-def _context(results: Results, schema: AttributeSchema, samples: Sequence[ReportSample]) -> dict[str, Any]:
+def _context(
+    results: Results, schema: AttributeSchema, samples: Sequence[ReportSample], steered: Sequence[SteeredSample]
+) -> dict[str, Any]:
     methods = results.methods
     has_base = "base" in methods and len(methods) > 1
     return {
@@ -80,8 +84,9 @@ def _context(results: Results, schema: AttributeSchema, samples: Sequence[Report
         "attribute_rows": [tables.attribute_row(name, one, results, schema) for name, one in methods.items()],
         "taste": tables.taste(schema),
         **_plots(results, schema),
-        "steering_heads": tables.steering_heads(results.steering),
-        "steering_rows": list(tables.steering_rows(results.steering)),
+        "steering_heads": steering_report.HEADS,
+        "steering_rows": list(steering_report.steering_rows(results)),
+        "steered": [steering_report.steered_card(sample, schema) for sample in steered],
         "samples": [tables.sample_card(sample, list(methods), schema) for sample in samples],
         "sample_note": f"{len(samples)} held-out prompts, drawn at random with the seed of the run.",
         "training_rows": [tables.training_row(name, result) for name, result in methods.items() if result.training],
@@ -94,7 +99,7 @@ def _context(results: Results, schema: AttributeSchema, samples: Sequence[Report
 
 
 def _plots(results: Results, schema: AttributeSchema) -> dict[str, str | None]:
-    methods = results.methods
+    methods = {name: result for name, result in results.methods.items() if not name.endswith(UNASKED)}
     labels = {name: wording.label_of(name) for name in methods}
     judged = {name: result for name, result in methods.items() if result.judged}
     shares = {name: label for name, label in SHARES.items() if any(name in one.per_seed for one in methods.values())}
@@ -103,7 +108,9 @@ def _plots(results: Results, schema: AttributeSchema) -> dict[str, str | None]:
         "shares_plot": plots.plot_shares(methods, shares, labels) if shares else None,
         "attributes_plot": plots.plot_attributes(judged, schema, labels) if judged else None,
         "lengths_plot": plots.plot_lengths(judged, labels) if judged else None,
-        "steering_plot": plots.plot_steering(results.steering, schema) if results.steering else None,
+        "steering_plot": steering_report.plot_steering(
+            results.steering_by_method, schema, steering_report.coloured_names(results)
+        ),
         "losses_plot": plots.plot_losses(methods, labels),
         "text_plot": plots.plot_text_ability(text) if text else None,
     }

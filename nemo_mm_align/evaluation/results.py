@@ -19,6 +19,9 @@ from nemo_mm_align.recipes.registry import paper_recipes
 BASE = "base"
 """What all methods start from, and are compared with."""
 
+UNASKED = "_unasked"
+"""Behind the name of a steered method: its answers where nothing is asked for."""
+
 VERSIONED = ("torch", "megatron-core", "nemo_toolkit", "transformers", "lightning", "numpy", "nemo_mm_align")
 
 
@@ -87,24 +90,41 @@ class MethodResult(Section):
 
 
 class CurvePoint(Section):
-    """Mean judged value of the answers that were asked for one value."""
+    """Means of the answers that were asked for one value: the judged value, score and words."""
 
     asked: float
     judged: float
     count: int
     interval: Interval | None = None
+    score: float | None = None
+    words: float | None = None
 
 
 class SteeringResult(Section):
     """Asked against judged for one attribute, the others being asked at their defaults.
 
-    Spearman's rank correlation over single answers, mean over seeds; 0 where all judged values agree (the request
-    changes nothing), None for a seed that was asked for fewer than two values.
+    Args:
+        spearman: rank correlation over single answers, mean over seeds; 0 where all judged values agree (the request
+            changes nothing).
+        spearman_per_seed: None for a seed that was asked for fewer than two values.
+        interval: of `spearman`.
+        mae: mean of |judged - asked| over single answers, then over seeds.
+        mae_per_seed, mae_interval: of it.
+        at_equal_length: rank correlation with the number of words held constant (partial Spearman), mean over seeds; None
+            where words settle what was asked.
+        cross_talk: of each other attribute that is a matter of taste: change of its judged value per step asked of this one
+            (least squares), mean over seeds.
+        curve: means by asked value.
     """
 
     spearman: float | None
     spearman_per_seed: list[float | None]
     interval: Interval | None = None
+    mae: float | None = None
+    mae_per_seed: list[float] = []
+    mae_interval: Interval | None = None
+    at_equal_length: float | None = None
+    cross_talk: dict[str, float] = {}
     curve: list[CurvePoint]
 
 
@@ -128,7 +148,11 @@ class Layout(Section):
 
 
 class Results(Section):
-    """Everything that is reported. `layouts` and `settings` are by stage; `created` is an ISO date and time."""
+    """Everything that is reported.
+
+    `steering` is of the first steered method, by attribute, `steering_by_method` of all. `layouts` and `settings` are by
+    stage; `created` is an ISO date and time.
+    """
 
     format: int = 1
     created: str
@@ -136,6 +160,7 @@ class Results(Section):
     schema_name: str
     methods: dict[str, MethodResult]
     steering: dict[str, SteeringResult] = {}
+    steering_by_method: dict[str, dict[str, SteeringResult]] = {}
     text_ability: TextAbility = TextAbility()
     layouts: dict[str, Layout] = {}
     versions: dict[str, str] = {}

@@ -85,7 +85,11 @@ def evaluate(
     seed = SeedAnswers(
         seed=settings.seed,
         methods=methods,
-        steering=[answer for path in settings.steering for answer in judge_file(path, prompts, judge, schema)],
+        steering={
+            "steered": [answer for path in settings.steering for answer in judge_file(path, prompts, judge, schema)]
+        }
+        if settings.steering
+        else {},
         text_before=judge_file(settings.text_before, prompts, judge, schema) if settings.text_before else (),
     )
     results = summarise([seed], schema)

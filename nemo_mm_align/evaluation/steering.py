@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -11,12 +12,13 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.evaluation.intervals import Interval, interval_of, t_interval
-from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.results import CurvePoint, SteeringResult
 
 
-def steering_results(seeds: Sequence[SeedAnswers], schema: AttributeSchema) -> dict[str, SteeringResult]:
-    """Return asked against judged for every attribute that was swept.
+def steering_results(
+    answers_per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema
+) -> dict[str, SteeringResult]:
+    """Return asked against judged for every attribute that was swept, of one method's answers in each seed.
 
     An answer belongs to an attribute's sweep if every other attribute was asked at its default; one asked at all the
     defaults belongs to every sweep. Attributes asked at fewer than two values are left out.
@@ -24,12 +26,12 @@ def steering_results(seeds: Sequence[SeedAnswers], schema: AttributeSchema) -> d
     Raises:
         UserError: an answer has no `asked`, or departs from the defaults in more than one attribute.
     """
-    judged = [[answer for answer in seed.steering if answer.kind == "image"] for seed in seeds]
+    judged = [[answer for answer in answers if answer.kind == "image"] for answers in answers_per_seed]
     for answer in (answer for answers in judged for answer in answers):
         _check_sweep(answer, schema)
     sweeps = {name: [_sweep(answers, name, schema) for answers in judged] for name in schema.names}
     return {
-        name: _steering_result(name, per_seed)
+        name: _steering_result(name, per_seed, schema)
         for name, per_seed in sweeps.items()
         if len({answer.asked[name] for answers in per_seed for answer in answers if answer.asked}) > 1
     }
@@ -56,36 +58,101 @@ def _sweep(answers: Sequence[JudgedAnswer], name: str, schema: AttributeSchema) 
     ]
 
 
-def _steering_result(name: str, per_seed: Sequence[Sequence[JudgedAnswer]]) -> SteeringResult:
+def _steering_result(name: str, per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema) -> SteeringResult:
     correlations = [_spearman(name, answers) for answers in per_seed]
-    known = [value for value in correlations if value is not None]
-    bounds = t_interval(known)
+    errors = [
+        _mean(abs(answer.ratings[name] - value) for value, answer in _asked(name, answers)) for answers in per_seed
+    ]
+    tastes = [other.name for other in schema.attributes if other.higher_is_better is None and other.name != name]
     return SteeringResult(
-        spearman=float(np.mean(known)) if known else None,
+        spearman=_mean_known(correlations),
         spearman_per_seed=correlations,
-        interval=Interval(low=bounds[0], high=bounds[1], over="seeds") if bounds else None,
-        curve=_curve(name, per_seed),
+        interval=_over_seeds(correlations),
+        mae=_mean_known(errors),
+        mae_per_seed=[error for error in errors if error is not None],
+        mae_interval=_over_seeds(errors),
+        at_equal_length=_mean_known([_at_equal_length(name, answers) for answers in per_seed]),
+        cross_talk={
+            other: slope
+            for other in tastes
+            if (slope := _mean_known([_slope(name, other, answers) for answers in per_seed])) is not None
+        },
+        curve=_curve(name, per_seed, schema),
     )
 
 
+def _asked(name: str, answers: Sequence[JudgedAnswer]) -> list[tuple[float, JudgedAnswer]]:
+    return [(answer.asked[name], answer) for answer in answers if answer.asked]
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None
+
+
+def _mean_known(values: Sequence[float | None]) -> float | None:
+    return _mean(value for value in values if value is not None)
+
+
+def _over_seeds(values: Sequence[float | None]) -> Interval | None:
+    bounds = t_interval([value for value in values if value is not None])
+    return Interval(low=bounds[0], high=bounds[1], over="seeds") if bounds else None
+
+
 def _spearman(name: str, answers: Sequence[JudgedAnswer]) -> float | None:
-    asked = [answer.asked[name] for answer in answers if answer.asked]
-    judged = [answer.ratings[name] for answer in answers]
+    asked = [value for value, _ in _asked(name, answers)]
+    return _rank_correlation(asked, [answer.ratings[name] for answer in answers]) if len(set(asked)) > 1 else None
+
+
+def _rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    if len(set(left)) < 2 or len(set(right)) < 2:
+        return 0.0
+    return float(stats.spearmanr(left, right).statistic)
+
+
+def _at_equal_length(name: str, answers: Sequence[JudgedAnswer]) -> float | None:
+    """Partial rank correlation of asked and judged, given the number of words (Kendall 1942, on ranks)."""
+    pairs = _asked(name, answers)
+    asked, judged = [value for value, _ in pairs], [answer.ratings[name] for _, answer in pairs]
+    words: list[float] = [answer.num_words for _, answer in pairs]
     if len(set(asked)) < 2:
         return None
-    return float(stats.spearmanr(asked, judged).statistic) if len(set(judged)) > 1 else 0.0
+    direct, of_asked, of_judged = (
+        _rank_correlation(*pair) for pair in ((asked, judged), (asked, words), (judged, words))
+    )
+    rest = (1 - of_asked**2) * (1 - of_judged**2)
+    return (direct - of_asked * of_judged) / math.sqrt(rest) if rest > 1e-9 else None
 
 
-def _curve(name: str, per_seed: Sequence[Sequence[JudgedAnswer]]) -> list[CurvePoint]:
-    by_value: dict[float, list[list[float]]] = {}
+def _slope(name: str, other: str, answers: Sequence[JudgedAnswer]) -> float | None:
+    """Least-squares change of another attribute's judged value per step asked of this one."""
+    pairs = _asked(name, answers)
+    asked = [value for value, _ in pairs]
+    if len(set(asked)) < 2 or any(other not in answer.ratings for _, answer in pairs):
+        return None
+    return float(stats.linregress(asked, [answer.ratings[other] for _, answer in pairs]).slope)
+
+
+def _curve(name: str, per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema) -> list[CurvePoint]:
+    by_value: dict[float, list[list[JudgedAnswer]]] = {}
     for index, answers in enumerate(per_seed):
-        for answer in answers:
-            if answer.asked:
-                by_value.setdefault(answer.asked[name], [[] for _ in per_seed])[index].append(answer.ratings[name])
-    points = []
-    for asked, judged in sorted(by_value.items()):
-        present = [values for values in judged if values]
-        mean = float(np.mean([np.mean(values) for values in present]))
-        count = sum(map(len, present))
-        points.append(CurvePoint(asked=asked, judged=mean, count=count, interval=interval_of(present)))
-    return points
+        for value, answer in _asked(name, answers):
+            by_value.setdefault(value, [[] for _ in per_seed])[index].append(answer)
+    return [_point(name, value, judged, schema) for value, judged in sorted(by_value.items())]
+
+
+def _point(name: str, asked: float, per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema) -> CurvePoint:
+    present = [answers for answers in per_seed if answers]
+    values = [[answer.ratings[name] for answer in answers] for answers in present]
+
+    def over_seeds(value_of: Callable[[JudgedAnswer], float]) -> float:
+        return float(np.mean([np.mean([value_of(answer) for answer in answers]) for answers in present]))
+
+    return CurvePoint(
+        asked=asked,
+        judged=over_seeds(lambda answer: answer.ratings[name]),
+        count=sum(map(len, present)),
+        interval=interval_of(values),
+        score=over_seeds(lambda answer: schema.total(answer.ratings)),
+        words=over_seeds(lambda answer: answer.num_words),
+    )

@@ -12,6 +12,7 @@ from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results, text_a
 from nemo_mm_align.evaluation.report import write_report
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts, installed_versions, write_results
 from nemo_mm_align.evaluation.steering import steering_results
+from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
 
 
@@ -40,12 +41,18 @@ def summarise(
     for name, facts in (training or {}).items():
         if name in methods:
             methods[name].training = facts
+    steered = {
+        name: steering_results([seed.steering[name] for seed in seeds], schema)
+        for name in seeds[0].steering
+        if all(name in seed.steering for seed in seeds)
+    }
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seeds=[seed.seed for seed in seeds],
         schema_name=schema.name,
         methods=methods,
-        steering=steering_results(seeds, schema),
+        steering=next(iter(steered.values()), {}),
+        steering_by_method=steered,
         text_ability=text_ability(seeds, schema),
         layouts=dict(layouts or {}),
         versions=installed_versions(),
@@ -55,10 +62,14 @@ def summarise(
 
 
 def write_evaluation(
-    folder: str | Path, results: Results, schema: AttributeSchema, samples: Sequence[ReportSample] = ()
+    folder: str | Path,
+    results: Results,
+    schema: AttributeSchema,
+    samples: Sequence[ReportSample] = (),
+    steered: Sequence[SteeredSample] = (),
 ) -> tuple[Path, Path]:
     """Write results.json and report.html into `folder`; return their paths."""
     results_path, report_path = Path(folder) / "results.json", Path(folder) / "report.html"
     write_results(results_path, results)
-    write_report(report_path, results, schema, samples)
+    write_report(report_path, results, schema, samples, steered)
     return results_path, report_path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from nemo_mm_align.evaluation import plots, wording
 from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.metrics import CORRECTNESS
-from nemo_mm_align.evaluation.results import MethodResult, Results, SteeringResult
+from nemo_mm_align.evaluation.results import MethodResult, Results
 from nemo_mm_align.records import Prompt
 from nemo_mm_align.reporting.images import image_uri
 from nemo_mm_align.reporting.tables import Cell, Fact, cells, fact_lists, flat, measured, named_values, number
@@ -72,24 +72,6 @@ def taste(schema: AttributeSchema) -> str:
     """Which attributes have no better direction."""
     names = [attribute.name for attribute in schema.attributes if attribute.higher_is_better is None]
     return f"{wording.listing(names).capitalize()}: a matter of taste, no better direction." if names else ""
-
-
-def _asked_values(steering: Mapping[str, SteeringResult]) -> list[float]:
-    return sorted({point.asked for result in steering.values() for point in result.curve})
-
-
-def steering_heads(steering: Mapping[str, SteeringResult]) -> list[str]:
-    """Heads of the steering table: a column for every value that some attribute was asked at."""
-    return ["Attribute", "Spearman", "per seed", *(f"asked {value:g}" for value in _asked_values(steering))]
-
-
-def steering_rows(steering: Mapping[str, SteeringResult]) -> Iterator[list[Cell]]:
-    """One attribute per row: rank correlation, and mean judged value at each asked one."""
-    for name, result in steering.items():
-        points = {point.asked: Cell(number(point.judged), f"n = {point.count}") for point in result.curve}
-        per_seed = ", ".join(number(value) for value in result.spearman_per_seed)
-        judged = [points.get(value, Cell(number(None))) for value in _asked_values(steering)]
-        yield [Cell(name), measured(result.spearman, bounds_of(result.interval)), Cell(per_seed), *judged]
 
 
 def sample_card(sample: ReportSample, names: list[str], schema: AttributeSchema) -> dict[str, Any]:

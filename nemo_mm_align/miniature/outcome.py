@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.report import choose_samples
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
 from nemo_mm_align.evaluation.stage import judge_file
+from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.miniature.judged import judge_answer
@@ -19,7 +20,7 @@ from nemo_mm_align.miniature.truth import truth_of
 from nemo_mm_align.records import Prompt, read_records, resolve_image
 from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
 
-_SAMPLES, _CURVE_POINTS = 8, 200
+_SAMPLES, _STEERED, _CURVE_POINTS = 8, 2, 200
 
 
 def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
@@ -42,7 +43,11 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
         notes=_notes(run),
     )
     results_path, report_path = write_evaluation(
-        run.out, results, settings.attribute_schema, _samples(run, prompts, seeds[0].methods)
+        run.out,
+        results,
+        settings.attribute_schema,
+        _samples(run, prompts, seeds[0].methods),
+        _steered(run, prompts, seeds[0].steering),
     )
     return results, results_path, report_path
 
@@ -51,11 +56,11 @@ def _seed_answers(run: MiniatureRun, seed: int, prompts: Mapping[str, Prompt]) -
     def judged(path: Path) -> list[JudgedAnswer]:
         return judge_file(path, prompts, judge_answer, run.settings.attribute_schema)
 
-    steering = run.answers(seed, "steering")
+    steering = {name: run.answers(seed, f"{name}_steering") for name in run.steered}
     return SeedAnswers(
         seed=seed,
-        methods={name: judged(run.answers(seed, name)) for name in ("base", *run.settings.methods)},
-        steering=judged(steering) if steering.is_file() else [],
+        methods={name: judged(run.answers(seed, name)) for name in run.answering},
+        steering={name: judged(path) for name, path in steering.items() if path.is_file()},
         text_before=judged(run.text_before) if run.text_before.is_file() else [],
     )
 
@@ -125,3 +130,22 @@ def _samples(run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[
         )
         for prompt in chosen
     ]
+
+
+def _steered(
+    run: MiniatureRun, prompts: Mapping[str, Prompt], steering: Mapping[str, Sequence[JudgedAnswer]]
+) -> list[SteeredSample]:
+    """Of the first steered model, questions drawn at random and answered at every setting."""
+    for method, answers in steering.items():
+        asked = {answer.prompt_id: prompts[answer.prompt_id] for answer in answers}
+        chosen = choose_samples(list(asked.values()), answers, _STEERED, run.seeds[0])
+        return [
+            SteeredSample(
+                method=method,
+                prompt=prompt,
+                image_paths=tuple(resolve_image(path, run.evaluation_prompts) for path in prompt.images),
+                answers=[answer for answer in answers if answer.prompt_id == prompt.id],
+            )
+            for prompt in chosen
+        ]
+    return []

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nemo_mm_align.datasets.build_settings import RANDOM_METHODS
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.evaluation.results import UNASKED
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_command
 from nemo_mm_align.miniature.world import build_world
@@ -181,11 +182,20 @@ class MiniatureRun:
         ]
         for method in self.settings.methods:
             stages += self._align(seed, method)
-        stages += [self._answers(seed, name) for name in ("base", *self.settings.methods)]
-        steered = [method for method in self.settings.methods if find_recipe(method).samples.attributed]
-        if steered and self.settings.steering_prompts:
-            stages.append(self._sweep(seed, steered[0]))
+        stages += [self._answers(seed, name) for name in self.answering]
+        if self.settings.steering_prompts:
+            stages += [self._sweep(seed, name) for name in self.steered]
         return stages
+
+    @property
+    def steered(self) -> list[str]:
+        """Methods whose models are asked for attributes."""
+        return [method for method in self.settings.methods if find_recipe(method).samples.attributed]
+
+    @property
+    def answering(self) -> list[str]:
+        """Whose answers are compared: the base's, each method's, and of steered ones also those where nothing is asked."""
+        return ["base", *self.settings.methods, *(f"{name}{UNASKED}" for name in self.steered)]
 
     def _align(self, seed: int, method: str) -> list[Stage]:
         folder, tag = self.seed_folder(seed), f"seed{seed}"
@@ -226,21 +236,22 @@ class MiniatureRun:
         """A method's answers to the evaluation prompts."""
         return self.seed_folder(seed) / "answers" / f"{method}.jsonl"
 
-    def _answers(self, seed: int, method: str) -> Stage:
+    def _answers(self, seed: int, name: str) -> Stage:
+        method = name.removesuffix(UNASKED)
         model = self.base if method == "base" else self.seed_folder(seed) / method
         return self._generate(
-            f"seed{seed}_answers_{method}",
+            f"seed{seed}_answers_{name}",
             model,
-            self.answers(seed, method),
+            self.answers(seed, name),
             [f"seed{seed}_{method}", "base", "world"],
-            extra=["ask_defaults=true"] if method != "base" and find_recipe(method).samples.attributed else [],
+            extra=["ask_defaults=true"] if name in self.steered else [],
         )
 
     def _sweep(self, seed: int, method: str) -> Stage:
         return self._generate(
-            f"seed{seed}_steering",
+            f"seed{seed}_steering_{method}",
             self.seed_folder(seed) / method,
-            self.answers(seed, "steering"),
+            self.answers(seed, f"{method}_steering"),
             [f"seed{seed}_{method}", "world"],
             split="steering",
             extra=["sweep=all"],

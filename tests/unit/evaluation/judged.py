@@ -18,7 +18,7 @@ def ratings(correctness=4, verbosity=2, **others) -> dict[str, float]:
 
 
 def image_answer(number: int, **settings) -> JudgedAnswer:
-    rated = {name: settings.pop(name) for name in ("correctness", "verbosity") if name in settings}
+    rated = {name: settings.pop(name) for name in ("correctness", "verbosity", "complexity") if name in settings}
     defaults = {"source": "easy_vqa", "num_words": 5, "answer": f"answer {number}"}
     return JudgedAnswer(
         prompt_id=f"image-{number:03d}", kind="image", ratings=ratings(**rated), **{**defaults, **settings}

@@ -11,6 +11,7 @@ from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results, text_a
 from nemo_mm_align.evaluation.report import ReportSample, choose_samples, write_report
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
 from nemo_mm_align.evaluation.steering import steering_results
+from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.records import Prompt, Turn
 from tests.unit.evaluation.judged import image_answer, seed_answers, text_answer
 from tests.unit.evaluation.test_steering import sweep
@@ -46,12 +47,14 @@ class Page(HTMLParser):
 
 
 def results_of(seeds, schema, **settings):
+    steered = {name: steering_results([seed.steering[name] for seed in seeds], schema) for name in seeds[0].steering}
     return Results(
         created="2026-01-02T03:04:05+00:00",
         seeds=[seed.seed for seed in seeds],
         schema_name=schema.name,
         methods=method_results(seeds, schema),
-        steering=steering_results(seeds, schema),
+        steering=steered.get("steerlm", {}),
+        steering_by_method=steered,
         text_ability=text_ability(seeds, schema),
         **settings,
     )
@@ -74,7 +77,10 @@ def sample(tmp_path, size=(72, 72), question="Is there a circle?", **answers):
 def test_complete_report(tmp_path, helpsteer):
     seeds = [seed_answers(seed, **SHARES) for seed in range(3)]
     for seed in seeds:
-        seed.steering, seed.text_before = sweep(seed.seed, 0.6), [text_answer(0, True), text_answer(1, True)]
+        seed.steering, seed.text_before = (
+            {"steerlm": sweep(seed.seed, 0.6)},
+            [text_answer(0, True), text_answer(1, True)],
+        )
     results = results_of(
         seeds,
         helpsteer,
@@ -85,7 +91,10 @@ def test_complete_report(tmp_path, helpsteer):
     results.methods["dpo"].training = TrainingFacts(
         examples=1234, epochs=3, optimizer_steps=112, seconds=45.6, losses=[(1, 0.7), (2, 0.6)], settings={"beta": 0.1}
     )
-    write_report(tmp_path / "report.html", results, helpsteer, [sample(tmp_path, dpo=image_answer(0))])
+    shown = sample(tmp_path, dpo=image_answer(0))
+    settings = [answer for answer in seeds[0].steering["steerlm"] if answer.prompt_id == "image-000"]
+    steered = SteeredSample("steerlm", shown.prompt, shown.image_paths, settings[::-1])
+    write_report(tmp_path / "report.html", results, helpsteer, [shown], [steered])
     page = page_of(tmp_path / "report.html")
     dpo = results.methods["dpo"]
     for text in (
@@ -100,10 +109,17 @@ def test_complete_report(tmp_path, helpsteer):
         "600",
         "9.9",
         "yes, it is",
+        "The same question at several settings",
+        "verbosity 4",
+        "all at default: helpfulness 4, correctness 4, coherence 4, complexity 2, verbosity 2",
+        f"{results.steering['verbosity'].mae:.2f}",
     ):
         assert text in page.text, text
     assert "Not run" not in page.text
-    assert len(page.images) == 7  # shares, attributes, steering, lengths, text, losses; one sample
+    assert page.text.index("all at default") < page.text.index("verbosity 0") < page.text.index("verbosity 4")
+    assert (
+        len(page.images) == 8
+    )  # one question at several settings; shares, attributes, steering, lengths, text, losses; one sample
     assert all(image.startswith("data:image/") for image in page.images)
 
 

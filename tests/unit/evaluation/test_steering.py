@@ -3,7 +3,6 @@ import pytest
 from scipy import stats
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.steering import steering_results
 from tests.unit.evaluation.judged import image_answer
 
@@ -25,8 +24,7 @@ def sweep(seed, obedience, prompts=30):
 
 
 def results(*answers_per_seed, schema):
-    seeds = [SeedAnswers(seed=index, methods={}, steering=answers) for index, answers in enumerate(answers_per_seed)]
-    return steering_results(seeds, schema)
+    return steering_results(answers_per_seed, schema)
 
 
 def test_curve_and_correlation(helpsteer):
@@ -58,6 +56,44 @@ def test_several_seeds(helpsteer):
     assert sorted(result.spearman_per_seed) == result.spearman_per_seed
     assert result.interval.over == "seeds" and result.interval.low < result.spearman < result.interval.high
     assert result.curve[0].count == 90 and result.curve[0].interval.over == "seeds"
+
+
+def test_error_cross_talk_and_correlation_at_equal_length(helpsteer):
+    """Judged verbosity is one above what was asked; complexity rises with it, half a step per step."""
+    answers = [
+        image_answer(
+            number,
+            verbosity=min(asked + 1, 4),
+            complexity=asked // 2,
+            num_words=3 * asked,
+            asked={**DEFAULTS, "verbosity": asked},
+        )
+        for asked in range(5)
+        for number in range(4)
+    ]
+    result = results(answers, answers, schema=helpsteer)["verbosity"]
+    assert result.mae == pytest.approx(4 / 5) and result.mae_per_seed == pytest.approx([0.8, 0.8])
+    assert result.cross_talk == {"complexity": pytest.approx(np.polyfit(range(5), [0, 0, 1, 1, 2], 1)[0])}
+    assert result.at_equal_length is None, "words say all that was asked"
+    assert [(point.words, point.score) for point in result.curve] == [(3 * asked, 11) for asked in range(5)]
+    same_length = [answer.model_copy(update={"num_words": 7}) for answer in answers]
+    assert results(same_length, schema=helpsteer)["verbosity"].at_equal_length == pytest.approx(result.spearman)
+
+
+def test_partial_rank_correlation_is_that_of_residuals(helpsteer):
+    """Of ranks: what is left of asked and judged when words are regressed out of both."""
+    source = np.random.default_rng(1)
+    asked = np.repeat(np.arange(5), 12)
+    words = asked + source.integers(0, 9, 60)
+    judged = np.clip((asked + words) // 3 + source.integers(0, 2, 60), 0, 4)
+    answers = [
+        image_answer(n, complexity=int(j), num_words=int(w), asked={**DEFAULTS, "complexity": int(a)})
+        for n, (a, j, w) in enumerate(zip(asked, judged, words, strict=True))
+    ]
+    ranks = [stats.rankdata(values) for values in (asked, judged, words)]
+    left, right = (one - np.polyval(np.polyfit(ranks[2], one, 1), ranks[2]) for one in ranks[:2])
+    found = results(answers, schema=helpsteer)["complexity"].at_equal_length
+    assert found == pytest.approx(np.corrcoef(left, right)[0, 1], abs=1e-9)
 
 
 def test_only_swept_attributes_appear_and_defaults_count_for_all(helpsteer):

@@ -1,0 +1,158 @@
+"""What the report shows of steering: how each model follows, and questions answered at several settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.evaluation import plots, wording
+from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.intervals import bounds_of
+from nemo_mm_align.evaluation.results import Results, SteeringResult
+from nemo_mm_align.records import Prompt
+from nemo_mm_align.reporting.figures import GUIDE, STYLE, figure_uri
+from nemo_mm_align.reporting.images import image_uri
+from nemo_mm_align.reporting.tables import Cell, measured, named_values, number
+
+HEADS = [
+    "Model",
+    "Attribute",
+    "Spearman",
+    "Mean |judged − asked|",
+    "At equal length",
+    "Cross-talk",
+    "Score at each value",
+]
+MAX_EDGE = 512
+_FEW = 12
+"""Attribute values that a card may show."""
+
+ByMethod = Mapping[str, Mapping[str, SteeringResult]]
+
+
+@dataclass(frozen=True)
+class SteeredSample:
+    """One question with a model's answers at several settings."""
+
+    method: str
+    prompt: Prompt
+    image_paths: tuple[Path, ...]
+    answers: Sequence[JudgedAnswer]
+
+
+def steering_rows(results: Results) -> Iterator[list[Cell]]:
+    """One attribute of one model per row."""
+    names = coloured_names(results)
+    for method, steering in results.steering_by_method.items():
+        for attribute, result in steering.items():
+            scores = [point for point in result.curve if point.score is not None]
+            yield [
+                Cell(wording.label_of(method), colour=plots.colour_of(method, names)),
+                Cell(attribute),
+                _correlation(result),
+                measured(result.mae, bounds_of(result.mae_interval)),
+                Cell(number(result.at_equal_length)),
+                Cell(", ".join(f"{other} {slope:+.2f}" for other, slope in result.cross_talk.items())),
+                Cell(", ".join(f"{point.asked:g}: {point.score:.2f}" for point in scores), wraps=True),
+            ]
+
+
+def _correlation(result: SteeringResult) -> Cell:
+    """With its interval over seeds, or the value of each seed where a t-interval would say less."""
+    found = measured(result.spearman, bounds_of(result.interval))
+    if len(result.spearman_per_seed) < 2:
+        return found
+    per_seed = ", ".join(number(value) for value in result.spearman_per_seed)
+    return Cell(found.value, f"per seed {per_seed}", wraps=True)
+
+
+def coloured_names(results: Results) -> list[str]:
+    """Everything that has a colour: the methods, and models of which only the steering was measured."""
+    return list(dict.fromkeys([*results.methods, *results.steering_by_method]))
+
+
+def plot_steering(by_method: ByMethod, schema: AttributeSchema, names: Sequence[str]) -> str | None:
+    """Asked against judged, one panel per attribute and a line per model, with the diagonal of perfect obedience."""
+    asked = [name for name in schema.names if any(name in steering for steering in by_method.values())]
+    if not asked:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * max(2, len(asked)), 3.1), layout="constrained")
+        panels = figure.subplots(1, len(asked), squeeze=False)[0]
+        for axes, name in zip(panels, asked, strict=True):
+            _panel(axes, {method: of[name] for method, of in by_method.items() if name in of}, schema[name], names)
+        panels[0].set_ylabel("judged, mean")
+        if len(by_method) > 1:
+            figure.legend(
+                handles=_handles(panels), loc="outside lower center", ncols=len(by_method), frameon=False, fontsize=8
+            )
+        return figure_uri(figure)
+
+
+def _handles(panels: Sequence[Axes]) -> list[Any]:
+    """One line of each label over all panels."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values())
+
+
+def _panel(axes: Axes, results: Mapping[str, SteeringResult], attribute: Attribute, names: Sequence[str]) -> None:
+    ends = (attribute.minimum, attribute.maximum)
+    axes.plot(ends, ends, color=GUIDE, linestyle="--", linewidth=1)
+    for method, result in results.items():
+        errors = [plots.errors_of(point.judged, point.interval) for point in result.curve]
+        axes.errorbar(
+            [point.asked for point in result.curve],
+            [point.judged for point in result.curve],
+            ([low[0] for low, _ in errors], [high[0] for _, high in errors]),
+            color=plots.colour_of(method, names),
+            label=wording.label_of(method),
+            marker="o",
+            markersize=4,
+            capsize=2,
+        )
+    margin = 0.05 * (ends[1] - ends[0])
+    axes.set(xlim=(ends[0] - margin, ends[1] + margin), ylim=(ends[0] - margin, ends[1] + margin))
+    axes.set(title=attribute.name, xlabel="asked", aspect="equal")
+
+
+def steered_card(sample: SteeredSample, schema: AttributeSchema) -> dict[str, Any]:
+    """One question with its images inlined, and what the model answers at each setting."""
+    answers = sorted(sample.answers, key=lambda answer: _moved(answer, schema))[:_FEW]
+    return {
+        "images": [image_uri(path, MAX_EDGE, "png") for path in sample.image_paths],
+        "question": sample.prompt.question,
+        "notes": [wording.label_of(sample.method)],
+        "answers": [
+            {
+                "asked": _asked(answer, schema),
+                "text": answer.answer or "(empty)",
+                "scores": named_values(answer.ratings),
+            }
+            for answer in answers
+        ],
+    }
+
+
+def _moved(answer: JudgedAnswer, schema: AttributeSchema) -> tuple[int, float]:
+    """Order of a card: the defaults, then each attribute from its lowest value to its highest."""
+    for place, attribute in enumerate(schema.attributes, start=1):
+        value = (answer.asked or {}).get(attribute.name, attribute.default)
+        if value != attribute.default:
+            return place, value
+    return 0, 0.0
+
+
+def _asked(answer: JudgedAnswer, schema: AttributeSchema) -> str:
+    asked = answer.asked or {}
+    moved = [f"{name} {value:g}" for name, value in asked.items() if value != schema[name].default]
+    return ", ".join(moved) or "all at default: " + ", ".join(f"{name} {value:g}" for name, value in asked.items())
