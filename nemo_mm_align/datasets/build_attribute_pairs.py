@@ -3,6 +3,9 @@
 An answer's utility under a line is its score less `deviation_weight` times the sum of |judged - asked| over the attributes that
 are asked for. A line is the one that the candidates were sampled under, or else one that fits a good candidate (hindsight). The
 flip line of a pair fits its rejected answer, where that one is the better of the two under it and nearly as good by score.
+
+Of prompts without images the score alone decides (`replay_annotated`), under the line they were sampled under or a random one:
+their answers are not to heed it.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ def build_attribute_preference(
             continue
         source = random_of(settings, annotation)
         found = 0
-        for number, line in enumerate(_lines(annotation, distinct, source, settings, schema)):
-            pair = _pair(annotation, number, line, distinct, source, settings, schema)
+        steered = bool(annotation.prompt.images) or not settings.replay_annotated
+        lines = _lines if steered else _random_lines
+        for number, line in enumerate(lines(annotation, distinct, source, settings, schema)):
+            pair = _pair(annotation, number, line, distinct, source, settings, schema, steered)
             if pair is None:
                 summary.drop("pair", f"no candidate {settings.margin:g} below the best under its line")
                 continue
@@ -81,6 +86,23 @@ def _lines(
         yield None if source.random() < settings.unasked_share else lines[number % len(lines)]
 
 
+def _random_lines(
+    annotation: Annotation,
+    usable: Sequence[Scored],
+    source: random.Random,
+    settings: BuildSettings,
+    schema: AttributeSchema,
+) -> Iterator[Line | None]:
+    """What is asked for where it is not to be heeded."""
+    for _ in range(settings.lines):
+        if source.random() < settings.unasked_share:
+            yield None
+        elif annotation.asked is not None:
+            yield schema.check_asked(annotation.asked)
+        else:
+            yield {item.name: item.check(source.choice(item.steps())) for item in schema.asked}
+
+
 def _pair(
     annotation: Annotation,
     number: int,
@@ -89,8 +111,10 @@ def _pair(
     source: random.Random,
     settings: BuildSettings,
     schema: AttributeSchema,
+    steered: bool,
 ) -> PreferenceExample | None:
-    worth = {item.index: utility(item, line, settings.deviation_weight) for item in usable}
+    weight = settings.deviation_weight if steered else 0.0
+    worth = {item.index: utility(item, line, weight) for item in usable}
     chosen = max(usable, key=lambda item: worth[item.index])
     worse = [item for item in usable if worth[item.index] <= worth[chosen.index] - settings.margin + TOLERANCE]
     if not worse:
@@ -103,7 +127,7 @@ def _pair(
         chosen=chosen.text,
         rejected=rejected.text,
         attributes=line,
-        flip_attributes=_flip_line(chosen, rejected, settings, schema) if line is not None else None,
+        flip_attributes=_flip_line(chosen, rejected, settings, schema) if steered and line is not None else None,
         chosen_score=worth[chosen.index],
         rejected_score=worth[rejected.index],
         metadata=metadata_of(annotation, {"chosen": chosen.index, "rejected": rejected.index}),

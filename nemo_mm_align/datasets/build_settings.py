@@ -56,7 +56,8 @@ class BuildSettings(StrictModel):
             number, or all alike.
         most_repeats: steerlm: an answer stands in at most so many rows of a kind.
         replay: steerlm: files of conversations without images, in any format that training reads.
-        replay_annotated: steerlm: replay the perfect answers to annotated prompts without images, and ask nothing of them.
+        replay_annotated: answers to prompts without images are not to heed a line: the perfect ones are replayed (steerlm),
+            the better ones by score are chosen (attribute_preference).
         replay_share: steerlm: of all rows.
         replay_random_share: steerlm: of the replayed rows, those under a line of random values.
         lines: attribute_preference: pairs of a prompt.

@@ -108,9 +108,7 @@ def _plots(results: Results, schema: AttributeSchema) -> dict[str, str | None]:
         "shares_plot": plots.plot_shares(methods, shares, labels) if shares else None,
         "attributes_plot": plots.plot_attributes(judged, schema, labels) if judged else None,
         "lengths_plot": plots.plot_lengths(judged, labels) if judged else None,
-        "steering_plot": steering_report.plot_steering(
-            results.steering_by_method, schema, steering_report.coloured_names(results)
-        ),
+        "steering_plot": steering_report.plot_steering(results, schema),
         "losses_plot": plots.plot_losses(methods, labels),
         "text_plot": plots.plot_text_ability(text) if text else None,
     }

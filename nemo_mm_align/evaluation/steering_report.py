@@ -34,8 +34,6 @@ MAX_EDGE = 512
 _FEW = 12
 """Attribute values that a card may show."""
 
-ByMethod = Mapping[str, Mapping[str, SteeringResult]]
-
 
 @dataclass(frozen=True)
 class SteeredSample:
@@ -78,8 +76,9 @@ def coloured_names(results: Results) -> list[str]:
     return list(dict.fromkeys([*results.methods, *results.steering_by_method]))
 
 
-def plot_steering(by_method: ByMethod, schema: AttributeSchema, names: Sequence[str]) -> str | None:
+def plot_steering(results: Results, schema: AttributeSchema) -> str | None:
     """Asked against judged, one panel per attribute and a line per model, with the diagonal of perfect obedience."""
+    by_method, names = results.steering_by_method, coloured_names(results)
     asked = [name for name in schema.names if any(name in steering for steering in by_method.values())]
     if not asked:
         return None

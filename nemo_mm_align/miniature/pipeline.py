@@ -151,15 +151,34 @@ class MiniatureRun:
         return Stage("base", command, [out], [after])
 
     def _seed(self, seed: int) -> list[Stage]:
-        folder, tag = self.seed_folder(seed), f"seed{seed}"
-        sampling = self.settings.sampling
-        candidates, annotations = folder / "candidates.jsonl", folder / "annotations.jsonl"
+        stages = self._round(seed, "base", [f"checkpoint={self.base}", *TEMPLATE], ["base", "world"])
+        for method in self.settings.methods:
+            stages += self._align(seed, method)
+        stages += [self._answers(seed, name) for name in self.answering]
+        if self.settings.steering_prompts:
+            stages += [self._sweep(seed, name) for name in self.steered]
+        return stages
+
+    def annotations(self, seed: int, model: str) -> Path:
+        """Judged answers of the base or a method's model to the training prompts."""
+        return self.seed_folder(seed) / ("annotations.jsonl" if model == "base" else f"annotations_{model}.jsonl")
+
+    def _round(self, seed: int, model: str, sampled: list[str], depends: list[str]) -> list[Stage]:
+        """Sample candidates of a model and judge them.
+
+        Args:
+            model: the base, or a method's.
+            sampled: what `sample` is told of it.
+        """
+        tag, suffix = f"seed{seed}", "" if model == "base" else f"_{model}"
+        sampling, out = self.settings.sampling, self.annotations(seed, model)
+        candidates = self.seed_folder(seed) / f"candidates{suffix}.jsonl"
+        prompts = f"prompts={self.world / 'train.jsonl'}"
         sample = torchrun_command(
             self.settings.processes,
             SCRIPTS / "sample.py",
-            f"checkpoint={self.base}",
-            *TEMPLATE,
-            f"prompts={self.world / 'train.jsonl'}",
+            *sampled,
+            prompts,
             f"out={candidates}",
             f"seed={seed}",
             f"num_samples={sampling.num_samples}",
@@ -167,25 +186,12 @@ class MiniatureRun:
             f"max_new_tokens={sampling.max_new_tokens}",
             f"tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
         )
-        label = python_command(
-            SCRIPTS / "label.py",
-            "judge=oracle",
-            f"prompts={self.world / 'train.jsonl'}",
-            f"candidates={candidates}",
-            f"out={annotations}",
-            "runner.concurrency=1",
-            "fsync_every=1000",
-        )
-        stages = [
-            Stage(f"{tag}_sample", sample, [candidates], ["base", "world"]),
-            Stage(f"{tag}_label", label, [annotations], [f"{tag}_sample"]),
+        judged = (f"candidates={candidates}", f"out={out}", "runner.concurrency=1", "fsync_every=1000")
+        label = python_command(SCRIPTS / "label.py", "judge=oracle", prompts, *judged)
+        return [
+            Stage(f"{tag}_sample{suffix}", sample, [candidates], depends),
+            Stage(f"{tag}_label{suffix}", label, [out], [f"{tag}_sample{suffix}"]),
         ]
-        for method in self.settings.methods:
-            stages += self._align(seed, method)
-        stages += [self._answers(seed, name) for name in self.answering]
-        if self.settings.steering_prompts:
-            stages += [self._sweep(seed, name) for name in self.steered]
-        return stages
 
     @property
     def steered(self) -> list[str]:
@@ -198,14 +204,20 @@ class MiniatureRun:
         return ["base", *self.settings.methods, *(f"{name}{UNASKED}" for name in self.steered)]
 
     def _align(self, seed: int, method: str) -> list[Stage]:
-        folder, tag = self.seed_folder(seed), f"seed{seed}"
-        rule = find_recipe(method).build_method
+        """Train a method; one that starts from another's model learns of that model's answers to what it was asked for."""
+        folder, tag, recipe = self.seed_folder(seed), f"seed{seed}", find_recipe(method)
+        rule, before = recipe.build_method, recipe.after
         alike = [other for other in self.settings.methods if find_recipe(other).build_method == rule]
         data = folder / (f"{rule}.jsonl" if method == alike[0] else f"{rule}_{method}.jsonl")
+        stages, judged, start = [], f"{tag}_label", [f"model.hf_path={self.base}", *TEMPLATE]
+        if before is not None:
+            asked = [f"checkpoint={folder / before}", f"draw_from={self.annotations(seed, 'base')}"]
+            stages = self._round(seed, before, asked, [f"{tag}_{before}", f"{tag}_label", "world"])
+            judged, start = f"{tag}_label_{before}", [f"model.checkpoint={folder / before}", *TEMPLATE]
         build = python_command(
             SCRIPTS / "build.py",
             f"method={rule}",
-            f"annotations={folder / 'annotations.jsonl'}",
+            f"annotations={self.annotations(seed, before or 'base')}",
             f"out={data}",
             *([f"method.seed={seed}"] if rule in RANDOM_METHODS else []),
             *self.settings.build.get(method, []),
@@ -215,12 +227,11 @@ class MiniatureRun:
             SCRIPTS / "train.py",
             f"recipe={method}",
             "model=mini",
-            f"model.hf_path={self.base}",
+            *start,
             f"model.tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
             f"data.train={data}",
             f"exp_manager.exp_dir={folder}",
             f"name={method}",
-            *TEMPLATE,
             f"seed={seed}",
             "precision=fp32",
             *self.settings.train["all"],
@@ -228,7 +239,8 @@ class MiniatureRun:
         )
         run = folder / method
         return [
-            Stage(f"{tag}_build_{method}", build, [data], [f"{tag}_label"]),
+            *stages,
+            Stage(f"{tag}_build_{method}", build, [data], [judged]),
             Stage(f"{tag}_{method}", train, [run], [f"{tag}_build_{method}", "base"], progress=_steps(run)),
         ]
 

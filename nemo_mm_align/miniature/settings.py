@@ -52,7 +52,9 @@ class MiniatureSettings(StrictModel):
         unknown = [method for method in methods if method not in known]
         if unknown:
             raise ValueError(f"no recipe is called {unknown[0]!r}: choose from {', '.join(known)}")
-        for spec in map(known.__getitem__, methods):
+        for place, spec in enumerate(map(known.__getitem__, methods)):
+            if spec.after is not None and spec.after not in methods[:place]:
+                raise ValueError(f"{spec.name} starts from the model of {spec.after}; name that before it")
             if spec.conf != CONF:
                 raise ValueError(f"{spec.name} comes from another package; the miniature trains what conf/recipe holds")
             if spec.objective.head is not Objective.head:

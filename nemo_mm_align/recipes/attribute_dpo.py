@@ -86,5 +86,6 @@ RECIPE = RecipeSpec(
     build_method="attribute_preference",
     data="preference pairs under attributes",
     colour="#7b3294",
+    after="steerlm",
     order=5,
 )

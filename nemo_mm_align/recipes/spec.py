@@ -26,6 +26,7 @@ class RecipeSpec:
         build_method: of ``scripts/build.py``, that makes such data.
         data: these data in words.
         colour: in plots, ``#rrggbb``.
+        after: recipe whose model it starts from; None for one that starts from a model as it comes.
         order: its place in tables; those of one order stand by name.
         paper_examples: size of its training set in the paper, for which experiments are shipped; None for the others.
         conf: folder in which ``recipe/NAME.yaml`` holds its default values.
@@ -38,6 +39,7 @@ class RecipeSpec:
     build_method: str
     data: str
     colour: str
+    after: str | None = None
     order: int = 100
     paper_examples: int | None = None
     conf: Path = CONF

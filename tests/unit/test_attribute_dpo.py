@@ -201,3 +201,17 @@ def test_a_share_asks_for_nothing_and_the_summary_counts(taste: AttributeSchema)
     few = annotation(taste, "p", candidate("best", 12, 0, 0), candidate("good", 11, 0, 0))
     with pytest.raises(UserError, match="no candidate 2 below the best under its line"):
         build(settings, [few], taste)
+
+
+def test_answers_to_texts_are_compared_by_score_whatever_is_asked(taste: AttributeSchema) -> None:
+    given = [
+        annotation(taste, f"t{number}", candidate("right", 12, 0, 0), candidate("fits", 3, 0, 4), image=False)
+        for number in range(30)
+    ]
+    asked = [one.model_copy(update={"asked": {"complexity": 0.0, "verbosity": 4.0}}) for one in given]
+    for annotations in (given, asked):
+        pairs = built(taste, annotations, unasked_share=0.2)
+        assert {(found.chosen, found.flip_attributes) for found in pairs} == {("right", None)} and len(pairs) == 30
+        assert {found.attributes is None for found in pairs} == {True, False}
+    heeded = built(taste, asked, replay_annotated=False)
+    assert {found.chosen for found in heeded} == {"fits"}, "12 less 16 for four steps against 3"
