@@ -144,11 +144,12 @@ class MiniatureRun:
                 Stage(f"base_{name}", command, [runs / name], ["world", before], progress=_steps(runs / name))
             )
         stages.append(self._generate("text_before", runs / "text", self.text_before, ["base_text"], split="text"))
-        return [*stages, self._export(runs / "visual", self.base, "base_visual")]
+        return [*stages, self._export(runs / "visual", self.base, "base_visual", "base")]
 
-    def _export(self, checkpoint: Path, out: Path, after: str) -> Stage:
+    def _export(self, checkpoint: Path, out: Path, after: str, name: str) -> Stage:
+        """As a Hugging Face folder, adapters merged."""
         command = python_command(SCRIPTS / "convert.py", "direction=export", f"source={checkpoint}", f"out={out}")
-        return Stage("base", command, [out], [after])
+        return Stage(name, command, [out], [after])
 
     def _seed(self, seed: int) -> list[Stage]:
         stages = self._round(seed, "base", [f"checkpoint={self.base}", *TEMPLATE], ["base", "world"])
@@ -209,11 +210,12 @@ class MiniatureRun:
         rule, before = recipe.build_method, recipe.after
         alike = [other for other in self.settings.methods if find_recipe(other).build_method == rule]
         data = folder / (f"{rule}.jsonl" if method == alike[0] else f"{rule}_{method}.jsonl")
-        stages, judged, start = [], f"{tag}_label", [f"model.hf_path={self.base}", *TEMPLATE]
+        stages, judged, started, start = [], f"{tag}_label", "base", self.base
         if before is not None:
             asked = [f"checkpoint={folder / before}", f"draw_from={self.annotations(seed, 'base')}"]
             stages = self._round(seed, before, asked, [f"{tag}_{before}", f"{tag}_label", "world"])
-            judged, start = f"{tag}_label_{before}", [f"model.checkpoint={folder / before}", *TEMPLATE]
+            judged, started, start = f"{tag}_label_{before}", f"{tag}_merge_{before}", folder / f"{before}_merged"
+            stages.append(self._export(folder / before, start, f"{tag}_{before}", started))
         build = python_command(
             SCRIPTS / "build.py",
             f"method={rule}",
@@ -227,7 +229,8 @@ class MiniatureRun:
             SCRIPTS / "train.py",
             f"recipe={method}",
             "model=mini",
-            *start,
+            f"model.hf_path={start}",
+            *TEMPLATE,
             f"model.tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
             f"data.train={data}",
             f"exp_manager.exp_dir={folder}",
@@ -241,7 +244,7 @@ class MiniatureRun:
         return [
             *stages,
             Stage(f"{tag}_build_{method}", build, [data], [judged]),
-            Stage(f"{tag}_{method}", train, [run], [f"{tag}_build_{method}", "base"], progress=_steps(run)),
+            Stage(f"{tag}_{method}", train, [run], [f"{tag}_build_{method}", started], progress=_steps(run)),
         ]
 
     def answers(self, seed: int, method: str) -> Path:

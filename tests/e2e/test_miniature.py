@@ -22,7 +22,7 @@ SMOKE = [
     "world.heldout={easyvqa:6,charts:6,text:4}",
     "world.base={easyvqa_images:20,charts:20,text:40,captions:40,visual:60}",
     "sampling.max_new_tokens=12",
-    'build.steerlm=["method.drop_truncated=false"]',
+    'build.steerlm=["method.drop_truncated=false","method.least_score=0"]',
     *(f'base_stages.{name}=["model.global_batch_size=8","model.micro_batch_size=4","trainer.max_steps=3"]'
       for name in ("text", "captions", "visual")),
     'train.steerlm=["model.global_batch_size=16","model.micro_batch_size=16","trainer.max_steps=2"]',
@@ -54,11 +54,11 @@ def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     text = log.read_text()
     assert "base_text: done before" in text
     results = json.loads((out / "results.json").read_text())
-    assert set(results["methods"]) == {"base", "steerlm"}
+    assert set(results["methods"]) == {"base", "steerlm", "steerlm_unasked"}
     for method in results["methods"].values():
         assert method["correctness"] is not None and method["text_score"] is not None
         assert set(method["judged"]) == {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}
-    assert set(results["steering"]) == {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}
+    assert set(results["steering"]) == {"complexity", "verbosity"}
     assert results["layouts"]["steerlm"]["tensor"] == 2 and results["layouts"]["sample"]["tensor"] == 2
     assert results["layouts"]["base_visual"]["data"] == 2
     assert results["methods"]["steerlm"]["training"]["optimizer_steps"] == 2
@@ -67,3 +67,35 @@ def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert "SteerLM" in report and "data:image/" in report
     assert str(out / "report.html") in text.replace("\n", "")
     assert (out / "base/model/model.safetensors").stat().st_size < 5e6
+
+
+SECOND_ROUND = [
+    "methods=[steerlm,steerlm_paper,attribute_dpo]",
+    "steering_prompts=2",
+    "world.train={easyvqa:20,charts:20,text:12}",
+    "world.dev={easyvqa:2,charts:2,text:2}",
+    "world.heldout={easyvqa:6,charts:6,text:4}",
+    "sampling.max_new_tokens=32",
+    *(f'train.{name}=["model.global_batch_size=16","model.micro_batch_size=8","trainer.max_steps=2"]'
+      for name in ("steerlm", "steerlm_paper", "attribute_dpo")),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_recipe_that_starts_from_another_one_learns_of_its_answers(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, str(REPOSITORY / "scripts/miniature.py"), f"out={out}", *SECOND_ROUND]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    asked = [json.loads(line) for line in (out / "seed_0/annotations_steerlm.jsonl").read_text().splitlines()]
+    assert all(line["asked"].keys() == {"complexity", "verbosity"} for line in asked)
+    assert len({tuple(line["asked"].values()) for line in asked}) > 5, "drawn for each prompt"
+    results = json.loads((out / "results.json").read_text())
+    steered = ("steerlm", "steerlm_paper", "attribute_dpo")
+    assert set(results["methods"]) == {"base", *steered, *(f"{name}_unasked" for name in steered)}
+    assert set(results["steering_by_method"]) == set(steered)
+    assert set(results["steering_by_method"]["steerlm_paper"]) == set(results["methods"]["base"]["judged"])
+    assert set(results["steering"]) == {"complexity", "verbosity"}
+    assert results["methods"]["attribute_dpo"]["training"]["optimizer_steps"] == 2
+    report = (out / "report.html").read_text()
+    assert "The same question at several settings" in report and "Attribute DPO, nothing asked" in report

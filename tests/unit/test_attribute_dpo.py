@@ -209,8 +209,8 @@ def test_answers_to_texts_are_compared_by_score_whatever_is_asked(taste: Attribu
         for number in range(30)
     ]
     asked = [one.model_copy(update={"asked": {"complexity": 0.0, "verbosity": 4.0}}) for one in given]
-    for annotations in (given, asked):
-        pairs = built(taste, annotations, unasked_share=0.2)
+    for each in (given, asked):
+        pairs = built(taste, each, unasked_share=0.2)
         assert {(found.chosen, found.flip_attributes) for found in pairs} == {("right", None)} and len(pairs) == 30
         assert {found.attributes is None for found in pairs} == {True, False}
     heeded = built(taste, asked, replay_annotated=False)
