@@ -120,6 +120,11 @@ class Objective(ABC):
         return False
 
     @property
+    def answers_grouped(self) -> bool:
+        """Whether examples of one answer that have their prompt in common become one sample, see `group_answers`."""
+        return False
+
+    @property
     def reference_stored(self) -> bool:
         """Whether reference log-probs are the records' own."""
         return False

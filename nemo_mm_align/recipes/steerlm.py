@@ -6,13 +6,13 @@ Of what is judged, prompts ask for the matters of taste; quality is chosen by wh
 from __future__ import annotations
 
 from nemo_mm_align.datasets.kinds import ATTRIBUTED_ANSWERS
-from nemo_mm_align.objectives.imitation import Imitation
+from nemo_mm_align.objectives.imitation import ConditionedImitation
 from nemo_mm_align.recipes.spec import RecipeSpec
 
 RECIPE = RecipeSpec(
     name="steerlm",
     label="SteerLM",
-    objective=Imitation,
+    objective=ConditionedImitation,
     samples=ATTRIBUTED_ANSWERS,
     build_method="steerlm",
     data="answers with their attributes",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from nemo_mm_align.datasets.kinds import ATTRIBUTED_ANSWERS
-from nemo_mm_align.objectives.imitation import Imitation
+from nemo_mm_align.objectives.imitation import ConditionedImitation
 from nemo_mm_align.recipes.spec import RecipeSpec
 
 RECIPE = RecipeSpec(
     name="steerlm_paper",
     label="SteerLM (paper)",
-    objective=Imitation,
+    objective=ConditionedImitation,
     samples=ATTRIBUTED_ANSWERS,
     build_method="steerlm_paper",
     data="answers with all their attributes",

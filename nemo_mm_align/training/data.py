@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
+from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.kinds import check_kind
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
 from nemo_mm_align.datasets.rows import batch_length
@@ -22,7 +23,7 @@ from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import ImageProcessor, load_image
-from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reads
+from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.spec import RecipeSpec
 from nemo_mm_align.training.work import work_of
@@ -148,6 +149,7 @@ def read_samples(
     plan: PlanSettings,
     encoder: Encoder,
     recipe: RecipeSpec,
+    objective: Objective,
     report: Path | None,
     progress: bool,
     hashes: ImageHashes | None = None,
@@ -162,4 +164,8 @@ def read_samples(
     samples, lengths = plan_lengths(examples, encoder, plan, recipe.samples, progress, hashes)
     if report is not None:
         lengths.write(report)
-    return samples
+    if not objective.answers_grouped:
+        return samples
+    grouped = group_answers(samples, encoder.image_token_id, plan.max_length)
+    logger.info("%d answers in %d rows: those to one prompt share it", len(samples), len(grouped))
+    return grouped

@@ -137,7 +137,14 @@ class TrainingRun:
         report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
         settings = self.settings
         return read_samples(
-            settings.source, settings.plan, self.encoder, settings.spec, report, self.progress, self.hashes
+            settings.source,
+            settings.plan,
+            self.encoder,
+            settings.spec,
+            settings.recipe,
+            report,
+            self.progress,
+            self.hashes,
         )
 
     def _total_steps(self) -> int:

@@ -73,3 +73,27 @@ def test_losses_are_pinned_at_every_layout_and_for_resumed_runs(layout: str, inp
     found = {recipe: losses(tmp_path / recipe)["loss"] for recipe in RECIPES}
     for recipe, expected in PINNED.items():
         assert found[recipe] == pytest.approx(expected, rel=1e-5), found
+
+
+def test_answers_to_one_prompt_in_one_row_teach_what_they_teach_in_rows_of_their_own(tmp_path: Path) -> None:
+    """Three answers to each prompt, under two lines and none: one step over all of them, in 12 rows and in 4."""
+    tiny_llava(tmp_path / "model")
+    records = [json.loads(line) for line in training_data(tmp_path, "steerlm", count=4).read_text().splitlines()]
+    lines = [None, {"complexity": 1, "verbosity": 4}, {"complexity": 3, "verbosity": 0}]
+    rows = [
+        record | {"id": f"{record['id']}-{number}", "attributes": line,
+                  "turns": [record["turns"][0], {"role": "assistant", "content": "yes " * (number + 2) + "."}]}
+        for record in records
+        for number, line in enumerate(lines)
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    calls = []
+    for name, batch in (("apart", 12), ("shared", 4)):
+        run = small_run(name, tmp_path / "model", tmp_path / "rows.jsonl", tmp_path, 1)
+        more = ["model.max_length=400", f"recipe.shared_prefix={str(name == 'shared').lower()}", "model.lora=null"]
+        calls.append(("train.py", ["recipe=steerlm", *run, *more, f"model.global_batch_size={batch}"]))
+    said = run_scripts(tmp_path, calls)
+    assert "12 answers in 4 rows: those to one prompt share it" in said
+    apart, shared = (losses(tmp_path / name) for name in ("apart", "shared"))
+    assert shared["loss"] == pytest.approx(apart["loss"], rel=1e-5)
+    assert shared["gradient_norm"] == pytest.approx(apart["gradient_norm"], rel=1e-4)

@@ -1,0 +1,53 @@
+"""Answers to one prompt as one sample: image and question are computed once, the answers are branches of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from nemo_mm_align.datasets.rows import row_lengths, shared_prefix_length
+from nemo_mm_align.datasets.sample import Sample, SampleStore
+
+
+def group_answers(samples: Sequence[Sample], image_token_id: int, max_length: int) -> SampleStore:
+    """Join samples that stand beside each other and have the same images and at least half of their prompts in common.
+
+    Branches do not see each other, so that nothing but the order of training changes; their attribute lines may differ, for
+    what follows the common prefix belongs to each branch. A group ends at another prompt, or where its row would have more
+    than `max_length` positions.
+
+    Args:
+        samples: of one sequence each, in the order of the file; `scripts/build.py` writes a prompt's rows beside each other.
+        image_token_id: all of these must lie in the common prefix.
+        max_length: of a row.
+    """
+    return SampleStore([_joined(group) for group in _groups(samples, image_token_id, max_length)])
+
+
+def _groups(samples: Iterable[Sample], image_token_id: int, max_length: int) -> Iterator[list[Sample]]:
+    group: list[Sample] = []
+    for sample in samples:
+        if group and not _belongs(group, sample, image_token_id, max_length):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+def _belongs(group: list[Sample], sample: Sample, image_token_id: int, max_length: int) -> bool:
+    if group[0].image_paths != sample.image_paths:
+        return False
+    joined = _joined([*group, sample])
+    common = shared_prefix_length(joined.sequences)
+    shortest = min(joined.sequences, key=lambda sequence: sequence.prompt_length)
+    images = shortest.ids.count(image_token_id)
+    if common * 2 < shortest.prompt_length or shortest.ids[:common].count(image_token_id) < images:
+        return False
+    (length,) = row_lengths(joined, shared_prefix=True)
+    return length <= max_length
+
+
+def _joined(group: Sequence[Sample]) -> Sample:
+    sequences = [sequence for sample in group for sequence in sample.sequences]
+    roles = tuple(role for sample in group for role in sample.roles)
+    return Sample(group[0].id, list(group[0].image_paths), sequences, roles=roles)
