@@ -60,6 +60,20 @@ class Reading:
         self._token_losses_BS, self._hidden_QH, self._outputs_QT = token_losses_BS, hidden_QH, outputs_QT
         self._entropies_BS, self._right_BS = entropies_BS, right_BS
 
+    def part(self, rows: slice, sequences: slice) -> Reading:
+        """Return what was read of some rows and of the sequences in them."""
+
+        def cut(value: Tensor | None, places: slice) -> Tensor | None:
+            return None if value is None else value[places]
+
+        return Reading(
+            cut(self._token_losses_BS, rows),
+            cut(self._hidden_QH, sequences),
+            cut(self._outputs_QT, sequences),
+            cut(self._entropies_BS, rows),
+            cut(self._right_BS, rows),
+        )
+
     @property
     def token_losses_BS(self) -> Tensor:
         """-log p of the label at every position, nats, 0 where there is none."""
