@@ -1,65 +1,46 @@
-"""A verdict in words on a finished alignment run: what its own curves say about whether it worked."""
+"""A verdict in words on an alignment run: what its own curves and its images say about whether it worked."""
 
 from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nemo_mm_align.callbacks.health_rules import RULES
+from nemo_mm_align.callbacks.health_series import Series
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.run_files import read_metrics
+from nemo_mm_align.run_files import METRICS_FILE, read_metrics
+from nemo_mm_align.run_health import Finding, Verdict, read_health, write_health
 
 logger = logging.getLogger(__name__)
 
-_TAIL = 0.2
-_NOTABLE_REWARD = 0.5
+
+def verdict(run: Series) -> Verdict:
+    """Return what the rules find in a run, worries first, and how fast it was."""
+    findings = [finding for rule in RULES if (finding := rule(run)) is not None]
+    if run.lines and "tokens_per_s" in run.lines[-1]:
+        findings.append(Finding(rule="speed", worry=False, text=_speed(run.lines)))
+    return Verdict(steps=len(run.lines), findings=sorted(findings, key=lambda finding: not finding.worry))
 
 
-def verdict(metrics: Sequence[dict[str, float]]) -> list[str]:
-    """Return findings about a run, the worrying ones first marked with ``!``.
+def report_health(folder: Path, clip_grad: float) -> None:
+    """Write the verdict on the run in a folder beside what else is known of its health, and log it.
 
     Args:
-        metrics: lines of a metrics file, oldest first; the first and the last fifth are compared.
+        clip_grad: longest gradient that an update took; 0: any.
     """
-    size = max(1, int(len(metrics) * _TAIL))
-
-    def change(name: str) -> tuple[float, float]:
-        values = [line[name] for line in metrics]
-        return sum(values[:size]) / size, sum(values[-size:]) / size
-
-    if len(metrics) < 2:
-        return ["too few steps for a verdict"]
-    first, last = change("loss")
-    falling = last < first
-    findings = [f"{'' if falling else '! '}loss {first:.4f} -> {last:.4f}{'' if falling else ': it does not fall'}"]
-    if "reward_margin" in metrics[0]:
-        findings += _preference_findings(change)
-    if "tokens_per_s" in metrics[-1]:
-        findings.append(_speed(metrics))
-    return sorted(findings, key=lambda text: not text.startswith("!"))
+    health = read_health(folder)
+    found = verdict(Series(read_metrics(folder / METRICS_FILE), clip_grad, health.images))
+    write_health(folder, health.model_copy(update={"verdict": found}))
+    logger.info("health after %d steps: %s", found.steps, found.summary)
+    for finding in found.findings:
+        logger.log(logging.WARNING if finding.worry else logging.INFO, "%s", finding.text)
 
 
-def _preference_findings(change: object) -> list[str]:
-    assert callable(change)
-    accuracy, margin = change("reward_accuracy")[1], change("reward_margin")[1]
-    chosen = change("reward_chosen")[1]
-    findings = [f"reward accuracy {accuracy:.2f}, margin {margin:.3f} at the end"]
-    if accuracy <= 0.5:
-        findings.append(
-            "! reward accuracy is no better than chance: check the pairs, raise model.optim.lr or recipe.epochs"
-        )
-    if chosen < -_NOTABLE_REWARD:
-        findings.append(
-            f"! chosen answers became less likely than under the reference (reward {chosen:.2f}): common in DPO when it is "
-            "small; if answers get worse, lower model.optim.lr, raise recipe.beta, or set recipe.sft_loss_weight"
-        )
-    return findings
-
-
-def _speed(metrics: Sequence[dict[str, float]]) -> str:
+def _speed(metrics: Sequence[Mapping[str, float]]) -> str:
     """Medians, which a slow first step and checkpoints do not move; lines of an older version have no speed."""
 
     def median(name: str) -> float | None:
@@ -72,13 +53,17 @@ def _speed(metrics: Sequence[dict[str, float]]) -> str:
 
 
 class ReportHealth(Callback):
-    """Logs the verdict when training ends."""
+    """Writes and logs the verdict when training ends, at its last step or before.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        folder: of the run.
+        clip_grad: see `report_health`.
+    """
+
+    def __init__(self, folder: Path, clip_grad: float) -> None:
+        self.folder, self.clip_grad = folder, clip_grad
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the metrics file and say what it shows."""
+        """Read what the run has recorded and say what it shows."""
         if runtime.rank() == 0:
-            for finding in verdict(read_metrics(self.path)):
-                logger.log(logging.WARNING if finding.startswith("!") else logging.INFO, "%s", finding)
+            report_health(self.folder, self.clip_grad)

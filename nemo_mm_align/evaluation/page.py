@@ -50,6 +50,14 @@ Score: of the answers at each asked value.</p>{% endif %}
 {{ figure(losses_plot, "Training loss against optimizer step, one panel per method",
           "Losses of different methods measure different things; compare within a panel only.") }}{% endif %}
 
+{% if health %}<h2>Health of the trainings</h2>
+<p class="soft">What each training found in its own curves: a deserved look, not a proven fault. Compared are the first and the
+last fifth of its steps.</p>
+{% for card in health %}<h3>{{ dot(card.colour) }}{{ card.label }}: {{ card.verdict }} after {{ card.steps }} steps</h3>
+<ul>{% for text, worry in card.findings %}<li>{% if worry %}<strong class="wrong">{{ text }}</strong>{% else %}{{ text }}
+{%- endif %}</li>
+{% endfor %}</ul>{% endfor %}{% endif %}
+
 {% if samples %}<h2>Sample answers</h2>
 <p class="soft">{{ sample_note }}</p>
 <div class="samples">{% for card in samples %}{% call(answer) sample(card) %}

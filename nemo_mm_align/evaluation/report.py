@@ -90,6 +90,11 @@ def _context(
         "samples": [tables.sample_card(sample, list(methods), schema) for sample in samples],
         "sample_note": f"{len(samples)} held-out prompts, drawn at random with the seed of the run.",
         "training_rows": [tables.training_row(name, result) for name, result in methods.items() if result.training],
+        "health": [
+            tables.health_card(name, result, results)
+            for name, result in methods.items()
+            if result.training and result.training.health
+        ],
         "layout_rows": [
             cells(stage, layout.world_size, layout.tensor, layout.pipeline, layout.data)
             for stage, layout in results.layouts.items()

@@ -15,6 +15,7 @@ from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.recipes.registry import paper_recipes
+from nemo_mm_align.run_health import Verdict
 
 BASE = "base"
 """What all methods start from, and are compared with."""
@@ -41,6 +42,7 @@ class TrainingFacts(Section):
         seconds: duration of the training loop.
         losses: (optimizer step, loss) pairs for the curve.
         settings: learning rate, batch size and whatever else the recipe wants to show.
+        health: the verdict that the run wrote at its end, if it has.
     """
 
     examples: int | None = None
@@ -49,6 +51,7 @@ class TrainingFacts(Section):
     seconds: float | None = None
     losses: list[tuple[int, float]] = []
     settings: dict[str, Any] = {}
+    health: Verdict | None = None
 
 
 class MethodResult(Section):

@@ -116,6 +116,19 @@ def training_row(name: str, result: MethodResult) -> list[Cell]:
     return cells(wording.label_of(name), *(number(value, ",.4g") for value in numbers), settings)
 
 
+def health_card(name: str, result: MethodResult, results: Results) -> dict[str, Any]:
+    """What one method's training says of itself: its verdict, and the findings behind it."""
+    facts = result.training
+    assert facts is not None and facts.health is not None
+    return {
+        "label": wording.label_of(name),
+        "colour": plots.colour_of(name, list(results.methods)),
+        "verdict": facts.health.summary,
+        "steps": facts.health.steps,
+        "findings": [(finding.text, finding.worry) for finding in facts.health.findings],
+    }
+
+
 def made_of(results: Results) -> list[tuple[str, list[Fact]]]:
     """Headings with (name, value) pairs for the end of the page."""
     seeds = [("seeds", ", ".join(map(str, results.seeds))), ("written", results.created)]

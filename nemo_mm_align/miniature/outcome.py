@@ -19,6 +19,7 @@ from nemo_mm_align.miniature.pipeline import MiniatureRun
 from nemo_mm_align.miniature.truth import truth_of
 from nemo_mm_align.records import Prompt, read_records, resolve_image
 from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
+from nemo_mm_align.run_health import read_health
 
 _SAMPLES, _STEERED, _CURVE_POINTS = 8, 2, 200
 
@@ -78,6 +79,7 @@ def _facts(folder: Path) -> TrainingFacts | None:
         seconds=round(sum(line["seconds"] for line in metrics), 1),
         losses=[(int(line["step"]), line["loss"]) for line in metrics[::stride]],
         settings=_shown(facts),
+        health=read_health(folder).verdict,
     )
 
 

@@ -12,7 +12,12 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from nemo_mm_align.model.distribution import summarise_logits
+
 IGNORE_INDEX = -100
+
+_TIE = 1e-5
+"""Nats that a label may lie below the most likely token and still share its place: both are rounded."""
 
 
 class LanguageModel(GPTModel):
@@ -38,17 +43,41 @@ class LanguageModel(GPTModel):
             labels_BS: next token at every position, -100 where no loss is wanted.
             label_places_P: where a label stands in the flattened [S, B]; ``None`` looks, which waits for a GPU.
         """
+        return self._at_labels(hidden_SBH, labels_BS, label_places_P, distribution=False)[0]
+
+    def token_statistics(
+        self, hidden_SBH: Tensor, labels_BS: Tensor, label_places_P: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `token_losses`, the entropy of the distribution that each label was drawn from, nats, and where a label has
+        the highest probability (1; a shared first place counts), all [B, S] and 0 where there is no label."""
+        losses_BS, entropies_BS, right_BS = self._at_labels(hidden_SBH, labels_BS, label_places_P, distribution=True)
+        return losses_BS, entropies_BS, right_BS
+
+    def _at_labels(
+        self, hidden_SBH: Tensor, labels_BS: Tensor, label_places_P: Tensor | None, distribution: bool
+    ) -> list[Tensor]:
         labels_SB = labels_BS.transpose(0, 1)
         labels_N, places_P = labels_SB.flatten(), label_places_P
         if places_P is None:
             places_P = (labels_N != IGNORE_INDEX).nonzero().squeeze(1)
         # Only these positions need the output layer. [P, 1, H]: megatron-core's linears take three dimensions.
         hidden_P1H = hidden_SBH.flatten(0, 1).index_select(0, places_P).unsqueeze(1)
+        logits_P1V = self._logits(hidden_P1H)
+        # Before the loss, which overwrites fp32 logits.
+        summary = summarise_logits(logits_P1V.detach().squeeze(1)) if distribution else None
         losses_P = tensor_parallel.vocab_parallel_cross_entropy(
-            self._logits(hidden_P1H), labels_N.index_select(0, places_P).unsqueeze(1)
+            logits_P1V, labels_N.index_select(0, places_P).unsqueeze(1)
         ).squeeze(1)
-        losses_SB = losses_P.new_zeros(len(labels_N)).index_put((places_P,), losses_P).view(labels_SB.shape)
-        return losses_SB.transpose(0, 1).contiguous()
+        values = [losses_P]
+        if summary is not None:
+            entropies_P, highest_P = summary
+            values += [entropies_P, (highest_P + losses_P.detach() <= _TIE).float()]
+
+        def everywhere(values_P: Tensor) -> Tensor:
+            values_SB = values_P.new_zeros(len(labels_N)).index_put((places_P,), values_P).view(labels_SB.shape)
+            return values_SB.transpose(0, 1).contiguous()
+
+        return [everywhere(values_P) for values_P in values]
 
     def logits(self, hidden_SBH: Tensor) -> Tensor:
         """Return the logits of this rank's vocabulary columns, [B, S, V], of the last stage's hidden states or some of them."""

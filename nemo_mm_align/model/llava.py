@@ -151,6 +151,12 @@ class Llava(MegatronModule):
         """Return per-token losses [B, S] of the last stage's hidden states; see `LanguageModel.token_losses`."""
         return self.language_model.token_losses(hidden_SBH, labels_BS, label_places_P)
 
+    def token_statistics(
+        self, hidden_SBH: Tensor, labels_BS: Tensor, label_places_P: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same losses, entropies, and where labels are the likeliest; see `LanguageModel.token_statistics`."""
+        return self.language_model.token_statistics(hidden_SBH, labels_BS, label_places_P)
+
     def logits(self, hidden_SBH: Tensor) -> Tensor:
         """Return this rank's part of the logits [B, S, V] of the last stage's hidden states, or of some positions of them."""
         return self.language_model.logits(hidden_SBH)

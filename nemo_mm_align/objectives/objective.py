@@ -33,10 +33,13 @@ class Reads:
         token_losses: -log p of every label.
         hidden: one vector per sequence, the hidden state of its last token or the mean over its tokens. The last token of
             a sequence, which predicts nothing, is computed where this is asked for.
+        distribution: beside token losses, entropy and most likely token at every label; without gradients. Training reads
+            it for its metrics wherever an objective reads token losses.
     """
 
     token_losses: bool = False
     hidden: Pooling | None = None
+    distribution: bool = False
 
 
 TOKEN_LOSSES = Reads(token_losses=True)
@@ -51,8 +54,25 @@ class Reading:
         token_losses_BS: Tensor | None = None,
         hidden_QH: Tensor | None = None,
         outputs_QT: Tensor | None = None,
+        entropies_BS: Tensor | None = None,
+        right_BS: Tensor | None = None,
     ) -> None:
         self._token_losses_BS, self._hidden_QH, self._outputs_QT = token_losses_BS, hidden_QH, outputs_QT
+        self._entropies_BS, self._right_BS = entropies_BS, right_BS
+
+    def part(self, rows: slice, sequences: slice) -> Reading:
+        """Return what was read of some rows and of the sequences in them."""
+
+        def cut(value: Tensor | None, places: slice) -> Tensor | None:
+            return None if value is None else value[places]
+
+        return Reading(
+            cut(self._token_losses_BS, rows),
+            cut(self._hidden_QH, sequences),
+            cut(self._outputs_QT, sequences),
+            cut(self._entropies_BS, rows),
+            cut(self._right_BS, rows),
+        )
 
     @property
     def token_losses_BS(self) -> Tensor:
@@ -68,6 +88,16 @@ class Reading:
     def outputs_QT(self) -> Tensor:
         """What the model's head makes of these, fp32."""
         return self._read(self._outputs_QT, "hidden, of a model with a head")
+
+    @property
+    def entropies_BS(self) -> Tensor:
+        """Entropy of the distribution that the label was drawn from, nats, 0 where there is no label."""
+        return self._read(self._entropies_BS, "distribution")
+
+    @property
+    def right_BS(self) -> Tensor:
+        """1 where the label is the most likely token, 0 elsewhere."""
+        return self._read(self._right_BS, "distribution")
 
     def _read(self, value: Tensor | None, name: str) -> Tensor:
         if value is None:

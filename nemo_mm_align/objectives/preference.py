@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nemo_mm_align.datasets.batch import Batch
 
 
+SATURATED = 0.01
+"""Below this gradient weight a pair teaches nothing any more: a fiftieth of what it taught at the start."""
+
+
 @dataclass(frozen=True)
 class PairLogRatios:
     """log policy - log reference of the answers of P pairs, nats: summed over tokens, or their mean (`Preference.per_token`)."""
@@ -90,19 +94,55 @@ class Preference(Objective):
         further = self.further_losses(ratio_Q, batch)
         loss = loss + sum(further.values())
         pairs = torch.full((), len(losses_P), dtype=torch.int, device=loss.device)
-        chosen_P, rejected_P = self.beta * ratios.chosen_P, self.beta * ratios.rejected_P
+        rewards = PairLogRatios(self.beta * ratios.chosen_P.detach(), self.beta * ratios.rejected_P.detach())
+        weight = pairs.float()
         sums = {
-            "loss": loss,
-            "reward_chosen": chosen_P.sum(),
-            "reward_rejected": rejected_P.sum(),
-            "reward_margin": (chosen_P - rejected_P).sum(),
-            "reward_accuracy": (chosen_P > rejected_P).float().sum(),
-            "log_prob_chosen": batch.of_role(CHOSEN, policy_Q).sum(),
-            "log_prob_rejected": batch.of_role(REJECTED, policy_Q).sum(),
-            "log_ratio_to_reference": (policy_Q - reference_Q).sum() / 2,
+            "loss": loss.detach().clone(),
+            "log_prob_chosen": batch.of_role(CHOSEN, policy_Q.detach()).sum(),
+            "log_prob_rejected": batch.of_role(REJECTED, policy_Q.detach()).sum(),
+            "log_ratio_to_reference": (policy_Q.detach() - reference_Q).sum() / 2,
             "length_chosen": batch.of_role(CHOSEN, lengths_Q).sum(),
             "length_rejected": batch.of_role(REJECTED, lengths_Q).sum(),
-            **{f"loss_{name}": value for name, value in further.items()},
+            "saturated": (self.gradient_weights(ratios) < SATURATED).float().sum(),
+            **{f"loss_{name}": value.detach() for name, value in further.items()},
         }
-        weight = pairs.float()
-        return LossOutput(loss, pairs, {name: (value.detach().clone().float(), weight) for name, value in sums.items()})
+        metrics = {name: (value.float(), weight) for name, value in sums.items()}
+        longer_P = batch.of_role(CHOSEN, lengths_Q) - batch.of_role(REJECTED, lengths_Q)
+        return LossOutput(loss, pairs, metrics | _reward_metrics(rewards, weight) | _by_length(rewards, longer_P))
+
+    def gradient_weights(self, ratios: PairLogRatios) -> Tensor:
+        """Return how strongly each pair still teaches, [P]: the slope of its loss in the chosen answer's log-ratio, as a
+        share of twice the slope where policy and reference are one. Of -log sigmoid(beta * margin) that is
+        sigmoid(-beta * margin): 1/2 at the start, 0 for a pair that teaches nothing any more."""
+        import torch
+
+        with torch.enable_grad():
+            chosen_P = torch.cat([ratios.chosen_P.detach(), torch.zeros_like(ratios.chosen_P)]).requires_grad_()
+            rejected_P = torch.cat([ratios.rejected_P.detach(), torch.zeros_like(ratios.rejected_P)])
+            losses_P = self.pair_losses(PairLogRatios(chosen_P, rejected_P))
+            (slopes_P,) = torch.autograd.grad(losses_P.sum(), chosen_P)
+        now_P, at_start_P = slopes_P.abs().chunk(2)
+        return now_P / (2 * at_start_P)
+
+
+def _reward_metrics(rewards: PairLogRatios, weight: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Rewards under TRL's names, and under those that earlier versions gave."""
+    sums = {
+        "chosen": rewards.chosen_P.sum(),
+        "rejected": rewards.rejected_P.sum(),
+        "margin": (rewards.chosen_P - rewards.rejected_P).sum(),
+        "accuracy": (rewards.chosen_P > rewards.rejected_P).float().sum(),
+    }
+    plural = {"margin": "margins", "accuracy": "accuracies"}
+    metrics = {name: (value.float(), weight) for name, value in sums.items()}
+    earlier = {f"reward_{name}": pair for name, pair in metrics.items()}
+    return earlier | {f"rewards/{plural.get(name, name)}": pair for name, pair in metrics.items()}
+
+
+def _by_length(rewards: PairLogRatios, longer_P: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Accuracy apart for pairs whose chosen answer is the longer and the shorter one: a reward for length tells them apart."""
+    right_P = rewards.chosen_P > rewards.rejected_P
+    return {
+        f"rewards/accuracies_{name}": ((right_P & of_kind_P).float().sum(), of_kind_P.float().sum())
+        for name, of_kind_P in (("longer", longer_P > 0), ("shorter", longer_P < 0))
+    }

@@ -31,13 +31,17 @@ def forward_batch(model: Any, batch: Batch) -> Tensor:
 
 def read_batch(stage: Llava, hidden_SBH: Tensor, batch: Batch, reads: Reads) -> Reading:
     """Read the last stage's hidden states as an objective wants them."""
-    token_losses_BS = hidden_QH = outputs_QT = None
-    if reads.token_losses:
+    token_losses_BS = entropies_BS = right_BS = hidden_QH = outputs_QT = None
+    if reads.distribution:
+        token_losses_BS, entropies_BS, right_BS = stage.token_statistics(
+            hidden_SBH, batch.labels_BS, batch.places.label_P
+        )
+    elif reads.token_losses:
         token_losses_BS = stage.token_losses(hidden_SBH, batch.labels_BS, batch.places.label_P)
     if reads.hidden is not None:
         hidden_QH = pool(hidden_SBH, batch, reads.hidden)
         outputs_QT = None if stage.head is None else stage.head(hidden_QH)
-    return Reading(token_losses_BS, hidden_QH, outputs_QT)
+    return Reading(token_losses_BS, hidden_QH, outputs_QT, entropies_BS, right_BS)
 
 
 def pool(hidden_SBH: Tensor, batch: Batch, pooling: Pooling) -> Tensor:

@@ -72,6 +72,20 @@ class FaultSettings:
 
 
 @dataclass(frozen=True)
+class HealthSettings:
+    """What a run finds out about itself beside its curves.
+
+    Args:
+        image_probe: training samples whose loss is measured with their own and with other samples' images, at start and end;
+            0: none.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    image_probe: Annotated[int, Field(ge=0, le=4096)]
+
+
+@dataclass(frozen=True)
 class TrainerSettings(StartedRanks):
     """What this package itself reads of the arguments of Lightning's Trainer; the others are Lightning's to judge."""
 
@@ -116,6 +130,7 @@ class TopLevel:
     exp_manager: Annotated[Any, Parts((ManagerSettings,), "settings of NeMo's exp_manager")]
     checkpoint: CheckpointSettings
     faults: FaultSettings
+    health: HealthSettings
     data: DataSettings
     recipe: Annotated[Any, OneOf(objectives)]
     model: Annotated[Any, Parts((ModelSettings, ParallelConfig, LlavaConfig))]

@@ -22,6 +22,7 @@ from nemo_mm_align.recipes.spec import RecipeSpec
 from nemo_mm_align.training.sections import (
     DataSettings,
     FaultSettings,
+    HealthSettings,
     ManagerSettings,
     TopLevel,
     TrainerSettings,
@@ -43,6 +44,7 @@ class TrainSettings:
     model: ModelSettings
     checkpoint: CheckpointSettings
     faults: FaultSettings
+    health: HealthSettings
     sizes: LlavaConfig | None
     engine: EngineConfig
     parallel: ParallelConfig
@@ -80,6 +82,7 @@ def read_values(values: Mapping[str, Any]) -> TrainSettings:
         model=model.settings,
         checkpoint=whole.checkpoint,
         faults=whole.faults,
+        health=whole.health,
         sizes=model.sizes,
         engine=read_engine(values),
         parallel=model.parallel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.objectives.common_metrics import common_metrics
 from nemo_mm_align.objectives.objective import Objective, Reading, Reads
 from nemo_mm_align.parallel import memory, runtime
 from nemo_mm_align.parallel.gradients import finalize_gradients, squared_gradient_norm
@@ -111,6 +112,7 @@ class TrainingEngine:
 
     def __init__(self, model: Llava, objective: Objective, optim: OptimConfig, total_steps: int, seed: int) -> None:
         self.model, self.objective, self.seed = model, objective, seed
+        self.reads = replace(objective.reads, distribution=objective.reads.token_losses)
         self.ddp: DistributedDataParallel = wrap_for_training(model, optim)
         self.optimizer = build_optimizer(self.ddp, optim)
         self.schedule = Schedule(self.optimizer, optim, total_steps)
@@ -132,7 +134,7 @@ class TrainingEngine:
         learning_rate = self.schedule.set_step(step)
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
-        reports = run_schedule(self.ddp, batches, self.objective.reads, self._loss, forward_only=False)
+        reports = run_schedule(self.ddp, batches, self.reads, self._loss, forward_only=False)
         names, sums_M2 = add_reports(reports)
         self.optimizer.prepare_grads()
         square = squared_gradient_norm(self.optimizer)
@@ -163,7 +165,7 @@ class TrainingEngine:
 
     def _loss(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         output = self.objective.loss(reading, batch)
-        return output.loss_sum, output.count, output.metrics
+        return output.loss_sum, output.count, common_metrics(self.reads, reading, batch) | output.metrics
 
     def _seed(self, step: int) -> None:
         replica = parallel_state.get_data_parallel_rank() * 1009 + parallel_state.get_pipeline_model_parallel_rank()

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from nemo_mm_align.callbacks.checkpointing import SaveCheckpoints
 from nemo_mm_align.callbacks.hangs import EndHangs
-from nemo_mm_align.callbacks.health import ReportHealth
+from nemo_mm_align.callbacks.health import ReportHealth, report_health
+from nemo_mm_align.callbacks.images import MeasureImages
 from nemo_mm_align.callbacks.metrics import WriteMetrics
 from nemo_mm_align.callbacks.stopping import StopOnRequest
 from nemo_mm_align.callbacks.stragglers import ReportStragglers
@@ -44,6 +45,7 @@ from nemo_mm_align.run_files import (
     write_diverged,
     write_done,
 )
+from nemo_mm_align.run_health import ImageSensitivity, RunHealth, read_health, write_health
 from nemo_mm_align.training import reference
 from nemo_mm_align.training.data import (
     BatchShape,
@@ -53,6 +55,7 @@ from nemo_mm_align.training.data import (
     read_samples,
 )
 from nemo_mm_align.training.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
+from nemo_mm_align.training.image_probe import ImageProbe, draw_exchanges
 from nemo_mm_align.training.known_settings import check_trainer, differing_sizes
 from nemo_mm_align.training.record import RunRecord, announce
 from nemo_mm_align.training.reference_passes import choose_passes
@@ -164,6 +167,7 @@ class TrainingRun:
             TrainingDiverged: its report is in the run's folder.
         """
         self.stop.check()
+        runtime.on_first_rank(lambda: read_health(self.folder))  # one of another version is named before any work
         resume = runtime.on_first_rank(lambda: checkpoint_to_resume(self.checkpoints, self.settings.checkpoint.resume))
         start = self._check_resumable(resume) if resume else 0
         if runtime.rank() == 0:
@@ -177,9 +181,11 @@ class TrainingRun:
         )
         announce(self.record, self.engine.model, self.folder, start)
         if start < self.total_steps:
-            self._train(self._loader(collator, start), resume)
+            self._train(self._loader(collator, start), resume, collator)
         else:
             logger.info("already trained to step %d: nothing to do", start)
+            if runtime.rank() == 0 and read_health(self.folder).verdict is None:  # ended between the last save and it
+                report_health(self.folder, self.settings.model.optim.clip_grad)
         if runtime.rank() == 0 and max(start, self.trainer.global_step) >= self.total_steps:
             write_done(self.folder, self.total_steps)
 
@@ -189,11 +195,11 @@ class TrainingRun:
             resume, self.record.recipe(), self.source.fingerprint(), self.hashes.others, self.record.head
         )
 
-    def _train(self, loader: DataLoader, resume: Path | None) -> None:
+    def _train(self, loader: DataLoader, resume: Path | None, collator: Collator) -> None:
         if runtime.rank() == 0:
             (self.folder / DONE_FILE).unlink(missing_ok=True)  # of a shorter run in the same folder
         self.stop.check()
-        self.trainer.callbacks.extend(self._callbacks())
+        self.trainer.callbacks.extend(self._callbacks(collator))
         self.trainer.fit_loop.epoch_loop.max_steps = self.total_steps
         try:
             self.trainer.fit(AlignmentModule(self.engine, self._throughput()), loader, ckpt_path=resume)
@@ -291,13 +297,26 @@ class TrainingRun:
             pin_memory=gpu,
         )
 
-    def _callbacks(self) -> list[pl.Callback]:
+    def _images(self, collator: Collator) -> list[pl.Callback]:
+        """Measure how much the images matter, if that is asked for."""
+        settings = self.settings
+        if not settings.health.image_probe:
+            runtime.on_first_rank(lambda: write_health(self.folder, RunHealth()))  # an earlier run's is not this one's
+            return []
+        exchanges, why_none = draw_exchanges(self.samples, settings.health.image_probe, settings.seed, self.hashes.of)
+        probe = ImageProbe(self.samples, exchanges, collator, settings.recipe, settings.model.micro_batch_size)
+        key = probe.key(self.source.fingerprint(), self.hashes.of)
+        about = ImageSensitivity(key=key, samples=len(exchanges), why_none=why_none)
+        return [MeasureImages(self.folder, about, lambda: probe.measure(self.engine.model), self.total_steps)]
+
+    def _callbacks(self, collator: Collator) -> list[pl.Callback]:
         settings, faults, metrics = self.settings.checkpoint, self.settings.faults, self.folder / METRICS_FILE
         stop = StopOnRequest(self.stop)
         save = SaveCheckpoints(
             self.checkpoints, settings.every_n_steps, settings.keep, self.total_steps, stop, self.writer
         )
-        callbacks: list[pl.Callback] = [WriteMetrics(metrics), stop, save, ReportHealth(metrics)]
+        health = ReportHealth(self.folder, self.settings.model.optim.clip_grad)
+        callbacks: list[pl.Callback] = [WriteMetrics(metrics), stop, *self._images(collator), save, health]
         if faults.straggler_every_n_steps:
             path = self.folder / RANK_TIMES_FILE
             callbacks.append(ReportStragglers(faults.straggler_every_n_steps, faults.straggler_ratio, path))

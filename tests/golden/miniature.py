@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PASSING = (".created", ".versions.", ".training.seconds")
-"""Parts of keys that say when and by what the run was made."""
+PASSING = (".created", ".versions.", ".training.seconds", ".training.health")
+"""Parts of keys that say when and by what the run was made; a training's verdict came later, and is words about its numbers."""
 
 LOSS_BOUND, NUMBER_BOUND = 1e-4, 1e-9
 """Relative: of losses, which instruction sets round apart, and of means over answers, which are the same."""

@@ -48,9 +48,9 @@ def test_steps_equal_those_of_the_cpu(name: str, both: tuple[dict[str, Any], dic
     for step, (expected, found) in enumerate(zip(cpu[name], cuda[name], strict=True)):
         assert found.keys() == expected.keys()
         for metric, value in expected.items():
-            if metric == "reward_accuracy" and step == 0:
+            if "accurac" in metric and metric.startswith("reward") and step == 0:
                 continue  # the policy is the reference: which answer is ahead, rounding decides
-            assert found[metric] == pytest.approx(value, rel=1e-3, abs=1e-3), metric
+            assert found[metric] == pytest.approx(value, rel=1e-3, abs=1e-3, nan_ok=True), metric
 
 
 def test_answers_equal_those_of_the_cpu(both: tuple[dict[str, Any], dict[str, Any]]) -> None:

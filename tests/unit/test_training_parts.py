@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_mm_align.callbacks.health import verdict
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
@@ -111,16 +110,6 @@ def test_metrics_are_read_up_to_a_torn_line(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
-
-
-def test_verdict_tells_healthy_from_broken() -> None:
-    good = [{"loss": 0.69 - 0.01 * i, "reward_accuracy": 0.5 + 0.02 * i, "reward_margin": 0.1 * i, "reward_chosen": 0.1}
-            for i in range(20)]  # fmt: skip
-    assert not any(finding.startswith("!") for finding in verdict(good))
-    bad = [{**line, "loss": 0.69, "reward_accuracy": 0.4, "reward_chosen": -2.0} for line in good]
-    worries = [finding for finding in verdict(bad) if finding.startswith("!")]
-    assert len(worries) == 3
-    assert verdict(good[:1]) == ["too few steps for a verdict"]
 
 
 def test_unknown_method_and_bad_beta_are_named() -> None:

@@ -13,6 +13,7 @@ from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
 from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.records import Prompt, Turn
+from nemo_mm_align.run_health import Finding, Verdict
 from tests.unit.evaluation.judged import image_answer, seed_answers, text_answer
 from tests.unit.evaluation.test_steering import sweep
 
@@ -139,6 +140,23 @@ def test_report_without_a_base_or_without_images(tmp_path, helpsteer):
     write_report(tmp_path / "b.html", results_of([text_only], helpsteer), helpsteer)
     page = page_of(tmp_path / "b.html")
     assert "0.50" in page.text and "Judged attributes" not in page.text
+
+
+def test_trainings_say_how_they_went(tmp_path, helpsteer):
+    results = results_of([seed_answers(base=0.5, dpo=0.6, sft=0.7)], helpsteer)
+    worry = Finding(rule="images", worry=True, text="images are not used")
+    well = Finding(rule="loss", worry=False, text="loss 0.6931 -> 0.4000")
+    results.methods["sft"].training = TrainingFacts(health=Verdict(steps=150, findings=[well]))
+    results.methods["dpo"].training = TrainingFacts(health=Verdict(steps=100, findings=[worry, well]))
+    results.methods["base"].training = TrainingFacts()
+    write_report(tmp_path / "report.html", results, helpsteer)
+    text = " ".join(page_of(tmp_path / "report.html").text.split())
+    assert "SFT: healthy after 150 steps loss 0.6931 -> 0.4000" in text
+    assert "DPO: look at images after 100 steps images are not used loss 0.6931 -> 0.4000" in text
+    assert text.count("after") == 2 and "Base:" not in text
+    assert results == Results.model_validate_json(results.model_dump_json())
+    write_report(tmp_path / "none.html", results_of([seed_answers(base=0.5)], helpsteer), helpsteer)
+    assert "Health" not in page_of(tmp_path / "none.html").text
 
 
 def test_everything_from_outside_is_escaped(tmp_path, helpsteer):
