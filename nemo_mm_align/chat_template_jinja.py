@@ -49,22 +49,27 @@ _JINJA = """
 {%- if steered and loop.index0 == place.last_user -%}@steering@{%- endif -%}
 {{- @user_suffix@ -}}
 {%- elif message['role'] == 'assistant' -%}
-{{- @assistant_prefix@ + @answer_prefix@ + (text.value | trim) + @stop@ + @separator@ -}}
+{{- @assistant_prefix@ + @answer_prefix@ + (text.value | trim) + @stop@ + @behind@ -}}
 {%- elif text.value -%}{{- @system_prefix@ + text.value + @system_suffix@ -}}{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- @assistant_prefix@ -}}{%- endif -%}
 """
 
 
-def chat_template_jinja(pieces: Mapping[str, str], schema: AttributeSchema | None, bos: str) -> str:
+def chat_template_jinja(
+    pieces: Mapping[str, str], schema: AttributeSchema | None, bos: str, ends_with_answer: bool = False
+) -> str:
     """Return a Hugging Face chat template.
 
     Args:
         pieces: fields of a `ChatTemplate`.
         schema: whose attributes a request may ask for; None refuses any.
         bos: text that stands first.
+        ends_with_answer: see `ChatTemplate.jinja`.
     """
     literals = {name: _literal(text) for name, text in pieces.items()}
+    separator = literals["separator"]
+    literals["behind"] = f"('' if loop.last else {separator})" if ends_with_answer else separator
     literals |= {"image": _literal(IMAGE_PART), "bos": _literal(bos)}
     literals |= {"check": _check(schema), "steering": "" if schema is None else _steering(schema)}
     return re.sub(r"@(\w+)@", lambda match: literals[match[1]], _JINJA.replace("\n", ""))
