@@ -101,6 +101,20 @@ def test_hidden_states_are_pooled_per_sequence() -> None:
     assert torch.equal(pool(hidden_SBH, rows, "mean"), torch.stack(means).float())
 
 
+def test_a_mean_takes_in_the_prompt_however_answers_are_laid_out() -> None:
+    samples = [pair([1, 2, 3], [4, 5], [6, 7, 8]), pair([1], [4], [5]), Sample("s", [], [sequence([1, 2], [3])])]
+    unreferenced = [replace(sample, reference_log_probs=None) for sample in samples]
+    packed = build(unreferenced, 9, shared_prefix=True, last_token=True)
+    hidden_SBH = torch.randn(9, 3, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    row_SH = hidden_SBH[:, 0]  # tokens 1 and 2 are shared; each answer has its own 3, which predicts its first token
+    means = [row_SH[:5].mean(0), torch.cat([row_SH[:2], row_SH[5:9]]).mean(0)]
+    means += [hidden_SBH[:2, 1].mean(0), hidden_SBH[2:4, 1].mean(0), hidden_SBH[:3, 2].mean(0)]
+    found = pool(hidden_SBH, packed, "mean")
+    torch.testing.assert_close(found, torch.stack(means))
+    (gradient_SBH,) = torch.autograd.grad(found[:2].sum(), hidden_SBH)
+    torch.testing.assert_close(gradient_SBH[0, 0], torch.full((2,), 1 / 5 + 1 / 6)), "both answers see the prefix"
+
+
 def test_samples_of_any_number_of_sequences_keep_roles_and_targets() -> None:
     one = Sample("one", [], [sequence([1], [answer]) for answer in (2, 3, 4)], targets=[[1.0], [2.0], [math.nan]])
     roles = ("chosen", "rejected", "chosen under another line", "rejected under another line")
