@@ -127,12 +127,16 @@ class CandidateSet(Record):
 
 
 class RatedCandidate(Record):
-    """A candidate with its scores, one per attribute of the schema, and the judge's reasoning where it gave any."""
+    """A candidate with its scores, one per attribute of the schema, and the judge's reasoning where it gave any.
+
+    `predicted` holds what a model told before it was rounded to a score of the schema, within the attribute's range.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"] = "stop"
     ratings: dict[str, float]
     reasoning: str = ""
+    predicted: dict[str, float] | None = None
 
 
 class Annotation(Record):

@@ -19,6 +19,7 @@ from nemo_mm_align.atomic import write_json
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.inference.requests import Key, raise_faults, request_key
 from nemo_mm_align.lock import lock_of
+from nemo_mm_align.nested import differing
 from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.records import CandidateSet, RecordAppender, RecordType, numbered_records, write_records
 
@@ -96,10 +97,10 @@ class AnswerFile(Generic[RecordType]):
             return
         known = self._stored_settings()
         self._unsaid = [name for name in LATER_FACTS if name in settings and name not in known]
-        names = [name for name in {**known, **settings} if name not in self._unsaid]
-        differing = [name for name in names if known.get(name) != settings.get(name)]
-        if differing:
-            listed = ", ".join(f"{name} {known.get(name)} (now {settings.get(name)})" for name in differing)
+        said = {name: value for name, value in settings.items() if name not in self._unsaid}
+        found = [f"{name} {old} (now {new})" for name, old, new in differing(known, said)]
+        if found:
+            listed = ", ".join(found)
             raise UserError(
                 f"{self.path}: holds answers made with other settings: {listed}. Give another out, remove the file, or "
                 "take the settings back."

@@ -124,6 +124,21 @@ class ModelSource:
             raise UserError(f"{fault}Copy the tokenizer's files there that belong to these weights.")
         _say(f"{fault}A prompt with one of the others will fail.")  # trained when nobody looked
 
+    def schema_told(self) -> AttributeSchema:
+        """Return the schema whose attributes the model's head tells; raise `UserError` where it has none."""
+        if self.head is None:
+            raise UserError(
+                f"{self.folder}: has no head that rates answers. Give a model that was trained to tell attributes, a checkpoint "
+                "or what scripts/convert.py direction=export made of one."
+            )
+        schema = self.schema(None)
+        if schema is None or schema.names != self.head.outputs:
+            named = "it has no schema" if schema is None else f"its schema has {', '.join(schema.names)}"
+            raise UserError(
+                f"{self.folder}: its head tells {', '.join(self.head.outputs)}, but {named}; it rates nothing."
+            )
+        return schema
+
     def refuse_head(self, purpose: str) -> None:
         """Raise `UserError` where the model rates answers: its language model was trained to be read, not to speak."""
         if self.head is not None:
