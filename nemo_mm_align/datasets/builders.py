@@ -12,8 +12,10 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
 from nemo_mm_align.datasets.build_answers import build_rejection, build_sft, build_steerlm
 from nemo_mm_align.datasets.build_pairs import build_all_pairs, build_best_worst, build_preference
+from nemo_mm_align.datasets.build_rated import build_rated
 from nemo_mm_align.datasets.build_settings import (
     ALL_PAIRS,
+    ATTRIBUTE_MODEL,
     BEST_WORST,
     PAIR_METHODS,
     PREFERENCE,
@@ -36,6 +38,7 @@ BUILDERS: dict[str, Builder] = {
     PREFERENCE: build_preference,
     BEST_WORST: build_best_worst,
     ALL_PAIRS: build_all_pairs,
+    ATTRIBUTE_MODEL: build_rated,
 }
 
 

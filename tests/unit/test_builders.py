@@ -176,6 +176,6 @@ def test_the_script_names_what_is_wrong(repository, tmp_path):
     assert done.returncode != 0 and "margin" in done.stderr
     done = run(repository, tmp_path)
     assert done.returncode == 2 and done.stderr == (
-        "error: missing on the command line: method=... (sft, rejection, steerlm, preference, best_worst, all_pairs), "
-        "annotations=..., out=.... Each is explained in conf/build.yaml.\n"
+        "error: missing on the command line: method=... (sft, rejection, steerlm, preference, best_worst, all_pairs, "
+        "attribute_model), annotations=..., out=.... Each is explained in conf/build.yaml.\n"
     )
