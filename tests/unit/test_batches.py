@@ -68,6 +68,14 @@ def test_prefix_ends_where_prompts_differ() -> None:
     assert shared_prefix_length(sequences) == 2
 
 
+def test_rows_of_padding_fill_a_micro_batch_up() -> None:
+    samples = [Sample("one", [], [sequence([1, 2], [3])]), Sample("two", [], [sequence([1], [4]), sequence([1], [5])])]
+    one, two = build(samples[:1], 2, least_rows=2), build(samples[1:], 2, least_rows=2)
+    assert one.input_ids_BS.tolist() == [[1, 2], [0, 0]] and one.segment_ids_BS.tolist() == [[1, 1], [-1, -1]]
+    assert one.input_ids_BS.shape == two.input_ids_BS.shape
+    assert (one.num_sequences, two.num_sequences, one.places.has_branches) == (1, 2, False)
+
+
 def test_an_image_of_two_rows_is_loaded_once() -> None:
     batch = build([pair([IMAGE, IMAGE, 2], [4], [6], images=1)], 4)
     assert batch.images_NCHW.shape == (1, 3, 4, 4)
