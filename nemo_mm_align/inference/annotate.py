@@ -25,6 +25,7 @@ from nemo_mm_align.inference.scores import predicted, scores
 from nemo_mm_align.labeling.annotations import rebase_images
 from nemo_mm_align.labeling.inputs import Selection
 from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.judges.model_head import NAME
 from nemo_mm_align.labeling.provenance import settings_of
 from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.records import Annotation, RatedCandidate
@@ -58,7 +59,7 @@ def annotate(settings: AnnotateSettings, stop: stopping.StopRequest | None = Non
 def _annotate(settings: AnnotateSettings, stop: stopping.StopRequest) -> None:
     opened = settings.open()
     assert opened.schema is not None
-    name = AttributeRater.name if settings.shuffled_by is None else f"{AttributeRater.name}:shuffled_images"
+    name = NAME if settings.shuffled_by is None else f"{NAME}:shuffled_images"
     rater = AttributeRater(rating_facts(opened, settings.shuffled_by), name)
     context = LabelContext(rater, opened.schema, want_reference=False)
     runtime.initialize(opened.parallel, settings.seed)

@@ -20,6 +20,7 @@ from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.judges.model_head import NAME
 from nemo_mm_align.prompts import EncodedSequence, Encoder
 from nemo_mm_align.records import prompt_kind
 
@@ -29,7 +30,7 @@ class AttributeRater:
     """A model with a head as annotations name it: by name, and by all that its ratings depend on."""
 
     settings: Mapping[str, Any]
-    name: str = "attribute_model"
+    name: str = NAME
     reads_metadata: bool = False
 
     def judge(self, request: JudgeRequest) -> JudgeReply:

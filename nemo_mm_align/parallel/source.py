@@ -137,6 +137,12 @@ class ModelSource:
             raise UserError(
                 f"{self.folder}: its head tells {', '.join(self.head.outputs)}, but {named}; it rates nothing."
             )
+        loss = self.metadata.recipe.get("loss_function", "mse") if self.metadata else "mse"
+        if loss != "mse":
+            _say(
+                f"{self.folder}: was trained with recipe.loss_function={loss}, which orders answers by a weighted sum: single "
+                "attributes are in their own units only as far as they were in the model that it began from"
+            )
         return schema
 
     def refuse_head(self, purpose: str) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAME = "attribute_model"
+"""What annotations name such a judge by, whoever wrote them."""
+
 
 class AttributeModelJudge:
     """Rates candidates with a model's head, one prompt at a time; the model is loaded at the first call.
@@ -42,7 +45,7 @@ class AttributeModelJudge:
         UserError: no such model, one without a head, or one that tells other attributes than `schema`.
     """
 
-    name = "attribute_model"
+    name = NAME
     reads_metadata = False
     price = None
     max_output_tokens = 0
