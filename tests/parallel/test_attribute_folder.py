@@ -229,7 +229,7 @@ def test_what_its_configuration_says_otherwise_is_refused(
 
 
 # What vLLM looks for where it makes a classifier of a generating model (vllm/model_executor/models/adapters.py, as_seq_cls_model
-# and _create_pooling_model_cls; models/registry.py, _normalize_arch; releases 0.11 to 0.28). A multimodal model's pooler and
+# and _create_pooling_model_cls; models/registry.py, _normalize_arch; at commit 3b2aedb, and in the documentation of 0.15 to 0.28). A multimodal model's pooler and
 # score are those of its language model, whose configuration is text_config; earlier releases asked the whole's.
 
 ARCHITECTURES = {"LlavaForConditionalGeneration", "LlamaForCausalLM", "LlavaNextForConditionalGeneration"}
