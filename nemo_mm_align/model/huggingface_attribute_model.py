@@ -19,13 +19,14 @@ from transformers import LlavaModel, LlavaPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 KEYS = {
-    r"^language_model\.model": "model.language_model",
-    r"^language_model\.lm_head": "lm_head",
-    r"^language_model\.score": "score",
-    r"^vision_tower": "model.vision_tower",
-    r"^multi_modal_projector": "model.multi_modal_projector",
+    "^language_model.model": "model.language_model",
+    "^language_model.lm_head": "lm_head",
+    "^language_model.score": "score",
+    "^vision_tower": "model.vision_tower",
+    "^multi_modal_projector": "model.multi_modal_projector",
 }
-"""Where the tensors of a file belong: within the language model, as transformers 4.51 named its parts and vLLM does."""
+"""Where the tensors of a file belong: within the language model, as transformers 4.51 named its parts and vLLM does. Dots stand
+as they are, since transformers turns these patterns round as texts to save a model."""
 
 
 class LlavaForSequenceClassification(LlavaPreTrainedModel):  # type: ignore[misc]
@@ -35,6 +36,7 @@ class LlavaForSequenceClassification(LlavaPreTrainedModel):  # type: ignore[misc
     of the row. Padding, on either side, counts for neither; ``attention_mask`` says where it is.
     """
 
+    _auto_class = "AutoModelForSequenceClassification"  # `save_pretrained` copies this file, whoever was opened before
     _checkpoint_conversion_mapping = KEYS
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^language_model\.lm_head\."]
     _keep_in_fp32_modules_strict = ["score"]

@@ -25,9 +25,11 @@ from nemo_mm_align.inference.annotate import annotate
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.derangement import derange
 from nemo_mm_align.inference.loading import OpenedModel
+from nemo_mm_align.inference.rating import Rater
 from nemo_mm_align.labeling.stage import label_from_config
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.stopping import EXIT_CODE, StopRequest
 from nemo_mm_align.records import Annotation, read_records
 from nemo_mm_align.repository import CONF
 from tests.attribute_checkpoints import LORA, attribute_checkpoint, helpsteer
@@ -179,6 +181,28 @@ def test_killed_and_resumed_the_file_equals_an_undisturbed_run(place: Path, one:
     assert run(place, "killed.jsonl", few) == one
     assert (place / "killed.jsonl").read_bytes() == (place / "one.jsonl").read_bytes()
     assert set(left.splitlines()[:LINES]) <= set((place / "killed.jsonl").read_bytes().splitlines())
+
+
+def test_asked_to_stop_it_ends_and_goes_on(place: Path, one: list[Annotation]) -> None:
+    settings = read(AnnotateSettings, composed("annotate", words(place, "stopped.jsonl", "max_batch_tokens=150")))
+    stop, batches = StopRequest(), []
+    stream = Rater.stream
+
+    def second(self: Rater, *arguments: Any) -> Iterator[Any]:
+        for batch in stream(self, *arguments):
+            batches.append(batch)
+            if len(batches) == 2:
+                stop.request()
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rater, "stream", second)
+        with pytest.raises(SystemExit) as ended:
+            annotate(settings, stop)
+    assert ended.value.code == EXIT_CODE
+    left = (place / "stopped.jsonl").read_bytes().count(b"\n")
+    assert left == sum(map(len, batches)) and len(batches) == 2 and left < len(QUESTIONS)
+    assert run(place, "stopped.jsonl", "max_batch_tokens=150") == one
 
 
 def test_every_layout_rates_alike(place: Path, one: list[Annotation]) -> None:

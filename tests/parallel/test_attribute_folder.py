@@ -69,10 +69,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     runtime.shutdown()
 
 
-@pytest.fixture(autouse=True)
-def own_modules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def own_modules(place: Path) -> Iterator[None]:
     """transformers copies a folder's code to a folder of its own; not to the user's."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(place / "modules"))
+        yield
 
 
 def ours(folder: Path, place: Path) -> Tensor:
@@ -95,10 +97,10 @@ def user(text: str) -> Turn:
     return Turn(role="user", content=text)
 
 
-def opened(folder: Path) -> Any:
+def opened(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True, dtype=dtype)
     return model.eval()
 
 
@@ -132,6 +134,18 @@ def test_transformers_computes_the_same_outputs(name: str, side: str, place: Pat
     for found, wanted in ((logits, expected), (alone[0], expected[0])):
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert model.config.id2label == dict(enumerate(helpsteer().names))
+
+
+def test_what_transformers_saves_of_it_opens_again(place: Path, tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    model, given = opened(place / "adapters_out"), inputs(place / "adapters_out", place, "right")
+    model.save_pretrained(tmp_path / "saved")
+    AutoProcessor.from_pretrained(place / "adapters_out").save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(opened(tmp_path / "saved")(**given).logits, model(**given).logits)
+    assert open_source(tmp_path / "saved").head == open_source(place / "adapters").head
+    assert "language_model.score.weight" in load_file(tmp_path / "saved/model.safetensors")
 
 
 def test_the_loss_is_over_what_is_known(place: Path) -> None:
@@ -172,7 +186,10 @@ def test_a_bf16_model_keeps_its_head_in_fp32(place: Path) -> None:
     tensors = load_file(place / "half_out/model.safetensors")
     assert tensors["language_model.score.weight"].dtype == torch.float32
     assert {value.dtype for key, value in tensors.items() if "score" not in key} == {torch.bfloat16}
-    assert opened(place / "half_out").score.weight.dtype == torch.float32
+    theirs = opened(place / "half_out", torch.bfloat16)
+    assert theirs.score.weight.dtype == torch.float32 and theirs.model.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert theirs(**inputs(place / "half_out", place, "left")).logits.dtype == torch.float32
     weights = []
     for name in ("half", "half_back"):
         source = open_source(place / name)
@@ -228,9 +245,10 @@ def test_what_its_configuration_says_otherwise_is_refused(
         open_source(tmp_path)
 
 
-# What vLLM looks for where it makes a classifier of a generating model (vllm/model_executor/models/adapters.py, as_seq_cls_model
-# and _create_pooling_model_cls; models/registry.py, _normalize_arch; at commit 3b2aedb, and in the documentation of 0.15 to 0.28). A multimodal model's pooler and
-# score are those of its language model, whose configuration is text_config; earlier releases asked the whole's.
+# What vLLM looks for where it makes a classifier of a generating model: vllm/model_executor/models/adapters.py, as_seq_cls_model
+# and _create_pooling_model_cls; models/registry.py, _normalize_arch (commit 3b2aedb, documentation of 0.15 to 0.28). Pooler and
+# score of a multimodal model are those of its language model, whose configuration is text_config; earlier releases asked the
+# whole's.
 
 ARCHITECTURES = {"LlavaForConditionalGeneration", "LlamaForCausalLM", "LlavaNextForConditionalGeneration"}
 SUFFIXES = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")
