@@ -153,7 +153,9 @@ def _with_head_of(model: Llava, origin: Origin, schema: AttributeSchema | None) 
     head, computed = model.head_config, {name: form for name, form in origin.computed.items() if name != HEAD}
     if head is None:
         return replace(origin, config=without_head(origin.config), computed=computed)
-    config = with_head(origin.config, head, schema, model.model_config.language.hidden_size)
+    fits = schema is not None and schema.names == head.outputs  # what another recipe's head tells are no attributes
+    told = schema if fits else None
+    config = with_head(origin.config, head, told, model.model_config.language.hidden_size)
     return replace(origin, config=config, computed={**computed, HEAD: (file_name(HEAD), "F32")})
 
 
