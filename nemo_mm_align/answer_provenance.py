@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.records import CandidateSet, RecordAppender
+from nemo_mm_align.records import CandidateSet, Record, RecordAppender
 
 Hashes = tuple[str, ...]
 
@@ -24,7 +24,7 @@ def provenance_path(answers: Path) -> Path:
     return answers.with_name(f"{answers.stem}.provenance.jsonl")
 
 
-def digest(record: CandidateSet) -> str:
+def digest(record: Record) -> str:
     """Return what tells a line of answers from any other, however it is spelled (16 hex digits)."""
     values = record.model_dump(mode="json", exclude_defaults=True)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -112,7 +112,7 @@ class ProvenanceFile:
         write_lines(path, (json.dumps(_line(*entry)) for entry in dict(known).items()))
         self._appender = RecordAppender(path)
 
-    def note(self, record: CandidateSet, images: Sequence[str]) -> None:
+    def note(self, record: Record, images: Sequence[str]) -> None:
         """Write what an answer was made from and flush it to disk."""
         self._appender.append(_line(digest(record), images))
 

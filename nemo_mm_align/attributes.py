@@ -158,6 +158,14 @@ class Attribute(BaseModel):
             raise UserError(f"{self.name}={value:g} is not a whole number from {self.minimum:g} to {self.maximum:g}.")
         return int(value) if self.integer else float(value)
 
+    def clamped(self, value: float) -> float:
+        """Return the value of the range that is nearest to a number."""
+        return min(max(value, self.minimum), self.maximum)
+
+    def nearest(self, value: float) -> float:
+        """Return the score that is nearest to a number; of two whole ones that are equally near, the even one."""
+        return self.check(round(self.clamped(value)) if self.integer else self.clamped(value))
+
     @property
     def bins(self) -> int | None:
         """Bins of a histogram over the range; None: one for each whole number."""

@@ -136,7 +136,7 @@ class ChatTemplate(BaseModel):
             return turns[0].content, turns[1:]
         return self.system, turns
 
-    def jinja(self, schema: AttributeSchema | None = None, bos: str = "") -> str:
+    def jinja(self, schema: AttributeSchema | None = None, bos: str = "", ends_with_answer: bool = False) -> str:
         """Return a Hugging Face chat template whose text equals `render`'s, behind `bos`.
 
         Content is a string or a list of ``{"type": "image"}`` and ``{"type": "text", "text": ...}`` parts. The variable
@@ -146,6 +146,7 @@ class ChatTemplate(BaseModel):
         Args:
             schema: the attribute schema of the model.
             bos: `Encoder.bos_text`; with it ``apply_chat_template(tokenize=True)`` gives the ids of training.
+            ends_with_answer: nothing follows the stop token of an answer at the end: for a model that reads it there.
         """
         pieces = {name: getattr(self, name) for name in type(self).model_fields}
-        return chat_template_jinja(pieces, schema, bos)
+        return chat_template_jinja(pieces, schema, bos, ends_with_answer)

@@ -49,7 +49,7 @@ _JINJA = """
 {%- if steered and loop.index0 == place.last_user -%}@steering@{%- endif -%}
 {{- @user_suffix@ -}}
 {%- elif message['role'] == 'assistant' -%}
-{{- @assistant_prefix@ + @answer_labels@@answer_prefix@ + (text.value | trim) + @stop@ + @separator@ -}}
+{{- @assistant_prefix@ + @answer_labels@@answer_prefix@ + (text.value | trim) + @stop@ + @behind@ -}}
 {%- elif text.value -%}{{- @system_prefix@ + text.value + @system_suffix@ -}}{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- @assistant_prefix@@prompt_labels@ -}}{%- endif -%}
@@ -59,17 +59,22 @@ _LATER = "loop.index0 > (1 if messages[0]['role'] == 'system' else 0)"
 """Whether a question stands behind an answer."""
 
 
-def chat_template_jinja(pieces: Mapping[str, str | None], schema: AttributeSchema | None, bos: str) -> str:
+def chat_template_jinja(
+    pieces: Mapping[str, str | None], schema: AttributeSchema | None, bos: str, ends_with_answer: bool = False
+) -> str:
     """Return a Hugging Face chat template.
 
     Args:
         pieces: fields of a `ChatTemplate`.
         schema: whose attributes a request may ask for; None refuses any.
         bos: text that stands first.
+        ends_with_answer: see `ChatTemplate.jinja`.
     """
     literals = {name: _literal(text or "") for name, text in pieces.items()}
     literals |= {"image": _literal(IMAGE_PART), "bos": _literal(bos), "question": literals["user_prefix"]}
     literals["stop"] = _literal(f"{pieces['answer_suffix']}{pieces['stop']}")
+    separator = literals["separator"]
+    literals["behind"] = f"('' if loop.last else {separator})" if ends_with_answer else separator
     if pieces["later_user_prefix"] is not None:
         literals["question"] = f"({literals['later_user_prefix']} if {_LATER} else {literals['user_prefix']})"
     literals |= {"check": _check(schema)} | _asking(pieces, schema)

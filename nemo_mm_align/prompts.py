@@ -173,10 +173,14 @@ class Encoder:
 
     def encode_preference(self, example: PreferenceExample) -> list[EncodedSequence]:
         """Return the chosen, then the rejected sequence, with loss on the final answer only."""
-        answers = [Turn(role="assistant", content=text) for text in (example.chosen, example.rejected)]
-        return [
-            self.encode_example([*example.turns, turn], example.attributes, last_answer_only=True) for turn in answers
-        ]
+        return self.encode_answers(example.turns, (example.chosen, example.rejected), example.attributes)
+
+    def encode_answers(
+        self, turns: Sequence[Turn], texts: Sequence[str], attributes: Mapping[str, Any] | None = None
+    ) -> list[EncodedSequence]:
+        """Return a sequence for each answer to a prompt, whose last turn is the user's, with loss on that answer only."""
+        answers = [Turn(role="assistant", content=text) for text in texts]
+        return [self.encode_example([*turns, answer], attributes, last_answer_only=True) for answer in answers]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without image and special tokens, stripped."""

@@ -3,7 +3,7 @@
     prompts.jsonl      one `Prompt` per line
     candidates.jsonl   one `CandidateSet` per line: the answers sampled for a prompt
     annotations.jsonl  one `Annotation` per line: the prompt, its candidates and their scores
-    training sets      one `TrainingExample` per line, or one `PreferenceExample`
+    training sets      one `TrainingExample` per line, or one `PreferenceExample`, or one `RatedAnswers`
 
 Image paths in a record are relative to the folder of the file they stand in, or absolute. Reading is strict: an unknown
 key, a wrong type or a broken JSON line raises `RecordError` with file, line and remedy.
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.errors import RecordError, UserError, shorten
@@ -134,12 +134,16 @@ class CandidateSet(Record):
 
 
 class RatedCandidate(Record):
-    """A candidate with its scores, one per attribute of the schema, and the judge's reasoning where it gave any."""
+    """A candidate with its scores, one per attribute of the schema, and the judge's reasoning where it gave any.
+
+    `predicted` holds what a model told before it was rounded to a score of the schema, within the attribute's range.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"] = "stop"
     ratings: dict[str, float]
     reasoning: str = ""
+    predicted: dict[str, float] | None = None
 
 
 class Annotation(Record):
@@ -199,6 +203,33 @@ class PreferenceExample(Conversation):
     def _answers_differ(self) -> Self:
         if self.chosen == self.rejected:
             raise ValueError("chosen and rejected are the same text; drop the pair")
+        return self
+
+
+class RatedAnswer(Record):
+    """An answer and what is known of it: values of a schema's attributes, fractions too (means of several judgements)."""
+
+    text: str
+    attributes: dict[str, FiniteFloat] = Field(min_length=1)
+
+
+class RatedAnswers(Conversation):
+    """A prompt with all its rated answers. An attribute that an answer leaves out is missing, not zero."""
+
+    last_speaker = "user"
+
+    answers: tuple[RatedAnswer, ...] = Field(min_length=1)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def attributes(self) -> None:
+        """What its prompt asks for: nothing, the answers are rated as they are."""
+        return None
+
+    @model_validator(mode="after")
+    def _answers_differ(self) -> Self:
+        if len({answer.text for answer in self.answers}) < len(self.answers):
+            raise ValueError("two answers are the same text; keep one of them, with the mean of their values")
         return self
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.configuration import read
+from nemo_mm_align.model.head_config import HeadConfig
+from nemo_mm_align.model.huggingface_head import MODULE, with_head
+from nemo_mm_align.repository import CONF, ROOT
 
 BASE = ROOT / "nemo_mm_align/miniature/base"
 
@@ -52,6 +58,21 @@ def write_inputs(folder: Path) -> None:
     )
     (folder / "annotations.jsonl").touch()
     (folder / "key").write_text("AIza" + "k" * 35)
+    write_rater(folder / "rater")
+
+
+def write_rater(folder: Path) -> Path:
+    """An exported attribute model without its weights, which nobody reads early."""
+    folder.mkdir()
+    for path in BASE.iterdir():
+        if path.suffix in (".json", ".jinja") and path.name != "config.json":
+            shutil.copy(path, folder / path.name)
+    schema = read(AttributeSchema, yaml.safe_load((CONF / "attribute_schema/helpsteer.yaml").read_text()))
+    values = json.loads((BASE / "config.json").read_text())
+    size = values["text_config"]["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(with_head(values, HeadConfig(schema.names, "last"), schema, size)))
+    shutil.copy(MODULE, folder / MODULE.name)
+    return folder
 
 
 def calls(folder: Path) -> dict[str, list[str]]:
@@ -66,6 +87,12 @@ def calls(folder: Path) -> dict[str, list[str]]:
     training += ["precision=fp32", "model.max_length=200", "name=odd"]
     labelling = [prompts, f"candidates={folder}/candidates.jsonl", f"out={folder}/labels.jsonl", "dry_run=true"]
     answering = [f"checkpoint={BASE}", prompts, f"out={folder}/answers.jsonl"]
+    rating = [
+        f"checkpoint={folder}/rater",
+        prompts,
+        f"candidates={folder}/candidates.jsonl",
+        f"out={folder}/rated.jsonl",
+    ]
     job = ["stages=[train]", "run.experiment=dpo_mini_1x2", f"base_results_dir={folder}/results", "dry_run=true"]
     job += [f"train.data.train={folder}/train.jsonl"]
     service = [
@@ -79,6 +106,7 @@ def calls(folder: Path) -> dict[str, list[str]]:
         "train sft": ["recipe=sft", *training],
         "generate": answering,
         "sample": answering,
+        "annotate": rating,
         "evaluate": [prompts, "answers={base: x.jsonl}", f"out={folder}/evaluation"],
         "label openai_compatible": [*labelling, *service],
         "label gemini": [*labelling, "judge=gemini", f"judge.api_key_file={folder}/key"],

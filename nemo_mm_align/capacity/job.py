@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import STRICT, Count, read, read_known
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
@@ -62,7 +63,8 @@ class Job:
     """A training run as far as memory and time depend on it.
 
     `distributed_optimizer` spreads the optimizer's state over data-parallel ranks; `fused_attention` says that attention
-    never stores its scores (flash, memory-efficient and cuDNN kernels), `reads` what the recipe's objective reads.
+    never stores its scores (flash, memory-efficient and cuDNN kernels), `reads` what the recipe's objective reads, `outputs`
+    how many numbers a head makes of a hidden state (0: there is none).
     """
 
     config: LlavaConfig
@@ -83,6 +85,7 @@ class Job:
     fused_attention: bool = True
     keep_checkpoints: int = 2
     reads: Reads = TOKEN_LOSSES
+    outputs: int = 0
 
     @property
     def usual(self) -> Job:
@@ -230,17 +233,23 @@ def read_job(
         workload=replace(Workload(model.settings.max_length), **changes),
         nodes=nodes,
         gpus_per_node=gpus_per_node,
+        schema=read(AttributeSchema, schema, "attribute_schema")
+        if (schema := values.get("attribute_schema"))
+        else None,
         keep_checkpoints=read(CheckpointSettings, values.get("checkpoint") or {}, "checkpoint").keep,
     )
 
 
-def job_of(model: ModelSettings, recipe: Objective, **facts: Any) -> Job:
+def job_of(model: ModelSettings, recipe: Objective, schema: AttributeSchema | None = None, **facts: Any) -> Job:
     """Return the job that typed settings describe.
 
     Args:
+        schema: of the attributes that a head tells; without one there is no head.
         facts: of `Job`, what its other fields are.
     """
+    head = None if schema is None else recipe.head(schema)
     return Job(
+        outputs=len(head.outputs) if head is not None else 0,
         lora=model.lora,
         method=recipe.name,
         micro_batch_size=model.micro_batch_size,

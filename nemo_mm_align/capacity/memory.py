@@ -108,10 +108,10 @@ def whole_model(job: Job) -> Job:
 
 
 def checkpoint_bytes(job: Job) -> float:
-    """Bytes of one checkpoint on disk: weights (adapters and projector alone with LoRA) and the optimizer's state."""
+    """Bytes of one checkpoint on disk: weights (adapters, head and projector alone with LoRA) and the optimizer's state."""
     whole = whole_model(job)
     parameters = rank_parameters(whole, 0)
-    stored = parameters.adapters + parameters.projector if job.lora else parameters.total
+    stored = parameters.adapters + parameters.head + parameters.projector if job.lora else parameters.total
     return stored * job.element_bytes + optimizer_bytes(whole, parameters.trained(job))
 
 

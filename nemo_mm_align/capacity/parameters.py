@@ -21,17 +21,18 @@ class RankParameters:
     decoder: int
     output: int
     adapters: int
+    head: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.vision + self.projector + self.embedding + self.decoder + self.output + self.adapters
+        return self.vision + self.projector + self.embedding + self.decoder + self.output + self.adapters + self.head
 
     def trained(self, job: Job) -> int:
         """Those that training changes."""
-        count = self.adapters
+        count = self.adapters + self.head
         if job.trains_language:
-            count += self.embedding + self.decoder + self.output
+            count += self.embedding + self.decoder + (self.output if job.reads.token_losses else 0)
         return count + (self.projector if job.train_projector else 0) + (self.vision if job.train_vision else 0)
 
 
@@ -66,4 +67,5 @@ def rank_parameters(job: Job, stage: int) -> RankParameters:
         decoder=layers[stage] * layer + (language.hidden_size if last else 0),
         output=table if last and not tied_here else 0,
         adapters=layers[stage] * job.lora.layer_parameters(language, t) if job.lora else 0,
+        head=job.outputs * language.hidden_size if last else 0,
     )

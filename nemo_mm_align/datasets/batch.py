@@ -34,6 +34,12 @@ class Places:
     """How many of these belong to each sequence."""
     last_Q: Tensor
     """Last position of each sequence, in the flattened [S, B]."""
+    prefix_A: Tensor
+    """Positions within a shared prefix, in the flattened [B, S], row by row."""
+    prefix_lengths_B: Tensor
+    """How many of these each row has."""
+    row_Q: Tensor
+    """The row that each sequence lies in."""
     has_branches: bool
     """Whether a row needs an attention mask: it has a prefix, or more than one branch."""
 
@@ -47,24 +53,27 @@ class Places:
         sequence_A, order_A = sequence_N[answer_A].sort(stable=True)
         answer_A, lengths_Q = answer_A[order_A], sequence_A.bincount(minlength=int(branches_B.sum()))
         rows, length = labels_BS.shape
+        is_prefix_BS = segment_ids_BS == PREFIX_SEGMENT
         last_Q = answer_A[lengths_Q.cumsum(0) - 1] if len(answer_A) else answer_A
         return cls(
             label_P=(labels_BS.t() >= 0).flatten().nonzero().squeeze(1),
             answer_A=answer_A,
             lengths_Q=lengths_Q,
             last_Q=last_Q % length * rows + last_Q // length,
-            has_branches=bool((segment_ids_BS == PREFIX_SEGMENT).any()) or int(branches_B.max()) > 1,
+            prefix_A=is_prefix_BS.flatten().nonzero().squeeze(1),
+            prefix_lengths_B=is_prefix_BS.sum(dim=1),
+            row_Q=torch.arange(rows, device=branches_B.device).repeat_interleave(branches_B),
+            has_branches=bool(is_prefix_BS.any()) or int(branches_B.max()) > 1,
         )
 
     def to(self, device: torch.device | str | int) -> Places:
         """Return the same with its tensors on `device`."""
-        return replace(
-            self,
-            label_P=to_device(self.label_P, device),
-            answer_A=to_device(self.answer_A, device),
-            lengths_Q=to_device(self.lengths_Q, device),
-            last_Q=to_device(self.last_Q, device),
-        )
+        moved: dict[str, Any] = {
+            item.name: to_device(value, device)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,12 @@ The first four methods by the rules of Li, Lin and Pei (arXiv 2402.10884):
     preference     chosen: the best score; rejected: a random one at least a margin below
     best_worst     chosen: the best score; rejected: the worst
     all_pairs      each two candidates whose scores are at least a margin apart
-    steerlm        a mixture: answers under their ratings, best answers without, text under random ones or none
+
+Others:
+
+    steerlm               a mixture: answers under their ratings, best answers without, text under random ones or none
     attribute_preference  pairs whose order depends on the attributes that are asked for
+    attribute_model       all candidates of a prompt with their mean ratings, to train a model that tells them
 """
 
 from __future__ import annotations
@@ -23,9 +27,19 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import Count, NotNegative, Positive, Share, StrictModel
 
 Method = Literal[
-    "sft", "rejection", "steerlm", "steerlm_paper", "preference", "best_worst", "all_pairs", "attribute_preference"
+    "sft",
+    "rejection",
+    "steerlm",
+    "steerlm_paper",
+    "preference",
+    "best_worst",
+    "all_pairs",
+    "attribute_preference",
+    "attribute_model",
 ]
-SFT, REJECTION, STEERLM, STEERLM_PAPER, PREFERENCE, BEST_WORST, ALL_PAIRS, ATTRIBUTE_PREFERENCE = get_args(Method)
+SFT, REJECTION, STEERLM, STEERLM_PAPER, PREFERENCE, BEST_WORST, ALL_PAIRS, ATTRIBUTE_PREFERENCE, ATTRIBUTE_MODEL = (
+    get_args(Method)
+)
 PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
 """They give pairs; the others give single answers."""
 RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM, ATTRIBUTE_PREFERENCE)
@@ -45,6 +59,8 @@ class BuildSettings(StrictModel):
         label_noise: pairs: share of pairs whose chosen and rejected are swapped (an ablation).
         length_bias: pairs: warn where the longer answer is chosen, or rejected, in more than this share of pairs.
         fraction: share of the examples that is kept, drawn by `seed`; a smaller share lies inside a larger one.
+        repeats: attribute_model: files of further annotations of the same prompts and candidates, which are averaged.
+        holdout: attribute_model: share of the prompts that is written to ``<out>.heldout.jsonl`` instead, drawn by `seed`.
         drop_truncated: leave out candidates that were cut at the token limit: they would teach to stop anywhere.
         seed: of the random choices.
         size: steerlm: rows; None for as many as there are usable candidates.
@@ -74,6 +90,8 @@ class BuildSettings(StrictModel):
     label_noise: float = Field(default=0, ge=0, le=1)
     length_bias: float = Field(default=0.6, ge=0.5, le=1)
     fraction: float = Field(default=1, gt=0, le=1)
+    repeats: tuple[Path, ...] = ()
+    holdout: float = Field(default=0, ge=0, lt=1)
     drop_truncated: bool = True
     seed: int = 1234
     size: Count | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import StrictModel, read
-from nemo_mm_align.datasets.build_settings import BuildSettings
+from nemo_mm_align.datasets.build_rated import heldout_path, keep_training
+from nemo_mm_align.datasets.build_settings import ATTRIBUTE_MODEL, BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.builders import BUILDERS, stream
-from nemo_mm_align.datasets.exports import export_named
+from nemo_mm_align.datasets.draft import Example
+from nemo_mm_align.datasets.exports import Export, export_named
 from nemo_mm_align.datasets.relocate import relocate_images
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.lock import owned_output
@@ -47,6 +49,8 @@ class BuildFile(StrictModel):
 def build_from_config(config: DictConfig) -> BuildSummary:
     """Read ``annotations``, build, write ``out`` and ``<out>.summary.json`` beside it; return the summary.
 
+    Prompts that the method holds out stand in a file of their own beside ``out``.
+
     Raises:
         UserError: a setting is missing, annotations of another attribute schema, a prompt annotated twice, nothing
             left to write, or `out` cannot be written or is being written by another process.
@@ -60,13 +64,30 @@ def build_from_config(config: DictConfig) -> BuildSummary:
     summary, export = BuildSummary(settings.name, schema), export_named(asked.format, schema, out)
     with owned_output(out):
         examples = stream(settings, AnnotationFile(source), schema, summary, export.unfit)
-        export.write(relocate_images(examples, source, out))
+        _write(relocate_images(examples, source, out), settings, asked.format, summary, export)
         summary.warnings += export.warnings()
-        summary.write(Path(f"{out}.summary.json"), settings.model_dump(exclude_unset=True) | {"format": asked.format})
+        summary.write(
+            Path(f"{out}.summary.json"), settings.model_dump(mode="json", exclude_unset=True) | {"format": asked.format}
+        )
     logger.info("%s\nwrote %s", summary.table(), out)
     for warning in summary.warnings:
         logger.warning("%s", warning)
     return summary
+
+
+def _write(
+    examples: Iterable[Example], settings: BuildSettings, form: str, summary: BuildSummary, export: Export
+) -> None:
+    held: list[Example] = []
+    beside = heldout_path(export.path)
+    if settings.holdout:
+        file_to_write(beside)
+        examples = keep_training(examples, settings, summary, held)
+    export.write(examples)
+    if held:
+        export_named(form, summary.schema, beside).write(held)
+    elif settings.name == ATTRIBUTE_MODEL and beside.exists():
+        summary.warnings.append(f"{beside} is of an earlier build: its prompts may be trained on now.")
 
 
 def _check_complete(config: DictConfig) -> None:

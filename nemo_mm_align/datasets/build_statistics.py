@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.records import RatedAnswers
 from nemo_mm_align.running_mean import Mean
 
 NOTICEABLE = 3.0
@@ -83,6 +84,40 @@ class SideStatistics:
         if self.scores.count:
             text = f"score {self.scores.mean:.2f} (standard deviation {self.scores.deviation:.2f}), {text}"
         return text
+
+
+@dataclass
+class RatingStatistics:
+    """Values of rated answers, attribute by attribute, and how many answers lack one."""
+
+    answers: int = 0
+    values: dict[str, Distribution] = field(default_factory=dict)
+    missing: Counter[str] = field(default_factory=Counter)
+    lengths: Distribution = field(default_factory=Distribution)
+
+    def add(self, example: RatedAnswers, schema: AttributeSchema) -> None:
+        """Count the answers of a prompt."""
+        for answer in example.answers:
+            self.answers += 1
+            self.lengths.add(len(answer.text))
+            for name in schema.names:
+                if name in answer.attributes:
+                    self.values.setdefault(name, Distribution()).add(answer.attributes[name])
+                else:
+                    self.missing[name] += 1
+
+    def content(self) -> dict[str, Any]:
+        """Return the figures for the summary's file."""
+        values = {name: item.content() | {"missing": self.missing[name]} for name, item in self.values.items()}
+        return {"answers": self.answers, "characters": self.lengths.content(), "attributes": values}
+
+    def lines(self) -> list[str]:
+        """Return the figures in words, a line per attribute."""
+        return [
+            f"{name}: mean {item.mean:.2f} (standard deviation {item.deviation:.2f}) of {item.count:,} answers"
+            + (f", missing from {self.missing[name]:,}" if self.missing[name] else "")
+            for name, item in self.values.items()
+        ]
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import Any
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.build_settings import PREFERENCE, REJECTION
-from nemo_mm_align.datasets.build_statistics import LengthBias, SideStatistics, score_distribution
-from nemo_mm_align.records import Annotation, PreferenceExample, TrainingExample
+from nemo_mm_align.datasets.build_statistics import LengthBias, RatingStatistics, SideStatistics, score_distribution
+from nemo_mm_align.records import Annotation, PreferenceExample, RatedAnswers, TrainingExample
 
 PAPER = {PREFERENCE: (5182, 6000), REJECTION: (5034, 6000)}
 """Prompts that gave an example, of those annotated: Li, Lin and Pei's published files (arXiv 2402.10884)."""
@@ -31,6 +31,7 @@ class BuildSummary:
         warnings: what a user should look at.
         mixture: rows of each kind and of each combination of asked values, where a method mixes them.
         lines: more of the table.
+        held_out: of the kept examples, those that are not for training.
     """
 
     method: str
@@ -47,6 +48,8 @@ class BuildSummary:
     lengths: LengthBias = field(default_factory=LengthBias)
     mixture: dict[str, Any] | None = None
     lines: list[str] = field(default_factory=list)
+    ratings: RatingStatistics = field(default_factory=RatingStatistics)
+    held_out: int = 0
     _last_prompt: str | None = None
 
     def see(self, annotation: Annotation) -> None:
@@ -55,7 +58,7 @@ class BuildSummary:
         self.candidates += len(annotation.candidates)
         self.judges[annotation.judge] += 1
 
-    def keep(self, example: TrainingExample | PreferenceExample) -> None:
+    def keep(self, example: TrainingExample | PreferenceExample | RatedAnswers) -> None:
         """Count an example that is written; examples of one prompt come one after the other."""
         self.kept += 1
         prompt = example.metadata.get("prompt_id", example.id)
@@ -67,6 +70,8 @@ class BuildSummary:
             self.lengths.add(example.chosen, example.rejected)
             if example.metadata.get("flipped"):
                 self.flipped.append(example.id)
+        elif isinstance(example, RatedAnswers):
+            self.ratings.add(example, self.schema)
         else:
             self._side("answer").add(example.turns[-1].content, example.metadata.get("score"))
 
@@ -92,11 +97,13 @@ class BuildSummary:
         rows = [("prompts", self.prompts), ("candidates", self.candidates)]
         rows += [(f"{what}s dropped: {reason}", count) for (what, reason), count in self.dropped.most_common()]
         rows += [("pairs with chosen and rejected swapped", len(self.flipped))] if self.flipped else []
+        rows += [("of the examples held out", self.held_out)] if self.held_out else []
         rows += [(f"examples for {self.method}", self.kept)]
         width = max(len(name) for name, _ in rows)
         lines = [f"  {name:<{width}}  {count:>7,}" for name, count in rows]
         lines += [f"  {name}: {side.line()}" for name, side in self.sides.items()]
         lines += [f"  {line}" for line in self.lines]
+        lines += [f"  {line}" for line in self.ratings.lines()]
         return "\n".join(lines + ([f"  {hint}"] if (hint := self.paper()) else []))
 
     def write(self, path: Path, settings: dict[str, Any]) -> None:
@@ -111,6 +118,7 @@ class BuildSummary:
             "dropped": [
                 {"what": what, "reason": reason, "count": count} for (what, reason), count in self.dropped.most_common()
             ],
+            **({"held_out": self.held_out, "ratings": self.ratings.content()} if self.ratings.answers else {}),
             "answers": {name: side.content() for name, side in self.sides.items()},
             "lengths": self.lengths.content() if self.lengths.pairs else None,
             "flipped": self.flipped,

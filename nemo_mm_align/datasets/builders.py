@@ -13,8 +13,10 @@ from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
 from nemo_mm_align.datasets.build_answers import build_rejection, build_sft
 from nemo_mm_align.datasets.build_attribute_pairs import build_attribute_preference
 from nemo_mm_align.datasets.build_pairs import build_all_pairs, build_best_worst, build_preference
+from nemo_mm_align.datasets.build_rated import build_rated
 from nemo_mm_align.datasets.build_settings import (
     ALL_PAIRS,
+    ATTRIBUTE_MODEL,
     ATTRIBUTE_PREFERENCE,
     BEST_WORST,
     PAIR_METHODS,
@@ -42,6 +44,7 @@ BUILDERS: dict[str, Builder] = {
     BEST_WORST: build_best_worst,
     ALL_PAIRS: build_all_pairs,
     ATTRIBUTE_PREFERENCE: build_attribute_preference,
+    ATTRIBUTE_MODEL: build_rated,
 }
 
 

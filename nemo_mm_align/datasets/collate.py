@@ -26,6 +26,7 @@ def collate(
     shared_prefix: bool = False,
     last_token: bool = False,
     roles: Sequence[str] = (),
+    least_rows: int = 0,
 ) -> Batch:
     """Build one micro batch.
 
@@ -38,6 +39,7 @@ def collate(
         shared_prefix: put the sequences of a sample side by side in one row behind their common prefix.
         last_token: compute the last token of each sequence as well, which predicts nothing.
         roles: that sequences of such samples can have, be there one in this micro batch or not.
+        least_rows: fill up with rows of padding alone to so many.
 
     Raises:
         ValueError: a row does not fit, or image tokens and images of a sample differ in number.
@@ -50,8 +52,10 @@ def collate(
         for row in rows_of(sample, shared_prefix, last_token):
             _check_image_tokens(row, sample, image_token_id, tokens_per_image)
             occurrences += own
-            row.pad(length, pad_id)
             rows.append(row)
+    rows += [Row() for _ in range(least_rows - len(rows))]
+    for row in rows:
+        row.pad(length, pad_id)
     images = None
     if load_image is not None and paths:
         images = torch.from_numpy(numpy.stack([load_image(path) for path in paths]))

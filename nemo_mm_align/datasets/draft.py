@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from nemo_mm_align.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema, spelling
 from nemo_mm_align.datasets.faults import Problem
+from nemo_mm_align.datasets.rated import ASKS_FOR_ATTRIBUTES, SAME_TEXT, check_ratings, rated_answers
 from nemo_mm_align.errors import UserError, shorten
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, TrainingExample, Turn
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, RatedAnswers, TrainingExample, Turn
 
-Example = TrainingExample | PreferenceExample
+Example = TrainingExample | PreferenceExample | RatedAnswers
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Valid in JSON's escapes, but no text: no tokenizer and no file can take it."""
@@ -32,7 +33,8 @@ class Draft:
         id: of the record.
         images: paths as written; a `Path` is one that needs no resolving.
         turns: [role, content] pairs; of a preference, up to the question.
-        answers: chosen and rejected of a preference; None for a conversation to imitate.
+        answers: chosen and rejected of a preference, or all rated ones; None for a conversation to imitate.
+        ratings: attributes of each of the rated ones.
         attributes: of the last answer.
         flip_attributes: of a pair, under which the other answer is the better one.
         extras: other fields of the example (scores, reference log-probs, metadata).
@@ -43,7 +45,8 @@ class Draft:
     id: str
     images: list[str | Path]
     turns: list[list[str]]
-    answers: tuple[str, str] | None = None
+    answers: tuple[str, ...] | None = None
+    ratings: list[dict[str, Any]] | None = None
     attributes: dict[str, Any] | None = None
     flip_attributes: dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +78,7 @@ def check(
     _check_placeholders(draft)
     _check_attribute_lines(draft, schema)
     _take_attribute_line(draft, schema, ignore_labels)
+    _check_ratings(draft, schema, ignore_labels)
     _check_attributes(draft, schema)
 
 
@@ -94,8 +98,11 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
     if draft.problems:
         return None
     turns = tuple(Turn.model_validate({"role": role, "content": content}) for role, content in draft.turns)
-    values = {"id": draft.id, "images": tuple(images), "turns": turns, "attributes": draft.attributes, **draft.extras}
+    values = {"id": draft.id, "images": tuple(images), "turns": turns, **draft.extras}
     try:
+        if draft.answers is not None and draft.ratings is not None:
+            return RatedAnswers(answers=rated_answers(draft.answers, draft.ratings), **values)
+        values["attributes"] = draft.attributes
         if draft.answers is None:
             return TrainingExample(**values)
         chosen, rejected = draft.answers
@@ -125,7 +132,7 @@ def _check_scores(draft: Draft) -> None:
     metadata = {key.replace("-", "_").lower(): value for key, value in draft.extras.get("metadata", {}).items()}
     pairs = [(draft.extras.get("chosen_score"), draft.extras.get("rejected_score"))]
     pairs += [(metadata.get(chosen), metadata.get(rejected)) for chosen, rejected in SCORE_NAMES]
-    if draft.answers is None or metadata.get("flipped") is True:
+    if draft.answers is None or draft.ratings is not None or metadata.get("flipped") is True:
         return
     for chosen, rejected in pairs:
         if isinstance(chosen, int | float) and isinstance(rejected, int | float):
@@ -144,7 +151,10 @@ def _check_text(draft: Draft) -> None:
         draft.fault("empty_answer", "an answer is empty.", "fill it in or remove the record.")
     if any(not content.strip() for role, content in draft.turns if role == "user"):
         draft.fault("empty_question", "a user turn is empty.", "fill it in or remove the record.")
-    if draft.answers and draft.answers[0].strip() == draft.answers[1].strip():
+    if draft.ratings is not None:
+        if len({text.strip() for text in answers[-len(draft.ratings) :]}) < len(draft.ratings):
+            draft.problems.append(SAME_TEXT)
+    elif draft.answers and draft.answers[0].strip() == draft.answers[1].strip():
         draft.fault("same_answers", "chosen and rejected are the same text.", "remove the pair.")
 
 
@@ -233,6 +243,16 @@ def _split_labels(draft: Draft, text: str) -> Iterator[tuple[str, float]]:
             yield label.strip(), float(value)
         except ValueError:
             draft.fault("label_syntax", f"{item.strip()!r} is not a label.", "write name:value,name:value,...")
+
+
+def _check_ratings(draft: Draft, schema: AttributeSchema | None, ignore_labels: Sequence[str]) -> None:
+    if draft.ratings is None:
+        return
+    draft.ratings, problems = check_ratings(draft.ratings, schema, ignore_labels)
+    draft.problems += problems
+    if draft.attributes is not None:
+        draft.problems.append(ASKS_FOR_ATTRIBUTES)
+        draft.attributes = None
 
 
 def _check_attributes(draft: Draft, schema: AttributeSchema | None) -> None:

@@ -20,8 +20,9 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.prompts import with_attributes
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn, write_records
+from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, RatedAnswers, Turn, write_records
 
+_RATED = "rated answers, which format=records alone holds"
 SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
@@ -64,8 +65,8 @@ class TrlExport(Export):
         self.odd_pairs = 0
 
     def unfit(self, example: Example) -> str | None:
-        """Return why the format cannot hold an example."""
-        return _flip_line(example)
+        """Return why TRL has no form for an example."""
+        return _RATED if isinstance(example, RatedAnswers) else _flip_line(example)
 
     def write(self, examples: Iterable[Example]) -> None:
         """Write one JSON object per line."""
@@ -112,6 +113,8 @@ class LlavaExport(Export):
 
     def unfit(self, example: Example) -> str | None:
         """Return why the authors' trainers cannot read an example."""
+        if isinstance(example, RatedAnswers):
+            return _RATED
         if any(turn.role == "system" for turn in example.turns):
             return "a system turn (format=llava_dpo)"
         if len(example.images) > 1:

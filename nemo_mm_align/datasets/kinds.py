@@ -6,18 +6,19 @@ A recipe names its kind; the length plan, the collation and the capacity counts 
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_mm_align.datasets.sample import ANSWER, CHOSEN, REJECTED, Sample
+from nemo_mm_align.datasets.sample import ANSWER, CANDIDATE, CHOSEN, REJECTED, Sample
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import PreferenceExample, TrainingExample
+from nemo_mm_align.records import PreferenceExample, RatedAnswers, TrainingExample
 
 logger = logging.getLogger(__name__)
 
-Example = TrainingExample | PreferenceExample
+Example = TrainingExample | PreferenceExample | RatedAnswers
 
 
 class SampleKind(ABC):
@@ -32,7 +33,7 @@ class SampleKind(ABC):
     """
 
     title: str
-    example: type[TrainingExample] | type[PreferenceExample]
+    example: type[TrainingExample] | type[PreferenceExample] | type[RatedAnswers]
     roles: tuple[str, ...]
     sequences: int = 0
     attributed: bool = False
@@ -145,11 +146,42 @@ def _lacks_attributes(examples: Sequence[Example]) -> str | None:
     return None
 
 
+class Candidates(SampleKind):
+    """All answers to a prompt, a sequence each, with the attributes that are to be told of them."""
+
+    title = "rated answers"
+    example = RatedAnswers
+    roles = (CANDIDATE,)
+    sequences = 4  # as many as are usually sampled for a prompt (configuration of `sample`)
+
+    def encode(self, example: Example, encoder: Encoder) -> Sample:
+        """The answers in order, their values in the order of the schema; a missing one is NaN."""
+        assert isinstance(example, RatedAnswers) and encoder.schema is not None
+        names = encoder.schema.names
+        return Sample(
+            example.id,
+            _paths(example),
+            encoder.encode_answers(example.turns, [answer.text for answer in example.answers]),
+            roles=(CANDIDATE,) * len(example.answers),
+            targets=[[answer.attributes.get(name, math.nan) for name in names] for answer in example.answers],
+        )
+
+    def flaw(self, sample: Sample) -> tuple[str, str] | None:
+        """Texts that differ can be the same tokens, of which one thing alone can be told."""
+        if len({tuple(sequence.ids) for sequence in sample.sequences}) == len(sample.sequences):
+            return None
+        return (
+            "same answers",
+            "two answers differ as texts, but are the same tokens; keep one of them, with the mean of their values.",
+        )
+
+
 def _paths(example: Example) -> list[Path]:
     return [Path(path) for path in example.images]
 
 
-ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, ATTRIBUTE_PAIRS = Answers(), AttributedAnswers(), Pairs(), AttributePairs()
+ANSWERS, ATTRIBUTED_ANSWERS, RATED_ANSWERS = Answers(), AttributedAnswers(), Candidates()
+PAIRS, ATTRIBUTE_PAIRS = Pairs(), AttributePairs()
 
 
 def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, recipe: str, build_method: str) -> None:
@@ -165,7 +197,7 @@ def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, 
     """
     for example in examples:
         if not isinstance(example, kind.example):
-            found = next(other.title for other in (ANSWERS, PAIRS) if isinstance(example, other.example))
+            found = next(other.title for other in (ANSWERS, PAIRS, RATED_ANSWERS) if isinstance(example, other.example))
             wanted = f"{kind.title} (chosen and rejected)" if kind.example is PreferenceExample else kind.title
             raise UserError(f"{path}: holds {found}, but recipe={recipe} trains on {wanted}.")
     lacking = kind.lacks(examples)

@@ -59,7 +59,11 @@ def check_mode(settings: InferenceSettings) -> None:
 
 
 def check_model(
-    folder: str | Path, parallel: ParallelConfig, precision: str, template: Mapping[str, Any] | None
+    folder: str | Path,
+    parallel: ParallelConfig,
+    precision: str,
+    template: Mapping[str, Any] | None,
+    rates: bool = False,
 ) -> tuple[ModelSource, ChatTemplate]:
     """Find the model in a folder and its template, and check the layout against model and ranks; see `open_for_inference`."""
     if precision != "auto" and EngineConfig(precision=precision).fp8:
@@ -68,7 +72,10 @@ def check_model(
             "want multiples of 16. Set precision=bf16; a model trained in FP8 opens in it."
         )
     source = open_source(folder)
-    source.refuse_head("it cannot be asked for answers")
+    if rates:
+        source.schema_told()
+    else:
+        source.refuse_head("it cannot be asked for answers")
     parallel.data_parallel_size(this_process().world_size)
     source.config.check(parallel)
     return source, source.template(ChatTemplate.from_config(template) if template else None)

@@ -19,16 +19,38 @@ def identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) ->
     schema, drawn = opened.schema if settings.asks else None, settings.drawn(opened.schema)
     return {
         **settings.sampling.to_dict(),
+        **model_facts(opened),
+        "attributes": json.dumps([schema.fingerprint, *settings.assignments(schema)]) if schema else None,
+        **({"draw_from": short_hash(json.dumps(drawn.combinations).encode())} if drawn else {}),
+        "prompts": short_hash(prompts.read_bytes()),
+        **({"add_image_placeholders": True} if settings.add_image_placeholders else {}),
+    }
+
+
+def model_facts(opened: OpenedModel) -> dict[str, str]:
+    """Return what tells a model, with all that it reads prompts and pictures by, from any other."""
+    return {
         "checkpoint": opened.source.fingerprint(),
         "precision": opened.engine.precision,
-        "template": f"{opened.template.name} {_short(opened.template.model_dump_json().encode())}",
-        "attributes": json.dumps([schema.fingerprint, *settings.assignments(schema)]) if schema else None,
-        **({"draw_from": _short(json.dumps(drawn.combinations).encode())} if drawn else {}),
-        "prompts": _short(prompts.read_bytes()),
-        "model": _short(json.dumps(opened.source.config.to_dict(), sort_keys=True).encode()),
+        "template": f"{opened.template.name} {short_hash(opened.template.model_dump_json().encode())}",
+        "model": short_hash(json.dumps(opened.source.config.to_dict(), sort_keys=True).encode()),
         "tokenizer": _tokenizer(opened.source.tokenizer_folder, opened.encoder),
-        "image_processor": _short(opened.image_processor.model_dump_json().encode()),
-        **({"add_image_placeholders": True} if settings.add_image_placeholders else {}),
+        "image_processor": short_hash(opened.image_processor.model_dump_json().encode()),
+    }
+
+
+def rating_facts(opened: OpenedModel, shuffled_by: int | None = None) -> dict[str, Any]:
+    """Return what the ratings of a model with a head depend on, beside what is rated.
+
+    Args:
+        shuffled_by: the seed by which each prompt was shown another one's pictures; None where it was shown its own.
+    """
+    head = opened.source.head
+    assert head is not None
+    return {
+        **model_facts(opened),
+        "head": head.to_dict(),
+        **({} if shuffled_by is None else {"shuffled_images": shuffled_by}),
     }
 
 
@@ -36,8 +58,9 @@ def _tokenizer(folder: Path, encoder: Encoder) -> str:
     """Hash of the tokenizer's files and of the special ids that its settings choose."""
     files = [path.read_bytes() for name in TOKENIZER_FILES if (path := folder / name).is_file()]
     special = (encoder.stop_id, encoder.tokenizer.eos_token_id, encoder.tokenizer.bos_token_id, encoder.add_bos)
-    return _short(b"".join(hashlib.sha256(data).digest() for data in files) + repr(special).encode())
+    return short_hash(b"".join(hashlib.sha256(data).digest() for data in files) + repr(special).encode())
 
 
-def _short(data: bytes) -> str:
+def short_hash(data: bytes) -> str:
+    """Return 16 hex digits of SHA-256."""
     return hashlib.sha256(data).hexdigest()[:16]

@@ -15,6 +15,7 @@ from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.inference.early import check_model
 from nemo_mm_align.inference.generator import Generator
+from nemo_mm_align.inference.rating import Rater
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.parallel.source import ModelSource, build_from
 from nemo_mm_align.prompts import Encoder
@@ -55,6 +56,18 @@ class OpenedModel:
         model = build_from(self.source, self.parallel, self.engine, base=base)
         return Generator(model, self.encoder, self.image_processor, max_batch_tokens, graphs)
 
+    def rater(self, max_batch_tokens: int, base: Path | None = None) -> Rater:
+        """Likewise of a model that rates answers by its head.
+
+        Args:
+            max_batch_tokens: see `Rater`.
+            base: as for `generator`.
+        """
+        head = self.source.head
+        assert head is not None
+        model = build_from(self.source, self.parallel, self.engine, base=base, head=head)
+        return Rater(model, self.encoder, self.image_processor, head.pooling, max_batch_tokens=max_batch_tokens)
+
 
 def open_for_inference(
     checkpoint: str | Path,
@@ -62,6 +75,7 @@ def open_for_inference(
     precision: str = "auto",
     template: Mapping[str, Any] | None = None,
     schema: AttributeSchema | None = None,
+    rates: bool = False,
 ) -> OpenedModel:
     """Open a Hugging Face folder, a checkpoint, or a run whose newest checkpoint is meant, and check the layout.
 
@@ -71,13 +85,14 @@ def open_for_inference(
         precision: ``auto`` is bf16 on a GPU and fp32 on a CPU; else see `EngineConfig`.
         template: chat template for a Hugging Face folder; a checkpoint brings its own.
         schema: attribute schema where the checkpoint has none.
+        rates: the model is to rate answers by its head, not to give any.
 
     Raises:
-        UserError: no such model, no template, a layout or precision that does not fit.
+        UserError: no such model, one that cannot do what is asked of it, no template, a layout or precision that does not fit.
     """
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() else "fp32"
-    source, chosen = check_model(checkpoint, parallel, precision, template)
+    source, chosen = check_model(checkpoint, parallel, precision, template, rates)
     engine = EngineConfig(precision=precision)
     schema = source.schema(schema)
     return OpenedModel(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.early import check_mode
+from nemo_mm_align.inference.first_rank import open_on_first_rank, share
 from nemo_mm_align.inference.generator import candidate_set
 from nemo_mm_align.inference.identity import identity
 from nemo_mm_align.inference.loading import OpenedModel
@@ -21,7 +21,15 @@ from nemo_mm_align.inference.pictures import Pictures
 from nemo_mm_align.inference.requests import Request, check_lengths, make_requests, raise_faults
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime, stopping
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn, prompt_kind, read_records, resolve_image
+from nemo_mm_align.records import (
+    IMAGE_PLACEHOLDER,
+    CandidateSet,
+    Prompt,
+    Turn,
+    prompt_kind,
+    read_records,
+    resolve_image,
+)
 from nemo_mm_align.run_files import write_layout
 
 logger = logging.getLogger(__name__)
@@ -63,9 +71,11 @@ def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> 
     check_lengths(requests, sampling.max_new_tokens, opened.source.config.language.max_position_embeddings)
     runtime.initialize(opened.parallel, settings.seed)
     pictures = Pictures(out, requests)
-    file = _on_first_rank(lambda: AnswerFile(out, identity(settings, opened, prompts_path), pictures))
+    file: AnswerFile[CandidateSet] | None = open_on_first_rank(
+        lambda: AnswerFile(out, identity(settings, opened, prompts_path), pictures)
+    )
     try:
-        done = _share(file and frozenset(index for index, item in enumerate(requests) if item.key in file.sets))
+        done = share(file and frozenset(index for index, item in enumerate(requests) if item.key in file.sets))
         if len(done) < len(requests):
             missing = [item for index, item in enumerate(requests) if index not in done]
             _verify_images(missing)
@@ -73,7 +83,7 @@ def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> 
                 pictures.read(item.key for item in missing)
             _answer(settings, opened, requests, done, file, stop)
         if file is not None:
-            file.finish(requests)
+            file.finish([request.key for request in requests])
             write_layout(out, runtime.layout())
             logger.info("%s: answers to %d requests, %d of them from before", out, len(requests), len(done))
     finally:
@@ -86,7 +96,7 @@ def _answer(
     opened: OpenedModel,
     requests: Sequence[Request],
     done: frozenset[int],
-    file: AnswerFile | None,
+    file: AnswerFile[CandidateSet] | None,
     stop: stopping.StopRequest,
 ) -> None:
     stop.check()
@@ -130,24 +140,3 @@ def _verify_images(requests: Sequence[Request]) -> None:
     parts: list[list[str]] = [[]] * runtime.world_size()
     torch.distributed.all_gather_object(parts, faults)
     raise_faults([fault for part in parts for fault in part], "Nothing was generated.")
-
-
-def _on_first_rank(action: Callable[[], AnswerFile]) -> AnswerFile | None:
-    """Run `action` on rank 0; what went wrong there is raised as `UserError` on every rank."""
-    file, fault = None, None
-    if runtime.rank() == 0:
-        try:
-            file = action()
-        except (UserError, OSError) as error:
-            fault = str(error)
-    fault = _share(fault)
-    if fault is not None:
-        raise UserError(fault)
-    return file
-
-
-def _share(value: Any) -> Any:
-    """Give every rank what rank 0 has."""
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]

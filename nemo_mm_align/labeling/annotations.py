@@ -39,16 +39,16 @@ def write_unlabelled(path: Path, inputs: LabelInputs, ledger: Ledger) -> int:
     return write_lines(path, (json.dumps(_describe_failure(job, ledger)) for job in missing))
 
 
-def rebase_images(prompt: Prompt, inputs: LabelInputs, out: Path) -> Prompt:
-    """Return the prompt with image paths that hold in a file at `out`.
+def rebase_images(prompt: Prompt, prompts: Path, image_root: Path | None, out: Path) -> Prompt:
+    """Return the prompt of a file `prompts` with image paths that hold in a file at `out`.
 
     Paths under an image root stay as they are: the next stage is given the same root. Others become relative to the
     folder of `out` where they lie inside it, and absolute where they do not.
     """
-    if inputs.image_root is not None or not prompt.images:
+    if image_root is not None or not prompt.images:
         return prompt
     folder = out.parent.absolute()
-    paths = [Path(os.path.abspath(resolve_image(image, inputs.prompts))) for image in prompt.images]
+    paths = [Path(os.path.abspath(resolve_image(image, prompts))) for image in prompt.images]
     images = tuple(str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths)
     return prompt.model_copy(update={"images": images})
 
@@ -58,7 +58,7 @@ def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelC
     for job, attempt in checked_results(ledger, inputs.jobs(), inputs.keys, context.schema):
         if attempt is not None:
             yield Annotation(
-                prompt=rebase_images(job.prompt, inputs, out),
+                prompt=rebase_images(job.prompt, inputs.prompts, inputs.image_root, out),
                 asked=job.candidates.asked,
                 candidates=tuple(_rated(job, attempt)),
                 reference_answer=attempt.reference_answer,

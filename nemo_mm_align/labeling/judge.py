@@ -130,8 +130,9 @@ class Price(StrictModel):
 class Judge(Protocol):
     """Scores candidates.
 
-    Two attributes are optional and enter no key: `price` (a `Price` or None) and `max_output_tokens` (the most tokens
-    that one reply can cost, thinking included, or None); budgets and the dry run use them. See `CountsTokens` too.
+    Some attributes are optional and enter no key: `price` (a `Price` or None) and `max_output_tokens` (the most tokens
+    that one reply can cost, thinking included, or None); budgets and the dry run use them. So is `one_process`: true for a
+    judge that is not to be made in several processes. See `CountsTokens` too.
 
     `judge` is called from several threads at once and makes a single attempt: retries are the runner's.
     """
@@ -170,6 +171,15 @@ def price_of(judge: Judge) -> Price | None:
     """Return the judge's price, if it has one."""
     price: Price | None = getattr(judge, "price", None)
     return price
+
+
+def check_processes(judge: Judge, processes: int) -> None:
+    """Raise `UserError` where a judge that holds a model in its own process (`one_process`) would be made in several."""
+    if processes > 1 and getattr(judge, "one_process", False):
+        raise UserError(
+            f"runner.processes={processes}: judge={judge.name} holds its model in this process, and calls wait for each other. "
+            "Leave runner.processes=1; scripts/annotate.py rates on several ranks."
+        )
 
 
 def max_output_tokens_of(judge: Judge) -> int | None:

@@ -30,8 +30,13 @@ def report_path(annotations: Path) -> Path:
 
 def write_settings(annotations: Path, context: LabelContext, selection: Selection) -> None:
     """Write judge, its settings with rubric text, schema, which prompts, and the hash that each annotation carries."""
+    write_json(settings_path(annotations), settings_of(context, selection), ensure_ascii=False)
+
+
+def settings_of(context: LabelContext, selection: Selection) -> dict[str, Any]:
+    """Return what `write_settings` writes."""
     price = price_of(context.judge)
-    value = {
+    return {
         "configuration": context.fingerprint,
         **context.configuration,
         "schema_fingerprint": context.schema.fingerprint,
@@ -40,7 +45,6 @@ def write_settings(annotations: Path, context: LabelContext, selection: Selectio
         "seed": selection.seed,
         "price": price.model_dump() if price else None,
     }
-    write_json(settings_path(annotations), value, ensure_ascii=False)
 
 
 def read_settings(annotations: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, s
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
-from nemo_mm_align.labeling.judge import Judge, price_of
+from nemo_mm_align.labeling.judge import Judge, check_processes, price_of
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.outputs import check_inputs, check_outputs
 from nemo_mm_align.labeling.provenance import check_selection, default_ledger, report_path, settings_path
@@ -126,6 +126,7 @@ def label_from_config(config: Mapping[str, Any]) -> LabelSummary | Estimate:
     if not settings.dry_run:
         check_outputs(settings.outputs)
     judge = build_judge(config["judge"], settings.attribute_schema)  # may import a service's client, which is slow
+    check_processes(judge, settings.runner.processes)
     if settings.dry_run:
         return dry_run(settings, judge)
     runner = settings.runner

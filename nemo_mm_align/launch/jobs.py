@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,18 @@ def make_jobs(settings: LaunchSettings, config: DictConfig) -> list[Job]:
     stages = stage_list(settings, config)
     needs_training = {*stages} & {*RANKED_STAGES} or settings.run.experiment
     training = _training(settings, config) if needs_training else None
+    if training is not None and "train" in stages:
+        _check_answers(stages, training, config)
     return [_make_job(stage, settings, config, training) for stage in stages]
+
+
+def _check_answers(stages: Sequence[str], training: Training, config: DictConfig) -> None:
+    """Raise `UserError` where a model that only rates answers is to give some."""
+    if "generate" in stages and find_recipe(training.recipe).rates and config.generate.get("checkpoint") is None:
+        raise UserError(
+            f"stage generate: recipe={training.recipe} makes a model that rates answers and gives none. Leave generate and "
+            "evaluate out of stages, or name a model that answers (generate.checkpoint=FOLDER)."
+        )
 
 
 def _training(settings: LaunchSettings, config: DictConfig) -> Training:

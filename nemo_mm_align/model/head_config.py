@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -29,3 +30,16 @@ class HeadConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for a checkpoint's metadata, as JSON holds it."""
         return {"outputs": list(self.outputs), "pooling": self.pooling}
+
+
+def left_out(folder: str | Path, head: dict[str, Any], here: dict[str, Any] | None) -> str:
+    """Return what is to be said of a folder's head that a training does not go on with.
+
+    Args:
+        here: the training's own, if it has one.
+    """
+    beginning = "this training has none" if here is None else f"this training's is {here} and begins anew"
+    return (
+        f"{folder}: was trained with the head {head}, which is left out: {beginning}. "
+        "Its language model was trained to be read by it"
+    )

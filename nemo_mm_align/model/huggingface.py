@@ -17,10 +17,12 @@ from torch import Tensor
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.model.head_config import left_out
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.model.huggingface_extras import check_extras
 from nemo_mm_align.model.huggingface_gather import tensor_parallel_place
-from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
+from nemo_mm_align.model.huggingface_head import read_head
+from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, head_piece, weight_pieces
 from nemo_mm_align.model.huggingface_reader import WeightFiles
 from nemo_mm_align.model.llava import Llava
 
@@ -41,7 +43,8 @@ _log = logging.getLogger(__name__)
 
 
 def load_huggingface(model: Llava, folder: str | Path, tolerant: bool = False) -> None:
-    """Fill this rank's stage from a Hugging Face LLaVA folder; adapters keep their values.
+    """Fill this rank's stage from a Hugging Face LLaVA folder; adapters keep their values, and so does a head that the
+    folder does not have.
 
     Build the model with ``build_llava(..., initialize=False)`` to spare the time of drawing weights that are replaced.
 
@@ -57,14 +60,25 @@ def load_huggingface(model: Llava, folder: str | Path, tolerant: bool = False) -
     """
     check_same_model(model.model_config, llava_config_from_hf(folder, tolerant), str(Path(folder) / "config.json"))
     files = WeightFiles.of_folder(folder)
-    pieces = weight_pieces(model.model_config, model.parallel)
+    pieces = [*weight_pieces(model.model_config, model.parallel), *_head_pieces(model, folder)]
     files.check(pieces)
-    check_extras(files, model.model_config)
+    check_extras(files, model.model_config, read_head(folder) is not None)
     if model.model_config.language.tie_word_embeddings and OUTPUT in files:
         _check_tied(files)
     copy_into(model, stage_pieces(pieces), files)
     _check_copies(model, folder)
     _log.info("loaded %s", folder)
+
+
+def _head_pieces(model: Llava, folder: str | Path) -> list[Piece]:
+    """The folder's head, where the model has the same one; of a head that is left out, or begins anew, a warning tells."""
+    found, here = read_head(folder), model.head_config
+    if found is None:
+        return []
+    if here == found.config:
+        return [head_piece(model.model_config, found.config, model.parallel)]
+    _log.warning("%s", left_out(folder, found.config.to_dict(), None if here is None else here.to_dict()))
+    return []
 
 
 def stage_pieces(pieces: Iterable[Piece]) -> list[Piece]:

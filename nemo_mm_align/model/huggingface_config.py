@@ -15,6 +15,7 @@ from typing import Any
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
+from nemo_mm_align.model.huggingface_head import head_faults, without_head
 from nemo_mm_align.model.huggingface_keys import llava_faults, shown
 
 _log = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def llava_config_from_hf(folder: str | Path, tolerant: bool = False) -> LlavaCon
     """
     path = Path(folder) / "config.json"
     values = read_object(path, "config.json, weights in safetensors and tokenizer files")
-    faults = [f"{path}: {fault}. {_EDIT}" for fault in llava_faults(values)]
+    said = [*head_faults(values), *llava_faults(without_head(values))]
+    faults = [f"{path}: {fault}. {_EDIT}" for fault in said]
     faults += [fault for fault in [adapter_fault(folder)] if fault is not None]
     if faults and not tolerant:
         raise UserError(faults[0])

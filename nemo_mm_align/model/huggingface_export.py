@@ -1,4 +1,4 @@
-"""A model as a Hugging Face folder that transformers and vLLM open: weights streamed to rank 0, adapters merged."""
+"""A model as a Hugging Face folder that transformers and vLLM open: weights streamed to rank 0, adapters merged, head kept."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.huggingface import check_same_model
 from nemo_mm_align.model.huggingface_config import config_from_values
 from nemo_mm_align.model.huggingface_gather import merged_rows, rows_of, stream_to_first_rank
-from nemo_mm_align.model.huggingface_names import EMBEDDING, OUTPUT, Piece, weight_pieces
+from nemo_mm_align.model.huggingface_head import MODULE, with_head, without_head
+from nemo_mm_align.model.huggingface_names import (
+    EMBEDDING,
+    HEAD,
+    OUTPUT,
+    Piece,
+    file_name,
+    head_piece,
+    weight_pieces,
+)
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, dtype_name, new_folder
 from nemo_mm_align.model.llava import Llava
@@ -33,11 +43,13 @@ class Companions:
         chat_template: Jinja text (`ChatTemplate.jinja`); replaces any template of the origin.
         image_processor: content of preprocessor_config.json (`ImageProcessor.to_hf`).
         generation: entries to set in generation_config.json, for example ``eos_token_id``.
+        schema: the attribute schema whose attributes a model with a head tells.
     """
 
     chat_template: str | None = None
     image_processor: dict[str, Any] | None = None
     generation: dict[str, Any] | None = None
+    schema: AttributeSchema | None = None
 
     def write(self, folder: Path, origin: Origin) -> None:
         """Copy the origin's files and put these in their place; write the processor's sizes."""
@@ -88,18 +100,21 @@ def export_huggingface(
     Raises:
         UserError: on all ranks: the folder exists, the disk is full, the origin is another model's, unknown dtype.
     """
-    target = None if dtype is None else torch_dtype(dtype)
+    target, companions = None if dtype is None else torch_dtype(dtype), companions or Companions()
     origin = origin or Origin.of_config(model.model_config, target or model.config.params_dtype)
+    origin = _with_head_of(model, origin, companions.schema)
     check_same_model(
         model.model_config, config_from_values(origin.config, "config.json"), "config.json of the folder of origin"
     )
     pieces = _pieces_in_form_of(origin, model, target)
-    dtypes = [target or DTYPES[origin.computed[piece.name][1]] for piece in pieces]
+    dtypes = [_dtype(piece, origin, target) for piece in pieces]
     rows = rows_of(dict(model.named_parameters())) if model.lora is None else merged_rows(model)
     blocks = stream_to_first_rank(pieces, dtypes, rows)
 
     def write(partial: Path) -> None:
-        (companions or Companions()).write(partial, origin)
+        companions.write(partial, origin)
+        if model.head_config is not None:
+            shutil.copyfile(MODULE, partial / MODULE.name)
         write_json(partial / "config.json", _config_in_dtype(origin.config, dtype))
         entries = [
             Entry(origin.computed[piece.name][0], dtype_name(kind), piece.shape)
@@ -133,6 +148,22 @@ def torch_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
+def _with_head_of(model: Llava, origin: Origin, schema: AttributeSchema | None) -> Origin:
+    """The origin's form with the model's head, whatever head the folder of origin had."""
+    head, computed = model.head_config, {name: form for name, form in origin.computed.items() if name != HEAD}
+    if head is None:
+        return replace(origin, config=without_head(origin.config), computed=computed)
+    fits = schema is not None and schema.names == head.outputs  # what another recipe's head tells are no attributes
+    told = schema if fits else None
+    config = with_head(origin.config, head, told, model.model_config.language.hidden_size)
+    return replace(origin, config=config, computed={**computed, HEAD: (file_name(HEAD), "F32")})
+
+
+def _dtype(piece: Piece, origin: Origin, target: torch.dtype | None) -> torch.dtype:
+    """A head's weight is fp32 whatever else is: servers compute it so."""
+    return torch.float32 if piece.name == HEAD else target or DTYPES[origin.computed[piece.name][1]]
+
+
 def _pieces_in_form_of(origin: Origin, model: Llava, dtype: torch.dtype | None) -> list[Piece]:
     """The tensors to write, wide dtypes first; a tied output layer again where the origin's file holds one."""
     pieces: dict[str, Piece] = {}
@@ -140,10 +171,10 @@ def _pieces_in_form_of(origin: Origin, model: Llava, dtype: torch.dtype | None) 
         pieces.setdefault(piece.name, piece)  # a tied embedding's second copy stays where it is
     if model.model_config.language.tie_word_embeddings and OUTPUT in origin.computed:
         pieces[OUTPUT] = replace(pieces[EMBEDDING], name=OUTPUT)
+    if model.head_config is not None:
+        pieces[HEAD] = head_piece(model.model_config, model.head_config, model.parallel)
     chosen = [pieces[name] for name in sorted(pieces, key=lambda name: pieces[name].stage)]
-    if dtype is None:
-        chosen.sort(key=lambda piece: -DTYPES[origin.computed[piece.name][1]].itemsize)
-    return chosen
+    return sorted(chosen, key=lambda piece: -_dtype(piece, origin, dtype).itemsize)
 
 
 def _write_weights(

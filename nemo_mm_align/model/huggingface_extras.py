@@ -7,7 +7,7 @@ import re
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
-from nemo_mm_align.model.huggingface_names import OUTPUT, uncomputed_vision_shapes, weight_pieces
+from nemo_mm_align.model.huggingface_names import HEAD, OUTPUT, uncomputed_vision_shapes, weight_pieces
 from nemo_mm_align.model.huggingface_reader import FLOATS, WeightFiles
 
 _log = logging.getLogger(__name__)
@@ -22,15 +22,18 @@ _FOLLOWING = re.compile(r"\.(rotary_emb\.inv_freq|position_ids)$")
 """What older versions of transformers stored although it follows from the configuration."""
 
 
-def check_extras(files: WeightFiles, config: LlavaConfig) -> None:
+def check_extras(files: WeightFiles, config: LlavaConfig, head: bool = False) -> None:
     """Refuse scales of quantised weights, warn of other tensors that transformers would not read either.
+
+    Args:
+        head: the folder's config.json speaks of a head.
 
     Raises:
         UserError: a tensor's name says that weights beside it are scaled; it names file and tensor.
     """
     check_formats(files)
     expected = {piece.name for piece in weight_pieces(config, ParallelConfig())}
-    expected |= {OUTPUT, *uncomputed_vision_shapes(config)}
+    expected |= {OUTPUT, *uncomputed_vision_shapes(config), *([HEAD] if head else [])}
     unread = [files.key(name) for name in files if name not in expected and not _FOLLOWING.search(name)]
     if unread:
         some = ", ".join(sorted(unread)[:3]) + (" ..." if len(unread) > 3 else "")

@@ -14,14 +14,17 @@ from functools import partial
 from torch import Tensor
 
 from nemo_mm_align.model.config import LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.head_config import HeadConfig
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
+HEAD = "score.weight"
 PROJECTOR = "model.multi_modal_projector"
 _TOWER = "model.vision_tower.vision_model"
 _OLD_PREFIXES = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
+    ("language_model.score.", "score."),
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
 )
@@ -133,6 +136,12 @@ def weight_pieces(config: LlavaConfig, parallel: ParallelConfig) -> list[Piece]:
     elif last > 0:
         pieces.append(Piece(EMBEDDING, vocabulary, last, "language_model.output_layer.weight", 0))
     return pieces
+
+
+def head_piece(config: LlavaConfig, head: HeadConfig, parallel: ParallelConfig) -> Piece:
+    """The weight of a head on top of the last stage's hidden states; each tensor-parallel rank holds all of it."""
+    shape = (len(head.outputs), config.language.hidden_size)
+    return Piece(HEAD, shape, parallel.pipeline_model_parallel_size - 1, "head.score.weight")
 
 
 def uncomputed_vision_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,8 @@ from torch import Tensor
 from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import config_from_values, hf_config_from_llava
-from nemo_mm_align.model.huggingface_names import OUTPUT, file_name, uncomputed_vision_shapes, weight_pieces
+from nemo_mm_align.model.huggingface_head import has_head
+from nemo_mm_align.model.huggingface_names import HEAD, OUTPUT, file_name, uncomputed_vision_shapes, weight_pieces
 from nemo_mm_align.model.huggingface_reader import INDEX, SINGLE, WeightFiles
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, dtype_name
 
@@ -76,6 +77,7 @@ class Origin:
         else:
             weights = WeightFiles.of_folder(folder)
             names = computed_names(config_from_values(values, str(folder / "config.json")))
+            names |= {HEAD} if has_head(values) else set()
             weights.check_names(names)
             names.add(OUTPUT)  # a file may hold a tied output layer a second time
             computed = {name: (weights.key(name), weights.dtype(name)) for name in weights if name in names}

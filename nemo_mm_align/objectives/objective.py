@@ -163,6 +163,10 @@ class Objective(ABC):
         """Return the head that the model gets on top of its hidden states; None for a model that only speaks."""
         return None
 
+    def with_schema(self, schema: AttributeSchema) -> Objective:
+        """Return the objective with what a schema says of settings that were left open; raise `UserError` where it cannot."""
+        return self
+
     @abstractmethod
     def loss(self, reading: Reading, batch: Batch) -> LossOutput:
         """Turn what was read of a micro batch into its contribution to the step."""

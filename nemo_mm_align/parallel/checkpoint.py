@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.model.head_config import left_out
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.nested import differing
@@ -313,11 +314,7 @@ def _same_head(metadata: CheckpointMetadata, model: Llava, folder: str | Path, m
             "checkpoint was trained with, or choose another exp_manager.name."
         )
     if metadata.head is not None and runtime.rank() == 0:
-        beginning = "this training has none" if here is None else f"this training's is {here} and begins anew"
-        logger.warning(
-            "%s: was trained with the head %s, which is left out: %s. Its language model was trained to be read by it",
-            folder, metadata.head, beginning,
-        )  # fmt: skip
+        logger.warning("%s", left_out(folder, metadata.head, here))
     return False
 
 

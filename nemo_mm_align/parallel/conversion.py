@@ -11,6 +11,7 @@ from nemo_mm_align.lock import owned_output
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_compose import compose_llava
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
+from nemo_mm_align.model.huggingface_names import HEAD
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
 from nemo_mm_align.model.serving_names import name_warning
@@ -48,11 +49,12 @@ def import_folder(config: ConvertSettings) -> Path:
     encoder = source.encoder(template, schema)  # says now whether tokenizer and template fit
     engine = EngineConfig(precision=_precision(config, source.folder))
     runtime.initialize(parallel, seed=engine.seed)
-    model = build_from(source, parallel, engine)
+    model = build_from(source, parallel, engine, head=source.head)
     metadata = checkpoint.CheckpointMetadata(
         step=0,
         model=source.config.to_dict(),
         lora=None,
+        head=None if source.head is None else source.head.to_dict(),
         template=template.model_dump(mode="json"),
         attribute_schema=None if schema is None else schema.model_dump(mode="json"),
         image_processor=source.image_processor().model_dump(mode="json"),
@@ -74,9 +76,13 @@ def export_folder(config: ConvertSettings) -> Path:
     origin = _origin(source)
     engine = EngineConfig(precision=source.metadata.precision if source.metadata else _precision(config, source.folder))
     runtime.initialize(parallel, seed=engine.seed)
-    model = build_from(source, parallel, engine, base=config.base)
+    model = build_from(source, parallel, engine, base=config.base, head=source.head)
     generation = {"eos_token_id": encoder.stop_id, "pad_token_id": encoder.pad_id}
-    companions = Companions(template.jinja(schema, encoder.bos_text), source.image_processor().to_hf(), generation)
+    if source.head is None:
+        text = template.jinja(schema, encoder.bos_text)
+    else:  # attributes are what it tells, not what it is asked for
+        text = template.jinja(None, encoder.bos_text, ends_with_answer=True)
+    companions = Companions(text, source.image_processor().to_hf(), generation, schema)
     if config.adapters == "apart":
         export_peft(model, out, _peft_base(source, config.base), origin, config.dtype, companions)
     else:
@@ -99,7 +105,7 @@ def _precision(config: ConvertSettings, folder: Path) -> str:
     """``auto``: bf16 where all weights are bf16, else fp32, which keeps every bit of fp16 as well."""
     if config.precision != "auto":
         return config.precision
-    dtypes = {dtype for _, dtype in Origin.of_folder(folder).computed.values()}
+    dtypes = {dtype for name, (_, dtype) in Origin.of_folder(folder).computed.items() if name != HEAD}
     return "bf16" if dtypes == {"BF16"} else "fp32"
 
 

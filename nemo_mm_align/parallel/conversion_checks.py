@@ -58,7 +58,8 @@ def _check_source(config: ConvertSettings) -> None:
         raise UserError(
             f"source={config.source}: is a checkpoint already; direction=export makes a Hugging Face folder."
         )
-    source.refuse_head("a Hugging Face LLaVA has no place for that")
+    if exports and config.adapters == "apart":
+        source.refuse_head("a folder of PEFT has no place for that, adapters=merged has")
     if exports and config.adapters == "apart" and source.lora is None:
         raise UserError(f"source={config.source}: has no adapters; adapters=merged exports the whole model.")
     source.template(config.chosen_template)

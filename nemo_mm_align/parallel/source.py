@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.configuration import read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.folder_files import check_files
 from nemo_mm_align.image_settings import check_processor
@@ -17,6 +18,7 @@ from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
+from nemo_mm_align.model.huggingface_head import FolderHead, module_fault, read_head
 from nemo_mm_align.parallel import checkpoint_folder
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.processes import this_process
@@ -39,18 +41,27 @@ class ModelSource:
         metadata: of a checkpoint of ours, else ``None``.
         config: sizes.
         tokenizer_folder: tokenizer and image-processor files.
+        folder_head: of a Hugging Face folder, if it has one; a checkpoint's stands in its metadata.
     """
 
     folder: Path
     metadata: checkpoint_folder.CheckpointMetadata | None
     config: LlavaConfig
     tokenizer_folder: Path
+    folder_head: FolderHead | None = None
 
     @property
     def lora(self) -> LoRAConfig | None:
         """Adapters that the checkpoint was trained with."""
         stored = self.metadata.lora if self.metadata else None
         return LoRAConfig(**stored) if stored else None
+
+    @property
+    def head(self) -> HeadConfig | None:
+        """What turns hidden states into numbers, if the model has that."""
+        if self.metadata is None:
+            return None if self.folder_head is None else self.folder_head.config
+        return None if self.metadata.head is None else read(HeadConfig, self.metadata.head, "head")
 
     def template(self, given: ChatTemplate | None) -> ChatTemplate:
         """The checkpoint's own template; of a Hugging Face folder what `choose_template` says. Logs which it is, and why."""
@@ -77,7 +88,9 @@ class ModelSource:
         return choice.template
 
     def schema(self, default: AttributeSchema | None) -> AttributeSchema | None:
-        """The schema that the checkpoint was trained with, else `default`."""
+        """The schema that the model was trained with, where its folder says so, else `default`."""
+        if self.folder_head is not None and self.folder_head.schema is not None:
+            return self.folder_head.schema
         stored = self.metadata.attribute_schema if self.metadata else None
         return AttributeSchema.model_validate(stored) if stored else default
 
@@ -111,10 +124,31 @@ class ModelSource:
             raise UserError(f"{fault}Copy the tokenizer's files there that belong to these weights.")
         _say(f"{fault}A prompt with one of the others will fail.")  # trained when nobody looked
 
+    def schema_told(self) -> AttributeSchema:
+        """Return the schema whose attributes the model's head tells; raise `UserError` where it has none."""
+        if self.head is None:
+            raise UserError(
+                f"{self.folder}: has no head that rates answers. Give a model that was trained to tell attributes, a checkpoint "
+                "or what scripts/convert.py direction=export made of one."
+            )
+        schema = self.schema(None)
+        if schema is None or schema.names != self.head.outputs:
+            named = "it has no schema" if schema is None else f"its schema has {', '.join(schema.names)}"
+            raise UserError(
+                f"{self.folder}: its head tells {', '.join(self.head.outputs)}, but {named}; it rates nothing."
+            )
+        loss = self.metadata.recipe.get("loss_function", "mse") if self.metadata else "mse"
+        if loss != "mse":
+            _say(
+                f"{self.folder}: was trained with recipe.loss_function={loss}, which orders answers by a weighted sum: single "
+                "attributes are in their own units only as far as they were in the model that it began from"
+            )
+        return schema
+
     def refuse_head(self, purpose: str) -> None:
-        """Raise `UserError` where the checkpoint rates answers: its language model was trained to be read, not to speak."""
-        if self.metadata is not None and self.metadata.head is not None:
-            outputs = ", ".join(self.metadata.head["outputs"])
+        """Raise `UserError` where the model rates answers: its language model was trained to be read, not to speak."""
+        if self.head is not None:
+            outputs = ", ".join(self.head.outputs)
             raise UserError(
                 f"{self.folder}: has a head that tells {outputs} of answers; {purpose}. Give a model that was trained to answer."
             )
@@ -175,7 +209,11 @@ def open_source(folder: str | Path, tolerant: bool = False) -> ModelSource:
             "step_... folder)."
         )
     check_files(folder)
-    return ModelSource(folder, None, llava_config_from_hf(folder, tolerant), folder)
+    config, head = llava_config_from_hf(folder, tolerant), read_head(folder)
+    fault = module_fault(folder) if head is not None else None
+    if fault is not None:
+        _say(fault)
+    return ModelSource(folder, None, config, folder, head)
 
 
 def load_weights(model: Llava, source: ModelSource, base: str | Path | None = None, tolerant: bool = False) -> None:
@@ -225,7 +263,7 @@ def build_from(
 
     Args:
         lora: fresh adapters on top of the source (training); a LoRA checkpoint brings its own.
-        head: on top of the source (training): a checkpoint's own where that is the same, else a fresh one.
+        head: on top of the source: its own where that is the same, else (training) a fresh one.
     """
     from nemo_mm_align.model.llava import build_llava
 

@@ -44,6 +44,11 @@ class RecipeSpec:
     paper_examples: int | None = None
     conf: Path = CONF
 
+    @property
+    def rates(self) -> bool:
+        """Whether its models have a head that rates answers, and give none themselves."""
+        return self.objective.head is not Objective.head
+
     def configured(self, **changes: Any) -> Objective:
         """Return the objective with its default values, some of them changed; raise `UserError` for a wrong one."""
         path = self.conf / "recipe" / f"{self.name}.yaml"

@@ -42,11 +42,13 @@ class BatchShape:
         length_multiple: row lengths are multiples of this, see `row_length_multiple`.
         shared_prefix: the sequences of a sample lie in one row behind their common prefix.
         last_token: the last token of a sequence, which predicts nothing, is computed as well.
+        equal_rows: micro batches of a step have equally many rows, as a pipeline wants them; samples may differ in sequences.
     """
 
     length_multiple: int = 1
     shared_prefix: bool = False
     last_token: bool = False
+    equal_rows: bool = False
 
     @property
     def identity(self) -> dict[str, int | bool]:
@@ -75,8 +77,12 @@ class Collator:
         shape = self.shape
         return batch_length(samples, shape.length_multiple, shape.shared_prefix, shape.last_token)
 
-    def __call__(self, samples: Sequence[Sample], length: int) -> Batch:
-        """Build one micro batch of rows of `length`."""
+    def rows(self, samples: Sequence[Sample]) -> int:
+        """How many rows the samples of a micro batch make."""
+        return len(samples) if self.shape.shared_prefix else sum(len(sample.sequences) for sample in samples)
+
+    def __call__(self, samples: Sequence[Sample], length: int, least_rows: int = 0) -> Batch:
+        """Build one micro batch of rows of `length`, at least so many."""
         return collate(
             samples,
             length,
@@ -87,6 +93,7 @@ class Collator:
             self.shape.shared_prefix,
             self.shape.last_token,
             self.roles,
+            least_rows,
         )
 
     def _load(self, path: Path) -> numpy.ndarray:
@@ -123,10 +130,9 @@ class StepDataset(Dataset[StepBatches]):
     def __getitem__(self, step: int) -> StepBatches:
         samples = {index: self.samples[index] for index in self.sampler.global_batch(step)}
         length = self.collator.length(list(samples.values()))
-        batches = [
-            self.collator([samples[index] for index in indices], length)
-            for indices in self.sampler.micro_batches(step, self.rank)
-        ]
+        parts = [[samples[index] for index in indices] for indices in self.sampler.micro_batches(step, self.rank)]
+        rows = max(map(self.collator.rows, parts)) if self.collator.shape.equal_rows else 0
+        batches = [self.collator(part, length, rows) for part in parts]
         everybody = (samples[index] for index in self.sampler.global_batch(step))
         return StepBatches(batches, work_of(everybody, self.collator.shape.shared_prefix, self.reads))
 

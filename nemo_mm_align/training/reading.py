@@ -1,6 +1,6 @@
 """From a micro batch to what an objective reads of it.
 
-Shapes: B rows, S positions, H hidden, Q sequences of the micro batch.
+Shapes: B rows, S positions, N all of them (B x S), H hidden, Q sequences of the micro batch, A chosen positions.
 """
 
 from __future__ import annotations
@@ -45,11 +45,23 @@ def read_batch(stage: Llava, hidden_SBH: Tensor, batch: Batch, reads: Reads) -> 
 
 
 def pool(hidden_SBH: Tensor, batch: Batch, pooling: Pooling) -> Tensor:
-    """Return one hidden state per sequence, [Q, H]: that of its last token, or the mean over its tokens.
+    """Return one hidden state per sequence, [Q, H]: that of its last token, or the mean over all its tokens, in fp32.
 
-    Behind a shared prefix, whose tokens belong to no sequence alone, the mean is over a sequence's own tokens.
+    The mean takes in the prompt, also where it lies in front of several answers as their shared prefix: it depends neither on
+    how many answers a prompt has nor on how they are laid out.
     """
+    places = batch.places
     if pooling == "last":
-        return hidden_SBH.flatten(0, 1).index_select(0, batch.places.last_Q)
-    hidden_AH = hidden_SBH.transpose(0, 1).flatten(0, 1).index_select(0, batch.places.answer_A)
-    return torch.segment_reduce(hidden_AH.float(), "mean", lengths=batch.places.lengths_Q, unsafe=True)
+        return hidden_SBH.flatten(0, 1).index_select(0, places.last_Q)
+    hidden_NH = hidden_SBH.transpose(0, 1).flatten(0, 1)
+    sums_QH, lengths_Q = _sums(hidden_NH, places.answer_A, places.lengths_Q), places.lengths_Q
+    if places.has_branches:
+        prefix_BH = _sums(hidden_NH, places.prefix_A, places.prefix_lengths_B)
+        sums_QH = sums_QH + prefix_BH.index_select(0, places.row_Q)
+        lengths_Q = lengths_Q + places.prefix_lengths_B.index_select(0, places.row_Q)
+    return sums_QH / lengths_Q.unsqueeze(1)
+
+
+def _sums(hidden_NH: Tensor, chosen_A: Tensor, lengths: Tensor) -> Tensor:
+    """Add up the chosen hidden states, so many for each sum."""
+    return torch.segment_reduce(hidden_NH.index_select(0, chosen_A).float(), "sum", lengths=lengths, unsafe=True)

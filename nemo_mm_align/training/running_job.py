@@ -16,6 +16,7 @@ def running_job(settings: TrainSettings, config: LlavaConfig, nodes: int, ranks_
     return job_of(
         settings.model,
         settings.recipe,
+        settings.schema,
         config=config,
         parallel=settings.parallel,
         engine=settings.engine,

@@ -73,12 +73,13 @@ def read_values(values: Mapping[str, Any]) -> TrainSettings:
     """The same of plain values; those that are mandatory and were not given (``???``) are taken as they are."""
     whole = read(TopLevel, values)
     model, recipe, data = read_model(whole.model), read_recipe(whole.recipe), whole.data
+    schema = read(AttributeSchema, whole.attribute_schema, "attribute_schema")
     return TrainSettings(
         seed=whole.seed,
         trainer=read_known(TrainerSettings, whole.trainer, "trainer"),
         manager=read_known(ManagerSettings, whole.exp_manager, "exp_manager"),
         data=data,
-        recipe=recipe,
+        recipe=recipe.with_schema(schema),
         model=model.settings,
         checkpoint=whole.checkpoint,
         faults=whole.faults,
@@ -89,5 +90,5 @@ def read_values(values: Mapping[str, Any]) -> TrainSettings:
         source=data.source(),
         plan=data.plan(model.settings.max_length),
         template=ChatTemplate.from_config(whole.template),
-        schema=read(AttributeSchema, whole.attribute_schema, "attribute_schema"),
+        schema=schema,
     )

@@ -233,6 +233,7 @@ class TrainingRun:
             row_length_multiple(settings.parallel, settings.engine),
             settings.recipe.rows_shared,
             last_token=settings.recipe.reads.hidden is not None,
+            equal_rows=settings.parallel.pipeline_model_parallel_size > 1,
         )
         roles = settings.spec.samples.roles
         return Collator(self.encoder, self.processor, shape, runtime.is_first_stage(), roles)

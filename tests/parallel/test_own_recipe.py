@@ -123,8 +123,9 @@ def test_a_model_with_a_head_is_not_asked_for_answers(one_process: Path, tmp_pat
     told = r"has a head that tells helpfulness, correctness, coherence, complexity, verbosity of answers; "
     asked = script("generate.py", f"checkpoint={run}", "question=What is it?")
     assert asked.returncode == 2 and f"{told}it cannot be asked for answers." in asked.stderr, asked.stderr
-    exported = script("convert.py", "direction=export", f"source={run}", f"out={tmp_path}/exported")
-    assert exported.returncode == 2 and told in exported.stderr and not (tmp_path / "exported").exists()
+    apart = script("convert.py", "direction=export", "adapters=apart", f"source={run}", f"out={tmp_path}/apart")
+    assert apart.returncode == 2 and f"{told}a folder of PEFT has no place for that" in apart.stderr, apart.stderr
+    assert not (tmp_path / "apart").exists()
 
 
 def test_another_recipe_does_not_go_on_from_it(inputs: Path, one_process: Path) -> None:

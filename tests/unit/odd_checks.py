@@ -12,6 +12,7 @@ from nemo_mm_align.capacity.run import run_estimate, training_of
 from nemo_mm_align.configuration import read
 from nemo_mm_align.datasets.build_stage import build_from_config
 from nemo_mm_align.evaluation.stage import EvaluateSettings
+from nemo_mm_align.inference import annotate_settings
 from nemo_mm_align.inference import early as inference
 from nemo_mm_align.labeling.quality.stage import agreement_from_config
 from nemo_mm_align.labeling.stage import label_from_config
@@ -35,6 +36,7 @@ CHECKS: dict[str, Callable[[DictConfig], Any]] = {
     "train": training.check_early,
     "generate": lambda config: inference.check_early(_given(config)),
     "sample": lambda config: inference.check_early(_given(config)),
+    "annotate": lambda config: annotate_settings.check_early(_given(config)),
     "evaluate": lambda config: read(EvaluateSettings, _given(config)),
     "label": lambda config: label_from_config(_given(config)),
     "build": build_from_config,

@@ -58,7 +58,7 @@ def test_the_same_pictures_go_on_silently_wherever_they_come_from(tmp_path, answ
     with caplog.at_level(logging.WARNING), opened(tmp_path, requests) as file:
         assert {request.key in file.sets for request in requests[:2]} == {True}
         file.append(answer("none"))
-        file.finish(requests)
+        file.finish([request.key for request in requests])
     assert not caplog.records
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [line["prompt_id"] for line in lines] == ["one", "two", "none"]

@@ -68,6 +68,14 @@ def test_prefix_ends_where_prompts_differ() -> None:
     assert shared_prefix_length(sequences) == 2
 
 
+def test_rows_of_padding_fill_a_micro_batch_up() -> None:
+    samples = [Sample("one", [], [sequence([1, 2], [3])]), Sample("two", [], [sequence([1], [4]), sequence([1], [5])])]
+    one, two = build(samples[:1], 2, least_rows=2), build(samples[1:], 2, least_rows=2)
+    assert one.input_ids_BS.tolist() == [[1, 2], [0, 0]] and one.segment_ids_BS.tolist() == [[1, 1], [-1, -1]]
+    assert one.input_ids_BS.shape == two.input_ids_BS.shape
+    assert (one.num_sequences, two.num_sequences, one.places.has_branches) == (1, 2, False)
+
+
 def test_an_image_of_two_rows_is_loaded_once() -> None:
     batch = build([pair([IMAGE, IMAGE, 2], [4], [6], images=1)], 4)
     assert batch.images_NCHW.shape == (1, 3, 4, 4)
@@ -99,6 +107,20 @@ def test_hidden_states_are_pooled_per_sequence() -> None:
     assert torch.equal(pool(hidden_SBH, rows, "last"), torch.stack([by_row[0, 4], by_row[1, 5], by_row[2, 2]]))
     means = [by_row[0, :5].mean(0), by_row[1, :6].mean(0), by_row[2, :3].mean(0)]
     assert torch.equal(pool(hidden_SBH, rows, "mean"), torch.stack(means).float())
+
+
+def test_a_mean_takes_in_the_prompt_however_answers_are_laid_out() -> None:
+    samples = [pair([1, 2, 3], [4, 5], [6, 7, 8]), pair([1], [4], [5]), Sample("s", [], [sequence([1, 2], [3])])]
+    unreferenced = [replace(sample, reference_log_probs=None) for sample in samples]
+    packed = build(unreferenced, 9, shared_prefix=True, last_token=True)
+    hidden_SBH = torch.randn(9, 3, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    row_SH = hidden_SBH[:, 0]  # tokens 1 and 2 are shared; each answer has its own 3, which predicts its first token
+    means = [row_SH[:5].mean(0), torch.cat([row_SH[:2], row_SH[5:9]]).mean(0)]
+    means += [hidden_SBH[:2, 1].mean(0), hidden_SBH[2:4, 1].mean(0), hidden_SBH[:3, 2].mean(0)]
+    found = pool(hidden_SBH, packed, "mean")
+    torch.testing.assert_close(found, torch.stack(means))
+    (gradient_SBH,) = torch.autograd.grad(found[:2].sum(), hidden_SBH)
+    torch.testing.assert_close(gradient_SBH[0, 0], torch.full((2,), 1 / 5 + 1 / 6)), "both answers see the prefix"
 
 
 def test_samples_of_any_number_of_sequences_keep_roles_and_targets() -> None:

@@ -14,7 +14,7 @@ from nemo_mm_align.capacity.activations import CPU_KERNELS, LayerActivations, st
 from nemo_mm_align.capacity.document import MODELS
 from nemo_mm_align.capacity.estimate import estimate, estimate_job
 from nemo_mm_align.capacity.gpus import GPUS
-from nemo_mm_align.capacity.job import Job, Workload
+from nemo_mm_align.capacity.job import Job, Workload, read_job
 from nemo_mm_align.capacity.memory import checkpoint_bytes, key_value_bytes, stage_memory
 from nemo_mm_align.capacity.parameters import rank_parameters
 from nemo_mm_align.capacity.run import compose_training, document_text
@@ -22,6 +22,7 @@ from nemo_mm_align.capacity.steptime import step_time
 from nemo_mm_align.capacity.suggest import balance_stages, describe, suggest
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.objectives.objective import Reads
 from nemo_mm_align.units import GIB
 
 H100 = GPUS["h100_80gb"]
@@ -115,6 +116,22 @@ def test_rows_of_shared_prefixes(job: Job) -> None:
     assert (apart.rows, apart.row_length, apart.labelled) == (2, 2999, 2048)
     eights = replace(apart, engine=EngineConfig("fp8_tensorwise"))
     assert eights.with_layout(tensor_model_parallel_size=2, sequence_parallel=True).row_length == 3008
+
+
+def test_a_head_is_on_the_last_stage_and_reads_every_answer(job: Job, repository: Path) -> None:
+    rated = replace(job, method="attribute_model", workload=Workload(2048), reads=Reads(hidden="last"), outputs=5)
+    assert (rated.sequences, rated.rows, rated.row_length, rated.labelled) == (4, 1, 2048 + 3 * 1024, 0)
+    split = rated.with_layout(pipeline_model_parallel_size=2)
+    assert [rank_parameters(split, stage).head for stage in (0, 1)] == [0, 5 * 5120]
+    assert rank_parameters(rated, 0).trained(rated) == LORA_13B + PROJECTOR_13B + 5 * 5120
+    assert checkpoint_bytes(rated) == 14.0 * (LORA_13B + PROJECTOR_13B + 5 * 5120)
+    full = replace(rated, lora=None)
+    assert rank_parameters(full, 0).trained(full) == rank_parameters(full, 0).total - full.config.num_parameters() + (
+        full.config.language.num_parameters() - 32064 * 5120 + PROJECTOR_13B
+    ), "nobody reads the output layer"
+    values = compose_training(["recipe=attribute_model", "model=llava15_7b"])
+    found = read_job(values, 1, 8)
+    assert (found.outputs, found.reads) == (5, Reads(hidden="last"))
 
 
 def test_micro_batches_in_flight(job: Job) -> None:

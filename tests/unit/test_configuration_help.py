@@ -142,5 +142,5 @@ def test_a_recipe_of_ones_own_is_in_the_help(monkeypatch: pytest.MonkeyPatch) ->
     known = {**registry.all_recipes(), RECIPE.name: RECIPE}
     monkeypatch.setattr(registry, "all_recipes", lambda: known)
     described = dict(settings_at(["nemo_mm_align.training.sections:TopLevel"]))
-    assert described["recipe.pooling"] == "one of last, mean (attribute_regression)"
+    assert described["recipe.pooling"] == "one of last, mean (attribute_model, attribute_regression)"
     assert described["recipe.epochs"] == "number, above 0"

@@ -12,12 +12,14 @@ import pytest
 
 from nemo_mm_align.repository import ROOT
 from tests.checkpoint_files import metadata_of, write_checkpoint
+from tests.odd_values import write_rater
 
 MODEL = ROOT / "nemo_mm_align/miniature/base"
 TRAIN = ["recipe=sft", "model=mini", f"model.hf_path={MODEL}", "data.train=@data", "exp_manager.exp_dir=@here/results",
          "model.max_length=256", "model.global_batch_size=2"]  # fmt: skip
 ANSWER = [f"checkpoint={MODEL}", "template=vicuna_v1", "prompts=@prompts", "out=@here/out.jsonl"]
 LABEL = ["judge=gemini", "prompts=@prompts", "candidates=@data", "out=@here/out.jsonl"]
+RATE = ["checkpoint=@rater", "prompts=@prompts", "candidates=@data", "out=@here/out.jsonl"]
 BUILD = ["method=preference", "annotations=@prompts", "out=@here/out.jsonl"]
 EVALUATE = ["prompts=@prompts", "answers={base: @prompts}", "out=@here/report"]
 CONVERT = ["direction=export", f"source={MODEL}", "template=vicuna_v1", "out=@here/exported"]
@@ -60,9 +62,17 @@ CASES = {
     ]),
     "sample": (ANSWER, [("checkpoint=/nowhere", "/nowhere: no such folder."), ("out=@fifo", "a FIFO (named"),
                         ("num_samples=0", "num_samples=0: must be at least 1")]),
+    "annotate": (RATE, [("checkpoint=/nowhere", "/nowhere: no such folder."), ("out=@fifo", "a FIFO (named"),
+                        (f"checkpoint={MODEL}", "has no head that rates answers. Give a model that was trained"),
+                        ("candidates=/nowhere.jsonl", "/nowhere.jsonl: no such file."), ("values=whole", "rounded, real"),
+                        ("out=@prompts", "prompts, candidates and out must be different files"),
+                        ("shuffle_images=1", "shuffle_images=1: must be true or false")]),
     "label": (LABEL, [("prompts=/nowhere.jsonl", "/nowhere.jsonl"), ("out=@fifo", "a FIFO (named"),
                       ("out=@file/a.jsonl", "@file/a.jsonl: its folder cannot be made"), ("runner.concurrency=0", "concurrency"),
-                      ("judge=gemni", "there is no such option")]),
+                      ("judge=gemni", "there is no such option"),
+                      (f"judge=attribute_model judge.checkpoint={MODEL}", "has no head that rates answers"),
+                      ("judge=attribute_model judge.checkpoint=@rater runner.processes=2", "runner.processes=2: judge="),
+                      ("judge=attribute_model judge.checkpoint=@rater attribute_schema=vision_hallucination", "tells the attr")]),
     "build": (BUILD, [("annotations=/nowhere.jsonl", "/nowhere.jsonl: no"), ("out=@fifo", "a FIFO (named"),
                       ("out=/proc/here/a.jsonl", "/proc/here/a.jsonl: its folder cannot be made"),
                       ("method=best", "no such option")]),
@@ -92,6 +102,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["@prompts"].write_text(f'{{"id": "1", {turns}]}}\n')
     found["@file"].write_text("")
     os.mkfifo(found["@fifo"])
+    found["@rater"] = write_rater(here / "rater")
     found["@link"].symlink_to(here / "behind")
     folder = write_checkpoint(found["@damaged"] / "run/checkpoints", metadata_of(1))
     (folder / "state/common.pt").unlink()

@@ -155,6 +155,16 @@ def test_ids_are_those_of_training_bos_included(template: ChatTemplate, helpstee
     assert (trained.ids[0] == tokenizer.bos_token_id) is encoder.add_bos
 
 
+def test_the_template_of_a_model_that_rates_ends_with_the_stop_token(template: ChatTemplate) -> None:
+    tokenizer = toy_tokenizers.byte_level()
+    encoder = Encoder(tokenizer, template, tokenizer.convert_tokens_to_ids("<image>"), 1)
+    text = template.jinja(None, encoder.bos_text, ends_with_answer=True)
+    turns = [Turn(role="user", content="What?"), Turn(role="assistant", content="A circle.")]
+    for turns_given in (turns, [*turns, *turns]):
+        messages = [turn.model_dump() for turn in turns_given]
+        assert tokenizer.apply_chat_template(messages, chat_template=text) == encoder.encode_example(turns_given).ids
+
+
 def test_a_processor_gives_them_with_all_image_tokens(vicuna: ChatTemplate, helpsteer: AttributeSchema) -> None:
     tokenizer = toy_tokenizers.llama_like()
     encoder = Encoder(tokenizer, vicuna, tokenizer.convert_tokens_to_ids("<image>"), 4, helpsteer)

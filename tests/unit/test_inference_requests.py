@@ -100,7 +100,7 @@ def test_answers_come_into_prompt_order_and_survive_a_torn_line(tmp_path):
     with AnswerFile(path, {"seed": 1}) as file:
         assert [item.key in file.sets for item in items] == [True, False, True]
         file.append(record("p1"))
-        file.finish(items)
+        file.finish([item.key for item in items])
     assert [line.prompt_id for line in read_records(path, CandidateSet)] == ["p0", "p1", "p2"]
 
 

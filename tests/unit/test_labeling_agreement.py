@@ -8,10 +8,10 @@ from scipy import stats
 
 from nemo_mm_align.attributes import Attribute, AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.quality.agreement import agreement, pair_credits, pairwise_accuracy, quadratic_kappa
 from nemo_mm_align.labeling.quality.comparison import compare
 from nemo_mm_align.labeling.quality.sources import read_ratings
 from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, write_records
+from nemo_mm_align.reporting.agreement import agreement, pair_credits, pairwise_accuracy, quadratic_kappa
 
 SCHEMA = AttributeSchema(
     name="two",

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nemo_mm_align.configuration import keys_of, read
-from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, check_kind
+from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS, check_kind
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.plots import BASE_COLOUR, SPARE_COLOURS
 from nemo_mm_align.miniature.pipeline import MiniatureRun
@@ -24,7 +24,7 @@ from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.objectives.preference import PairLogRatios
 from nemo_mm_align.recipes import registry
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
-from nemo_mm_align.records import PreferenceExample, TrainingExample, Turn
+from nemo_mm_align.records import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample, Turn
 from nemo_mm_align.repository import CONF
 from nemo_mm_align.training.sections import TopLevel
 from tests.own_recipe.attribute_regression import RECIPE as OWN
@@ -145,12 +145,13 @@ def miniature(repository: Path, *methods: str) -> MiniatureRun:
 
 
 def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(repository: Path) -> None:
-    stages = {stage.name: stage for stage in miniature(repository, *all_recipes()).stages()}
+    speaking = [name for name, spec in all_recipes().items() if not spec.rates]
+    stages = {stage.name: stage for stage in miniature(repository, *speaking).stages()}
     made = [output for stage in stages.values() for output in stage.outputs]
     assert len(set(made)) == len(made)
-    names = {name: stages[f"seed0_build_{name}"].outputs[0].name for name in all_recipes()}
+    names = {name: stages[f"seed0_build_{name}"].outputs[0].name for name in speaking}
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
-    seeded = [name for name in all_recipes() if "method.seed=0" in stages[f"seed0_build_{name}"].command]
+    seeded = [name for name in speaking if "method.seed=0" in stages[f"seed0_build_{name}"].command]
     assert seeded == ["rejection", "steerlm", "dpo", "attribute_dpo", "ipo"]
 
 
@@ -177,6 +178,8 @@ def test_data_of_another_kind_are_refused_whichever_line_they_stand_in() -> None
     pair = PreferenceExample(id="p", turns=(Turn(role="user", content="q"),), chosen="a", rejected="b")
     check_kind(PAIRS, [pair], "d.jsonl", "dpo", "preference")
     check_kind(ANSWERS, [answer()], "d.jsonl", "sft", "sft")
+    rated = RatedAnswers(id="r", turns=pair.turns, answers=(RatedAnswer(text="a", attributes={"verbosity": 1}),))
+    check_kind(RATED_ANSWERS, [rated], "d.jsonl", "attribute_model", "attribute_model")
     asking = answer(attributes={"verbosity": 1.0})
     check_kind(ATTRIBUTED_ANSWERS, [asking, answer()], "d.jsonl", "steerlm", "steerlm")
     for kind, examples, recipe, message in (
@@ -187,6 +190,8 @@ def test_data_of_another_kind_are_refused_whichever_line_they_stand_in() -> None
             r"holds single answers, but recipe=dpo trains on preference pairs \(chosen and",
         ),
         (ANSWERS, [pair], "sft", "holds preference pairs, but recipe=sft trains on single answers"),
+        (ANSWERS, [rated], "sft", "holds rated answers, but recipe=sft trains on single answers"),
+        (RATED_ANSWERS, [pair], "x", "holds preference pairs, but recipe=x trains on rated answers"),
         (
             ATTRIBUTED_ANSWERS,
             [answer()],

@@ -18,29 +18,45 @@ from nemo_mm_align.datasets.formats.common import (
     text_field,
     turn_list,
 )
-from nemo_mm_align.records import PreferenceExample, TrainingExample
+from nemo_mm_align.records import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample
 
 NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
-RECORD_KEYS = tuple({**TrainingExample.model_fields, **PreferenceExample.model_fields})
+RECORD_KEYS = tuple({**TrainingExample.model_fields, **PreferenceExample.model_fields, **RatedAnswers.model_fields})
 MESSAGES_KEYS = ("id", "image", "images", "messages", "prompt", "metadata")
 PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS)
 TURN_KEYS = ("role", "content")
 
 
 def parse_record(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
-    """A `TrainingExample` or, where there is a ``chosen``, a `PreferenceExample`; unknown keys are faults."""
-    is_pair = "chosen" in record or "rejected" in record
-    known = PreferenceExample.model_fields if is_pair else TrainingExample.model_fields
+    """A `TrainingExample`; a `PreferenceExample` where there is a ``chosen``, `RatedAnswers` where there are ``answers``.
+
+    Unknown keys are faults.
+    """
+    is_rated, is_pair = "answers" in record, "chosen" in record or "rejected" in record
+    known = RatedAnswers if is_rated else PreferenceExample if is_pair else TrainingExample
     turns = turn_list(record, "turns", "role", "content")
     draft = Draft(record_id, image_list(record), turns, extras={"metadata": _mapping(record, "metadata") or {}})
-    if is_pair:
+    if is_rated:
+        _take_answers(draft, record)
+    elif is_pair:
         draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
         draft.extras |= {key: number_field(record, key) for key in NUMBERS}
         draft.flip_attributes = _mapping(record, "flip_attributes")
-    draft.attributes = _mapping(record, "attributes")
-    for key in set(record) - set(known):
+    draft.attributes = None if is_rated else _mapping(record, "attributes")
+    for key in set(record) - set(known.model_fields):
         draft.fault("unknown_key", f"unknown key {key!r}.", "extras belong in metadata.")
     return draft
+
+
+def _take_answers(draft: Draft, record: Mapping[str, Any]) -> None:
+    answers = record["answers"]
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, Mapping) for answer in answers):
+        raise malformed("answers", answers, "a list of at least one {text, attributes}")
+    draft.answers = tuple(text_field(answer, "text") for answer in answers)
+    draft.ratings = [_mapping(answer, "attributes") or {} for answer in answers]
+    unknown = {key for answer in answers for key in answer} - set(RatedAnswer.model_fields)
+    for key in sorted(map(str, unknown)):
+        draft.fault("unknown_key", f"unknown key {key!r} of an answer.", "extras belong in metadata.")
 
 
 def _mapping(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:

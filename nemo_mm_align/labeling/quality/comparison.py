@@ -10,7 +10,9 @@ import numpy as np
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.quality.agreement import (
+from nemo_mm_align.labeling.quality.collect import SCORE
+from nemo_mm_align.labeling.quality.sources import RatedFile, Values, match
+from nemo_mm_align.reporting.agreement import (
     Estimate,
     PairwiseAccuracy,
     agreement,
@@ -18,8 +20,6 @@ from nemo_mm_align.labeling.quality.agreement import (
     pair_credits,
     pairwise_accuracy,
 )
-from nemo_mm_align.labeling.quality.collect import SCORE
-from nemo_mm_align.labeling.quality.sources import RatedFile, Values, match
 
 
 @dataclass

@@ -125,6 +125,10 @@ def test_experiments_say_nodes_processes_and_method(experiment: str, nodes: int,
         (["stages=[train]", "train.run.limit=4"], "train.run: limit unknown"),
         (["stages=[train]", "run.name=null"], "the run has no name"),
         (["stages=[train]", "run.experiment=dpo_13b"], "dpo_13b"),
+        (
+            ['train.overrides=["recipe=attribute_model","model=llava15_13b"]'],
+            "stage generate: recipe=attribute_model makes a model that rates answers and gives none. Leave generate and evaluate",
+        ),
     ],
 )
 def test_mistakes_name_the_remedy(overrides: list[str], text: str) -> None:

@@ -63,7 +63,7 @@ def agreement(
     def measure(weights: np.ndarray) -> np.ndarray:
         return _measures(first, second, first_codes, second_codes, weights[prompts])
 
-    return dict(zip(MEASURES, _bootstrap(measure, count, seed, resamples), strict=True))
+    return dict(zip(MEASURES, bootstrap(measure, count, seed, resamples), strict=True))
 
 
 def pairwise_accuracy(
@@ -81,9 +81,9 @@ def pairwise_accuracy(
 
     def measure(weights: np.ndarray) -> np.ndarray:
         weight = weights[prompts]
-        return np.array([_mean(credits, weight), _mean(credits, weight * decided)])
+        return np.array([mean(credits, weight), mean(credits, weight * decided)])
 
-    accuracy, among_decided = _bootstrap(measure, count, seed, RESAMPLES)
+    accuracy, among_decided = bootstrap(measure, count, seed)
     ties = int((~decided).sum())
     return PairwiseAccuracy(accuracy, among_decided, len(credits), ties, undecided)
 
@@ -115,10 +115,10 @@ def quadratic_kappa(first: np.ndarray, second: np.ndarray, weights: np.ndarray) 
     Expected is over independent raters with the same distributions, hence var a + var b + (mean a - mean b)^2. Values
     count by their distance, so that the formula holds for any scale.
     """
-    mean_first, mean_second = _mean(first, weights), _mean(second, weights)
-    spread = _mean((first - mean_first) ** 2, weights) + _mean((second - mean_second) ** 2, weights)
+    mean_first, mean_second = mean(first, weights), mean(second, weights)
+    spread = mean((first - mean_first) ** 2, weights) + mean((second - mean_second) ** 2, weights)
     expected = spread + (mean_first - mean_second) ** 2
-    return 1 - _mean((first - second) ** 2, weights) / expected if expected > 0 else np.nan
+    return 1 - mean((first - second) ** 2, weights) / expected if expected > 0 else np.nan
 
 
 def _measures(
@@ -130,16 +130,16 @@ def _measures(
             _pearson(first, second, weights),
             _pearson(_ranks(first_codes, weights), _ranks(second_codes, weights), weights),
             quadratic_kappa(first, second, weights),
-            _mean(difference, weights),
-            _mean(difference < 1e-9, weights),
+            mean(difference, weights),
+            mean(difference < 1e-9, weights),
         ]
     )
 
 
 def _pearson(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> float:
-    first, second = first - _mean(first, weights), second - _mean(second, weights)
-    scale = np.sqrt(_mean(first**2, weights) * _mean(second**2, weights))
-    return _mean(first * second, weights) / scale if scale > 1e-12 else np.nan
+    first, second = first - mean(first, weights), second - mean(second, weights)
+    scale = np.sqrt(mean(first**2, weights) * mean(second**2, weights))
+    return mean(first * second, weights) / scale if scale > 1e-12 else np.nan
 
 
 def _ranks(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -148,13 +148,22 @@ def _ranks(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - counts / 2)[codes]
 
 
-def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+def mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the weighted mean of values; nan where nothing has a weight."""
     total = weights.sum()
     return float((values * weights).sum() / total) if total > 0 else np.nan
 
 
-def _bootstrap(measure: Callable[[np.ndarray], np.ndarray], count: int, seed: int, resamples: int) -> list[Estimate]:
-    """Return each measure over all prompts, with percentiles over resampled ones."""
+def bootstrap(
+    measure: Callable[[np.ndarray], np.ndarray], count: int, seed: int, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """Return each measure over all prompts, with percentiles over resampled ones.
+
+    Args:
+        measure: maps the weights of the prompts, float [count], to the measures, float [measures].
+        count: number of prompts.
+        seed: of the resampling.
+    """
     if count == 0:
         return [Estimate(None)] * len(measure(np.zeros(0)))
     values = measure(np.ones(count))

@@ -1,0 +1,131 @@
+"""The attribute model in every layout, both poolings, with missing values and shared prefixes, pinned and resumed."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nemo_mm_align.parallel.checkpoint_folder import latest_checkpoint, read_metadata
+from tests.golden.runs import LAYOUTS as GOLDEN_LAYOUTS
+from tests.golden.runs import small_run
+from tests.golden.worker import run_scripts
+from tests.tiny import sentence, tiny_llava
+
+pytestmark = pytest.mark.parallel
+
+LAYOUTS = {**GOLDEN_LAYOUTS, "dp2": (2, [])}
+STEPS = 4
+VARIANTS = {
+    "last": [],
+    "apart": ["recipe.shared_prefix=false"],
+    "mean": ["recipe.pooling=mean", "model.lora=null"],
+    "mean_apart": ["recipe.pooling=mean", "model.lora=null", "recipe.shared_prefix=false"],
+    "pairs": ["recipe.loss_function=scaled_bradley_terry", "recipe.weights={helpfulness:0.65,verbosity:-0.4}"],
+}
+NAMES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+CALLS = {"tp2": ("last", "pairs"), "pp2": ("last", "apart"), "dp2": ("mean", "pairs")}
+PINNED = {
+    "last": [4.4120314461844305, 3.695814405168806, 2.622046503527411, 1.3970732969396256],
+    "pairs": [0.42338210344314575, 1.9504790306091309, 0.9315106868743896, 0.31508076190948486],
+}
+"""Losses of the steps on this data."""
+
+
+def rated_data(folder: Path, count: int = 12) -> Path:
+    """Prompts with one to three answers; every third is text alone, every fourth value is missing."""
+    source = random.Random(0)
+    lines = []
+    for index in range(count):
+        image = index % 3 != 2
+        if image:
+            Image.new("RGB", (40, 24 + index), tuple(source.randrange(256) for _ in range(3))).save(
+                folder / f"{index}.png"
+            )
+        question = ("<image>\n" if image else "") + f"{sentence(source, 3 + index % 4)}?"
+        answers = []
+        for place in range(1 + index % 3):
+            values = {name: source.randrange(9) / 2 for name in NAMES if source.random() < 0.75}
+            answers.append({"text": f"{sentence(source, 2 + place)} {place}", "attributes": values or {"verbosity": 1}})
+        images = [f"{index}.png"] if image else []
+        turns = [{"role": "user", "content": question}]
+        lines.append(json.dumps({"id": f"r{index}", "images": images, "turns": turns, "answers": answers}))
+    path = folder / "rated.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_llava(folder / "model")
+    rated_data(folder)
+    return folder
+
+
+def words(inputs: Path, out: Path, name: str, *more: str) -> list[str]:
+    lora = ["model.lora.rank=4", "model.lora.alpha=8", "model.lora.dropout=0"]
+    return [
+        "recipe=attribute_model",
+        *small_run(name, inputs / "model", inputs / "rated.jsonl", out, STEPS),
+        "recipe.epochs=99",
+        "model.optim.schedule=constant",
+        *([] if "model.lora=null" in more else lora),
+        *more,
+    ]
+
+
+def curves(run: Path) -> dict[str, list[float]]:
+    steps = [json.loads(line) for line in (run / "metrics/training.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
+    return {name: [step[name] for step in steps] for name in steps[0] if name.startswith(("loss", "mae_", "pair_"))}
+
+
+def assert_same(found: dict[str, list[float]], expected: dict[str, list[float]], rel: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=rel, nan_ok=True), name
+
+
+@pytest.fixture(scope="module")
+def one_process(inputs: Path) -> dict[str, dict[str, list[float]]]:
+    out = inputs / "one"
+    out.mkdir()
+    run_scripts(out, [("train.py", words(inputs, out, name, *more)) for name, more in VARIANTS.items()])
+    return {name: curves(out / name) for name in VARIANTS}
+
+
+def test_losses_are_the_pinned_ones_and_do_not_depend_on_how_answers_are_laid_out(one_process) -> None:
+    assert set(one_process["last"]) == {"loss", "pair_accuracy", *(f"mae_{name}" for name in NAMES)}
+    for name, losses in PINNED.items():
+        assert one_process[name]["loss"] == pytest.approx(losses, rel=1e-5)
+    assert_same(one_process["apart"], one_process["last"])
+    assert_same(one_process["mean_apart"], one_process["mean"])
+    assert one_process["mean"]["loss"] != pytest.approx(one_process["last"]["loss"], rel=0.01)
+
+
+@pytest.mark.parametrize("layout", CALLS)
+def test_every_layout_has_the_same_losses_and_metrics(layout: str, inputs: Path, one_process, tmp_path: Path) -> None:
+    """The first one is interrupted after two steps and gone on with."""
+    ranks, layout_words = LAYOUTS[layout]
+    calls = [words(inputs, tmp_path, name, *VARIANTS[name], *layout_words) for name in CALLS[layout]]
+    calls.insert(0, [*calls[0], "trainer.max_steps=2"])
+    if layout == "tp2":
+        calls.append(words(inputs, tmp_path, "bf16", *layout_words, "precision=bf16"))
+    run_scripts(tmp_path, [("train.py", call) for call in calls], ranks)
+    for name in CALLS[layout]:
+        assert_same(curves(tmp_path / name), one_process[name])
+    if layout == "tp2":
+        assert_same({"loss": curves(tmp_path / "bf16")["loss"]}, {"loss": one_process["last"]["loss"]}, rel=0.05)
+
+
+def test_what_the_weights_stood_for_is_kept(one_process, inputs: Path) -> None:
+    newest = latest_checkpoint(inputs / "one/last")
+    assert newest is not None and newest.name == f"step_{STEPS:08d}"
+    metadata = read_metadata(newest)
+    assert metadata.head == {"outputs": list(NAMES), "pooling": "last"}
+    expected = {"helpfulness": 1.0, "correctness": 1.0, "coherence": 1.0, "complexity": 0.0, "verbosity": 0.0}
+    assert metadata.recipe["weights"] == expected
