@@ -47,7 +47,7 @@ def check_early(values: Mapping[str, Any]) -> InferenceSettings:
     raise_faults([fault for path in settings.image if (fault := image_fault(path))], "Give other images.")
     if settings.prompts is not None and settings.out is not None:
         next(read_records(settings.prompts, Prompt))  # there is one; the others are read with the tokenizer at hand
-        _own(settings.out)
+        reserve_output(settings.out)
     return settings
 
 
@@ -81,7 +81,8 @@ def check_model(
     return source, source.template(ChatTemplate.from_config(template) if template else None)
 
 
-def _own(out: Path) -> None:
+def reserve_output(out: Path) -> None:
+    """Make a file this process's to write; raise `UserError` where it cannot be written or is being written."""
     file_to_write(out)
     if this_process().rank == 0:
         lock.reserve(lock.lock_of(out), out, "give another out")
