@@ -42,7 +42,7 @@ ODD: dict[str, Any] = {
 
 
 def write_inputs(folder: Path) -> None:
-    """Write what the calls read: a picture, a prompt, its candidates and annotation, a training example, an API key."""
+    """Write what the calls read: a picture, a prompt, its candidates and annotation, training examples, an API key."""
 
     def lines(name: str, *records: dict[str, Any]) -> None:
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -56,6 +56,8 @@ def write_inputs(folder: Path) -> None:
         "train.jsonl",
         {"id": "t", "turns": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]},
     )
+    answer = {"text": "yes", "attributes": {"verbosity": 1}}
+    lines("rated.jsonl", {"id": "r", "turns": [{"role": "user", "content": "hi"}], "answers": [answer]})
     (folder / "annotations.jsonl").touch()
     (folder / "key").write_text("AIza" + "k" * 35)
     write_rater(folder / "rater")
@@ -107,12 +109,22 @@ def calls(folder: Path) -> dict[str, list[str]]:
         "generate": answering,
         "sample": answering,
         "annotate": rating,
+        "probe": [
+            f"checkpoint={BASE}",
+            *(f"{name}={folder}/rated.jsonl" for name in ("train", "heldout")),
+            f"out={folder}/probe.jsonl",
+        ],
+        "attribute_report": [
+            *(f"{name}={folder}/rated.jsonl" for name in ("judged", "predicted")),
+            f"out={folder}/report.html",
+        ],
         "evaluate": [prompts, "answers={base: x.jsonl}", f"out={folder}/evaluation"],
         "label openai_compatible": [*labelling, *service],
         "label gemini": [*labelling, "judge=gemini", f"judge.api_key_file={folder}/key"],
         "label human": [*labelling, "judge=human", "judge.annotator=ann"],
         "build preference": ["method=preference", annotations, f"out={folder}/set.jsonl"],
         "build all_pairs": ["method=all_pairs", annotations, f"out={folder}/set.jsonl"],
+        "build attribute_model": ["method=attribute_model", annotations, f"out={folder}/set.jsonl"],
         "build rejection": ["method=rejection", annotations, f"out={folder}/set.jsonl"],
         "agreement": [annotations],
         "estimate": ["model=mini", "recipe=dpo", "nodes=1", "gpus_per_node=2", "model.max_length=400"],

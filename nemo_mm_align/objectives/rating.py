@@ -9,6 +9,7 @@ Shapes: Q sequences of the micro batch (answers, sample by sample), T attributes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -84,19 +85,13 @@ class Rating(Objective):
         Raises:
             UserError: weights of unknown attributes, or a loss on pairs that nothing orders.
         """
-        given = self.weights
-        if given is None:
-            given = {name: 1.0 if schema[name].higher_is_better else -1.0 for name in schema.score}
-        if unknown := [name for name in given if name not in schema.names]:
-            raise UserError(
-                f"recipe.weights names {', '.join(unknown)}; schema {schema.name!r} has {', '.join(schema.names)}."
-            )
-        if self.loss_function != "mse" and not any(given.values()):
+        weights = complete_weights(schema, self.weights, "recipe.weights")
+        if self.loss_function != "mse" and not any(weights.values()):
             raise UserError(
                 f"recipe.loss_function={self.loss_function} orders answers by a weighted sum, but no attribute has a weight. Set "
                 f"recipe.weights, for example {{{schema.names[0]}: 1}}, or recipe.loss_function=mse."
             )
-        return replace(self, weights={name: float(given.get(name, 0.0)) for name in schema.names})
+        return replace(self, weights=weights)
 
     def loss(self, reading: Reading, batch: Batch) -> LossOutput:
         """Sum over known values, or over pairs; the step divides by their number.
@@ -151,6 +146,23 @@ class Rating(Objective):
         counts_P = (difference_P.abs() > TIE) & complete_Q[first_P] & complete_Q[second_P]
         delta_P = (told_Q[first_P] - told_Q[second_P]) * difference_P.sign()
         return Pairs(difference_P.abs() * counts_P, delta_P, counts_P)
+
+
+def complete_weights(schema: AttributeSchema, given: Mapping[str, float] | None, key: str) -> dict[str, float]:
+    """Return a weight for each attribute of the schema, in its order: the given one, else 0.
+
+    Args:
+        given: weights by name; None: 1 for the schema's score attributes, -1 where lower is better.
+        key: of the setting, for messages.
+
+    Raises:
+        UserError: weights of unknown attributes.
+    """
+    if given is None:
+        given = {name: 1.0 if schema[name].higher_is_better else -1.0 for name in schema.score}
+    if unknown := [name for name in given if name not in schema.names]:
+        raise UserError(f"{key} names {', '.join(unknown)}; schema {schema.name!r} has {', '.join(schema.names)}.")
+    return {name: float(given.get(name, 0.0)) for name in schema.names}
 
 
 def _places(sequence_counts: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -11,8 +11,9 @@ from nemo_mm_align.benchmarks.settings import BenchmarkSettings
 from nemo_mm_align.capacity.run import run_estimate, training_of
 from nemo_mm_align.configuration import read
 from nemo_mm_align.datasets.build_stage import build_from_config
+from nemo_mm_align.evaluation.attribute_report.stage import report_from_config
 from nemo_mm_align.evaluation.stage import EvaluateSettings
-from nemo_mm_align.inference import annotate_settings
+from nemo_mm_align.inference import annotate_settings, probe_settings
 from nemo_mm_align.inference import early as inference
 from nemo_mm_align.labeling.quality.stage import agreement_from_config
 from nemo_mm_align.labeling.stage import label_from_config
@@ -37,6 +38,8 @@ CHECKS: dict[str, Callable[[DictConfig], Any]] = {
     "generate": lambda config: inference.check_early(_given(config)),
     "sample": lambda config: inference.check_early(_given(config)),
     "annotate": lambda config: annotate_settings.check_early(_given(config)),
+    "probe": lambda config: probe_settings.check_early(_given(config)),
+    "attribute_report": lambda config: report_from_config(_given(config)),
     "evaluate": lambda config: read(EvaluateSettings, _given(config)),
     "label": lambda config: label_from_config(_given(config)),
     "build": build_from_config,
