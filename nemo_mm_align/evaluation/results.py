@@ -153,8 +153,9 @@ class Layout(Section):
 class Results(Section):
     """Everything that is reported.
 
-    `steering` is of the first steered method, by attribute, `steering_by_method` of all. `layouts` and `settings` are by
-    stage; `created` is an ISO date and time.
+    `steering` is of the first steered method, by attribute, `steering_by_method` of all. `attribute_model` holds the figures of
+    each seed's attribute model as ``scripts/attribute_report.py`` writes them. `layouts` and `settings` are by stage;
+    `created` is an ISO date and time.
     """
 
     format: int = 1
@@ -165,6 +166,7 @@ class Results(Section):
     steering: dict[str, SteeringResult] = {}
     steering_by_method: dict[str, dict[str, SteeringResult]] = {}
     text_ability: TextAbility = TextAbility()
+    attribute_model: list[dict[str, Any]] = []
     layouts: dict[str, Layout] = {}
     versions: dict[str, str] = {}
     settings: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
         settings=settings.model_dump(mode="json", exclude={"attribute_schema", "out"}),
         notes=_notes(run),
     )
+    if settings.attribute_model:
+        told = [json.loads(run.rated(seed).report.with_suffix(".json").read_text("utf-8")) for seed in run.seeds]
+        results.attribute_model = [one["attributes"] for one in told]
+        results.notes.append(_attribute_model(run, told[0]["verdicts"]))
     results_path, report_path = write_evaluation(
         run.out,
         results,
@@ -118,6 +123,12 @@ def _notes(run: MiniatureRun) -> list[str]:
         f"All methods start from {shipped} and see the same prompts. Every aligned answer was sampled by that base; SFT "
         "alone learns from the judge's reference answers. Held-out images and question wordings occur in no training set."
     ]
+
+
+def _attribute_model(run: MiniatureRun, verdicts: Mapping[str, Sequence[str]]) -> str:
+    """What the first seed's attribute model is worth, in a paragraph."""
+    sentences = " ".join(sentence for of_one in verdicts.values() for sentence in of_one)
+    return f"A model that rates answers ({run.rated(run.seeds[0]).report.relative_to(run.out)}): {sentences}"
 
 
 def _samples(run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[str, Any]) -> list[ReportSample]:

@@ -19,8 +19,10 @@ from pathlib import Path
 from nemo_mm_align.datasets.build_settings import RANDOM_METHODS
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.results import UNASKED
+from nemo_mm_align.miniature.attribute_model import NAME as ATTRIBUTE_MODEL
+from nemo_mm_align.miniature.attribute_model import RatedRun
 from nemo_mm_align.miniature.settings import MiniatureSettings
-from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_command
+from nemo_mm_align.miniature.stages import SCRIPTS, Stage, python_command, torchrun_command
 from nemo_mm_align.miniature.world import build_world
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.records import Prompt, read_records, write_records
@@ -28,7 +30,6 @@ from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
 
 logger = logging.getLogger(__name__)
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SHIPPED_BASE = Path(__file__).resolve().parent / "base"
 TEXT_BEFORE = "text_before.jsonl"
 BASE_STAGES = ("text", "captions", "visual")
@@ -158,7 +159,23 @@ class MiniatureRun:
         stages += [self._answers(seed, name) for name in self.answering]
         if self.settings.steering_prompts:
             stages += [self._sweep(seed, name) for name in self.steered]
-        return stages
+        return stages + (self.rated(seed).stages() if self.settings.attribute_model else [])
+
+    def rated(self, seed: int) -> RatedRun:
+        """The attribute model of a seed."""
+        settings, sampling = self.settings, self.settings.sampling
+        return RatedRun(
+            folder=self.seed_folder(seed),
+            seed=seed,
+            base=self.base,
+            template=TEMPLATE,
+            prompts=self.evaluation_prompts,
+            processes=settings.processes,
+            tensor_model_parallel_size=settings.tensor_model_parallel_size,
+            sampling=[f"{name}={getattr(sampling, name)}" for name in type(sampling).model_fields],
+            train=[*settings.train["all"], *settings.train.get(ATTRIBUTE_MODEL, [])],
+            progress=_steps,
+        )
 
     def annotations(self, seed: int, model: str) -> Path:
         """Judged answers of the base or a method's model to the training prompts."""
@@ -182,9 +199,7 @@ class MiniatureRun:
             prompts,
             f"out={candidates}",
             f"seed={seed}",
-            f"num_samples={sampling.num_samples}",
-            f"temperature={sampling.temperature}",
-            f"max_new_tokens={sampling.max_new_tokens}",
+            *(f"{name}={getattr(sampling, name)}" for name in type(sampling).model_fields),
             f"tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
         )
         judged = (f"candidates={candidates}", f"out={out}", "runner.concurrency=1", "fsync_every=1000")

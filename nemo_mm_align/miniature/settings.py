@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import Count, Natural, Positive, StrictModel, read
@@ -40,6 +40,7 @@ class MiniatureSettings(StrictModel):
     train: dict[str, list[str]]
     base_stages: dict[str, list[str]]
     methods: tuple[str, ...]
+    attribute_model: StrictBool
     evaluate_on: Literal["heldout", "dev"] = "heldout"
     attribute_schema: AttributeSchema
     template: dict[str, Any]

@@ -21,6 +21,8 @@ from nemo_mm_align.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
 _TAIL_LINES = 30
 _PATIENCE_S, _POLL_S = 60.0, 0.5
 
