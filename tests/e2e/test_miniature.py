@@ -16,6 +16,7 @@ from tests.waiting import PATIENCE_S, wait_until
 SMOKE = [
     "base=train",
     "methods=[steerlm]",
+    "attribute_model=false",
     "steering_prompts=2",
     "world.train={easyvqa:12,charts:12,text:4}",
     "world.dev={easyvqa:2,charts:2,text:2}",
@@ -70,14 +71,14 @@ def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 
 SECOND_ROUND = [
-    "methods=[steerlm,steerlm_paper,attribute_dpo]",
+    "methods=[steerlm,attribute_dpo]",
     "steering_prompts=2",
     "world.train={easyvqa:20,charts:20,text:12}",
     "world.dev={easyvqa:2,charts:2,text:2}",
     "world.heldout={easyvqa:6,charts:6,text:4}",
     "sampling.max_new_tokens=32",
     *(f'train.{name}=["model.global_batch_size=16","model.micro_batch_size=8","trainer.max_steps=2"]'
-      for name in ("steerlm", "steerlm_paper", "attribute_dpo")),
+      for name in ("steerlm", "attribute_dpo", "attribute_model")),
 ]  # fmt: skip
 
 
@@ -91,11 +92,14 @@ def test_a_recipe_that_starts_from_another_one_learns_of_its_answers(tmp_path: P
     assert all(line["asked"].keys() == {"complexity", "verbosity"} for line in asked)
     assert len({tuple(line["asked"].values()) for line in asked}) > 5, "drawn for each prompt"
     results = json.loads((out / "results.json").read_text())
-    steered = ("steerlm", "steerlm_paper", "attribute_dpo")
+    steered = ("steerlm", "attribute_dpo")
     assert set(results["methods"]) == {"base", *steered, *(f"{name}_unasked" for name in steered)}
     assert set(results["steering_by_method"]) == set(steered)
-    assert set(results["steering_by_method"]["steerlm_paper"]) == set(results["methods"]["base"]["judged"])
     assert set(results["steering"]) == {"complexity", "verbosity"}
     assert results["methods"]["attribute_dpo"]["training"]["optimizer_steps"] == 2
+    (told,) = results["attribute_model"]
+    assert {*told} == {*results["methods"]["base"]["judged"], "score"}
+    assert {*told["verbosity"]} == {"model", "shuffled", "probe"} and (out / "seed_0/attribute_model.html").is_file()
     report = (out / "report.html").read_text()
+    assert "A model that rates answers (seed_0/attribute_model.html)" in report
     assert "The same question at several settings" in report and "Attribute DPO, nothing asked" in report

@@ -18,6 +18,7 @@ def words(out: Path | str) -> list[str]:
     return [
         f"out={out}",
         "methods=[steerlm_paper,dpo]",
+        "attribute_model=false",
         "steering_prompts=2",
         "world.train={easyvqa:12,charts:12,text:4}",
         "world.dev={easyvqa:2,charts:2,text:2}",
