@@ -136,6 +136,9 @@ class Objective(ABC):
     needs_reference: ClassVar[bool] = False
     """Whether batches must carry log-probs of the model as it was before training."""
 
+    starts_at_targets: ClassVar[bool] = False
+    """Whether a fresh head is to tell the mean targets of an average answer before training begins."""
+
     name: str
     epochs: Epochs
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,8 @@ class Rating(Objective):
             lower is better. Attributes that are not named have 0.
         shared_prefix: all answers of a prompt lie in one row behind it.
     """
+
+    starts_at_targets: ClassVar[bool] = True
 
     pooling: Pooling
     loss_function: LossFunction

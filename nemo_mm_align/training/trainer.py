@@ -55,6 +55,7 @@ from nemo_mm_align.training.data import (
     read_samples,
 )
 from nemo_mm_align.training.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
+from nemo_mm_align.training.head_start import start_head
 from nemo_mm_align.training.image_probe import ImageProbe, draw_exchanges
 from nemo_mm_align.training.known_settings import check_trainer, differing_sizes
 from nemo_mm_align.training.record import RunRecord, announce
@@ -174,6 +175,8 @@ class TrainingRun:
             self.hashes.save()
         collator = self._collator()
         model = self._build_model()
+        if self.settings.recipe.starts_at_targets and not resume and not self._head_is_given():
+            start_head(model, self.samples, self.encoder, self.processor)
         if self.settings.recipe.needs_reference:
             self._attach_reference(model, collator)
         self.engine = TrainingEngine(
@@ -252,6 +255,10 @@ class TrainingRun:
             output_layer=settings.recipe.reads.token_losses,
         )
         return model
+
+    def _head_is_given(self) -> bool:
+        """Whether the model that training starts from brings the head."""
+        return self.source.metadata is not None and self.source.metadata.head == self.record.head
 
     def _attach_reference(self, model: Llava, collator: Collator) -> None:
         """Give every sample the log-probs of its sequences under the model as it stands: its record's own, or computed."""

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from nemo_mm_align.datasets.collate import collate
+from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import EngineConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.objectives.objective import Reading, Reads
 from nemo_mm_align.parallel.optim_config import OptimConfig
+from nemo_mm_align.training.data import Collator
+from nemo_mm_align.training.head_start import start_head
 from nemo_mm_align.training.reading import forward_batch, read_batch
 from nemo_mm_align.training.step import TrainingEngine
 from tests.own_recipe.attribute_regression import AttributeRegression
-from tests.tiny_llava import make_llava, micro_batch
+from tests.tiny_llava import (
+    IMAGE_SIZE,
+    IMAGE_TOKEN,
+    PAD,
+    TOKENS_PER_IMAGE,
+    load_pixels,
+    make_llava,
+    micro_batch,
+    samples,
+)
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -52,6 +67,25 @@ def test_hidden_states_are_those_of_transformers_behind_the_final_norm(folder: P
     last_QH = torch.stack([expected[row, int(inside[row].sum()) - 1] for row in rows])
     assert model.head is not None
     torch.testing.assert_close(reading.outputs_QT, last_QH @ model.head.score.weight.T, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fresh_head_begins_at_the_mean_of_the_targets(folder: Path) -> None:
+    model = build(folder, head=HeadConfig(("depth", "length", "tone"), "mean"))
+    targets = [[4.0, math.nan, 1.0], [2.0, math.nan, 3.0], [3.0, math.nan, math.nan], [3.0, math.nan, 2.0]]
+    given = [
+        Sample(item.id, item.image_paths, item.sequences, targets=[row])
+        for item, row in zip(samples(0), targets, strict=True)
+    ]
+    batch = collate(given, 24, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels, last_token=True)
+    encoder = SimpleNamespace(pad_id=PAD, image_token_id=IMAGE_TOKEN, tokens_per_image=TOKENS_PER_IMAGE)
+    processor = SimpleNamespace(image_size=IMAGE_SIZE)
+    with pytest.MonkeyPatch.context() as pixels:
+        pixels.setattr(Collator, "_load", lambda self, path: load_pixels(path))
+        start_head(model, given, encoder, processor)  # type: ignore[arg-type]
+    assert model.head is not None and model.training
+    with torch.no_grad():
+        reading = read_batch(model, forward_batch(model.eval(), batch), batch, Reads(hidden="mean"))
+    torch.testing.assert_close(reading.outputs_QT.mean(0), torch.tensor([3.0, 0.0, 2.0]), rtol=0, atol=1e-5)
 
 
 def test_an_objective_gets_what_it_reads_and_nothing_else(folder: Path) -> None:
