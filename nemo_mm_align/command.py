@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def command(
                 sys.stdout.write(help_text(function.__globals__.get("__doc__") or "", folder, name, types))
                 return
             end_with_launcher()
+            _check_choices(sys.argv[1:], groups_of(folder, name))
             asked, words = os.environ.get(FULL_ERROR), sys.argv[1:]
             logging.raiseExceptions = (
                 asked == "1"
@@ -93,6 +94,14 @@ def command(
         return run
 
     return decorate
+
+
+def _check_choices(words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+    """End with a message where an option is chosen by null, at which Hydra ends with a traceback."""
+    for word in words:
+        group, _, value = word.partition("=")
+        if group in groups and value.lower() in ("null", "~"):
+            end(f"{word}: leave it out for the default, or choose from {', '.join(groups[group])}.")
 
 
 def _compose_and_run(task: Task, name: str) -> None:

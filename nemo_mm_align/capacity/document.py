@@ -34,7 +34,9 @@ def recipes_by_rows() -> dict[str, list[RecipeSpec]]:
     """The paper's recipes, those together whose rows, and so whose memory, are the same; by the first one's name."""
     alike: dict[Any, list[RecipeSpec]] = {}
     for recipe in paper_recipes().values():
-        alike.setdefault((recipe.samples.usual_sequences, recipe.objective), []).append(recipe)
+        objective = recipe.configured()
+        rows = (recipe.samples.usual_sequences, objective.rows_shared, objective.reads, objective.needs_reference)
+        alike.setdefault(rows, []).append(recipe)
     return {recipes[0].name: recipes for recipes in alike.values()}
 
 

@@ -137,13 +137,13 @@ def test_keys_and_types_of_a_training_file(
 
 
 @pytest.mark.parametrize("key", ["beta", "sft_loss_weight", "shared_prefix", "use_stored_reference"])
-@pytest.mark.parametrize("recipe", ["sft", "rejection", "steerlm"])
+@pytest.mark.parametrize("recipe", ["sft", "rejection"])
 def test_settings_of_another_recipe_are_refused(repository: Path, tmp_path: Path, recipe: str, key: str) -> None:
     with initialize_config_dir(str(repository / "conf"), version_base=None):
         value = compose("train", ["model=mini", "recipe=dpo"]).recipe[key]
-    owners = " and ".join(f"recipe={name}" for name, spec in all_recipes().items() if key in keys_of(spec.objective))
+    owners = [f"recipe={name}" for name, spec in all_recipes().items() if key in keys_of(spec.objective)]
     assert settings_error(repository, tmp_path, {"recipe": {key: value}}, recipe) == (
-        f"configuration has no key recipe.{key} here: it belongs to {owners}. Remove it, or choose recipe=dpo."
+        f"configuration has no key recipe.{key} here: it belongs to {' and '.join(owners)}. Remove it, or choose {owners[0]}."
     )
     assert settings_error(repository, tmp_path, {"recipe": {key: value}}) is None
 
@@ -156,7 +156,7 @@ def test_the_shipped_file_and_the_typed_sections_have_the_same_keys(repository: 
             values = compose("train", ["model=mini", f"recipe={recipe}"])
             assert values.keys() == keys_of(TopLevel).keys() and values.recipe.keys() == keys_of(kind).keys()
             assert values.recipe.name == recipe and values.model.keys() <= known
-    assert sections.keys() == {"data", "checkpoint", "faults"}
+    assert sections.keys() == {"data", "checkpoint", "faults", "health"}
     for name, kind in sections.items():
         assert values[name].keys() == keys_of(kind).keys(), name
     assert values.model.keys() >= keys_of(ModelSettings).keys() | keys_of(ParallelConfig).keys()
