@@ -47,7 +47,10 @@ def _rows_of(found: Estimate) -> str:
         f"rows: {job.rows} x {job.row_length} tokens, {job.labelled} with a loss, {job.images} images per micro batch; "
         f"{job.micro_batches} micro batches per step, in flight: {flight}"
     )
-    return text + ("; chosen and rejected share their prompt" if job.has_shared_prefix else "")
+    sharing = (
+        " and ".join(job.recipe.samples.roles) if len(job.recipe.samples.roles) > 1 else f"{job.sequences} answers"
+    )
+    return text + (f"; {sharing} share their prompt" if job.has_shared_prefix else "")
 
 
 def _disk(found: Estimate) -> str:

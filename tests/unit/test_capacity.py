@@ -17,6 +17,7 @@ from nemo_mm_align.capacity.gpus import GPUS
 from nemo_mm_align.capacity.job import Job, Workload, read_job
 from nemo_mm_align.capacity.memory import checkpoint_bytes, key_value_bytes, stage_memory
 from nemo_mm_align.capacity.parameters import rank_parameters
+from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.run import compose_training, document_text
 from nemo_mm_align.capacity.steptime import step_time
 from nemo_mm_align.capacity.suggest import balance_stages, describe, suggest
@@ -131,6 +132,7 @@ def test_a_head_is_on_the_last_stage_and_reads_every_answer(job: Job, repository
     ), "nobody reads the output layer"
     values = compose_training(["recipe=attribute_model", "model=llava15_7b"])
     found = read_job(values, 1, 8)
+    assert "; 4 answers share their prompt" in render(estimate_job(found, H100))
     assert (found.outputs, found.reads) == (5, Reads(hidden="last"))
 
 
