@@ -146,7 +146,11 @@ class Encoder:
         return self._encode(prepared, asked, add_generation_prompt=True).ids
 
     def encode_example(
-        self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None = None, last_answer_only: bool = False
+        self,
+        turns: Sequence[Turn],
+        attributes: Mapping[str, Any] | None = None,
+        last_answer_only: bool = False,
+        may_be_empty: bool = False,
     ) -> EncodedSequence:
         """Return the whole conversation's ids with loss on the answers and their stop tokens.
 
@@ -156,10 +160,11 @@ class Encoder:
             turns: the conversation; its last turn is the assistant's.
             attributes: as for `encode_prompt`.
             last_answer_only: no loss on earlier answers.
+            may_be_empty: an empty answer is its stop token alone; it can be rated, but is nothing to learn.
         """
         if not turns or turns[-1].role != "assistant":
             raise UserError("an example to train on must end with an assistant turn.")
-        prepared, asked = self._prepare(turns, attributes)
+        prepared, asked = self._prepare(turns, attributes, may_be_empty)
         sequence = self._encode(prepared, asked, add_generation_prompt=False)
         prompt = self._encode(prepared[:-1], asked, add_generation_prompt=True).ids
         if sequence.ids[: len(prompt)] != prompt or not all(sequence.loss_mask[len(prompt) :]):
@@ -176,21 +181,29 @@ class Encoder:
         return self.encode_answers(example.turns, (example.chosen, example.rejected), example.attributes)
 
     def encode_answers(
-        self, turns: Sequence[Turn], texts: Sequence[str], attributes: Mapping[str, Any] | None = None
+        self,
+        turns: Sequence[Turn],
+        texts: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+        may_be_empty: bool = False,
     ) -> list[EncodedSequence]:
         """Return a sequence for each answer to a prompt, whose last turn is the user's, with loss on that answer only."""
         answers = [Turn(role="assistant", content=text) for text in texts]
-        return [self.encode_example([*turns, answer], attributes, last_answer_only=True) for answer in answers]
+        return [self.encode_example([*turns, answer], attributes, True, may_be_empty) for answer in answers]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without image and special tokens, stripped."""
         words = [index for index in ids if index not in self._unspoken]
         return str(self.tokenizer.decode(words, clean_up_tokenization_spaces=False)).strip()
 
-    def _prepare(self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None) -> tuple[list[Turn], str]:
+    def _prepare(
+        self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None, may_be_empty: bool = False
+    ) -> tuple[list[Turn], str]:
         """The turns that ask for attributes, and what stands before the last answer."""
         for number, turn in enumerate(turns, start=1):
             self._refuse_reserved(turn, number)
+            if turn.role == "assistant" and not may_be_empty and not turn.content.strip():
+                raise UserError(f"turn {number} (assistant) is empty; an answer needs at least one character.")
         if attributes is None:
             return list(turns), ""
         if self.schema is None:
@@ -204,8 +217,6 @@ class Encoder:
                 raise UserError(f"{where} contains {text!r}, which is a special token; remove it from the text.")
         if turn.role != "user" and IMAGE_PLACEHOLDER in turn.content:
             raise UserError(f"{where} contains {IMAGE_PLACEHOLDER}, which may only stand in a user turn; remove it.")
-        if turn.role == "assistant" and not turn.content.strip():
-            raise UserError(f"{where} is empty; an answer needs at least one character.")
 
     def _encode(self, turns: Sequence[Turn], asked: str, add_generation_prompt: bool) -> EncodedSequence:
         text, spans = self.template.render_spans(turns, add_generation_prompt, asked)

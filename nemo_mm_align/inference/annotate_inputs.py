@@ -122,7 +122,7 @@ def make_samples(jobs: Sequence[Job], encoder: Encoder, max_positions: int) -> l
         sequences: list[EncodedSequence] = []
         for number, candidate in enumerate(job.candidates.candidates, start=1):
             try:
-                (sequence,) = encoder.encode_answers(job.prompt.turns, [candidate.text])
+                (sequence,) = encoder.encode_answers(job.prompt.turns, [candidate.text], may_be_empty=True)
             except UserError as error:
                 faults.append(f"prompt {job.prompt.id!r}, candidate {number}: {error}")
                 continue

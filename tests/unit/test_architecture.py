@@ -62,7 +62,8 @@ def test_recipes_are_named_by_themselves_alone():
         "datasets/build_settings.py",
         "benchmarks/recipes.py",
         "miniature/pipeline.py",
-        "labeling/judges/model_head.py",  # a judge of that name
+        *("labeling/judges/model_head.py", "evaluation/results.py"),  # a judge and a key of that name
+        *(f"miniature/{name}.py" for name in ("attribute_model", "outcome", "settings")),
     }
 
 

@@ -109,6 +109,16 @@ def test_what_is_asked_for_is_part_of_the_prompt_and_not_trained(repository, hel
     assert with_line > without + 10
 
 
+def test_an_empty_answer_is_its_stop_token_where_it_is_to_be_rated(vicuna):
+    encoder = encoder_of(toy_tokenizers.byte_level(), vicuna)
+    with pytest.raises(UserError, match="turn 2 .assistant. is empty"):
+        encoder.encode_answers(turns("q"), ["yes", ""])
+    full, empty = encoder.encode_answers(turns("q"), ["yes", " "], may_be_empty=True)
+    prompt = encoder.encode_prompt(turns("q"))
+    assert empty.ids[: len(prompt)] == prompt and empty.ids[-1] == full.ids[-1] == encoder.stop_id
+    assert encoder.decode(empty.ids[len(prompt) :]) == ""
+
+
 def test_templates_of_older_checkpoints_stay_what_they_were(repository):
     assert template_of(repository, "vicuna_v1").model_dump(mode="json").keys() == {
         *("name", "system", "system_prefix", "system_suffix", "user_prefix", "user_suffix", "assistant_prefix"),

@@ -107,7 +107,8 @@ class AttributeModelJudge:
         from nemo_mm_align.datasets.sample import Sample
 
         try:
-            sequences = self._opened.encoder.encode_answers(request.prompt.turns, request.candidates)
+            encoder = self._opened.encoder
+            sequences = encoder.encode_answers(request.prompt.turns, request.candidates, may_be_empty=True)
         except UserError as error:
             raise JudgeFailure("bad_request", str(error)) from None
         longest, positions = max(map(len, sequences)), self._opened.source.config.language.max_position_embeddings
