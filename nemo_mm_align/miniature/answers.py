@@ -17,6 +17,9 @@ from nemo_mm_align.miniature.truth import NONE, Bar, Question, Scene, Truth, exp
 
 Fault = Literal["right", "wrong", "invented", "incoherent"]
 
+_TRIES = 200
+"""Drafts of an answer until one has the length asked for."""
+
 
 def main_claim(question: Question, expected: str) -> Claim:
     """The statement that answers `question` with `expected`."""
@@ -139,12 +142,24 @@ def _compose(rng: random.Random, scene: Scene, question: Question, verbosity: in
         extras = [*side_claims(rng, scene, question, false=True), *extras[1:]]
     chart = scene.source == "chart"
     for claim in sorted(extras, key=lambda claim: claim.kind == "answer"):
-        sentences.append(say(claim, rng.choice((tier, tier, rng.randint(0, tier))), short=False, chart=chart))
+        sentences.append(say(claim, tier, short=False, chart=chart))
     return ". ".join(sentences) + "."
 
 
+def can_be_written(truth: Truth, verbosity: int, complexity: int) -> bool:
+    """Whether the grammar has a right answer of this style.
+
+    A bare yes, none or colour of a bar has no word to show knowledge with, and "the red bar is taller than the blue
+    bar" (tiers 0 and 1) is too long for verbosity 1.
+    """
+    kind = truth.question.kind
+    if verbosity == 0:
+        return complexity == 0 or (kind in ("colour", "shape", "value") and truth.expected != NONE)
+    return verbosity > 1 or kind not in ("taller", "compare") or complexity >= 2
+
+
 def _fit(rng: random.Random, verbosity: int, compose: Callable[[], str]) -> str:
-    for _ in range(30):
+    for _ in range(_TRIES):
         text = compose()
         if verbosity_level(text) == verbosity:
             break
@@ -152,7 +167,10 @@ def _fit(rng: random.Random, verbosity: int, compose: Callable[[], str]) -> str:
 
 
 def write_answer(rng: random.Random, truth: Truth, verbosity: int, complexity: int, fault: Fault = "right") -> str:
-    """Write an answer of the given style (0..4 each) with or without a fault; an invented thing needs verbosity 3."""
+    """Write an answer of the given style (0..4 each) with or without a fault; an invented thing needs verbosity 3.
+
+    Where `can_be_written` says no, it is of the nearest style: of complexity 0, or longer.
+    """
     scene, question = truth.scene, truth.question
     if fault == "wrong":
         scene = mistaken_scene(rng, scene, question)

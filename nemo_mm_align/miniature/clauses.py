@@ -123,8 +123,13 @@ def verbosity_level(text: str) -> int:
 
 
 def complexity_level(text: str) -> int:
-    """Complexity 0 (plain) to 4 (expert): the tier of the most advanced word used."""
-    return max((TIER_OF_WORD.get(word, 0) for word in words_of(text)), default=0)
+    """Complexity 0 (plain) to 4 (expert): the highest tier that at least half of the sentences reach.
+
+    A sentence reaches the tier of its most advanced word; one rare word does not make a long answer expert.
+    """
+    parts = [words_of(part) for part in text.split(".")]
+    tiers = sorted((max(TIER_OF_WORD.get(word, 0) for word in words) for words in parts if words), reverse=True)
+    return tiers[(len(tiers) - 1) // 2] if tiers else 0
 
 
 def read_clause(clause: str) -> Claim | None:

@@ -3,7 +3,8 @@
 It sees the prompt's truth record and the answer, never which method wrote it. The rules, for a question about an image:
 
 verbosity     by number of words: up to 2 is 0, up to 7 is 1, up to 13 is 2, up to 22 is 3, more is 4.
-complexity    the tier of the most advanced word (`lexicon.TIER_OF_WORD`): 0 plain, 4 expert.
+complexity    the highest tier (`lexicon.TIER_OF_WORD`: 0 plain, 4 expert) that at least half of the sentences reach, a
+              sentence's tier being that of its most advanced word.
 coherence     4, less 1 for a missing full stop after more than two words, less 1 for a sentence said twice or an answer
               of more than 50 words, less 2 for a contradiction, less 3 times the share of sentences that cannot be
               understood (rounded up); at least 0. An empty answer or one without any understandable sentence is 0.
@@ -42,7 +43,7 @@ from nemo_mm_align.miniature.clauses import (
 )
 from nemo_mm_align.miniature.truth import NONE, Truth, truth_of
 
-RULES = "miniature-1"
+RULES = "miniature-2"
 """Version of the rules above; change it whenever a rating can change."""
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")

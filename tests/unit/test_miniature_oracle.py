@@ -8,7 +8,7 @@ import pytest
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest, check_reply
-from nemo_mm_align.miniature.answers import write_answer
+from nemo_mm_align.miniature.answers import can_be_written, write_answer
 from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.oracle import ATTRIBUTES, OracleJudge, rate, reference_answer
 from nemo_mm_align.miniature.sources.charts import chart_question, draw_scene
@@ -102,6 +102,22 @@ def test_verbosity_counts_words_and_complexity_reads_vocabulary() -> None:
     assert [rate(text, COLOUR)["complexity"] for text in texts] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("", 0),
+        ("red hue", 3),
+        ("its chromaticity is red. it is red.", 4),  # one of two sentences is half of them
+        ("its chromaticity is red. it is red. there is a red circle.", 0),  # one of three is not
+        ("its chromaticity is red. its shade is red. there is a red circle.", 2),
+        ("its chromaticity is red. its hue is red. it is red. there is a red circle. yes.", 0),
+        ("yes. its chromaticity of ordinate is red. its hue is red. it is red.", 3),  # two rare words in one sentence
+    ],
+)
+def test_complexity_is_the_tier_that_half_of_the_sentences_reach(text: str, level: int) -> None:
+    assert rate(text, COLOUR)["complexity"] == level
+
+
 def draw(rng: random.Random) -> Truth:
     if rng.random() < 0.5:
         return chart_question(rng, draw_scene(rng), "base", 0.5)[1]
@@ -120,6 +136,19 @@ def test_grammar_and_judge_agree() -> None:
         assert sum(quality(write_answer(rng, about, verbosity, complexity, "wrong"), about)) <= 6
         assert rate(write_answer(rng, about, verbosity, complexity, "invented"), about)["correctness"] <= 2
     assert styled > 480
+
+
+def test_an_answer_has_the_style_that_was_asked_for_wherever_there_is_one() -> None:
+    rng, styled = random.Random(2), 0
+    for _ in range(1500):
+        about, style = draw(rng), (rng.randint(0, 4), rng.randint(0, 4))
+        rated = rate(write_answer(rng, about, *style), about)
+        assert ((rated["verbosity"], rated["complexity"]) == style) == can_be_written(about, *style), (about, style)
+        if style[0] > 2:
+            rated = rate(write_answer(rng, about, *style, rng.choice(("wrong", "invented"))), about)
+            assert (rated["verbosity"], rated["complexity"]) == style
+            styled += 1
+    assert styled > 500
 
 
 def test_text_instructions_are_checked_word_by_word() -> None:
