@@ -158,8 +158,8 @@ def can_be_written(truth: Truth, verbosity: int, complexity: int) -> bool:
     return verbosity > 1 or kind not in ("taller", "compare") or complexity >= 2
 
 
-def _fit(rng: random.Random, verbosity: int, compose: Callable[[], str]) -> str:
-    for _ in range(_TRIES):
+def _fit(tries: int, verbosity: int, compose: Callable[[], str]) -> str:
+    for _ in range(tries):
         text = compose()
         if verbosity_level(text) == verbosity:
             break
@@ -176,7 +176,8 @@ def write_answer(rng: random.Random, truth: Truth, verbosity: int, complexity: i
         scene = mistaken_scene(rng, scene, question)
     invented = fault == "invented"
     verbosity = max(verbosity, 3) if invented else verbosity
-    text = _fit(rng, verbosity, lambda: _compose(rng, scene, question, verbosity, complexity, invented))
+    tries = _TRIES if can_be_written(truth, verbosity, complexity) else 1
+    text = _fit(tries, verbosity, lambda: _compose(rng, scene, question, verbosity, complexity, invented))
     return _garble(rng, truth, text, complexity) if fault == "incoherent" else text
 
 

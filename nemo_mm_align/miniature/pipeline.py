@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from nemo_mm_align.evaluation.results import UNASKED
 from nemo_mm_align.miniature.attribute_model import NAME as ATTRIBUTE_MODEL
 from nemo_mm_align.miniature.attribute_model import RatedRun
 from nemo_mm_align.miniature.settings import MiniatureSettings
-from nemo_mm_align.miniature.stages import SCRIPTS, Stage, python_command, torchrun_command
+from nemo_mm_align.miniature.stages import SCRIPTS, Stage, module_command, python_command, torchrun_command
 from nemo_mm_align.miniature.world import build_world
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.records import Prompt, read_records, write_records
@@ -31,7 +30,7 @@ from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
 logger = logging.getLogger(__name__)
 
 SHIPPED_BASE = Path(__file__).resolve().parent / "base"
-TEXT_BEFORE = "text_before.jsonl"
+TEXT_BEFORE, CRITERIA = "text_before.jsonl", "criteria.json"
 BASE_STAGES = ("text", "captions", "visual")
 TEMPLATE = ("template=vicuna_v1", "template.system=''")
 
@@ -106,7 +105,7 @@ class MiniatureRun:
 
         def copy() -> None:
             shutil.rmtree(self.base, ignore_errors=True)
-            shutil.copytree(SHIPPED_BASE, self.base, ignore=shutil.ignore_patterns("text_before*"))
+            shutil.copytree(SHIPPED_BASE, self.base, ignore=shutil.ignore_patterns("text_before*", CRITERIA))
             take_text_before(SHIPPED_BASE / TEXT_BEFORE, self.text_prompts, self.text_before)
 
         return [Stage("base", copy, [self.base], ["world"], settings={"base": _digest(SHIPPED_BASE)})]
@@ -117,14 +116,16 @@ class MiniatureRun:
         return self.out / "base" / TEXT_BEFORE
 
     def _trained_base(self) -> list[Stage]:
-        """Text, caption alignment, visual tuning: data-parallel, all weights trained, each from the one before."""
+        """Sight of the tower, then text, caption alignment and visual tuning (data-parallel), each from the one before."""
         runs = self.out / "base"
-        blank = runs / "blank"
+        blank, seeing = runs / "blank", runs / "seeing"
         sizes, seed = json.dumps(self.settings.model), str(self.settings.first_seed)
-        make = [sys.executable, "-m", "nemo_mm_align.miniature.blank", str(blank), sizes, seed]
-        stages = [Stage("base_blank", make, [blank], ["world"])]
+        stages = [
+            Stage("base_blank", module_command("blank", str(blank), sizes, seed), [blank], ["world"]),
+            Stage("base_sight", self._sight(blank, seeing, seed), [seeing], ["world", "base_blank"]),
+        ]
         for index, name in enumerate(BASE_STAGES):
-            start = f"model.hf_path={blank}" if index == 0 else f"model.checkpoint={runs / BASE_STAGES[index - 1]}"
+            start = f"model.hf_path={seeing}" if index == 0 else f"model.checkpoint={runs / BASE_STAGES[index - 1]}"
             command = torchrun_command(
                 self.settings.processes,
                 SCRIPTS / "train.py",
@@ -140,12 +141,16 @@ class MiniatureRun:
                 "recipe.epochs=99",  # trainer.max_steps ends it
                 *self.settings.base_stages[name],
             )
-            before = "base_blank" if index == 0 else f"base_{BASE_STAGES[index - 1]}"
+            before = "base_sight" if index == 0 else f"base_{BASE_STAGES[index - 1]}"
             stages.append(
                 Stage(f"base_{name}", command, [runs / name], ["world", before], progress=_steps(runs / name))
             )
         stages.append(self._generate("text_before", runs / "text", self.text_before, ["base_text"], split="text"))
         return [*stages, self._export(runs / "visual", self.base, "base_visual", "base")]
+
+    def _sight(self, blank: Path, out: Path, seed: str) -> list[str]:
+        settings = self.settings.sight.model_dump_json()
+        return module_command("sight", str(blank), str(self.world), str(out), settings, seed)
 
     def _export(self, checkpoint: Path, out: Path, after: str, name: str) -> Stage:
         """As a Hugging Face folder, adapters merged."""

@@ -24,6 +24,14 @@ class SamplingShape(StrictModel):
     max_new_tokens: Count
 
 
+class SightSettings(StrictModel):
+    """How long and how fast the tower of a new base learns to see."""
+
+    steps: Count
+    batch_size: Count
+    lr: Positive
+
+
 class MiniatureSettings(StrictModel):
     """A whole run: world, base, alignment with every method, evaluation, over one or several seeds."""
 
@@ -38,6 +46,7 @@ class MiniatureSettings(StrictModel):
     steering_prompts: Natural
     build: dict[str, list[str]]
     train: dict[str, list[str]]
+    sight: SightSettings
     base_stages: dict[str, list[str]]
     methods: tuple[str, ...]
     attribute_model: StrictBool

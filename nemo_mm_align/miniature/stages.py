@@ -181,6 +181,11 @@ def python_command(script: Path, *arguments: str) -> list[str]:
     return [sys.executable, str(script), *arguments]
 
 
+def module_command(name: str, *arguments: str) -> list[str]:
+    """Command line of a module of the miniature in one process."""
+    return [sys.executable, "-m", f"nemo_mm_align.miniature.{name}", *arguments]
+
+
 def torchrun_command(processes: int, script: Path, *arguments: str) -> list[str]:
     """Command line of an entry point in several processes on this machine, at a free port."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

@@ -3,6 +3,7 @@
     images/                      easy-VQA's and the drawn charts
     {train,dev,heldout}.jsonl    prompts: alignment, choice of settings, final figures (no image or wording in common)
     base_{text,captions,visual}.jsonl   training examples that make the base (images apart from all of the above)
+    base_seen.jsonl             those images and what they show, for the tower
 
 The same settings give the same files byte for byte.
 """
@@ -14,19 +15,22 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from nemo_mm_align.configuration import Natural, Seed, Share, StrictModel
+from pydantic import field_validator
+
+from nemo_mm_align.configuration import Count, Natural, Seed, Share, StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.miniature.answers import Fault, write_answer
 from nemo_mm_align.miniature.sources import charts, easyvqa
 from nemo_mm_align.miniature.sources.captions import caption
 from nemo_mm_align.miniature.sources.text import text_question
 from nemo_mm_align.miniature.truth import Scene, Split, Truth
-from nemo_mm_align.records import Prompt, TrainingExample, Turn, write_records
+from nemo_mm_align.records import Prompt, Record, TrainingExample, Turn, write_records
 
 logger = logging.getLogger(__name__)
 
+SEEN = "base_seen.jsonl"
 PROMPT_SPLITS: tuple[Split, ...] = ("train", "dev", "heldout")
 
 
@@ -45,13 +49,24 @@ class BaseSize(StrictModel):
     charts: Natural = 3000
     text: Natural = 24000
     captions: Natural = 24000
-    caption_question_share: Share = 0.5
-    """Share of short right answers among the captions: they ground the words far sooner than captions alone."""
-    caption_text_share: Share = 0.1
+    caption_question_share: Share = 0.8
+    """Share of questions with short right answers among the captions: they ground the words far sooner than captions alone."""
+    caption_questions: Count = 4
+    """Questions about one picture, as one conversation: what a picture shows is learnt four times as often per step."""
+    caption_text_share: Share = 0.25
     visual: Natural = 32000
-    visual_text_share: Share = 0.03
-    absent_share: Share = 0.4
-    faults: dict[Fault, Share] = {"right": 0.6, "wrong": 0.1, "invented": 0.1, "incoherent": 0.2}
+    visual_text_share: Share = 0.2
+    absent_share: Share = 0.5
+    faults: dict[Fault, Share] = {"right": 0.42, "wrong": 0.1, "invented": 0.28, "incoherent": 0.2}
+    verbosity: tuple[Share, Share, Share, Share, Share] = (0.28, 0.2, 0.2, 0.07, 0.25)
+    """Shares of levels 0 to 4 among the visual answers that are asked of the grammar; faults make answers longer."""
+
+    @field_validator("faults", "verbosity")
+    @classmethod
+    def _are_not_all_zero(cls, shares: Any) -> Any:
+        if not any(shares.values() if isinstance(shares, dict) else shares):
+            raise ValueError("all shares are 0; give at least one that is not")
+        return shares
 
 
 class WorldSettings(StrictModel):
@@ -64,6 +79,13 @@ class WorldSettings(StrictModel):
     dev: SplitSize = SplitSize(easyvqa=150, charts=150, text=100)
     heldout: SplitSize = SplitSize(easyvqa=250, charts=250, text=200)
     base: BaseSize = BaseSize()
+
+
+class Seen(Record):
+    """An image file, relative to the world's folder, and what it shows, as the tower is taught it."""
+
+    image: str
+    scene: Scene
 
 
 class Picture(NamedTuple):
@@ -149,8 +171,7 @@ def _new_text(rng: random.Random, split: Split, posed: set[str]) -> tuple[str, T
 
 
 def _image_example(identity: str, picture: Picture, question: str, answer: str) -> TrainingExample:
-    turns = (_image_turn(question), Turn(role="assistant", content=answer))
-    return TrainingExample(id=identity, images=(picture.path,), turns=turns)
+    return TrainingExample(id=identity, images=(picture.path,), turns=tuple(_turns([(question, answer)])))
 
 
 def _text_examples(rng: random.Random, count: int, posed: set[str], name: str) -> Iterator[TrainingExample]:
@@ -170,14 +191,24 @@ def _captions(rng: random.Random, size: BaseSize, pictures: list[Picture], posed
     examples = list(_text_examples(rng, texts, posed, "captions-text"))
     for number in range(size.captions - texts):
         picture = rng.choice(pictures)
-        if rng.random() < size.caption_question_share:
-            question, truth = ask(rng, picture, "base", size.absent_share)
-            answer = write_answer(rng, truth, rng.randint(0, 1), rng.randint(0, 4))
-        else:
-            question, answer = caption(rng, picture.scene)
-        examples.append(_image_example(f"captions-{number:06d}", picture, question, answer))
+        turns = tuple(_turns(_look(rng, size, picture)))
+        examples.append(TrainingExample(id=f"captions-{number:06d}", images=(picture.path,), turns=turns))
     rng.shuffle(examples)
     return examples
+
+
+def _look(rng: random.Random, size: BaseSize, picture: Picture) -> list[tuple[str, str]]:
+    """Draw what is said about a picture: a request and its caption, or questions with short right answers."""
+    if rng.random() >= size.caption_question_share:
+        return [caption(rng, picture.scene)]
+    asked = [ask(rng, picture, "base", size.absent_share) for _ in range(size.caption_questions)]
+    return [(text, write_answer(rng, truth, rng.randint(0, 1), rng.randint(0, 4))) for text, truth in asked]
+
+
+def _turns(said: list[tuple[str, str]]) -> Iterator[Turn]:
+    for number, (question, answer) in enumerate(said):
+        yield Turn(role="user", content=question) if number else _image_turn(question)
+        yield Turn(role="assistant", content=answer)
 
 
 def _visual(rng: random.Random, size: BaseSize, pictures: list[Picture], posed: set[str]) -> list[TrainingExample]:
@@ -187,7 +218,8 @@ def _visual(rng: random.Random, size: BaseSize, pictures: list[Picture], posed: 
         picture = rng.choice(pictures)
         question, truth = ask(rng, picture, "base", size.absent_share)
         fault = rng.choices(list(size.faults), weights=list(size.faults.values()))[0]
-        answer = write_answer(rng, truth, rng.randint(0, 4), rng.randint(0, 4), fault)
+        verbosity = rng.choices(range(5), weights=size.verbosity)[0]
+        answer = write_answer(rng, truth, verbosity, rng.randint(0, 4), fault)
         examples.append(_image_example(f"visual-{number:06d}", picture, question, answer))
     rng.shuffle(examples)
     return examples
@@ -221,10 +253,16 @@ def build_world(out: str | Path, settings: WorldSettings, with_base: bool = True
 
 
 def _write_base(out: Path, settings: WorldSettings, pictures: list[Picture], posed: set[str]) -> dict[str, int]:
-    rng, size = random.Random(f"base-{settings.seed}"), settings.base
+    """Each part draws from a generator of its own, so that another size of one leaves the others as they are."""
+    size = settings.base
+
+    def source(part: str) -> random.Random:
+        return random.Random(f"base-{part}-{settings.seed}")
+
     examples = {
-        "base_text": _text_examples(rng, size.text, posed, "text"),
-        "base_captions": _captions(rng, size, pictures, posed),
-        "base_visual": _visual(rng, size, pictures, posed),
+        "base_text": _text_examples(source("text"), size.text, posed, "text"),
+        "base_captions": _captions(source("captions"), size, pictures, posed),
+        "base_visual": _visual(source("visual"), size, pictures, posed),
     }
+    write_records(out / SEEN, (Seen(image=picture.path, scene=picture.scene) for picture in pictures))
     return {name: write_records(out / f"{name}.jsonl", records) for name, records in examples.items()}

@@ -22,6 +22,7 @@ SMOKE = [
     "world.dev={easyvqa:2,charts:2,text:2}",
     "world.heldout={easyvqa:6,charts:6,text:4}",
     "world.base={easyvqa_images:20,charts:20,text:40,captions:40,visual:60}",
+    "sight.steps=3",
     "sampling.max_new_tokens=12",
     'build.steerlm=["method.drop_truncated=false","method.least_score=0"]',
     *(f'base_stages.{name}=["model.global_batch_size=8","model.micro_batch_size=4","trainer.max_steps=3"]'

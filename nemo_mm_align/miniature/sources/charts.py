@@ -11,8 +11,12 @@ from nemo_mm_align.miniature.truth import Bar, Question, Scene, Split, Truth, ma
 
 SIZE = 64
 _SCALE = 4
-_LEFT, _BASE, _UNIT, _SLOT, _WIDTH = 5, 61, 9.5, 16, 9
-"""Pixels: axis, base line, one unit of value, distance and width of bars. Each bar lies in one column of 16x16 patches."""
+SLOT = 16
+"""Pixels from bar to bar: each bar lies in one column of 16x16 patches."""
+
+_LEFT, _BASE, _UNIT, _WIDTH = 5, 61, 9.5, 9
+"""Pixels: axis, base line, one unit of value, width of bars."""
+
 RGB = {
     "black": (0, 0, 0),
     "blue": (0, 0, 255),
@@ -128,7 +132,7 @@ def draw_chart(scene: Scene) -> Image.Image:
         y = round((_BASE - value * _UNIT) * _SCALE)
         draw.line([(_LEFT * _SCALE, y), (big, y)], fill=(215, 215, 215), width=2)
     for index, bar in enumerate(scene.bars):
-        left = _LEFT + 1.5 + index * _SLOT
+        left = _LEFT + 1.5 + index * SLOT
         top = _BASE - bar.value * _UNIT
         box = [left * _SCALE, top * _SCALE, (left + _WIDTH) * _SCALE, _BASE * _SCALE]
         draw.rectangle(box, fill=RGB[bar.colour])

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from nemo_mm_align.miniature.lexicon import COLOURS, OPPOSITES, SHAPES, THINGS, TIER_OF_WORD
 from nemo_mm_align.miniature.truth import Question, Scene, Split, Truth
 
-STEERING_WORDS = ("Helpfulness", "Correctness", "Coherence", "Complexity", "Verbosity")
-"""Names that the attribute line uses: as words of the instructions they get trained embeddings, but no meaning."""
+STEERING_WORDS = ("Attributes", "Helpfulness", "Correctness", "Coherence", "Complexity", "Verbosity")
+"""Words that an attribute line uses: as words of the instructions they get trained embeddings, but no meaning."""
 
 WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "repeat": {
