@@ -75,7 +75,7 @@ class WorldSettings(StrictModel):
     seed: Seed = 1
     absent_share: Share = 0.5
     """Share of absent-object questions among the prompts' questions about one thing."""
-    train: SplitSize = SplitSize(easyvqa=480, charts=480, text=240)
+    train: SplitSize = SplitSize(easyvqa=480, charts=480, text=1500)
     dev: SplitSize = SplitSize(easyvqa=150, charts=150, text=100)
     heldout: SplitSize = SplitSize(easyvqa=250, charts=250, text=200)
     base: BaseSize = BaseSize()
