@@ -299,7 +299,8 @@ class AttributeSchema(BaseModel):
         missing = [attribute.name for attribute in needed if attribute.name not in checked]
         if missing:
             names = ", ".join(attribute.name for attribute in needed)
-            raise UserError(f"no value for {', '.join(missing)}; schema {self.name!r} needs all of {names}.")
+            what = "needs all of" if len(needed) == len(self.attributes) else "asks for (`steered`)"
+            raise UserError(f"no value for {', '.join(missing)}; schema {self.name!r} {what} {names}.")
         return {attribute.name: checked[attribute.name] for attribute in needed}
 
     def refuse_unasked(self, names: Iterable[str]) -> None:

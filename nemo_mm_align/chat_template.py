@@ -78,7 +78,8 @@ class ChatTemplate(BaseModel):
     def _without_what_few_have(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out pieces that are not set: templates are compared, and older checkpoints had no such fields."""
         values: dict[str, Any] = serialize(self)
-        return {name: value for name, value in values.items() if name not in _SELDOM or value}
+        defaults = {name: type(self).model_fields[name].default for name in _SELDOM}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ChatTemplate:

@@ -11,7 +11,6 @@ their answers are not to heed it.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nemo_mm_align.attributes import AttributeSchema
@@ -37,14 +36,13 @@ def build_attribute_preference(
 ) -> Iterator[PreferenceExample]:
     """Make `lines` pairs of each prompt, as the module's docstring says; a share of them asks for nothing."""
     check_scored(schema)
-    kinds: Counter[str] = Counter()
     for annotation in checked(annotations, schema, summary):
         distinct = list({item.text: item for item in usable_candidates(annotation, settings, schema, summary)}.values())
         if len(distinct) < 2:
             summary.drop("prompt", "too few candidates")
             continue
         source = random_of(settings, annotation)
-        found = 0
+        found: list[PreferenceExample] = []
         steered = bool(annotation.prompt.images) or not settings.replay_annotated
         lines = _lines if steered else _random_lines
         for number, line in enumerate(lines(annotation, distinct, source, settings, schema)):
@@ -52,13 +50,13 @@ def build_attribute_preference(
             if pair is None:
                 summary.drop("pair", f"no candidate {settings.margin:g} below the best under its line")
                 continue
-            found += 1
-            kinds[_kind(pair)] += 1
+            if any(_same(pair, other) for other in found):
+                summary.drop("pair", "the same pair of the prompt again")
+                continue
+            found.append(pair)
             yield pair
         if not found:
             summary.drop("prompt", "no pair")
-    summary.mixture = {"pairs": dict(kinds)}
-    summary.lines.append("pairs " + ", ".join(f"{name} {count:,}" for name, count in sorted(kinds.items())))
 
 
 def utility(item: Scored, line: Mapping[str, float] | None, weight: float) -> float:
@@ -141,7 +139,5 @@ def _flip_line(chosen: Scored, rejected: Scored, settings: BuildSettings, schema
     return line if settings.flips and near and gain >= settings.margin - TOLERANCE else None
 
 
-def _kind(pair: PreferenceExample) -> str:
-    if pair.attributes is None:
-        return "unasked"
-    return "asked with a flip line" if pair.flip_attributes is not None else "asked"
+def _same(pair: PreferenceExample, other: PreferenceExample) -> bool:
+    return (pair.attributes, pair.chosen, pair.rejected) == (other.attributes, other.chosen, other.rejected)

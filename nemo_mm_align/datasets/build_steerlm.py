@@ -44,7 +44,7 @@ def build_steerlm(
 ) -> Iterator[TrainingExample]:
     """Mix rows as the module's docstring says; the annotations are read twice."""
     check_scored(schema)
-    files = list(replay_examples(settings.replay))
+    files = list(replay_examples(settings.replay, schema))
     quiet = BuildSummary(settings.name, schema)
     pools = collect(checked(annotations, schema, quiet), settings, schema, quiet)
     rows = plan_rows(pools, len(files), settings, summary)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.datasets.build_settings import PREFERENCE, REJECTION
+from nemo_mm_align.datasets.build_settings import ATTRIBUTE_PREFERENCE, PREFERENCE, REJECTION
 from nemo_mm_align.datasets.build_statistics import LengthBias, RatingStatistics, SideStatistics, score_distribution
 from nemo_mm_align.records import Annotation, PreferenceExample, RatedAnswers, TrainingExample
 
@@ -30,6 +30,7 @@ class BuildSummary:
         flipped: ids of pairs whose chosen and rejected were swapped.
         warnings: what a user should look at.
         mixture: rows of each kind and of each combination of asked values, where a method mixes them.
+        pair_kinds: pairs that ask for attributes, with and without a flip line, and those that do not.
         lines: more of the table.
         held_out: of the kept examples, those that are not for training.
     """
@@ -47,6 +48,7 @@ class BuildSummary:
     sides: dict[str, SideStatistics] = field(default_factory=dict)
     lengths: LengthBias = field(default_factory=LengthBias)
     mixture: dict[str, Any] | None = None
+    pair_kinds: Counter[str] = field(default_factory=Counter)
     lines: list[str] = field(default_factory=list)
     ratings: RatingStatistics = field(default_factory=RatingStatistics)
     held_out: int = 0
@@ -68,6 +70,7 @@ class BuildSummary:
             self._side("chosen").add(example.chosen, example.chosen_score)
             self._side("rejected").add(example.rejected, example.rejected_score)
             self.lengths.add(example.chosen, example.rejected)
+            self.pair_kinds[_kind_of(example)] += self.method == ATTRIBUTE_PREFERENCE
             if example.metadata.get("flipped"):
                 self.flipped.append(example.id)
         elif isinstance(example, RatedAnswers):
@@ -103,6 +106,8 @@ class BuildSummary:
         lines = [f"  {name:<{width}}  {count:>7,}" for name, count in rows]
         lines += [f"  {name}: {side.line()}" for name, side in self.sides.items()]
         lines += [f"  {line}" for line in self.lines]
+        kinds = ", ".join(f"{name} {count:,}" for name, count in sorted(self.pair_kinds.items()) if count)
+        lines += [f"  pairs {kinds}"] if kinds else []
         lines += [f"  {line}" for line in self.ratings.lines()]
         return "\n".join(lines + ([f"  {hint}"] if (hint := self.paper()) else []))
 
@@ -123,9 +128,16 @@ class BuildSummary:
             "lengths": self.lengths.content() if self.lengths.pairs else None,
             "flipped": self.flipped,
             **({"mixture": self.mixture} if self.mixture else {}),
+            **({"pairs": dict(kinds)} if (kinds := +self.pair_kinds) else {}),
             "warnings": self.warnings,
             "judges": dict(self.judges),
             "settings": settings,
             "attribute_schema": {"name": self.schema.name, "fingerprint": self.schema.fingerprint},
         }
         write_json(path, content)
+
+
+def _kind_of(pair: PreferenceExample) -> str:
+    if pair.attributes is None:
+        return "unasked"
+    return "asked with a flip line" if pair.flip_attributes is not None else "asked"

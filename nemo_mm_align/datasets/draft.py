@@ -180,15 +180,23 @@ def _check_placeholders(draft: Draft) -> None:
         draft.fault("image_outside_question", problem, "move it into the question or remove it.")
 
 
-def _heads(schema: AttributeSchema | None) -> set[str]:
-    """Return the sentences that begin an attribute turn: the paper's, and the schema's own if it has another one."""
-    return {head.strip() for head in (PAPER_HEAD, schema.steering_head if schema else PAPER_HEAD)}
+_VALUES = r"\s*[A-Za-z][\w -]*:\s*-?[\d.]+"
+"""How the values of an attribute line begin."""
+
+
+def _lines(text: str, schema: AttributeSchema | None) -> list[str]:
+    """Return the beginnings of the attribute lines in a text: the paper's sentence, wherever it stands, and the schema's own
+    where it begins a line and values follow (a short one could be anybody's words)."""
+    paper = PAPER_HEAD.strip()
+    found = [paper] * text.count(paper)
+    own = schema.steering_head.strip() if schema else paper
+    return found + (re.findall(rf"(?:^|(?<=\n)){re.escape(own)}(?={_VALUES})", text) if own != paper else [])
 
 
 def _check_attribute_lines(draft: Draft, schema: AttributeSchema | None) -> None:
     last = draft.last_user_turn()
     for number, turn in enumerate(draft.turns, start=1):
-        lines = sum(turn[1].count(head) for head in _heads(schema))
+        lines = len(_lines(turn[1], schema))
         if lines > 1:
             problem = f"turn {number} carries the attribute line {lines} times."
             draft.fault("attribute_line_repeated", problem, "keep the one that describes the answer.")
@@ -202,10 +210,10 @@ def _take_attribute_line(draft: Draft, schema: AttributeSchema | None, ignore_la
     turn = draft.last_user_turn()
     if schema is None or turn is None or draft.attributes is not None:
         return
-    found = [head for head in _heads(schema) for _ in range(turn[1].count(head))]
+    found = _lines(turn[1], schema)
     if len(found) != 1:
         return
-    question, _, labels = turn[1].partition(found[0])
+    question, _, labels = turn[1].rpartition(found[0])
     draft.attributes = parse_labels(draft, labels.strip(), schema, ignore_labels)
     turn[1] = question.removesuffix("\n")
 

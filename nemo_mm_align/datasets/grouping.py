@@ -9,14 +9,15 @@ from nemo_mm_align.datasets.sample import Sample, SampleStore
 
 
 def group_answers(samples: Sequence[Sample], image_token_id: int, max_length: int) -> SampleStore:
-    """Join samples that stand beside each other and have the same images and at least half of their prompts in common.
+    """Join samples of one prompt that stand beside each other and have their images and half of their prompts in common.
 
     Branches do not see each other, so that nothing but the order of training changes; their attribute lines may differ, for
     what follows the common prefix belongs to each branch. A group ends at another prompt, or where its row would have more
     than `max_length` positions.
 
     Args:
-        samples: of one sequence each, in the order of the file; `scripts/build.py` writes a prompt's rows beside each other.
+        samples: of one sequence each, in the order of the file. Which belong to one prompt tell their ids, ``PROMPT#...``, as
+            `scripts/build.py` writes them, a prompt's rows beside each other.
         image_token_id: all of these must lie in the common prefix.
         max_length: of a row.
     """
@@ -35,7 +36,8 @@ def _groups(samples: Iterable[Sample], image_token_id: int, max_length: int) -> 
 
 
 def _belongs(group: list[Sample], sample: Sample, image_token_id: int, max_length: int) -> bool:
-    if group[0].image_paths != sample.image_paths:
+    prompt, one_of_several, _ = sample.id.partition("#")
+    if not one_of_several or group[0].id.partition("#")[0] != prompt or group[0].image_paths != sample.image_paths:
         return False
     joined = _joined([*group, sample])
     common = shared_prefix_length(joined.sequences)

@@ -126,25 +126,30 @@ def _panel(axes: Axes, results: Mapping[str, SteeringResult], attribute: Attribu
 
 def steered_card(sample: SteeredSample, schema: AttributeSchema) -> dict[str, Any]:
     """One question with its images inlined, and what the model answers at each setting."""
-    answers = sorted(sample.answers, key=lambda answer: _moved(answer, schema))[:_FEW]
+    answers = sorted(sample.answers, key=lambda answer: _moved(answer, schema))
+    left_out = len(answers) - _FEW
     return {
         "images": [image_uri(path, MAX_EDGE, "png") for path in sample.image_paths],
         "question": sample.prompt.question,
-        "notes": [wording.label_of(sample.method)],
+        "notes": [
+            wording.label_of(sample.method),
+            *([f"{left_out} more settings are not shown."] if left_out > 0 else []),
+        ],
         "answers": [
             {
                 "asked": _asked(answer, schema),
                 "text": answer.answer or "(empty)",
                 "scores": named_values(answer.ratings),
             }
-            for answer in answers
+            for answer in answers[:_FEW]
         ],
     }
 
 
 def _moved(answer: JudgedAnswer, schema: AttributeSchema) -> tuple[int, float]:
-    """Order of a card: the defaults, then each attribute from its lowest value to its highest."""
-    for place, attribute in enumerate(schema.attributes, start=1):
+    """Order of a card: the defaults, then each attribute from its lowest value to its highest, matters of taste first."""
+    tastes_first = sorted(schema.attributes, key=lambda attribute: attribute.higher_is_better is not None)
+    for place, attribute in enumerate(tastes_first, start=1):
         value = (answer.asked or {}).get(attribute.name, attribute.default)
         if value != attribute.default:
             return place, value

@@ -29,6 +29,8 @@ class DrawnAttributes:
     """
 
     def __init__(self, path: Path, schema: AttributeSchema, seed: int) -> None:
+        if not schema.score:
+            raise UserError(f"draw_from: schema {schema.name!r} has an empty score, so no answer is a good one.")
         self.seed = seed
         found = {}
         for annotation in read_records(path, Annotation):
@@ -37,9 +39,9 @@ class DrawnAttributes:
                     f"{path}: prompt {annotation.prompt.id} was annotated by schema {annotation.schema_name!r} "
                     f"({annotation.schema_fingerprint}), but the model asks by {schema.name!r} ({schema.fingerprint})."
                 )
-            for candidate in annotation.candidates:
-                ratings = schema.check(candidate.ratings)
-                if schema.total(ratings) >= schema.good_total - TOLERANCE:
+            for number, candidate in enumerate(annotation.candidates):
+                ratings = _ratings(path, annotation, number, schema)
+                if candidate.finish_reason != "length" and schema.total(ratings) >= schema.good_total - TOLERANCE:
                     values = schema.check_asked(ratings)
                     found[tuple(values.values())] = values
         if not found:
@@ -49,3 +51,10 @@ class DrawnAttributes:
     def of(self, prompt_id: str) -> dict[str, float]:
         """Return what a prompt is asked for."""
         return random.Random(f"{self.seed}:attributes:{prompt_id}").choice(self.combinations)
+
+
+def _ratings(path: Path, annotation: Annotation, number: int, schema: AttributeSchema) -> dict[str, float]:
+    try:
+        return schema.check(annotation.candidates[number].ratings)
+    except UserError as error:
+        raise UserError(f"{path}: prompt {annotation.prompt.id}, candidate {number}: {error} Label it again.") from None

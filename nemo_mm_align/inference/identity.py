@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.prompts import Encoder
@@ -20,11 +21,17 @@ def identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) ->
     return {
         **settings.sampling.to_dict(),
         **model_facts(opened),
-        "attributes": json.dumps([schema.fingerprint, *settings.assignments(schema)]) if schema else None,
+        "attributes": json.dumps([*asking(schema), *settings.assignments(schema)]) if schema else None,
         **({"draw_from": short_hash(json.dumps(drawn.combinations).encode())} if drawn else {}),
         "prompts": short_hash(prompts.read_bytes()),
         **({"add_image_placeholders": True} if settings.add_image_placeholders else {}),
     }
+
+
+def asking(schema: AttributeSchema) -> list[Any]:
+    """Return the schema, and how it asks where that is its own: its fingerprint is of what a judge goes by."""
+    own = schema.steered is not None or schema.steering is not None
+    return [schema.fingerprint, *([[schema.steering_head, [item.name for item in schema.asked]]] if own else [])]
 
 
 def model_facts(opened: OpenedModel) -> dict[str, str]:

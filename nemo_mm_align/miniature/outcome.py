@@ -15,9 +15,11 @@ from nemo_mm_align.evaluation.stage import judge_file
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
+from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.pipeline import MiniatureRun
 from nemo_mm_align.miniature.truth import truth_of
+from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.records import Prompt, read_records, resolve_image
 from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
 from nemo_mm_align.run_health import read_health
@@ -119,9 +121,13 @@ def _layouts(run: MiniatureRun) -> dict[str, Layout]:
 
 def _notes(run: MiniatureRun) -> list[str]:
     shipped = "the base that ships with the project" if run.settings.base == "shipped" else "a base trained in this run"
+    later = {name: before for name in run.settings.methods if (before := find_recipe(name).after)}
+    but = "".join(
+        f" {label_of(name)} goes on from {label_of(before)}, on its answers." for name, before in later.items()
+    )
     return [
-        f"All methods start from {shipped} and see the same prompts. Every aligned answer was sampled by that base; SFT "
-        "alone learns from the judge's reference answers. Held-out images and question wordings occur in no training set."
+        f"All methods see the same prompts. They start from {shipped}, and the answers they learn from were sampled by it; SFT "
+        f"alone learns from the judge's reference answers.{but} Held-out images and question wordings occur in no training set."
     ]
 
 

@@ -100,7 +100,9 @@ def test_a_recipe_that_starts_from_another_one_learns_of_its_answers(tmp_path: P
     assert results["methods"]["attribute_dpo"]["training"]["optimizer_steps"] == 2
     (told,) = results["attribute_model"]
     assert {*told} == {*results["methods"]["base"]["judged"], "weighted sum"}
-    assert {*told["verbosity"]} == {"model", "images shuffled", "probe"} and (out / "seed_0/attribute_model.html").is_file()
+    assert {*told["verbosity"]} == {"model", "images shuffled", "probe"} and (
+        out / "seed_0/attribute_model.html"
+    ).is_file()
     report = (out / "report.html").read_text()
     assert "A model that rates answers (seed_0/attribute_model.html)" in report
     assert "The same question at several settings" in report and "Attribute DPO, nothing asked" in report

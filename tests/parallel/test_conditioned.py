@@ -81,7 +81,7 @@ def test_answers_to_one_prompt_in_one_row_teach_what_they_teach_in_rows_of_their
     records = [json.loads(line) for line in training_data(tmp_path, "steerlm", count=4).read_text().splitlines()]
     lines = [None, {"complexity": 1, "verbosity": 4}, {"complexity": 3, "verbosity": 0}]
     rows = [
-        record | {"id": f"{record['id']}-{number}", "attributes": line,
+        record | {"id": f"{record['id']}#{number}", "attributes": line,
                   "turns": [record["turns"][0], {"role": "assistant", "content": "yes " * (number + 2) + "."}]}
         for record in records
         for number, line in enumerate(lines)

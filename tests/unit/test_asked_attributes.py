@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.drawn import DrawnAttributes
+from nemo_mm_align.inference.identity import asking
 from nemo_mm_align.inference.settings import InferenceSettings, register_open_attributes, settings_from_config
 from nemo_mm_align.records import CandidateSet, write_records
 from tests.unit.test_build_steerlm import annotation, candidate
@@ -66,6 +68,14 @@ def test_draws_that_cannot_be_made_are_refused(repository, tmp_path, taste) -> N
     )
     with pytest.raises(UserError, match=r"prompt p was annotated by schema 'helpsteer' \(x\), but the model asks by"):
         DrawnAttributes(path, taste, 0)
+    write_records(path, [annotation(taste, "p", candidate("a", 12, 1, 1, finish_reason="length"))])
+    with pytest.raises(UserError, match="there is nothing to draw from"):
+        DrawnAttributes(path, taste, 0)
+    write_records(path, [annotation(taste, "p", candidate("a", 12, 1, 1), candidate("b", 12, 9, 1))])
+    with pytest.raises(UserError, match=r"annotations.jsonl: prompt p, candidate 1: complexity=9 is outside"):
+        DrawnAttributes(path, taste, 0)
+    with pytest.raises(UserError, match="has an empty score, so no answer is a good one"):
+        DrawnAttributes(path, taste.model_copy(update={"score": ()}), 0)
     assert settings(repository, "sample", f"draw_from={path}").asks
     with pytest.raises(UserError, match="give it without other attributes"):
         settings_from_config({**settings(repository, "sample").model_dump(), "draw_from": path, "ask_defaults": True})
@@ -78,3 +88,10 @@ def test_a_candidate_set_says_what_was_asked_where_it_does() -> None:
     }
     for odd in ({}, {"attributes": None}, {"attributes": "verbosity"}, {"attributes": {"verbosity": "much"}}):
         assert CandidateSet(prompt_id="p", candidates=candidates, sampling=odd).asked is None
+
+
+def test_answers_to_two_wordings_of_a_request_never_share_a_file(taste, helpsteer) -> None:
+    short = taste.model_copy(update={"steering": "Attributes:\n{attributes}"})
+    said = [json.dumps(asking(schema)) for schema in (helpsteer, taste, short)]
+    assert len(set(said)) == 3
+    assert asking(helpsteer) == [helpsteer.fingerprint], "as in files of earlier releases"

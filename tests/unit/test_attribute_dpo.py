@@ -21,7 +21,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.objectives.objective import Reading
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.records import Annotation, PreferenceExample, Turn, write_records
+from nemo_mm_align.records import Annotation, PreferenceExample, TrainingExample, Turn, write_records
 from tests.unit.test_build_steerlm import annotation, candidate
 from tests.unit.toy_tokenizers import word_level
 
@@ -195,7 +195,7 @@ def test_a_share_asks_for_nothing_and_the_summary_counts(taste: AttributeSchema)
     pairs, summary = build(settings, given, taste)
     unasked = sum(found.attributes is None for found in pairs)
     assert len(pairs) == 200 and 40 < unasked < 80
-    assert summary.mixture == {"pairs": {"unasked": unasked, "asked": 200 - unasked}}
+    assert +summary.pair_kinds == {"unasked": unasked, "asked": 200 - unasked}
     again, _ = build(settings, given[::-1], taste)
     assert again == pairs[::-1]
     few = annotation(taste, "p", candidate("best", 12, 0, 0), candidate("good", 11, 0, 0))
@@ -215,3 +215,31 @@ def test_answers_to_texts_are_compared_by_score_whatever_is_asked(taste: Attribu
         assert {found.attributes is None for found in pairs} == {True, False}
     heeded = built(taste, asked, replay_annotated=False)
     assert {found.chosen for found in heeded} == {"fits"}, "12 less 16 for four steps against 3"
+
+
+def test_no_pair_of_a_prompt_is_written_twice(taste: AttributeSchema) -> None:
+    given = annotation(taste, "p", candidate("right", 12, 2, 2), candidate("wrong", 4, 2, 2))
+    given = given.model_copy(update={"asked": {"complexity": 2.0, "verbosity": 2.0}})
+    settings = BuildSettings(name="attribute_preference", lines=3, unasked_share=0.0)
+    pairs, summary = build(settings, [given], taste)
+    assert len(pairs) == 1 and summary.dropped["pair", "the same pair of the prompt again"] == 2
+    assert summary.prompts_kept == 1 and +summary.pair_kinds == {"asked": 1}
+
+
+def test_words_that_look_like_a_short_line_are_words(tmp_path, taste: AttributeSchema) -> None:
+    """ "Attributes:" begins a line of the schema only where values follow it."""
+    question = "Describe the product.\nAttributes: colour, size"
+    turns = (Turn(role="user", content=question), Turn(role="assistant", content="red"))
+    path = tmp_path / "rows.jsonl"
+    for values in (None, LINE):
+        write_records(path, [TrainingExample(id="a", turns=turns, attributes=values)])
+        (found,) = read_examples(SourceSettings(path=str(path)), taste)
+        assert found.turns[0].content == question and found.attributes == values
+    asked = turns[0].model_copy(update={"content": f"{question}\n{taste.steering_line(LINE)}"})
+    write_records(path, [TrainingExample(id="a", turns=(asked, turns[1]))])
+    (found,) = read_examples(SourceSettings(path=str(path)), taste)
+    assert found.turns[0].content == question and found.attributes == LINE
+    twice = asked.model_copy(update={"content": f"{asked.content}\n{taste.steering_line(LINE)}"})
+    write_records(path, [TrainingExample(id="a", turns=(twice, turns[1]))])
+    with pytest.raises(UserError, match="carries the attribute line 2 times"):
+        read_examples(SourceSettings(path=str(path)), taste)

@@ -170,7 +170,7 @@ def test_what_is_asked_for_can_be_less_than_what_is_judged(helpsteer):
         with pytest.raises(UserError, match=message):
             taste.complete(wrong)
     with pytest.raises(
-        UserError, match="no value for complexity; schema 'helpsteer' needs all of complexity, verbosity"
+        UserError, match="no value for complexity; schema 'helpsteer' asks for .`steered`. complexity, verbosity"
     ):
         taste.check_asked({"verbosity": 1, "helpfulness": 4})
     with pytest.raises(UserError, match="helpfulness=9 is outside"):

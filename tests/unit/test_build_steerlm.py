@@ -155,8 +155,18 @@ def test_files_are_replayed_beside_annotated_texts(taste, tmp_path):
     write_records(
         path, [TrainingExample(id="e", images=("a.png",), turns=(Turn(role="user", content="<image>"), turns[1]))]
     )
-    with pytest.raises(UserError, match=r"own.jsonl: e has images; replay takes conversations without images"):
+    with pytest.raises(UserError, match=r"own.jsonl: e has images; replay takes conversations without images and"):
         build(settings, many(taste), taste)
+
+
+def test_replayed_files_bring_no_line_of_their_own(taste, tmp_path):
+    path = tmp_path / "own.jsonl"
+    asked = Turn(role="user", content=f"count\n{taste.steering_line({'complexity': 1, 'verbosity': 2})}")
+    write_records(path, [TrainingExample(id="e", turns=(asked, Turn(role="assistant", content="one")))])
+    with pytest.raises(
+        UserError, match=r"own.jsonl: e asks for attributes; replay takes conversations without images and"
+    ):
+        build(BuildSettings(name="steerlm", replay=[path]), many(taste), taste)
 
 
 def test_where_there_is_no_text_that_is_said_and_where_there_is_nothing_else_too(taste):
