@@ -1,4 +1,4 @@
-"""A small miniature comes to the results of 1a72c78: every count, name, setting and measured number."""
+"""A small miniature comes to the results that are pinned: every count, name, setting and measured number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def results() -> dict[str, object]:
     return json.loads(gzip.decompress((GOLDEN / "miniature.json.gz").read_bytes()))
 
 
-def test_results_are_those_of_1a72c78(tmp_path: Path) -> None:
+def test_results_are_those_that_are_pinned(tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts/miniature.py"), *words(tmp_path / "run")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=2 * PATIENCE_S)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
@@ -37,7 +37,7 @@ def test_a_change_is_noticed_with_its_key() -> None:
     now["created"] = "another day"
     now["methods"]["dpo"]["counts"]["score"] += 1
     now["methods"]["dpo"]["training"]["losses"][0][1] *= 1.001
-    now["methods"]["steerlm"]["training"]["losses"][0][1] *= 1 + 1e-6
+    now["methods"]["steerlm_paper"]["training"]["losses"][0][1] *= 1 + 1e-6
     del now["layouts"]["sample"]["tensor"]
     assert set(changes(before, now)) == {
         ".methods.dpo.counts.score", ".methods.dpo.training.losses.0.1", ".layouts.sample.tensor",
