@@ -73,7 +73,7 @@ class EngineTraining:
         """Loss of one micro batch without a step."""
         with torch.no_grad():
             reports = run_schedule(
-                self.engine.ddp, [batch], self.engine.objective.reads, self.engine._loss, forward_only=True
+                self.engine.ddp, [batch], self.engine.reads, self.engine._loss, forward_only=True
             )
         total, weight = reports[0]["loss"]
         return float(total / weight)

@@ -64,6 +64,7 @@ def test_trained_on_a_judges_ratings_it_rates_candidates_that_a_builder_takes(tm
     told = {candidate.text: candidate.predicted["verbosity"] for candidate in candidates if candidate.predicted}
     assert told["yes"] < told["no there is no triangle"], "it has learned what the judge said"
     pairs = list(read_records(tmp_path / "pairs.jsonl", PreferenceExample))
-    assert pairs and all(len(pair.chosen) > len(pair.rejected) for pair in pairs)
+    longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
+    assert longer > 0.7 * len(pairs) > 2, "in a few steps it has learned that the judge likes length"
     config = json.loads((tmp_path / "exported/config.json").read_text())
     assert list(config["id2label"].values()) == list(NAMES) and config["attribute_pooling"] == "last", said[-2000:]
