@@ -72,8 +72,6 @@ class EngineTraining:
     def loss(self, batch: Batch) -> float:
         """Loss of one micro batch without a step."""
         with torch.no_grad():
-            reports = run_schedule(
-                self.engine.ddp, [batch], self.engine.reads, self.engine._loss, forward_only=True
-            )
+            reports = run_schedule(self.engine.ddp, [batch], self.engine.reads, self.engine._loss, forward_only=True)
         total, weight = reports[0]["loss"]
         return float(total / weight)
