@@ -159,13 +159,13 @@ def measure(job: Job) -> dict[str, Any]:
     buffers = [buffer.grad_data for buffer in engine.ddp.buffers + engine.ddp.expert_parallel_buffers]
     there = [*engine.model.parameters(), *engine.model.buffers(), *buffers]
     with SavedTensors(there) as saved:
-        run_schedule(engine.ddp, [micro_batch(job, 0)], engine.objective.reads, engine._loss, forward_only=False)
+        run_schedule(engine.ddp, [micro_batch(job, 0)], engine.reads, engine._loss, forward_only=False)
     engine.ddp.zero_grad_buffer()
     batches = [micro_batch(job, number) for number in range(job.micro_batches)]
     engine.step(batches, 0)  # from here on the optimizer's state exists
     held = optimizer_tensors(engine)
     with PeakMemory([*there, *held]) as peak:
-        run_schedule(engine.ddp, batches, engine.objective.reads, engine._loss, forward_only=False)
+        run_schedule(engine.ddp, batches, engine.reads, engine._loss, forward_only=False)
     engine.model.eval()
     with torch.no_grad(), PeakMemory([*there, *held]) as forward:
         run_schedule(engine.model, [micro_batch(job, 0)], TOKEN_LOSSES, _log_probs, forward_only=True)
