@@ -9,11 +9,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.run_health import (
     ImageEffect,
     ImageMeasurement,
     ImageSensitivity,
+    RunHealth,
     read_health,
     write_health,
 )
@@ -55,12 +57,19 @@ class MeasureImages(Callback):
         same = health.images is not None and health.images.key == self.about.key
         start = health.images.start if same and health.images is not None else None
         images = self.about.model_copy(update={"start": start})
-        write_health(self.folder, health.model_copy(update={"images": images, "verdict": None}))
+        self._write(health.model_copy(update={"images": images, "verdict": None}))
         if not self.about.samples:
             logger.info("image sensitivity: not measured, %s", self.about.why_none)
         elif start is None and step:
             logger.warning("image sensitivity: this run was begun without measuring it; only its end will be known")
         return start is not None
+
+    def _write(self, health: RunHealth) -> None:
+        """Write the file; a full disk is for the checkpoint to end the run with, which clears up behind itself."""
+        try:
+            write_health(self.folder, health)
+        except (OSError, UserError) as error:
+            logger.warning("image sensitivity could not be written: %s", error)
 
     def _record(self, place: str, step: int) -> None:
         effects = self.measure()
@@ -68,7 +77,7 @@ class MeasureImages(Callback):
             health = read_health(self.folder)
             assert health.images is not None
             images = health.images.model_copy(update={place: ImageMeasurement(step=step, effects=effects)})
-            write_health(self.folder, health.model_copy(update={"images": images}))
+            self._write(health.model_copy(update={"images": images}))
             for name, effect in effects.items():
                 logger.info("image sensitivity at the %s, %s: %s", place, name, in_words(effect))
 

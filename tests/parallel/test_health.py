@@ -94,7 +94,7 @@ def test_a_model_that_sees_is_sensitive_and_one_whose_image_features_are_zero_is
     source = open_source(REPOSITORY / "nemo_mm_align/miniature/base")
     encoder, recipe = source.encoder(source.template(None), None), find_recipe("sft")
     data = SourceSettings(path=str(captions(tmp_path, 16)))
-    samples = read_samples(data, PlanSettings(max_length=256), encoder, recipe, None, False)
+    samples = read_samples(data, PlanSettings(max_length=256), encoder, recipe, recipe.configured(), None, False)
     exchanges, _ = draw_exchanges(samples, 16, 0, lambda path: path.name)
     collator = Collator(encoder, source.image_processor(), BatchShape(), with_images=True)
     sees = ImageProbe(samples, exchanges, collator, recipe.configured(), micro_batch_size=4)

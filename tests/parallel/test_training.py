@@ -200,7 +200,7 @@ def test_resumes_at_another_layout_though_not_in_another_number_format(
         (["precision=fp8_delayed"], "FP8 needs TransformerEngine"),
         (["model.hf_path=/nowhere"], "no such folder"),
         (["recipe=dpo"], "holds single answers, but recipe=dpo trains on preference pairs"),
-        (["recipe=steerlm"], "needs attributes"),
+        (["recipe=steerlm"], "needs examples with attributes"),
         (["model.micro_batch_size=3"], "is not a multiple of model.micro_batch_size"),
         (["data.train=/nowhere.jsonl"], "no such file"),
     ],

@@ -131,5 +131,5 @@ def test_more_tokens_than_embeddings(repository: Path, tmp_path: Path) -> None:
     values["text_config"]["vocab_size"] = 205
     (base / "config.json").write_text(json.dumps(values))
     smaller = open_source(base)
-    with pytest.raises(UserError, match="tokenizer has ids up to 205, the model embeddings for 205 tokens"):
+    with pytest.raises(UserError, match="tokenizer has ids up to 206, the model embeddings for 205 tokens"):
         smaller.encoder(smaller.template(None), None)
