@@ -44,7 +44,16 @@ class SampleKind(ABC):
         return self.sequences or len(self.roles)
 
     def lacks(self, examples: Sequence[Example]) -> str | None:
-        """Return what a set of the right records lacks, in words; None where it has all."""
+        """Return what a set of the right records lacks, in words; None where it has all.
+
+        Where prompts are to ask for attributes, examples that all ask for nothing teach no steering.
+        """
+        if not self.attributed:
+            return None
+        asking = sum(getattr(example, "attributes", None) is not None for example in examples)
+        if not asking:
+            return "examples with attributes; none of them has any."
+        logger.info("%d of %d examples ask for attributes", asking, len(examples))
         return None
 
     @abstractmethod
@@ -73,10 +82,6 @@ class AttributedAnswers(Answers):
     """The same, with the attribute values that prompts ask for; some may ask for none."""
 
     attributed = True
-
-    def lacks(self, examples: Sequence[Example]) -> str | None:
-        """Examples that all ask for nothing teach no steering."""
-        return _lacks_attributes(examples)
 
 
 class Pairs(SampleKind):
@@ -116,10 +121,6 @@ class AttributePairs(Pairs):
     sequences = 4
     attributed = True
 
-    def lacks(self, examples: Sequence[Example]) -> str | None:
-        """As of attributed answers."""
-        return _lacks_attributes(examples)
-
     def encode(self, example: Example, encoder: Encoder) -> Sample:
         """Chosen and rejected under the line; then, with a flip line, rejected and chosen under that one."""
         assert isinstance(example, PreferenceExample)
@@ -135,15 +136,6 @@ class AttributePairs(Pairs):
     def flaw(self, sample: Sample) -> tuple[str, str] | None:
         """Of the answers under the line; those under the flip line are the same ones."""
         return super().flaw(Sample(sample.id, sequences=sample.sequences[:2]))
-
-
-def _lacks_attributes(examples: Sequence[Example]) -> str | None:
-    """Examples that all ask for nothing teach no steering."""
-    asking = sum(example.attributes is not None for example in examples)
-    if not asking:
-        return "examples with attributes; none of them has any."
-    logger.info("%d of %d examples ask for attributes", asking, len(examples))
-    return None
 
 
 class Candidates(SampleKind):

@@ -10,10 +10,9 @@ import random
 from pathlib import Path
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.datasets.candidates import TOLERANCE
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import Annotation, read_records
-
-TOLERANCE = 1e-9
 
 
 class DrawnAttributes:

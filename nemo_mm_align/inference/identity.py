@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.inference.drawn import DrawnAttributes
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.prompts import Encoder
@@ -15,9 +16,11 @@ from nemo_mm_align.prompts import Encoder
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
-def identity(settings: InferenceSettings, opened: OpenedModel, prompts: Path) -> dict[str, Any]:
+def identity(
+    settings: InferenceSettings, opened: OpenedModel, prompts: Path, drawn: DrawnAttributes | None
+) -> dict[str, Any]:
     """Return what all answers depend on; the layout and the batch size are not among it, pictures are each answer's own."""
-    schema, drawn = opened.schema if settings.asks else None, settings.drawn(opened.schema)
+    schema = opened.schema if settings.asks else None
     return {
         **settings.sampling.to_dict(),
         **model_facts(opened),

@@ -72,7 +72,7 @@ def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> 
     runtime.initialize(opened.parallel, settings.seed)
     pictures = Pictures(out, requests)
     file: AnswerFile[CandidateSet] | None = open_on_first_rank(
-        lambda: AnswerFile(out, identity(settings, opened, prompts_path), pictures)
+        lambda: AnswerFile(out, identity(settings, opened, prompts_path, drawn), pictures)
     )
     try:
         done = share(file and frozenset(index for index, item in enumerate(requests) if item.key in file.sets))
