@@ -47,13 +47,8 @@ def annotate(settings: AnnotateSettings, stop: stopping.StopRequest | None = Non
         UserError: bad input, found before weights are loaded; `out` made with other settings; outputs that are no numbers.
         SystemExit: on SIGTERM, SIGUSR1 or the stop file, after the batch in work; the same command goes on from there.
     """
-    with stopping.requests(stop) as request:
-        try:
-            _annotate(settings, request)
-        except stopping.Stopped:
-            logger.warning("asked to stop: what has been rated is in %s; the same command goes on", settings.out)
-            runtime.shutdown()
-            raise SystemExit(stopping.EXIT_CODE) from None
+    with stopping.ending_run(stop, f"what has been rated is in {settings.out}") as request:
+        _annotate(settings, request)
 
 
 def _annotate(settings: AnnotateSettings, stop: stopping.StopRequest) -> None:

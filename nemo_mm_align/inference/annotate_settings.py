@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import StrictBool, model_validator
 
-from nemo_mm_align import lock
-from nemo_mm_align.configuration import Count, Seed, StrictModel, read
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.inference.early import check_model
+from nemo_mm_align.configuration import Count, Seed, read
+from nemo_mm_align.inference.early import check_base, check_model, reserve_output
+from nemo_mm_align.inference.model_settings import ModelSettings
 from nemo_mm_align.labeling.outputs import check_inputs
 from nemo_mm_align.labeling.provenance import settings_path
-from nemo_mm_align.model.config import ParallelConfig, Precision
-from nemo_mm_align.model.settings import layout_of
-from nemo_mm_align.outputs import file_to_write
-from nemo_mm_align.processes import this_process
 
 if TYPE_CHECKING:
     from nemo_mm_align.inference.loading import OpenedModel
@@ -25,26 +20,17 @@ if TYPE_CHECKING:
 Values = Literal["rounded", "real"]
 
 
-class AnnotateSettings(StrictModel):
+class AnnotateSettings(ModelSettings):
     """Settings of the stage; the comments of ``conf/annotate.yaml`` say what each means."""
 
-    checkpoint: Path
-    base: Path | None = None
     prompts: Path
     candidates: Path
     out: Path
-    image_root: Path | None = None
     add_image_placeholders: bool = False
     values: Values
     shuffle_images: StrictBool
     seed: Seed
-    tensor_model_parallel_size: Count = 1
-    pipeline_model_parallel_size: Count = 1
-    num_layers_in_first_pipeline_stage: Count | None = None
-    num_layers_in_last_pipeline_stage: Count | None = None
-    precision: Literal["auto"] | Precision = "auto"
     max_batch_tokens: Count
-    template: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _nothing_is_overwritten(self) -> AnnotateSettings:
@@ -52,11 +38,6 @@ class AnnotateSettings(StrictModel):
         if len(set(paths)) < len(paths):
             raise ValueError(f"prompts, candidates and out must be different files; out is {self.out}")
         return self
-
-    @property
-    def parallel(self) -> ParallelConfig:
-        """The layout."""
-        return layout_of(self)
 
     @property
     def shuffled_by(self) -> int | None:
@@ -83,11 +64,8 @@ def check_early(values: Mapping[str, Any]) -> AnnotateSettings:
     """
     settings = read(AnnotateSettings, values)
     source, _ = check_model(settings.checkpoint, settings.parallel, settings.precision, settings.template, rates=True)
-    if settings.base is not None and not settings.base.is_dir():
-        raise UserError(f"base={settings.base}: no such folder. Give the one in which the checkpoint's base lies now.")
+    check_base(settings.base)
     source.image_processor()
     check_inputs((settings.prompts, settings.candidates))
-    file_to_write(settings.out)
-    if this_process().rank == 0:
-        lock.reserve(lock.lock_of(settings.out), settings.out, "give another out")
+    reserve_output(settings.out)
     return settings

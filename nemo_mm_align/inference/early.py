@@ -36,8 +36,7 @@ def check_early(values: Mapping[str, Any]) -> InferenceSettings:
     check_mode(settings)
     _ = settings.sampling  # is checked when it is made
     source, _ = check_model(settings.checkpoint, settings.parallel, settings.precision, settings.template)
-    if settings.base is not None and not settings.base.is_dir():
-        raise UserError(f"base={settings.base}: no such folder. Give the one in which the checkpoint's base lies now.")
+    check_base(settings.base)
     source.image_processor()
     schema = source.schema(settings.attribute_schema)
     settings.assignments(schema)
@@ -79,6 +78,12 @@ def check_model(
     parallel.data_parallel_size(this_process().world_size)
     source.config.check(parallel)
     return source, source.template(ChatTemplate.from_config(template) if template else None)
+
+
+def check_base(base: Path | None) -> None:
+    """Raise `UserError` where a folder is given for the checkpoint's base, and there is none."""
+    if base is not None and not base.is_dir():
+        raise UserError(f"base={base}: no such folder. Give the one in which the checkpoint's base lies now.")
 
 
 def reserve_output(out: Path) -> None:

@@ -46,13 +46,8 @@ def answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest | Non
         UserError: bad input, found before weights are loaded; `out` made with other settings.
         SystemExit: on SIGTERM, SIGUSR1 or the stop file, after the batch in work; the same command goes on from there.
     """
-    with stopping.requests(stop) as request:
-        try:
-            _answer_prompts(settings, request)
-        except stopping.Stopped:
-            logger.warning("asked to stop: what has been answered is in %s; the same command goes on", settings.out)
-            runtime.shutdown()
-            raise SystemExit(stopping.EXIT_CODE) from None
+    with stopping.ending_run(stop, f"what has been answered is in {settings.out}") as request:
+        _answer_prompts(settings, request)
 
 
 def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> None:

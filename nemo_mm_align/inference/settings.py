@@ -12,13 +12,12 @@ from omegaconf import OmegaConf
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import Count, Natural, NotNegative, Seed, StrictModel, read
+from nemo_mm_align.configuration import Count, Natural, NotNegative, Seed, read
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.drawn import DrawnAttributes
+from nemo_mm_align.inference.model_settings import ModelSettings
 from nemo_mm_align.inference.requests import Assignment, sweep_assignments
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.model.config import ParallelConfig, Precision
-from nemo_mm_align.model.settings import layout_of
 
 if TYPE_CHECKING:
     from nemo_mm_align.inference.loading import OpenedModel
@@ -32,14 +31,11 @@ def register_open_attributes() -> None:
     ConfigStore.instance().store(name="open_attributes", node=node)
 
 
-class InferenceSettings(StrictModel):
+class InferenceSettings(ModelSettings):
     """What ``conf/sample.yaml`` and ``conf/generate.yaml`` share; the comments there say what each means."""
 
-    checkpoint: Path
-    base: Path | None = None
     prompts: Path | None = None
     out: Path | None = None
-    image_root: Path | None = None
     add_image_placeholders: bool = False
     temperature: NotNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
@@ -47,14 +43,8 @@ class InferenceSettings(StrictModel):
     max_new_tokens: Count
     num_samples: Count
     seed: Seed
-    tensor_model_parallel_size: Count = 1
-    pipeline_model_parallel_size: Count = 1
-    num_layers_in_first_pipeline_stage: Count | None = None
-    num_layers_in_last_pipeline_stage: Count | None = None
-    precision: Literal["auto"] | Precision = "auto"
     max_batch_tokens: Count = 32768
     cuda_graphs: StrictBool | None = None
-    template: dict[str, Any] | None = None
     attribute_schema: AttributeSchema
     attributes: dict[str, Any] = {}
     draw_from: Path | None = None
@@ -82,11 +72,6 @@ class InferenceSettings(StrictModel):
         """How tokens are chosen."""
         names = ("temperature", "top_p", "top_k", "max_new_tokens", "num_samples", "seed")
         return SamplingSettings(**{name: getattr(self, name) for name in names})
-
-    @property
-    def parallel(self) -> ParallelConfig:
-        """The layout."""
-        return layout_of(self)
 
     def assignments(self, schema: AttributeSchema | None) -> Sequence[Assignment]:
         """Attribute values to ask for; raise `UserError` for unknown ones."""

@@ -118,3 +118,25 @@ def requests(given: StopRequest | None) -> Iterator[StopRequest]:
         stop.settle()
         if given is None:
             stop.ignore()
+
+
+@contextmanager
+def ending_run(given: StopRequest | None, kept: str) -> Iterator[StopRequest]:
+    """As `requests`, for a stage whose exit code says whether its work is complete.
+
+    Args:
+        given: what the caller listens with, if it does.
+        kept: the log's words for what has been done, such as "what has been rated is in FILE".
+
+    Raises:
+        SystemExit: with `EXIT_CODE` once the ranks have agreed to stop.
+    """
+    from nemo_mm_align.parallel import runtime
+
+    with requests(given) as request:
+        try:
+            yield request
+        except Stopped:
+            logger.warning("asked to stop: %s; the same command goes on", kept)
+            runtime.shutdown()
+            raise SystemExit(EXIT_CODE) from None
