@@ -26,8 +26,7 @@ class RatedRun:
         prompts: the held-out ones.
         processes, layout: number of processes, and how they are laid out.
         sampling: how held-out candidates are drawn.
-        train: further arguments of the training.
-        progress: of a training in a folder.
+        train: makes the stage of a training, of seed, recipe, base, training set and the stages before it.
     """
 
     folder: Path
@@ -38,8 +37,7 @@ class RatedRun:
     processes: int
     tensor_model_parallel_size: int
     sampling: Sequence[str]
-    train: Sequence[str]
-    progress: Callable[[Path], Callable[[], float]]
+    train: Callable[[int, str, Path, Path, list[str]], Stage]
 
     @property
     def report(self) -> Path:
@@ -78,7 +76,7 @@ class RatedRun:
                     ("heldout", judged, "label_heldout"),
                 )
             ),
-            self._training(rated["train"]),
+            self.train(self.seed, NAME, self.base, rated["train"], [f"{tag}_build_rated_train"]),
             *(
                 self._ranked(
                     f"{tag}_told{kind}",
@@ -104,26 +102,6 @@ class RatedRun:
                 [f"{tag}_told", f"{tag}_told_shuffled", f"{tag}_probe", f"{tag}_label_heldout"],
             ),
         ]
-
-    def _training(self, data: Path) -> Stage:
-        run = self.folder / NAME
-        command = torchrun_command(
-            self.processes,
-            SCRIPTS / "train.py",
-            f"recipe={NAME}",
-            "model=mini",
-            f"model.hf_path={self.base}",
-            *self.template,
-            f"model.tensor_model_parallel_size={self.tensor_model_parallel_size}",
-            f"data.train={data}",
-            f"exp_manager.exp_dir={self.folder}",
-            f"name={NAME}",
-            f"seed={self.seed}",
-            "precision=fp32",
-            *self.train,
-        )
-        name = f"seed{self.seed}_{NAME}"
-        return Stage(name, command, [run], [f"seed{self.seed}_build_rated_train"], progress=self.progress(run))
 
     def _ranked(self, name: str, script: str, words: Sequence[str], out: Path, depends: Sequence[str]) -> Stage:
         layout = f"tensor_model_parallel_size={self.tensor_model_parallel_size}"

@@ -18,7 +18,6 @@ from pathlib import Path
 from nemo_mm_align.datasets.build_settings import RANDOM_METHODS
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.results import UNASKED
-from nemo_mm_align.miniature.attribute_model import NAME as ATTRIBUTE_MODEL
 from nemo_mm_align.miniature.attribute_model import RatedRun
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.miniature.stages import SCRIPTS, Stage, module_command, python_command, torchrun_command
@@ -178,8 +177,7 @@ class MiniatureRun:
             processes=settings.processes,
             tensor_model_parallel_size=settings.tensor_model_parallel_size,
             sampling=[f"{name}={getattr(sampling, name)}" for name in type(sampling).model_fields],
-            train=[*settings.train["all"], *settings.train.get(ATTRIBUTE_MODEL, [])],
-            progress=_steps,
+            train=self._trained,
         )
 
     def annotations(self, seed: int, model: str) -> Path:
@@ -244,28 +242,31 @@ class MiniatureRun:
             *([f"method.seed={seed}"] if rule in RANDOM_METHODS else []),
             *self.settings.build.get(method, []),
         )
-        train = torchrun_command(
+        return [
+            *stages,
+            Stage(f"{tag}_build_{method}", build, [data], [judged]),
+            self._trained(seed, method, start, data, [f"{tag}_build_{method}", started]),
+        ]
+
+    def _trained(self, seed: int, recipe: str, start: Path, data: Path, depends: list[str]) -> Stage:
+        run = self.seed_folder(seed) / recipe
+        command = torchrun_command(
             self.settings.processes,
             SCRIPTS / "train.py",
-            f"recipe={method}",
+            f"recipe={recipe}",
             "model=mini",
             f"model.hf_path={start}",
             *TEMPLATE,
             f"model.tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
             f"data.train={data}",
-            f"exp_manager.exp_dir={folder}",
-            f"name={method}",
+            f"exp_manager.exp_dir={run.parent}",
+            f"name={recipe}",
             f"seed={seed}",
             "precision=fp32",
             *self.settings.train["all"],
-            *self.settings.train.get(method, []),
+            *self.settings.train.get(recipe, []),
         )
-        run = folder / method
-        return [
-            *stages,
-            Stage(f"{tag}_build_{method}", build, [data], [judged]),
-            Stage(f"{tag}_{method}", train, [run], [f"{tag}_build_{method}", started], progress=_steps(run)),
-        ]
+        return Stage(f"seed{seed}_{recipe}", command, [run], depends, progress=_steps(run))
 
     def answers(self, seed: int, method: str) -> Path:
         """A method's answers to the evaluation prompts."""
