@@ -356,6 +356,12 @@ class AttributeSchema(BaseModel):
         """Return the whole attribute turn that is appended to the user turn after a newline."""
         return self.steering_head + self.steering_string(values)
 
+    @property
+    def line_with_ranges(self) -> str:
+        """The attribute turn with ``minimum..maximum`` in place of values: two schemas of one such line ask alike."""
+        ranges = [f"{item.label}:{item.minimum:g}..{item.maximum:g}" for item in self.asked]
+        return self.steering_head + ",".join(ranges)
+
     def total(self, values: Mapping[str, Any]) -> float:
         """Quality score: sum over `score`, an attribute where lower is better counting from its other end."""
         total = 0.0

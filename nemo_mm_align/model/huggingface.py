@@ -75,9 +75,9 @@ def _head_pieces(model: Llava, folder: str | Path) -> list[Piece]:
     found, here = read_head(folder), model.head_config
     if found is None:
         return []
-    if here == found.config:
-        return [head_piece(model.model_config, found.config, model.parallel)]
-    _log.warning("%s", left_out(folder, found.config.to_dict(), None if here is None else here.to_dict()))
+    if here == found:
+        return [head_piece(model.model_config, found, model.parallel)]
+    _log.warning("%s", left_out(folder, found.to_dict(), None if here is None else here.to_dict()))
     return []
 
 

@@ -18,7 +18,7 @@ from nemo_mm_align.folder_files import read_object
 from nemo_mm_align.model.huggingface import check_same_model
 from nemo_mm_align.model.huggingface_config import config_from_values
 from nemo_mm_align.model.huggingface_gather import merged_rows, rows_of, stream_to_first_rank
-from nemo_mm_align.model.huggingface_head import MODULE, with_head, without_head
+from nemo_mm_align.model.huggingface_head import MODULE, with_head, with_schema, without_head
 from nemo_mm_align.model.huggingface_names import (
     EMBEDDING,
     HEAD,
@@ -43,7 +43,7 @@ class Companions:
         chat_template: Jinja text (`ChatTemplate.jinja`); replaces any template of the origin.
         image_processor: content of preprocessor_config.json (`ImageProcessor.to_hf`).
         generation: entries to set in generation_config.json, for example ``eos_token_id``.
-        schema: the attribute schema whose attributes a model with a head tells.
+        schema: the attribute schema whose attributes a model with a head tells, any other can be asked for.
     """
 
     chat_template: str | None = None
@@ -152,7 +152,7 @@ def _with_head_of(model: Llava, origin: Origin, schema: AttributeSchema | None) 
     """The origin's form with the model's head, whatever head the folder of origin had."""
     head, computed = model.head_config, {name: form for name, form in origin.computed.items() if name != HEAD}
     if head is None:
-        return replace(origin, config=without_head(origin.config), computed=computed)
+        return replace(origin, config=with_schema(without_head(origin.config), schema), computed=computed)
     fits = schema is not None and schema.names == head.outputs  # what another recipe's head tells are no attributes
     told = schema if fits else None
     config = with_head(origin.config, head, told, model.model_config.language.hidden_size)

@@ -1,4 +1,4 @@
-"""A head in a Hugging Face folder's config.json: what an exported attribute model says there, and how it is read again.
+"""Head and attribute schema in a Hugging Face folder's config.json: what an export says there, and how it is read again.
 
 The keys are those by which transformers (``auto_map``) and vLLM's conversion to a classifier find the head. vLLM asks the
 configuration of the whole for some and that of the language model for others, in this version or that, so both have them.
@@ -7,7 +7,6 @@ configuration of the whole for some and that of the language model for others, i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,10 @@ ARCHITECTURE = "LlavaForSequenceClassification"
 AUTO_MAP = {"AutoModelForSequenceClassification": f"{MODULE.stem}.{ARCHITECTURE}"}
 
 _LABELS = ("num_labels", "id2label", "label2id", "problem_type")
-_OWN = ("attribute_pooling", "attribute_schema")
+SCHEMA = "attribute_schema"
+"""Key of the schema: what the head tells, or else what the model can be asked for."""
 
-
-@dataclass(frozen=True)
-class FolderHead:
-    """A folder's head, and the schema that its outputs are attributes of, if there is one."""
-
-    config: HeadConfig
-    schema: AttributeSchema | None
+_OWN = ("attribute_pooling", SCHEMA)
 
 
 def with_head(
@@ -61,9 +55,15 @@ def with_head(
         "architectures": [ARCHITECTURE],
         "auto_map": AUTO_MAP,
         "attribute_pooling": head.pooling,
-        "attribute_schema": None if schema is None else schema.model_dump(mode="json"),
+        SCHEMA: None if schema is None else schema.model_dump(mode="json"),
         "text_config": {**_text(plain), **said},
     }
+
+
+def with_schema(values: Mapping[str, Any], schema: AttributeSchema | None) -> dict[str, Any]:
+    """Return the config.json of a model without a head that can be asked for a schema's attributes, or (None) for nothing."""
+    plain = {key: value for key, value in values.items() if key != SCHEMA}
+    return plain if schema is None else {**plain, SCHEMA: schema.model_dump(mode="json")}
 
 
 def has_head(values: Mapping[str, Any]) -> bool:
@@ -103,11 +103,18 @@ def _text(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return text if isinstance(text, Mapping) else {}
 
 
-def read_head(folder: str | Path) -> FolderHead | None:
+def read_schema(folder: str | Path) -> AttributeSchema | None:
+    """Return the attribute schema in a Hugging Face folder's config.json, if there is one; raise `UserError` for a bad one."""
+    path = Path(folder) / "config.json"
+    stored = read_object(path, "config.json").get(SCHEMA)
+    return None if stored is None else read(AttributeSchema, stored, f"{path}: {SCHEMA}")
+
+
+def read_head(folder: str | Path) -> HeadConfig | None:
     """Return the head that a Hugging Face folder's config.json speaks of; None where it is a plain LLaVA.
 
     Raises:
-        UserError: labels, pooling or schema that cannot be read.
+        UserError: labels or pooling that cannot be read.
     """
     path = Path(folder) / "config.json"
     values = read_object(path, "config.json")
@@ -116,9 +123,7 @@ def read_head(folder: str | Path) -> FolderHead | None:
     for fault in head_faults(values):
         raise UserError(f"{path}: {fault}. Export the model again.")
     labels = [values["id2label"][str(index)] for index in range(len(values["id2label"]))]
-    config = read(HeadConfig, {"outputs": labels, "pooling": values.get("attribute_pooling")}, f"{path}: head")
-    stored = values.get("attribute_schema")
-    return FolderHead(config, None if stored is None else read(AttributeSchema, stored, f"{path}: attribute_schema"))
+    return read(HeadConfig, {"outputs": labels, "pooling": values.get("attribute_pooling")}, f"{path}: head")
 
 
 def module_fault(folder: str | Path) -> str | None:

@@ -64,8 +64,9 @@ class Keys:
 
 TOP = Keys(
     used=frozenset({"text_config", "vision_config", "image_token_index", "image_token_id", "vision_feature_layer"}),
-    # tie_word_embeddings: transformers goes by text_config's; image_seq_length: other servers' estimate
-    idle=_IDLE | {"ignore_index", "image_seq_length", "tie_word_embeddings", "vocab_size"},
+    # tie_word_embeddings: transformers goes by text_config's; image_seq_length: other servers' estimate; attribute_schema: an
+    # export's, of what the model can be asked for
+    idle=_IDLE | {"attribute_schema", "ignore_index", "image_seq_length", "tie_word_embeddings", "vocab_size"},
     fixed={
         **_FIXED,
         "model_type": ("llava",),

@@ -58,7 +58,11 @@ def import_folder(config: ConvertSettings) -> Path:
         template=template.model_dump(mode="json"),
         attribute_schema=None if schema is None else schema.model_dump(mode="json"),
         image_processor=source.image_processor().model_dump(mode="json"),
-        recipe={"name": "import", "tokens": {"stop": encoder.stop_id, "pad": encoder.pad_id}},
+        recipe={
+            "name": "import",
+            "attributed": source.asking is not None,
+            "tokens": {"stop": encoder.stop_id, "pad": encoder.pad_id},
+        },
         base_path=str(source.folder.resolve()),
         base_fingerprint=source.fingerprint(),
         precision=engine.precision,
@@ -82,7 +86,8 @@ def export_folder(config: ConvertSettings) -> Path:
         text = template.jinja(schema, encoder.bos_text)
     else:  # attributes are what it tells, not what it is asked for
         text = template.jinja(None, encoder.bos_text, ends_with_answer=True)
-    companions = Companions(text, source.image_processor().to_hf(), generation, schema)
+    told = schema if source.head is not None else source.asking
+    companions = Companions(text, source.image_processor().to_hf(), generation, told)
     if config.adapters == "apart":
         export_peft(model, out, _peft_base(source, config.base), origin, config.dtype, companions)
     else:

@@ -18,7 +18,7 @@ from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
-from nemo_mm_align.model.huggingface_head import FolderHead, module_fault, read_head
+from nemo_mm_align.model.huggingface_head import module_fault, read_head, read_schema
 from nemo_mm_align.parallel import checkpoint_folder
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.processes import this_process
@@ -41,14 +41,15 @@ class ModelSource:
         metadata: of a checkpoint of ours, else ``None``.
         config: sizes.
         tokenizer_folder: tokenizer and image-processor files.
-        folder_head: of a Hugging Face folder, if it has one; a checkpoint's stands in its metadata.
+        folder_head, folder_schema: of a Hugging Face folder, if it has one; a checkpoint's stands in its metadata.
     """
 
     folder: Path
     metadata: checkpoint_folder.CheckpointMetadata | None
     config: LlavaConfig
     tokenizer_folder: Path
-    folder_head: FolderHead | None = None
+    folder_head: HeadConfig | None = None
+    folder_schema: AttributeSchema | None = None
 
     @property
     def lora(self) -> LoRAConfig | None:
@@ -60,7 +61,7 @@ class ModelSource:
     def head(self) -> HeadConfig | None:
         """What turns hidden states into numbers, if the model has that."""
         if self.metadata is None:
-            return None if self.folder_head is None else self.folder_head.config
+            return self.folder_head
         return None if self.metadata.head is None else read(HeadConfig, self.metadata.head, "head")
 
     def template(self, given: ChatTemplate | None) -> ChatTemplate:
@@ -89,10 +90,31 @@ class ModelSource:
 
     def schema(self, default: AttributeSchema | None) -> AttributeSchema | None:
         """The schema that the model was trained with, where its folder says so, else `default`."""
-        if self.folder_head is not None and self.folder_head.schema is not None:
-            return self.folder_head.schema
+        return self._stored_schema or default
+
+    @property
+    def _stored_schema(self) -> AttributeSchema | None:
         stored = self.metadata.attribute_schema if self.metadata else None
-        return AttributeSchema.model_validate(stored) if stored else default
+        return AttributeSchema.model_validate(stored) if stored else self.folder_schema
+
+    @property
+    def asking(self) -> AttributeSchema | None:
+        """The schema by whose attributes the model was trained to be asked; None where it was not, or nobody knows.
+
+        A checkpoint has a schema whether its recipe looked at it or not; whether one did is told by its ``attributed``.
+        """
+        if self.head is not None or (self.metadata is not None and not self.metadata.recipe.get("attributed")):
+            return None
+        return self._stored_schema
+
+    def check_asking(self, given: AttributeSchema) -> None:
+        """Warn where a training's schema asks in another way than the model it starts from was trained to be asked in."""
+        known = self.asking
+        if known is not None and known.line_with_ranges != given.line_with_ranges:
+            _say(
+                f"{self.folder} was trained to be asked by {known.line_with_ranges!r}, this training asks by "
+                f"{given.line_with_ranges!r}, and its model will be asked so. attribute_schema=... chooses another line"
+            )
 
     def image_processor(self) -> ImageProcessor:
         """How images become the tower's input."""
@@ -209,11 +231,11 @@ def open_source(folder: str | Path, tolerant: bool = False) -> ModelSource:
             "step_... folder)."
         )
     check_files(folder)
-    config, head = llava_config_from_hf(folder, tolerant), read_head(folder)
+    config, head, schema = llava_config_from_hf(folder, tolerant), read_head(folder), read_schema(folder)
     fault = module_fault(folder) if head is not None else None
     if fault is not None:
         _say(fault)
-    return ModelSource(folder, None, config, folder, head)
+    return ModelSource(folder, None, config, folder, head, schema)
 
 
 def load_weights(model: Llava, source: ModelSource, base: str | Path | None = None, tolerant: bool = False) -> None:

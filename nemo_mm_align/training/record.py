@@ -43,6 +43,7 @@ class RunRecord:
         settings = self.settings
         recipe = {
             **asdict(settings.recipe),
+            "attributed": settings.spec.samples.attributed or self.source.asking is not None,
             "steps": self.total_steps,
             "global_batch_size": settings.model.global_batch_size,
             "seed": settings.seed,

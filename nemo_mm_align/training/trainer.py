@@ -90,6 +90,7 @@ class TrainingRun:
         self.writer = BackgroundWriter() if self.settings.checkpoint.asynchronous else None
         template = self.settings.template
         self.source.check_template(template)
+        self.source.check_asking(self.settings.schema)
         self.encoder: Encoder = self.source.encoder(template, self.settings.schema)
         self.processor = self.source.image_processor()
         strategy = MegatronCoreStrategy(self.settings.parallel, self.settings.seed, self._save, self._load)
