@@ -45,7 +45,7 @@ class SplitSize(StrictModel):
 class BaseSize(StrictModel):
     """Examples that make the base, and the shares of what its visual answers are like."""
 
-    easyvqa_images: Natural = 2200
+    easyvqa_images: Natural = 2100
     charts: Natural = 3000
     text: Natural = 24000
     captions: Natural = 24000
@@ -55,10 +55,12 @@ class BaseSize(StrictModel):
     """Questions about one picture, as one conversation: what a picture shows is learnt four times as often per step."""
     caption_text_share: Share = 0.25
     visual: Natural = 32000
-    visual_text_share: Share = 0.2
+    visual_text_share: Share = 0.12
+    visual_look_share: Share = 0.3
+    """Share of pictures looked at as among the captions, answers of every length: what was learnt to be seen is not lost."""
     absent_share: Share = 0.5
-    faults: dict[Fault, Share] = {"right": 0.42, "wrong": 0.1, "invented": 0.28, "incoherent": 0.2}
-    verbosity: tuple[Share, Share, Share, Share, Share] = (0.28, 0.2, 0.2, 0.07, 0.25)
+    faults: dict[Fault, Share] = {"right": 0.3, "wrong": 0.1, "invented": 0.4, "incoherent": 0.2}
+    verbosity: tuple[Share, Share, Share, Share, Share] = (0.25, 0.18, 0.2, 0.1, 0.27)
     """Shares of levels 0 to 4 among the visual answers that are asked of the grammar; faults make answers longer."""
 
     @field_validator("faults", "verbosity")
@@ -75,7 +77,7 @@ class WorldSettings(StrictModel):
     seed: Seed = 1
     absent_share: Share = 0.5
     """Share of absent-object questions among the prompts' questions about one thing."""
-    train: SplitSize = SplitSize(easyvqa=480, charts=480, text=1500)
+    train: SplitSize = SplitSize(easyvqa=1200, charts=1200, text=3000)
     dev: SplitSize = SplitSize(easyvqa=150, charts=150, text=100)
     heldout: SplitSize = SplitSize(easyvqa=250, charts=250, text=200)
     base: BaseSize = BaseSize()
@@ -170,10 +172,6 @@ def _new_text(rng: random.Random, split: Split, posed: set[str]) -> tuple[str, T
     raise UserError(f"no new text instruction left for {split}; ask for fewer text prompts.")
 
 
-def _image_example(identity: str, picture: Picture, question: str, answer: str) -> TrainingExample:
-    return TrainingExample(id=identity, images=(picture.path,), turns=tuple(_turns([(question, answer)])))
-
-
 def _text_examples(rng: random.Random, count: int, posed: set[str], name: str) -> Iterator[TrainingExample]:
     done = 0
     while done < count:
@@ -191,18 +189,18 @@ def _captions(rng: random.Random, size: BaseSize, pictures: list[Picture], posed
     examples = list(_text_examples(rng, texts, posed, "captions-text"))
     for number in range(size.captions - texts):
         picture = rng.choice(pictures)
-        turns = tuple(_turns(_look(rng, size, picture)))
+        turns = tuple(_turns(_look(rng, size, picture, longest=1)))
         examples.append(TrainingExample(id=f"captions-{number:06d}", images=(picture.path,), turns=turns))
     rng.shuffle(examples)
     return examples
 
 
-def _look(rng: random.Random, size: BaseSize, picture: Picture) -> list[tuple[str, str]]:
-    """Draw what is said about a picture: a request and its caption, or questions with short right answers."""
+def _look(rng: random.Random, size: BaseSize, picture: Picture, longest: int) -> list[tuple[str, str]]:
+    """Draw what is said about a picture: a request and its caption, or questions with right answers up to verbosity `longest`."""
     if rng.random() >= size.caption_question_share:
         return [caption(rng, picture.scene)]
     asked = [ask(rng, picture, "base", size.absent_share) for _ in range(size.caption_questions)]
-    return [(text, write_answer(rng, truth, rng.randint(0, 1), rng.randint(0, 4))) for text, truth in asked]
+    return [(text, write_answer(rng, truth, rng.randint(0, longest), rng.randint(0, 4))) for text, truth in asked]
 
 
 def _turns(said: list[tuple[str, str]]) -> Iterator[Turn]:
@@ -216,13 +214,19 @@ def _visual(rng: random.Random, size: BaseSize, pictures: list[Picture], posed: 
     examples = list(_text_examples(rng, texts, posed, "visual-text"))
     for number in range(size.visual - texts):
         picture = rng.choice(pictures)
-        question, truth = ask(rng, picture, "base", size.absent_share)
-        fault = rng.choices(list(size.faults), weights=list(size.faults.values()))[0]
-        verbosity = rng.choices(range(5), weights=size.verbosity)[0]
-        answer = write_answer(rng, truth, verbosity, rng.randint(0, 4), fault)
-        examples.append(_image_example(f"visual-{number:06d}", picture, question, answer))
+        looks = rng.random() < size.visual_look_share
+        turns = tuple(_turns(_look(rng, size, picture, longest=4) if looks else [_styled(rng, size, picture)]))
+        examples.append(TrainingExample(id=f"visual-{number:06d}", images=(picture.path,), turns=turns))
     rng.shuffle(examples)
     return examples
+
+
+def _styled(rng: random.Random, size: BaseSize, picture: Picture) -> tuple[str, str]:
+    """Draw a question about a picture and an answer of any style, right or not."""
+    question, truth = ask(rng, picture, "base", size.absent_share)
+    fault = rng.choices(list(size.faults), weights=list(size.faults.values()))[0]
+    verbosity = rng.choices(range(5), weights=size.verbosity)[0]
+    return question, write_answer(rng, truth, verbosity, rng.randint(0, 4), fault)
 
 
 def build_world(out: str | Path, settings: WorldSettings, with_base: bool = True) -> dict[str, int]:
