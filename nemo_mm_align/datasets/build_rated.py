@@ -29,6 +29,9 @@ def build_rated(
     repeats = [_Repeats(path, settings, schema) for path in settings.repeats]
     for annotation in checked(annotations, schema, summary):
         judgements = [again for file in repeats if (again := file.take(annotation)) is not None]
+        if not annotation.prompt.images and not _drawn(annotation.prompt.id, "text", settings.text_share, settings):
+            summary.drop("prompt", "without images, not of the share to keep (method.text_share)")
+            continue
         usable = usable_candidates(annotation, settings, schema, summary)
         if not usable:
             summary.drop("prompt", "no usable candidate")
@@ -100,8 +103,13 @@ def heldout_path(out: Path) -> Path:
 
 def is_held_out(prompt_id: str, settings: BuildSettings) -> bool:
     """Whether a prompt is held out, which its id and the seed alone decide: it stays out when others are added."""
-    digest = hashlib.sha256(f"{settings.seed}:holdout:{prompt_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < settings.holdout * 2**64
+    return _drawn(prompt_id, "holdout", settings.holdout, settings)
+
+
+def _drawn(prompt_id: str, purpose: str, share: float, settings: BuildSettings) -> bool:
+    """Whether a prompt is of a share; that of another purpose is drawn apart."""
+    digest = hashlib.sha256(f"{settings.seed}:{purpose}:{prompt_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def keep_training(

@@ -61,6 +61,8 @@ class BuildSettings(StrictModel):
         fraction: share of the examples that is kept, drawn by `seed`; a smaller share lies inside a larger one.
         repeats: attribute_model: files of further annotations of the same prompts and candidates, which are averaged.
         holdout: attribute_model: share of the prompts that is written to ``<out>.heldout.jsonl`` instead, drawn by `seed`.
+        text_share: attribute_model: share of the prompts without images that is kept, drawn by `seed`; where they are many, a
+            model learns less of what it has to look at.
         drop_truncated: leave out candidates that were cut at the token limit: they would teach to stop anywhere.
         seed: of the random choices.
         size: steerlm: rows; None for as many as there are usable candidates.
@@ -92,6 +94,7 @@ class BuildSettings(StrictModel):
     fraction: float = Field(default=1, gt=0, le=1)
     repeats: tuple[Path, ...] = ()
     holdout: float = Field(default=0, ge=0, lt=1)
+    text_share: Share = 1.0
     drop_truncated: bool = True
     seed: int = 1234
     size: Count | None = None

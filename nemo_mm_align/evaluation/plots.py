@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.evaluation.results import BASE, UNASKED, MethodResult
+from nemo_mm_align.evaluation.results import BASE, MethodResult, variant_of
 from nemo_mm_align.recipes.registry import all_recipes
 from nemo_mm_align.reporting.figures import INK, STYLE, figure_uri
 
@@ -23,8 +23,8 @@ Labels = Mapping[str, str]
 def colour_of(name: str, names: Sequence[str]) -> str:
     """Colour of a method, the same in every plot."""
     known = {BASE: BASE_COLOUR} | {recipe.name: recipe.colour for recipe in all_recipes().values()}
-    spare = [other for other in names if other not in known and not other.endswith(UNASKED)]
-    return known.get(name.removesuffix(UNASKED)) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
+    spare = [other for other in names if other not in known and not variant_of(other)[1]]
+    return known.get(variant_of(name)[0]) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
 
 
 def errors_of(value: float, interval: Interval | None) -> tuple[list[float], list[float]]:

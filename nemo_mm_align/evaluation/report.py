@@ -13,7 +13,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import page, plots, steering_report, tables, wording
 from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.evaluation.results import UNASKED, Results
+from nemo_mm_align.evaluation.results import Results, variant_of
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.records import Prompt
@@ -104,7 +104,7 @@ def _context(
 
 
 def _plots(results: Results, schema: AttributeSchema) -> dict[str, str | None]:
-    methods = {name: result for name, result in results.methods.items() if not name.endswith(UNASKED)}
+    methods = {name: result for name, result in results.methods.items() if not variant_of(name)[1]}
     labels = {name: wording.label_of(name) for name in methods}
     judged = {name: result for name, result in methods.items() if result.judged}
     shares = {name: label for name, label in SHARES.items() if any(name in one.per_seed for one in methods.values())}

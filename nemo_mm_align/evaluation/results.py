@@ -20,8 +20,16 @@ from nemo_mm_align.run_health import Verdict
 BASE = "base"
 """What all methods start from, and are compared with."""
 
-UNASKED = "_unasked"
-"""Behind the name of a steered method: its answers where nothing is asked for."""
+UNASKED, BRIEF = "_unasked", "_brief"
+VARIANTS = {UNASKED: "nothing asked", BRIEF: "asked to be brief"}
+"""What stands behind the name of a steered method for answers to another request than its default, and what that is."""
+
+
+def variant_of(name: str) -> tuple[str, str]:
+    """Split a name of answers into the method and what stands behind it (`VARIANTS`, or nothing)."""
+    behind = next((suffix for suffix in VARIANTS if name.endswith(suffix)), "")
+    return name.removesuffix(behind), behind
+
 
 VERSIONED = ("torch", "megatron-core", "nemo_toolkit", "transformers", "lightning", "numpy", "nemo_mm_align")
 

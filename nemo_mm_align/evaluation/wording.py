@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.intervals import bounds_of
-from nemo_mm_align.evaluation.results import BASE, UNASKED, MethodResult, Results
+from nemo_mm_align.evaluation.results import BASE, VARIANTS, MethodResult, Results, variant_of
 from nemo_mm_align.recipes.registry import all_recipes
 from nemo_mm_align.reporting.tables import bracket
 
@@ -15,10 +15,10 @@ def label_of(name: str) -> str:
     """Name of a method as a reader sees it."""
     if name == BASE:
         return "Base"
-    method = name.removesuffix(UNASKED)
+    method, variant = variant_of(name)
     recipe = all_recipes().get(method)
     label = method.replace("_", " ") if recipe is None else recipe.label
-    return label if method == name else f"{label}, nothing asked"
+    return f"{label}, {VARIANTS[variant]}" if variant else label
 
 
 def listing(names: Sequence[str]) -> str:

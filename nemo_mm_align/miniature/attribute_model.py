@@ -26,6 +26,7 @@ class RatedRun:
         prompts: the held-out ones.
         processes, layout: number of processes, and how they are laid out.
         sampling: how held-out candidates are drawn.
+        build: further words of the training set's build.
         train: makes the stage of a training, of seed, recipe, base, training set and the stages before it.
     """
 
@@ -37,6 +38,7 @@ class RatedRun:
     processes: int
     tensor_model_parallel_size: int
     sampling: Sequence[str]
+    build: Sequence[str]
     train: Callable[[int, str, Path, Path, list[str]], Stage]
 
     @property
@@ -67,13 +69,13 @@ class RatedRun:
                 self._single(
                     f"{tag}_build_rated_{name}",
                     "build.py",
-                    (f"method={NAME}", f"annotations={source}", "method.holdout=0"),
+                    (f"method={NAME}", f"annotations={source}", "method.holdout=0", *words),
                     rated[name],
                     [f"{tag}_{after}"],
                 )
-                for name, source, after in (
-                    ("train", folder / "annotations.jsonl", "label"),
-                    ("heldout", judged, "label_heldout"),
+                for name, source, after, words in (
+                    ("train", folder / "annotations.jsonl", "label", self.build),
+                    ("heldout", judged, "label_heldout", ()),
                 )
             ),
             self.train(self.seed, NAME, self.base, rated["train"], [f"{tag}_build_rated_train"]),

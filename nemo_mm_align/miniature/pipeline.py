@@ -17,9 +17,9 @@ from pathlib import Path
 
 from nemo_mm_align.datasets.build_settings import RANDOM_METHODS
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.results import UNASKED
+from nemo_mm_align.evaluation.results import BRIEF, UNASKED, variant_of
 from nemo_mm_align.miniature.attribute_model import RatedRun
-from nemo_mm_align.miniature.settings import MiniatureSettings
+from nemo_mm_align.miniature.settings import ANSWERS, MiniatureSettings
 from nemo_mm_align.miniature.stages import SCRIPTS, Stage, module_command, python_command, torchrun_command
 from nemo_mm_align.miniature.world import build_world
 from nemo_mm_align.recipes.registry import find_recipe
@@ -167,7 +167,7 @@ class MiniatureRun:
 
     def rated(self, seed: int) -> RatedRun:
         """The attribute model of a seed."""
-        settings, sampling = self.settings, self.settings.sampling
+        settings = self.settings
         return RatedRun(
             folder=self.seed_folder(seed),
             seed=seed,
@@ -175,8 +175,9 @@ class MiniatureRun:
             template=TEMPLATE,
             prompts=self.evaluation_prompts,
             processes=settings.processes,
-            tensor_model_parallel_size=settings.tensor_model_parallel_size,
-            sampling=[f"{name}={getattr(sampling, name)}" for name in type(sampling).model_fields],
+            tensor_model_parallel_size=settings.tensor_size_of(ANSWERS),
+            sampling=settings.sampling.words(),
+            build=settings.build.get("attribute_model", []),
             train=self._trained,
         )
 
@@ -192,7 +193,7 @@ class MiniatureRun:
             sampled: what `sample` is told of it.
         """
         tag, suffix = f"seed{seed}", "" if model == "base" else f"_{model}"
-        sampling, out = self.settings.sampling, self.annotations(seed, model)
+        out = self.annotations(seed, model)
         candidates = self.seed_folder(seed) / f"candidates{suffix}.jsonl"
         prompts = f"prompts={self.world / 'train.jsonl'}"
         sample = torchrun_command(
@@ -202,8 +203,8 @@ class MiniatureRun:
             prompts,
             f"out={candidates}",
             f"seed={seed}",
-            *(f"{name}={getattr(sampling, name)}" for name in type(sampling).model_fields),
-            f"tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
+            *self.settings.sampling.words(later=model != "base"),
+            f"tensor_model_parallel_size={self.settings.tensor_size_of(ANSWERS)}",
         )
         judged = (f"candidates={candidates}", f"out={out}", "runner.concurrency=1", "fsync_every=1000")
         label = python_command(SCRIPTS / "label.py", "judge=oracle", prompts, *judged)
@@ -219,8 +220,9 @@ class MiniatureRun:
 
     @property
     def answering(self) -> list[str]:
-        """Whose answers are compared: the base's, each method's, and of steered ones also those where nothing is asked."""
-        return ["base", *self.settings.methods, *(f"{name}{UNASKED}" for name in self.steered)]
+        """Whose answers are compared: the base's, each method's, of steered ones also those to other requests."""
+        variants = [UNASKED, BRIEF] if self.settings.brief else [UNASKED]
+        return ["base", *self.settings.methods, *(f"{name}{variant}" for variant in variants for name in self.steered)]
 
     def _align(self, seed: int, method: str) -> list[Stage]:
         """Train a method; one that starts from another's model learns of that model's answers to what it was asked for."""
@@ -257,7 +259,7 @@ class MiniatureRun:
             "model=mini",
             f"model.hf_path={start}",
             *TEMPLATE,
-            f"model.tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
+            f"model.tensor_model_parallel_size={self.settings.tensor_size_of(recipe)}",
             f"data.train={data}",
             f"exp_manager.exp_dir={run.parent}",
             f"name={recipe}",
@@ -273,14 +275,16 @@ class MiniatureRun:
         return self.seed_folder(seed) / "answers" / f"{method}.jsonl"
 
     def _answers(self, seed: int, name: str) -> Stage:
-        method = name.removesuffix(UNASKED)
+        method, variant = variant_of(name)
+        brief = [f"attributes.{attribute}={value:g}" for attribute, value in (self.settings.brief or {}).items()]
+        asked = {"": ["ask_defaults=true"], UNASKED: [], BRIEF: brief}[variant] if method in self.steered else []
         model = self.base if method == "base" else self.seed_folder(seed) / method
         return self._generate(
             f"seed{seed}_answers_{name}",
             model,
             self.answers(seed, name),
             [f"seed{seed}_{method}", "base", "world"],
-            extra=["ask_defaults=true"] if name in self.steered else [],
+            extra=asked,
         )
 
     def _sweep(self, seed: int, method: str) -> Stage:
@@ -306,7 +310,7 @@ class MiniatureRun:
             f"prompts={prompts}",
             f"out={out}",
             f"max_new_tokens={self.settings.sampling.max_new_tokens}",
-            f"tensor_model_parallel_size={self.settings.tensor_model_parallel_size}",
+            f"tensor_model_parallel_size={self.settings.tensor_size_of(ANSWERS)}",
             *(extra or []),
         )
         return Stage(name, command, [out], depends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import Count, Natural, Positive, StrictModel, read
@@ -15,13 +15,26 @@ from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.recipes.registry import all_recipes
 from nemo_mm_align.repository import CONF
 
+ANSWERS = "answers"
+"""In `MiniatureSettings.tensor_parallel`: all sampling, answering and rating."""
+
 
 class SamplingShape(StrictModel):
-    """How answers are drawn: candidates from the base, and the answers that are evaluated."""
+    """How answers are drawn: candidates of the base and of a method's model, and the answers that are evaluated."""
 
     num_samples: Annotated[int, Field(ge=2, le=1024)]
     temperature: Positive
+    later_temperature: Positive
     max_new_tokens: Count
+
+    def words(self, later: bool = False) -> list[str]:
+        """What ``scripts/sample.py`` is told; `later`: of a method's model, whose answers are more alike than the base's."""
+        temperature = self.later_temperature if later else self.temperature
+        return [
+            f"num_samples={self.num_samples}",
+            f"temperature={temperature}",
+            f"max_new_tokens={self.max_new_tokens}",
+        ]
 
 
 class SightSettings(StrictModel):
@@ -40,10 +53,12 @@ class MiniatureSettings(StrictModel):
     first_seed: Natural
     processes: Count
     tensor_model_parallel_size: Count
+    tensor_parallel: tuple[str, ...]
     base: Literal["shipped", "train"]
     world: WorldSettings
     sampling: SamplingShape
     steering_prompts: Natural
+    brief: dict[str, float] | None
     build: dict[str, list[str]]
     train: dict[str, list[str]]
     sight: SightSettings
@@ -72,6 +87,24 @@ class MiniatureSettings(StrictModel):
                     f"{spec.name} makes a model that rates answers; the miniature asks its models for some"
                 )
         return methods
+
+    @field_validator("tensor_parallel")
+    @classmethod
+    def _are_parts(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        known = [*all_recipes(), ANSWERS]
+        unknown = [part for part in parts if part not in known]
+        if unknown:
+            raise ValueError(f"there is no part {unknown[0]!r}: choose from {', '.join(known)}")
+        return parts
+
+    def tensor_size_of(self, part: str) -> int:
+        """Tensor-parallel size of a training, by its recipe, or of `ANSWERS`."""
+        return self.tensor_model_parallel_size if part in self.tensor_parallel else 1
+
+    @model_validator(mode="after")
+    def _brief_can_be_asked(self) -> MiniatureSettings:
+        self.attribute_schema.check_some(self.brief or {})
+        return self
 
     @field_validator("model")
     @classmethod

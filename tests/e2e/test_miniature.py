@@ -17,6 +17,7 @@ SMOKE = [
     "base=train",
     "methods=[steerlm]",
     "attribute_model=false",
+    "tensor_parallel=[steerlm,answers]",
     "steering_prompts=2",
     "world.train={easyvqa:12,charts:12,text:4}",
     "world.dev={easyvqa:2,charts:2,text:2}",
@@ -56,7 +57,8 @@ def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     text = log.read_text()
     assert "base_text: done before" in text
     results = json.loads((out / "results.json").read_text())
-    assert set(results["methods"]) == {"base", "steerlm", "steerlm_unasked"}
+    assert set(results["methods"]) == {"base", "steerlm", "steerlm_unasked", "steerlm_brief"}
+    assert results["methods"]["steerlm_brief"]["asked"] == {"complexity": 0, "verbosity": 1}
     for method in results["methods"].values():
         assert method["correctness"] is not None and method["text_score"] is not None
         assert set(method["judged"]) == {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}
@@ -73,6 +75,7 @@ def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 SECOND_ROUND = [
     "methods=[steerlm,attribute_dpo]",
+    "brief=null",
     "steering_prompts=2",
     "world.train={easyvqa:20,charts:20,text:12}",
     "world.dev={easyvqa:2,charts:2,text:2}",
@@ -94,7 +97,7 @@ def test_a_recipe_that_starts_from_another_one_learns_of_its_answers(tmp_path: P
     assert len({tuple(line["asked"].values()) for line in asked}) > 5, "drawn for each prompt"
     results = json.loads((out / "results.json").read_text())
     steered = ("steerlm", "attribute_dpo")
-    assert set(results["methods"]) == {"base", *steered, *(f"{name}_unasked" for name in steered)}
+    assert set(results["methods"]) == {"base", *steered, *(f"{name}_unasked" for name in steered)}, "brief=null"
     assert set(results["steering_by_method"]) == set(steered)
     assert set(results["steering"]) == {"complexity", "verbosity"}
     assert results["methods"]["attribute_dpo"]["training"]["optimizer_steps"] == 2

@@ -19,6 +19,8 @@ def words(out: Path | str) -> list[str]:
         f"out={out}",
         "methods=[steerlm_paper,dpo]",
         "attribute_model=false",
+        "tensor_parallel=[steerlm_paper,dpo,answers]",
+        "brief=null",
         "steering_prompts=2",
         "world.train={easyvqa:12,charts:12,text:4}",
         "world.dev={easyvqa:2,charts:2,text:2}",

@@ -181,6 +181,33 @@ def test_what_is_held_out_follows_from_seed_and_id_alone() -> None:
     assert heldout_path(Path("a/rated.jsonl")) == Path("a/rated.heldout.jsonl")
 
 
+def test_of_prompts_without_images_a_share_is_kept(tmp_path: Path, helpsteer: AttributeSchema) -> None:
+    """Repetitions of those that are left out are no fault."""
+    texts = [annotation(helpsteer, f"p{number}", {"a": 4, "b": 1}) for number in range(200)]
+    pictured = [
+        one.model_copy(
+            update={
+                "prompt": Prompt(id=f"i{number}", images=("i.png",), turns=(Turn(role="user", content="<image>q"),))
+            }
+        )
+        for number, one in enumerate(texts)
+    ]
+    write_records(tmp_path / "again.jsonl", [*texts, *pictured])
+
+    def kept(**more: Any) -> set[str]:
+        found, _ = build(settings(repeats=(tmp_path / "again.jsonl",), **more), [*texts, *pictured], helpsteer)
+        return {example.id for example in found}
+
+    assert kept() == {one.prompt.id for one in [*texts, *pictured]}
+    fifth, half = kept(text_share=0.2), kept(text_share=0.5)
+    assert {name for name in fifth if name[0] == "i"} == {one.prompt.id for one in pictured}
+    assert 220 < len(fifth) < 260 and fifth < half and 270 < len(half) < 330
+    assert kept(text_share=0) == {one.prompt.id for one in pictured}
+    assert fifth != kept(text_share=0.2, seed=1)
+    _, summary = build(settings(text_share=0.2), texts, helpsteer)
+    assert "method.text_share" in str(summary.dropped)
+
+
 def test_the_stage_writes_what_is_held_out_beside_the_training_set(tmp_path: Path, helpsteer: AttributeSchema) -> None:
     write_records(tmp_path / "j.jsonl", [annotation(helpsteer, f"p{number}", {"a": 4, "b": 1}) for number in range(30)])
 

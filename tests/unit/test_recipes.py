@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from omegaconf import OmegaConf
 from nemo_mm_align.configuration import keys_of, read
 from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS, check_kind
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.plots import BASE_COLOUR, SPARE_COLOURS
+from nemo_mm_align.evaluation.plots import BASE_COLOUR, SPARE_COLOURS, colour_of
+from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.miniature.pipeline import MiniatureRun
 from nemo_mm_align.miniature.settings import MiniatureSettings
+from nemo_mm_align.miniature.stages import Stage
 from nemo_mm_align.objectives.preference import PairLogRatios
 from nemo_mm_align.recipes import registry
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
@@ -136,11 +138,10 @@ def test_the_example_of_the_documentation_works(
         spec.configured(gamma=1)
 
 
-def miniature(repository: Path, *methods: str) -> MiniatureRun:
+def miniature(repository: Path, *methods: str, overrides: Sequence[str] = ()) -> MiniatureRun:
+    words = [f"methods=[{','.join(methods)}]", *overrides]
     with initialize_config_dir(str(repository / "conf"), version_base=None):
-        values = OmegaConf.to_container(
-            compose("miniature", overrides=[f"methods=[{','.join(methods)}]"]), resolve=True
-        )
+        values = OmegaConf.to_container(compose("miniature", overrides=words), resolve=True)
     return MiniatureRun(read(MiniatureSettings, values))
 
 
@@ -153,6 +154,55 @@ def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(reposit
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
     seeded = [name for name in speaking if "method.seed=0" in stages[f"seed0_build_{name}"].command]
     assert seeded == ["rejection", "steerlm", "dpo", "attribute_dpo", "ipo"]
+
+
+def words_of(stage: Stage, *beginnings: str) -> list[str]:
+    command = () if callable(stage.command) else stage.command
+    return [word for word in command if word.startswith(beginnings)]
+
+
+def test_steered_models_of_the_miniature_answer_several_requests(repository: Path) -> None:
+    run = miniature(repository, "dpo", "steerlm")
+    asked = {
+        stage.name.removeprefix("seed0_answers_"): words_of(stage, "ask_defaults", "attributes.")
+        for stage in run.stages()
+        if "_answers_" in stage.name
+    }
+    assert asked == {
+        "base": [],
+        "dpo": [],
+        "steerlm": ["ask_defaults=true"],
+        "steerlm_unasked": [],
+        "steerlm_brief": ["attributes.complexity=0", "attributes.verbosity=1"],
+    }
+    assert [label_of(name) for name in asked][2:] == ["SteerLM", "SteerLM, nothing asked", "SteerLM, asked to be brief"]
+    assert len({colour_of(name, list(asked)) for name in asked if name.startswith("steerlm")}) == 1
+    assert "steerlm_brief" not in miniature(repository, "steerlm", overrides=["brief=null"]).answering
+    with pytest.raises(UserError, match="verbosity=9 is outside 0 to 4"):
+        miniature(repository, "steerlm", overrides=["brief.verbosity=9"])
+
+
+def test_parts_of_the_miniature_are_tensor_parallel_as_named(repository: Path) -> None:
+    def sizes(*overrides: str) -> dict[str, list[str]]:
+        stages = miniature(repository, "sft", "dpo", overrides=overrides).stages()
+        found = {stage.name: words_of(stage, "model.tensor_", "tensor_") for stage in stages}
+        return {name: [word[-1] for word in words] for name, words in found.items() if words}
+
+    shipped = sizes()
+    assert {name for name, size in shipped.items() if size == ["2"]} == {"seed0_sft", "seed0_dpo"}
+    assert shipped["seed0_sample"] == shipped["seed0_attribute_model"] == ["1"]
+    named = sizes("tensor_parallel=[attribute_model,answers]")
+    assert {name for name, size in named.items() if size == ["1"]} == {"seed0_sft", "seed0_dpo"}
+    assert set(map(tuple, sizes("processes=1", "tensor_model_parallel_size=1").values())) == {("1",)}
+    with pytest.raises(UserError, match="there is no part 'sampling': choose from sft, rejection"):
+        sizes("tensor_parallel=[sampling]")
+
+
+def test_a_later_round_of_the_miniature_samples_at_a_temperature_of_its_own(repository: Path) -> None:
+    run = miniature(repository, "steerlm", "attribute_dpo", overrides=["sampling.later_temperature=1.3"])
+    found = {stage.name: words_of(stage, "temperature=") for stage in run.stages() if "sample" in stage.name}
+    assert found["seed0_sample"] == found["seed0_sample_heldout"] == ["temperature=0.7"]
+    assert found["seed0_sample_steerlm"] == ["temperature=1.3"]
 
 
 def test_the_miniature_refuses_what_it_could_not_go_through_with(
