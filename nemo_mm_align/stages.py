@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-STAGES = ("sample", "label", "build", "train", "generate", "evaluate")
-RANKED_STAGES = ("sample", "train", "generate")
+STAGES = ("sample", "label", "annotate", "build", "train", "generate", "evaluate")
+RANKED_STAGES = ("sample", "annotate", "train", "generate")
 """Stages that compute with a model: many ranks, on GPUs where there are any. The others are one process without a GPU."""

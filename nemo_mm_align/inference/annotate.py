@@ -123,6 +123,7 @@ def annotation(settings: AnnotateSettings, context: LabelContext, job: Job, outp
         raise UserError(f"prompt {job.prompt.id!r}: {error}") from None
     return Annotation(
         prompt=rebase_images(job.prompt, settings.prompts, settings.image_root, settings.out),
+        asked=job.candidates.asked,
         candidates=tuple(
             RatedCandidate(
                 text=candidate.text,

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _READ = {
     "sample": ("prompts", "checkpoint", "image_root"),
     "label": ("prompts", "candidates", "image_root", "judge.api_key_file"),
+    "annotate": ("prompts", "candidates", "checkpoint", "base", "image_root"),
     "build": ("annotations",),
     "train": ("data.train", "data.image_root", "model.hf_path", "model.checkpoint"),
     "generate": ("prompts", "checkpoint", "base", "image_root"),

@@ -126,6 +126,10 @@ def stage_list(settings: LaunchSettings, config: DictConfig) -> list[str]:
     if unknown or not stages or len(set(stages)) < len(stages):
         problem = f"unknown: {', '.join(unknown)}" if unknown else "none, or one twice"
         raise UserError(f"stages={stages}: {problem}. Choose from {', '.join(STAGES)}, each once.")
+    if {"label", "annotate"} <= {*stages}:
+        raise UserError(
+            f"stages={stages}: label asks a judge and annotate an attribute model, for the same annotations. Take one of them."
+        )
     if "evaluate" in stages and "generate" not in stages and "answers" not in config.evaluate:
         stages.insert(stages.index("evaluate"), "generate")
     return stages
@@ -221,10 +225,13 @@ def _wiring(stage: str, config: DictConfig, training: Training | None) -> dict[s
     if training is not None:
         schema = training.composed.choices["attribute_schema"]
         conditioned = stage == "build" and find_recipe(training.recipe).samples.attributed
-        if schema != _DEFAULT_SCHEMA or conditioned:  # such a method has a default schema of its own
+        if stage != "annotate" and (schema != _DEFAULT_SCHEMA or conditioned):
+            # A conditioned method has a default schema of its own; annotate takes that of its model.
             values["attribute_schema"] = schema
         if stage == "sample":
             values |= training.start() | training.layout()
+        elif stage == "annotate":
+            values |= training.layout()
         elif stage == "generate":
             values |= {"checkpoint": str(training.folder)} | training.layout()
         elif stage == "build":
