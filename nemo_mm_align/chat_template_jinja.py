@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.records import IMAGE_PLACEHOLDER
 
 IMAGE_PART = IMAGE_PLACEHOLDER + "\n"

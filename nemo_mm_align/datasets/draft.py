@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nemo_mm_align.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema, spelling
+from nemo_mm_align.attribute import spelling
+from nemo_mm_align.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema
 from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.datasets.rated import ASKS_FOR_ATTRIBUTES, SAME_TEXT, check_ratings, rated_answers
 from nemo_mm_align.errors import UserError, shorten

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema, spelling
+from nemo_mm_align.attribute import spelling
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.records import RatedAnswer

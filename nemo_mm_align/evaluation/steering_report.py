@@ -11,7 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import plots, wording
 from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of

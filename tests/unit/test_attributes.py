@@ -3,7 +3,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import read
 from nemo_mm_align.errors import UserError
 

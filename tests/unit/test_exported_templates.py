@@ -16,7 +16,8 @@ from tokenizers import decoders, pre_tokenizers
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import Turn

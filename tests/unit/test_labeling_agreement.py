@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.quality.comparison import compare
 from nemo_mm_align.labeling.quality.sources import read_ratings

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.parsing import parse_reply
 

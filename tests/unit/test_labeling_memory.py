@@ -18,7 +18,8 @@ WORK = """
 import os, resource, sys
 from pathlib import Path
 os.environ.update(GEMINI_API_KEY="memory-key-0123456789", OPENAI_API_KEY="memory-key-0123456789")
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import stage
 from nemo_mm_align.labeling.judges.gemini import GeminiJudge
 from nemo_mm_align.labeling.judges.google_genai import GoogleGenaiJudge

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.parsing import MAX_FREE_TEXT, MAX_TEXT, parse_reply
 from nemo_mm_align.labeling.reply.thinking import without_thinking
@@ -166,7 +167,8 @@ BUSY = (
 WORK = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.parsing import MAX_TEXT, MAX_FREE_TEXT, parse_reply
 schema = AttributeSchema(name="s", attributes=(Attribute(name="quality"),), score=())

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.parsing import parse_reply
 

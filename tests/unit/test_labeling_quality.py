@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.quality.collect import collect
 from nemo_mm_align.labeling.quality.findings import findings
 from nemo_mm_align.labeling.quality.report import write_report

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import rubric
 from nemo_mm_align.labeling.jobs import Job, content_key, draw_prompts, in_file_order
 from nemo_mm_align.labeling.judge import JudgeRequest

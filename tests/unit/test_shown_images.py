@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.derangement import derange
 from nemo_mm_align.inference.scores import predicted, scores

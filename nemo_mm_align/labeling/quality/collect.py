@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.labeling.input_reader import numbered_lines
 from nemo_mm_align.labeling.ledger import REMEDY

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nemo_mm_align.attributes import Attribute, AttributeSchema
+from nemo_mm_align.attribute import Attribute
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.jobs import in_file_order
 from nemo_mm_align.labeling.ledger import Attempt

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from nemo_mm_align.attributes import Attribute
+from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.labeling.jobs import Job
 from nemo_mm_align.labeling.judges.human.answers import note_field, score_field
 from nemo_mm_align.labeling.judges.human.desk import Desk, Task
