@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_mm_align.labeling.jobs import Job, LabelContext
-from nemo_mm_align.labeling.judge import CountsTokens, JudgeFailure, JudgeRequest, Price
+from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.running.admission import Admission
 from nemo_mm_align.labeling.running.budget import BudgetSettings, describe_tokens, money
@@ -22,6 +22,8 @@ from nemo_mm_align.labeling.running.limits import Limiter
 from nemo_mm_align.labeling.running.progress import describe_seconds
 from nemo_mm_align.labeling.running.runner import RunnerSettings
 from nemo_mm_align.labeling.running.spending import Spending, Tokens
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import Price
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +178,7 @@ def _count_sample(sample: tuple[Job, ...], context: LabelContext, admission: Adm
     try:
         with ThreadPoolExecutor(max_workers=8) as pool:
             counts = list(pool.map(lambda request: _count(judge, request, admission.limiter), requests))
-    except JudgeFailure as failure:
+    except CallFailure as failure:
         log.warning("the judge could not count tokens (%s); they are estimated instead", failure)
         return []
     pairs = zip(counts, requests, strict=True)

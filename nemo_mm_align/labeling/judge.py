@@ -5,40 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
-
-from pydantic import Field
+from typing import Any, Protocol, runtime_checkable
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import Price
 from nemo_mm_align.records import Prompt
-
-FailureKind = Literal[
-    "rate_limit",
-    "server",
-    "timeout",
-    "safety",
-    "recitation",
-    "truncated",
-    "unparsable",
-    "out_of_range",
-    "bad_request",
-    "auth",
-    "refused",
-    "input",
-]
-FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
-
-SERVICE_KINDS: frozenset[str] = frozenset({"rate_limit", "server", "timeout", "auth", "refused", "input"})
-"""Failures that are not the sample's: they say nothing about the next attempt at the same request.
-
-``refused``: the service works for nobody with this account, address or place. ``input``: an image was not there, or not the
-one that was checked, when the call was to be made.
-"""
-
-PERMANENT_KINDS: frozenset[str] = frozenset({"safety", "bad_request"})
-"""Failures that the same request would meet again."""
 
 
 @dataclass(frozen=True)
@@ -83,50 +56,6 @@ class JudgeReply:
     model_version: str = ""
 
 
-class JudgeFailure(Exception):
-    """One attempt that gave no judgement.
-
-    Args:
-        kind: the class of the failure.
-        message: what happened, in one line, free of secrets.
-        raw: the reply as it came, if there was one.
-        retry_after: seconds that the service asked to wait.
-        usage: token counts: a reply that cannot be used is paid all the same.
-    """
-
-    def __init__(
-        self,
-        kind: FailureKind,
-        message: str,
-        raw: str = "",
-        retry_after: float | None = None,
-        usage: Mapping[str, int] | None = None,
-    ) -> None:
-        super().__init__(f"{kind}: {message}")
-        self.kind, self.message, self.raw, self.retry_after = kind, message, raw, retry_after
-        self.usage: Mapping[str, int] = usage or {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, self.message, self.raw, self.retry_after, self.usage)
-
-
-class Price(StrictModel):
-    """What tokens cost, as the user says it (``price`` in conf/judge/*.yaml): prices change, so none is built in.
-
-    Args:
-        currency: for display; amounts in different currencies are never added.
-        input_per_million, output_per_million: price of a million tokens of questions, and of replies with thinking.
-    """
-
-    currency: str = "USD"
-    input_per_million: float = Field(ge=0, allow_inf_nan=False)
-    output_per_million: float = Field(ge=0, allow_inf_nan=False)
-
-    def cost(self, input_tokens: float, output_tokens: float) -> float:
-        """Return what so many tokens cost, in `currency`."""
-        return (input_tokens * self.input_per_million + output_tokens * self.output_per_million) / 1e6
-
-
 class Judge(Protocol):
     """Scores candidates.
 
@@ -153,7 +82,7 @@ class Judge(Protocol):
         """Whether the prompt's metadata decides the judgement (an oracle's truth); it then enters the content key."""
 
     def judge(self, request: JudgeRequest) -> JudgeReply:
-        """Return a judgement of all candidates, or raise `JudgeFailure`."""
+        """Return a judgement of all candidates, or raise `CallFailure`."""
 
 
 @runtime_checkable
@@ -163,7 +92,7 @@ class CountsTokens(Protocol):
     def count_tokens(self, request: JudgeRequest) -> int | None:
         """Return the input tokens of a request as the service counts them, images included; asking costs nothing.
 
-        None where the service cannot say. It is called from several threads at once and may raise `JudgeFailure`.
+        None where the service cannot say. It is called from several threads at once and may raise `CallFailure`.
         """
 
 
@@ -189,14 +118,14 @@ def max_output_tokens_of(judge: Judge) -> int | None:
 
 
 def check_reply(reply: JudgeReply, request: JudgeRequest) -> JudgeReply:
-    """Return the reply if it is complete and in range; raise `JudgeFailure` otherwise, whichever judge it came from."""
+    """Return the reply if it is complete and in range; raise `CallFailure` otherwise, whichever judge it came from."""
     count = len(request.candidates)
     if len(reply.ratings) != count or len(reply.reasoning) != count:
         problem = f"{len(reply.ratings)} ratings and {len(reply.reasoning)} reasonings for {count} candidates"
-        raise JudgeFailure("unparsable", problem, reply.raw, usage=reply.usage)
+        raise CallFailure("unparsable", problem, reply.raw, usage=reply.usage)
     try:
         for ratings in reply.ratings:
             request.schema.check(ratings)
     except UserError as error:
-        raise JudgeFailure("out_of_range", str(error), reply.raw, usage=reply.usage) from None
+        raise CallFailure("out_of_range", str(error), reply.raw, usage=reply.usage) from None
     return reply

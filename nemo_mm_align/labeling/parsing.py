@@ -10,7 +10,6 @@ from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.reply.claims import (
     Claims,
     UnparsableError,
@@ -22,6 +21,7 @@ from nemo_mm_align.labeling.reply.objects import as_dict, find_objects
 from nemo_mm_align.labeling.reply.sections import read_sections
 from nemo_mm_align.labeling.reply.thinking import without_thinking
 from nemo_mm_align.labeling.rubric import CANDIDATE_KEY, RATINGS_KEY, REASONING_KEY, REFERENCE_KEY, SCORES_KEY
+from nemo_mm_align.llm.failures import CallFailure
 
 MAX_TEXT = 400_000
 """Characters of a reply with thinking; 65,536 tokens are fewer."""
@@ -50,7 +50,7 @@ def parse_reply(text: str, schema: AttributeSchema, count: int, want_reference: 
     difference.
 
     Raises:
-        JudgeFailure: ``unparsable`` where a candidate, score or wanted reference answer is missing, contradicted or not
+        CallFailure: ``unparsable`` where a candidate, score or wanted reference answer is missing, contradicted or not
             a number; ``out_of_range`` where a number is not one of its attribute.
     """
     try:
@@ -67,9 +67,9 @@ def parse_reply(text: str, schema: AttributeSchema, count: int, want_reference: 
         ratings = read_sections(answer, schema).settle(schema, count)
         return ParsedReply(tuple(ratings), ("",) * count, None)
     except UnparsableError as error:
-        raise JudgeFailure("unparsable", str(error), raw=text) from None
+        raise CallFailure("unparsable", str(error), raw=text) from None
     except UserError as error:
-        raise JudgeFailure("out_of_range", str(error), raw=text) from None
+        raise CallFailure("out_of_range", str(error), raw=text) from None
 
 
 def _answer(text: str) -> str:

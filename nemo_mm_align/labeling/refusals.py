@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nemo_mm_align.labeling.judge import FailureKind
+from nemo_mm_align.llm.failures import FailureKind
 
 WRONG_KEY = re.compile(r"(?i)API_KEY_INVALID|invalid_api_key|api[ _]key (?:not valid|expired)|incorrect api key")
 

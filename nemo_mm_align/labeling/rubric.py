@@ -6,13 +6,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import JudgeRequest
+from nemo_mm_align.llm.question import Question, QuestionImage
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn
 
 # Services that know no property order write the keys of a JSON reply alphabetically. The names are chosen so that the
@@ -22,6 +23,7 @@ RATINGS_KEY = "ratings"
 CANDIDATE_KEY = "candidate"
 REASONING_KEY = "reasoning"
 SCORES_KEY = "scores"
+REPLY_NAME = "judgement"
 
 INSTRUCTIONS = """\
 You are an expert annotator. You are shown a conversation, with its images if it has any, and {count} candidate \
@@ -53,38 +55,24 @@ RATINGS_FORMAT = (
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
-@dataclass(frozen=True)
-class JudgePrompt:
-    """A request in neutral form.
-
-    Args:
-        instructions: rubric and reply format, for the system turn.
-        parts: the user turn in order; a `Path` is an image, a string is text.
-        response_schema: JSON schema of the reply.
-    """
-
-    instructions: str
-    parts: tuple[str | Path, ...]
-    response_schema: dict[str, Any]
-
-
-def build_judge_prompt(request: JudgeRequest) -> JudgePrompt:
-    """Return the prompt that asks for ratings of all candidates of `request`, in the order in which they stand."""
+def build_question(request: JudgeRequest) -> Question:
+    """Return the question that asks for ratings of all candidates of `request`, in the order in which they stand."""
     tag = _unused_tag(request)
     candidates = [
         f'<{tag} number="{number}">\n{text}\n</{tag}>' for number, text in enumerate(request.candidates, start=1)
     ]
     count = len(candidates)
     parts = (
-        *_conversation(request.prompt, request.image_paths),
+        *_conversation(request.prompt, _images(request)),
         f"The {count} candidate answers to the last user turn follow, each between <{tag}> and </{tag}>.",
         *candidates,
         f"Rate all {count} candidates.",
     )
-    return JudgePrompt(
+    return Question(
         instructions=instructions(request.schema, count, request.want_reference),
         parts=parts,
         response_schema=response_schema(request.schema, count, request.want_reference),
+        response_name=REPLY_NAME,
     )
 
 
@@ -121,8 +109,9 @@ def rubric_fingerprint() -> str:
     turns = (Turn(role="system", content="s"), question, Turn(role="assistant", content="a"), question)
     prompt = Prompt(id="probe", images=("a.png", "b.png"), turns=turns)
     request = JudgeRequest(prompt, ("x", "y"), (Path("a.png"), Path("b.png")), schema, want_reference=True)
-    built = build_judge_prompt(request)
-    material = [built.instructions, [str(part) for part in built.parts], built.response_schema]
+    built = build_question(request)
+    parts = [part if isinstance(part, str) else str(part.path) for part in built.parts]
+    material = [built.instructions, parts, built.response_schema]
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:16]
 
 
@@ -140,9 +129,13 @@ def _score_schema(attribute: Attribute) -> dict[str, Any]:
     return {"type": kind, **bounds, "description": f"{attribute.minimum:g} to {attribute.maximum:g}"}
 
 
-def _conversation(prompt: Prompt, image_paths: tuple[Path, ...]) -> Iterator[str | Path]:
+def _images(request: JudgeRequest) -> Iterator[QuestionImage]:
+    for path, checked in zip_longest(request.image_paths, request.image_hashes, fillvalue=""):
+        yield QuestionImage(Path(path), checked)
+
+
+def _conversation(prompt: Prompt, images: Iterator[QuestionImage]) -> Iterator[str | QuestionImage]:
     """Yield the turns as text, each image in the place of its placeholder."""
-    images = iter(image_paths)
     text = "The conversation:"
     for turn in prompt.turns:
         first, *others = turn.content.split(IMAGE_PLACEHOLDER)

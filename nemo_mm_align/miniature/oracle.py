@@ -30,7 +30,8 @@ from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.miniature.answers import main_claim
 from nemo_mm_align.miniature.claims import Claim, contradict, direct_answer, holds, invents
 from nemo_mm_align.miniature.clauses import (
@@ -189,11 +190,11 @@ class OracleJudge:
         return {"rules": RULES}
 
     def judge(self, request: JudgeRequest) -> JudgeReply:
-        """Rate all candidates; a prompt without truth is a `JudgeFailure` of kind ``bad_request``."""
+        """Rate all candidates; a prompt without truth is a `CallFailure` of kind ``bad_request``."""
         try:
             truth = truth_of(request.prompt)
         except UserError as error:
-            raise JudgeFailure("bad_request", str(error)) from None
+            raise CallFailure("bad_request", str(error)) from None
         rated = [rate(text, truth) for text in request.candidates]
         return JudgeReply(
             ratings=tuple({name: float(values[name]) for name in self.schema.names} for values in rated),

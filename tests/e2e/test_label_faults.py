@@ -10,9 +10,10 @@ import pytest
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.benchmarks.judge_server.faults import PASSING
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import PERMANENT_KINDS
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
+from nemo_mm_align.llm.failures import PERMANENT_KINDS
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import (
     FAULTS,
@@ -45,7 +46,7 @@ def run(tmp_path: Path, helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPa
         paths = {"prompts": files.prompts_path, "candidates": files.candidates_path, "out": tmp_path / "out.jsonl"}
         runner = {"concurrency": 4, "backoff_s": 0.01, "max_backoff_s": 0.05, "max_attempts": 40}
         settings = {**paths, "attribute_schema": helpsteer, "runner": runner, **changes}
-        judge = GeminiJudge("gemini-test", api_endpoint=server.address, timeout_s=timeout_s)
+        judge = RubricJudge(Gemini("gemini-test", api_endpoint=server.address, timeout_s=timeout_s))
         return label(LabelSettings.model_validate(settings), judge)
 
     return run

@@ -9,7 +9,8 @@ from PIL import Image
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, label
 from tests.judge_server import Files, JudgeServer, judge_server, make_files
 from tests.unit.test_images import huge_png, noise
@@ -26,7 +27,7 @@ def run(helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(server: JudgeServer, files: Files, **changes: object) -> None:
         paths = {"prompts": files.prompts_path, "candidates": files.candidates_path, "out": files.folder / "out.jsonl"}
         settings = LabelSettings.model_validate({**paths, "attribute_schema": helpsteer, **changes})
-        label(settings, GeminiJudge("gemini-test", api_endpoint=server.address, timeout_s=60))
+        label(settings, RubricJudge(Gemini("gemini-test", api_endpoint=server.address, timeout_s=60)))
 
     return run
 

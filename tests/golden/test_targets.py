@@ -19,7 +19,7 @@ JUDGES = [name for name in SETTINGS if name.startswith("label judge=")]
 
 OWN_JUDGE = {
     "nemo_mm_align.attributes": ["AttributeSchema"],
-    "nemo_mm_align.labeling.judge": ["Judge", "JudgeFailure", "JudgeReply", "JudgeRequest"],
+    "nemo_mm_align.labeling.judge": ["Judge", "CallFailure", "JudgeReply", "JudgeRequest"],
     "nemo_mm_align.records": [
         "Annotation",
         "Candidate",
@@ -70,12 +70,13 @@ def test_every_target_of_a_shipped_configuration_is_covered() -> None:
 def test_what_a_judge_of_ones_own_imports_is_where_it_was() -> None:
     for module, names in OWN_JUDGE.items():
         assert not [name for name in names if not hasattr(importlib.import_module(module), name)], module
-    from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
+    from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+    from nemo_mm_align.llm.failures import CallFailure
 
     asked = list(inspect.signature(JudgeRequest).parameters)
     assert asked[:5] == ["prompt", "candidates", "image_paths", "schema", "want_reference"]
     assert list(inspect.signature(JudgeReply).parameters)[:3] == ["ratings", "reasoning", "reference_answer"]
-    assert list(inspect.signature(JudgeFailure).parameters)[:3] == ["kind", "message", "raw"]
+    assert list(inspect.signature(CallFailure).parameters)[:3] == ["kind", "message", "raw"]
 
 
 def test_every_format_of_training_data_has_its_name() -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest, Price
-from nemo_mm_align.labeling.rubric import build_judge_prompt
+from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.rubric import build_question
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import Price
 
 MAX_OUTPUT_TOKENS = 400
 DEADLY, SLOW = "deadly", "slow"
 
 
 def input_tokens(request: JudgeRequest) -> int:
-    prompt = build_judge_prompt(request)
+    prompt = build_question(request)
     texts = [prompt.instructions, *(part for part in prompt.parts if isinstance(part, str))]
     return sum(map(len, texts)) // 3 + 300 * len(request.image_paths)
 
@@ -60,7 +62,7 @@ class PaidJudge:
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if SLOW in request.candidates:
-            raise JudgeFailure("timeout", "no answer")
+            raise CallFailure("timeout", "no answer")
         ratings = tuple({name: float(len(text) % 5) for name in request.schema.names} for text in request.candidates)
         usage = {"input_tokens": input_tokens(request), "output_tokens": output_tokens(request)}
         return JudgeReply(ratings, ("because",) * len(ratings), raw="{}", usage=usage if self.says_usage else {})

@@ -11,18 +11,19 @@ import requests
 import nemo_mm_align.labeling.stage
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
-from nemo_mm_align.labeling.judges.google_genai import GoogleGenaiJudge
-from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatibleJudge
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.google_genai import GoogleGenai
+from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatible
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.miniature.oracle import OracleJudge
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import FAULTS, Files, judge_server, make_files, true_ratings
 
 JUDGES = {
-    "gemini": lambda **changes: GeminiJudge("judge-1", **changes),
-    "google_genai": lambda **changes: GoogleGenaiJudge("judge-1", **changes),
-    "openai": lambda **changes: OpenAICompatibleJudge("http://127.0.0.1/v1", "judge-1", **changes),
+    "gemini": lambda **changes: RubricJudge(Gemini("judge-1", **changes)),
+    "google_genai": lambda **changes: RubricJudge(GoogleGenai("judge-1", **changes)),
+    "openai": lambda **changes: RubricJudge(OpenAICompatible("http://127.0.0.1/v1", "judge-1", **changes)),
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest, Price
+from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.running import limits, progress
@@ -24,6 +24,8 @@ from nemo_mm_align.labeling.running.progress import Rate, Tally, describe_second
 from nemo_mm_align.labeling.running.spending import Spending, Tokens
 from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.stage import label_from_config
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import Price
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, write_records
 from tests.distributed import REPOSITORY
 from tests.unit.paid_judge import DEADLY, MAX_OUTPUT_TOKENS, SLOW, calls_of
@@ -298,7 +300,7 @@ def test_a_call_after_a_death_goes_to_a_new_process(stage: Stage) -> None:
         JudgeRequest(Prompt(id=text, turns=turns), (text, "b"), (), stage.schema) for text in (DEADLY, "a")
     )
     with WorkerPoolJudge(build_judge(config, stage.schema), config, stage.schema, 1, 4) as pool:
-        with pytest.raises(JudgeFailure, match=r"server: the worker process ended \(exit code -9\)"):
+        with pytest.raises(CallFailure, match=r"server: the worker process ended \(exit code -9\)"):
             pool.judge(deadly)
         assert pool.judge(harmless).ratings[0]["helpfulness"] == 1
     (first, _, _), (second, _, _) = calls_of(stage.calls_path)
@@ -332,6 +334,6 @@ def test_ctrl_c_ends_worker_processes_too(stage: Stage) -> None:
 def test_failures_travel_between_processes() -> None:
     import pickle
 
-    failure = JudgeFailure("rate_limit", "slow down", "raw", 3.5, {"input_tokens": 1})
+    failure = CallFailure("rate_limit", "slow down", "raw", 3.5, {"input_tokens": 1})
     copy = pickle.loads(pickle.dumps(failure))
     assert vars(copy) == vars(failure) and str(copy) == str(failure)

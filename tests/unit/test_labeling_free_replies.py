@@ -4,8 +4,8 @@ import pytest
 
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.parsing import parse_reply
+from nemo_mm_align.llm.failures import CallFailure
 
 MISTAKES = Attribute(name="mistakes", integer=False, maximum=1, default=0, higher_is_better=False)
 OTHERS = tuple(Attribute(name=name, integer=False, maximum=1, default=1) for name in ("clarity", "local_knowledge"))
@@ -103,7 +103,7 @@ def test_one_object_that_says_it_rates_both() -> None:
     text = 'Ratings for Response A and B:\n```json\n{"Mistakes": 1.0, "Clarity": 0, "Local Knowledge": 0.2}\n```'
     both = {"mistakes": 1.0, "clarity": 0.0, "local_knowledge": 0.2}
     assert parse_reply(text, SCHEMA, 2).ratings == (both, both)
-    with pytest.raises(JudgeFailure, match="unparsable"):
+    with pytest.raises(CallFailure, match="unparsable"):
         parse_reply(text.replace("Ratings for", "Comparing"), SCHEMA, 2)
 
 
@@ -116,7 +116,7 @@ def levels(first: str, depth: str = "Depth: 2", second: str = "Helpfulness: 3\nD
 )
 def test_a_plain_number_is_read(value: str) -> None:
     if "or so" in value:
-        with pytest.raises(JudgeFailure, match="not a plain number"):
+        with pytest.raises(CallFailure, match="not a plain number"):
             parse_reply(levels(f"Helpfulness: {value}"), LEVELS, 2)
     else:
         assert parse_reply(levels(f"Helpfulness: {value}"), LEVELS, 2).ratings[0] == {"helpfulness": 4, "depth": 2}
@@ -147,14 +147,14 @@ def test_a_plain_number_is_read(value: str) -> None:
 )
 def test_what_is_no_plain_number_is_no_rating(value: str) -> None:
     for text in (levels(f"Helpfulness: {value}"), levels(f'{{"helpfulness": {value}', "'depth': 2}")):
-        with pytest.raises(JudgeFailure) as caught:
+        with pytest.raises(CallFailure) as caught:
             parse_reply(text, LEVELS, 2)
         assert caught.value.kind == "unparsable" and caught.value.raw == text
 
 
 @pytest.mark.parametrize("value", ["-1", "5", "2.5", "+7", "1000000000"])
 def test_a_number_out_of_range_is_named_as_such(value: str) -> None:
-    with pytest.raises(JudgeFailure) as caught:
+    with pytest.raises(CallFailure) as caught:
         parse_reply(levels(f"Helpfulness: {value}"), LEVELS, 2)
     assert caught.value.kind == "out_of_range"
 
@@ -190,7 +190,7 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_ambiguity_is_a_failure(text: str) -> None:
     assert parse_reply(WHOLE, LEVELS, 2).ratings == ({"helpfulness": 3, "depth": 2}, {"helpfulness": 3, "depth": 1})
-    with pytest.raises(JudgeFailure) as caught:
+    with pytest.raises(CallFailure) as caught:
         parse_reply(text, LEVELS, 2)
     assert caught.value.kind == "unparsable"
 
@@ -206,5 +206,5 @@ def test_scores_quoted_in_the_reasoning_change_nothing() -> None:
 
 
 def test_a_reference_answer_is_not_looked_for_in_running_text() -> None:
-    with pytest.raises(JudgeFailure, match="no reference answer"):
+    with pytest.raises(CallFailure, match="no reference answer"):
         parse_reply(WHOLE, LEVELS, 2, want_reference=True)

@@ -12,9 +12,11 @@ import pytest
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.benchmarks.judge_server.faults import NEVER_S
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
+from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.llm.failures import CallFailure
 from tests.judge_server import (
     Files,
     JudgeServer,
@@ -50,12 +52,12 @@ def request(files: Files, schema: AttributeSchema, index: int = 0, **changes) ->
     return JudgeRequest(**{"prompt": prompt, "candidates": TEXTS, "image_paths": (path,), "schema": schema, **changes})
 
 
-def judge_at(server: JudgeServer, **settings) -> GeminiJudge:
-    return GeminiJudge("gemini-test", api_endpoint=server.address, **settings)
+def judge_at(server: JudgeServer, **settings) -> RubricJudge:
+    return RubricJudge(Gemini("gemini-test", api_endpoint=server.address, **settings))
 
 
-def failure_of(reply: Reply, files: Files, schema: AttributeSchema, **settings) -> JudgeFailure:
-    with judge_server(lambda exchange: reply) as server, pytest.raises(JudgeFailure) as caught:
+def failure_of(reply: Reply, files: Files, schema: AttributeSchema, **settings) -> CallFailure:
+    with judge_server(lambda exchange: reply) as server, pytest.raises(CallFailure) as caught:
         judge_at(server, **settings).judge(request(files, schema))
     assert len(server.exchanges) == 1, "one attempt is one request: the client must not retry"
     return caught.value
@@ -100,7 +102,7 @@ def test_a_request_without_image_or_candidates_is_refused_by_the_server(files, h
     with judge_server() as server:
         judge = judge_at(server)
         for changes in ({"prompt": text_only, "image_paths": ()}, {"candidates": ()}):
-            with pytest.raises(JudgeFailure, match="HTTP 400") as caught:
+            with pytest.raises(CallFailure, match="HTTP 400") as caught:
                 judge.judge(request(files, helpsteer, **changes))
             assert caught.value.kind == "bad_request"
 
@@ -158,7 +160,7 @@ def test_a_number_out_of_range_is_no_rating(files: Files, helpsteer: AttributeSc
     def behaviour(exchange) -> Reply:
         return Reply(generated(json.dumps(judgement(exchange, coherence=7))))
 
-    with judge_server(behaviour) as server, pytest.raises(JudgeFailure) as caught:
+    with judge_server(behaviour) as server, pytest.raises(CallFailure) as caught:
         judge_at(server).judge(request(files, helpsteer))
     assert caught.value.kind == "out_of_range" and '"coherence": 7' in caught.value.raw
 
@@ -180,15 +182,15 @@ def test_a_slow_reply_and_a_closed_port_are_told_apart(files: Files, helpsteer: 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(JudgeFailure) as caught:
-            GeminiJudge("gemini-test", api_endpoint=endpoint).judge(request(files, helpsteer))
+        with pytest.raises(CallFailure) as caught:
+            RubricJudge(Gemini("gemini-test", api_endpoint=endpoint)).judge(request(files, helpsteer))
     assert caught.value.kind == "server"
 
 
 def test_an_image_that_is_gone_fails_this_request_alone(files: Files, helpsteer: AttributeSchema) -> None:
     asked = request(files, helpsteer)
     asked.image_paths[0].unlink()
-    with judge_server() as server, pytest.raises(JudgeFailure, match=r"0\.png") as caught:
+    with judge_server() as server, pytest.raises(CallFailure, match=r"0\.png") as caught:
         judge_at(server).judge(asked)
     assert caught.value.kind == "input" and not server.exchanges
 
@@ -219,19 +221,19 @@ def test_the_key_shows_nowhere(files: Files, helpsteer: AttributeSchema, caplog)
 def test_a_missing_or_odd_key_is_an_error_before_any_call(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("GEMINI_API_KEY")
     with pytest.raises(UserError, match="set the environment variable GEMINI_API_KEY"):
-        GeminiJudge("gemini-test")
+        Gemini("gemini-test")
     monkeypatch.setenv("GOOGLE_API_KEY", "from-google")
-    GeminiJudge("gemini-test")
+    Gemini("gemini-test")
     for content, problem in (("", "is empty"), ("two words", "holds blanks")):
         (tmp_path / "key").write_text(content)
         with pytest.raises(UserError, match=problem):
-            GeminiJudge("gemini-test", api_key_file=str(tmp_path / "key"))
+            Gemini("gemini-test", api_key_file=str(tmp_path / "key"))
     with pytest.raises(UserError, match="cannot be read"):
-        GeminiJudge("gemini-test", api_key_file=str(tmp_path / "absent"))
+        Gemini("gemini-test", api_key_file=str(tmp_path / "absent"))
 
 
 def test_settings_of_the_group_are_checked(helpsteer: AttributeSchema) -> None:
-    target = "nemo_mm_align.labeling.judges.gemini.GeminiJudge"
+    target = "nemo_mm_align.labeling.judges.gemini.Gemini"
     assert build_judge({"_target_": target, "model": "models/gemini-x"}, helpsteer).name == "gemini-x"
     with pytest.raises(UserError, match=r"no key judge.api_key. Did you mean api_key_file\?.*temperature"):
         build_judge({"_target_": target, "model": "gemini-x", "api_key": "secret"}, helpsteer)
@@ -245,7 +247,7 @@ def test_the_environments_proxy_is_used_and_its_exceptions_are_kept(files, helps
     with judge_server() as proxy, judge_server() as server:
         monkeypatch.setenv("http_proxy", proxy.address)
         monkeypatch.setenv("no_proxy", "")
-        GeminiJudge("gemini-test", api_endpoint="http://judge.example:8").judge(request(files, helpsteer))
+        RubricJudge(Gemini("gemini-test", api_endpoint="http://judge.example:8")).judge(request(files, helpsteer))
         assert proxy.exchanges[0].path.startswith("http://judge.example:8/v1beta/models/gemini-test:generateContent")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         judge_at(server).judge(request(files, helpsteer))

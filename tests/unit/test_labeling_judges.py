@@ -17,12 +17,14 @@ import nemo_mm_align.labeling.judges.request_images
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import read as read_settings
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import CountsTokens, JudgeFailure, JudgeRequest, price_of
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
-from nemo_mm_align.labeling.judges.google_genai import GoogleGenaiJudge
-from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatibleJudge
+from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest, price_of
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.google_genai import GoogleGenai
+from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatible
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.stage import LabelSettings
+from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.records import Prompt, Turn
 from tests.judge_server import FAULTS, Files, Reply, error, judge_server, make_files, reference_answer, true_ratings
 from tests.waiting import wait_until
@@ -33,18 +35,18 @@ PRICE = {"input_per_million": 1.0, "output_per_million": 4.0}
 
 
 def gemini(address: str, **settings):
-    return GeminiJudge("judge-1", api_endpoint=address, **settings)
+    return RubricJudge(Gemini("judge-1", api_endpoint=address, **settings))
 
 
 def google_genai(address: str, **settings):
-    return GoogleGenaiJudge("judge-1", api_endpoint=address, **settings)
+    return RubricJudge(GoogleGenai("judge-1", api_endpoint=address, **settings))
 
 
 def openai(address: str, **settings):
-    return OpenAICompatibleJudge(f"{address}/v1", "judge-1", **settings)
+    return RubricJudge(OpenAICompatible(f"{address}/v1", "judge-1", **settings))
 
 
-MakeJudge = Callable[..., GeminiJudge | GoogleGenaiJudge | OpenAICompatibleJudge]
+MakeJudge = Callable[..., RubricJudge]
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +72,8 @@ def ask(files: Files, schema: AttributeSchema, index: int = 0, **changes) -> Jud
     return JudgeRequest(**{"prompt": prompt, "candidates": TEXTS, "image_paths": paths, "schema": schema, **changes})
 
 
-def failure_of(make: MakeJudge, reply: Reply, files: Files, schema: AttributeSchema) -> JudgeFailure:
-    with judge_server(lambda exchange: reply) as server, pytest.raises(JudgeFailure) as caught:
+def failure_of(make: MakeJudge, reply: Reply, files: Files, schema: AttributeSchema) -> CallFailure:
+    with judge_server(lambda exchange: reply) as server, pytest.raises(CallFailure) as caught:
         make(server.address).judge(ask(files, schema))
     assert len(server.exchanges) == 1
     return caught.value
@@ -97,7 +99,7 @@ def test_every_fault_has_its_class_and_is_not_retried_by_the_client(make, files,
     names = [name for name in FAULTS if make is not gemini or name not in ("slow", "stall")]  # others have those below
     for name in names:
         with judge_server(lambda exchange, name=name: FAULTS[name].reply(exchange)) as server:
-            with pytest.raises(JudgeFailure) as caught:
+            with pytest.raises(CallFailure) as caught:
                 make(server.address, timeout_s=0.5 if name in ("slow", "stall") else 60).judge(ask(files, helpsteer))
             wait_until(lambda server=server: server.exchanges)  # the client may have given up before the server read
             assert len(server.exchanges) == 1, name
@@ -164,7 +166,7 @@ def test_an_image_that_has_gone_or_changed_fails_this_request_alone(make, conten
     asked.image_paths[0].unlink()
     if content is not None:
         asked.image_paths[0].write_bytes(content)
-    with judge_server() as server, pytest.raises(JudgeFailure, match=r"0\.png") as caught:
+    with judge_server() as server, pytest.raises(CallFailure, match=r"0\.png") as caught:
         make(server.address).judge(asked)
     assert caught.value.kind == "input" and not server.exchanges
 
@@ -214,9 +216,7 @@ def test_google_genai_without_its_package_says_how_to_install_it(helpsteer, monk
     monkeypatch.delattr("google.genai")
     monkeypatch.delitem(sys.modules, "nemo_mm_align.labeling.judges.google_genai")
     with pytest.raises(UserError, match=r"^judge=google_genai needs .* pip install google-genai=="):
-        build_judge(
-            {"_target_": "nemo_mm_align.labeling.judges.google_genai.GoogleGenaiJudge", "model": "m"}, helpsteer
-        )
+        build_judge({"_target_": "nemo_mm_align.labeling.judges.google_genai.GoogleGenai", "model": "m"}, helpsteer)
 
 
 def test_openai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:
@@ -272,7 +272,7 @@ def test_openai_takes_text_in_parts_and_prompts_without_image(files: Files, help
         reply.body["choices"][0]["message"]["content"] = [{"type": "text", "text": '{"ratings"'}, {"type": "image"}]
         return reply
 
-    with judge_server(in_parts, allow_text=True) as server, pytest.raises(JudgeFailure) as caught:
+    with judge_server(in_parts, allow_text=True) as server, pytest.raises(CallFailure) as caught:
         openai(server.address).judge(ask(files, helpsteer, prompt=prompt, image_paths=()))
     assert (caught.value.kind, caught.value.raw) == ("unparsable", '{"ratings"')
     assert server.exchanges[0].images == []
@@ -302,8 +302,8 @@ def test_settings_of_openai_are_checked(helpsteer: AttributeSchema) -> None:
     }
     for problem, settings in wrong.items():
         with pytest.raises(UserError, match=problem):
-            OpenAICompatibleJudge(**{"base_url": "http://x/v1", "model": "m", **settings})
-    assert OpenAICompatibleJudge("http://a/v1", "m").settings == OpenAICompatibleJudge("http://b/v1", "m").settings
+            OpenAICompatible(**{"base_url": "http://x/v1", "model": "m", **settings})
+    assert OpenAICompatible("http://a/v1", "m").settings == OpenAICompatible("http://b/v1", "m").settings
 
 
 def configuration(repository: Path, *overrides: str) -> dict:

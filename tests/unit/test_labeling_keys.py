@@ -12,9 +12,10 @@ import pytest
 from pydantic import SecretStr
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest
-from nemo_mm_align.labeling.judges.api_key import LONGEST_MESSAGE, conceal, hide_key, read_api_key, shows_key
+from nemo_mm_align.labeling.judge import JudgeRequest
+from nemo_mm_align.labeling.judges.api_key import conceal, hide_key, read_api_key, shows_key
 from nemo_mm_align.labeling.judges.key_spellings import is_secret
+from nemo_mm_align.llm.failures import LONGEST_MESSAGE, CallFailure
 from tests.judge_server import Files, Reply, honest, judge_server, make_files
 from tests.unit.test_labeling_judges import ask, gemini, google_genai, openai
 
@@ -59,9 +60,9 @@ def test_other_texts_stay_as_they_are() -> None:
 
 def test_a_key_does_not_show_where_a_message_is_cut() -> None:
     for before in range(LONGEST_MESSAGE - len(KEY) - 2, LONGEST_MESSAGE + 2):
-        failure = conceal(JudgeFailure("server", f"{'x' * before}{KEY} and more"), SecretStr(KEY))
+        failure = conceal(CallFailure("server", f"{'x' * before}{KEY} and more"), SecretStr(KEY))
         assert "zK9" not in failure.message and len(failure.message) <= LONGEST_MESSAGE + 3
-    assert conceal(JudgeFailure("server", "two\n  lines"), None).message == "two lines"
+    assert conceal(CallFailure("server", "two\n  lines"), None).message == "two lines"
 
 
 DUMMIES = (
@@ -127,7 +128,7 @@ def test_a_refusal_shows_no_spelling(status: int, make, files: Files, helpsteer,
     shown = " ; ".join(SPELLINGS.values())
     reply = Reply({"error": {"code": status, "message": f"bad key {shown}", "status": "UNAUTHENTICATED"}}, status)
     caplog.set_level(logging.DEBUG)
-    with judge_server(lambda exchange: reply) as server, pytest.raises(JudgeFailure) as caught:
+    with judge_server(lambda exchange: reply) as server, pytest.raises(CallFailure) as caught:
         make(server.address).judge(asked(files, helpsteer))
     everything = f"{caught.value}{caught.value.raw}{caught.value.message}{caplog.text}"
     assert not shows_key(everything, SecretStr(KEY)) and caught.value.raw.count("[API key]") == len(SPELLINGS)
@@ -153,7 +154,7 @@ def test_a_reply_that_repeats_a_secret_is_not_used(make, files: Files, helpsteer
         reply.body = json.loads(json.dumps(reply.body).replace("on red", f"on {KEY}"))
         return reply
 
-    with judge_server(echo) as server, pytest.raises(JudgeFailure, match="repeats the API key") as caught:
+    with judge_server(echo) as server, pytest.raises(CallFailure, match="repeats the API key") as caught:
         make(server.address).judge(asked(files, helpsteer))
     assert (
         caught.value.kind == "server"

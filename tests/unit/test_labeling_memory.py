@@ -21,18 +21,19 @@ os.environ.update(GEMINI_API_KEY="memory-key-0123456789", OPENAI_API_KEY="memory
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import stage
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
-from nemo_mm_align.labeling.judges.google_genai import GoogleGenaiJudge
-from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatibleJudge
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.google_genai import GoogleGenai
+from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatible
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 
 folder, room, address = Path(sys.argv[1]), int(sys.argv[2]) << 20, sys.argv[3]
 schema = AttributeSchema(name="s", attributes=(Attribute(name="quality"),), score=("quality",))
 now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
 resource.setrlimit(resource.RLIMIT_AS, (now + room, now + room))
 judges = (
-    GeminiJudge("m", api_endpoint=address),
-    GoogleGenaiJudge("m", api_endpoint=address),
-    OpenAICompatibleJudge(f"{address}/v1", "m"),
+    RubricJudge(Gemini("m", api_endpoint=address)),
+    RubricJudge(GoogleGenai("m", api_endpoint=address)),
+    RubricJudge(OpenAICompatible(f"{address}/v1", "m")),
 )
 for judge in judges:
     settings = {

@@ -9,9 +9,9 @@ import pytest
 
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.parsing import MAX_FREE_TEXT, MAX_TEXT, parse_reply
 from nemo_mm_align.labeling.reply.thinking import without_thinking
+from nemo_mm_align.llm.failures import CallFailure
 
 SCHEMA = AttributeSchema(name="s", attributes=(Attribute(name="quality"), Attribute(name="depth")), score=("quality",))
 RATED = ({"quality": 4, "depth": 3}, {"quality": 1, "depth": 0})
@@ -69,7 +69,7 @@ def test_json_in_a_json_string_is_unpacked() -> None:
 @pytest.mark.parametrize("end", range(1, 14))
 def test_what_is_cut_off_is_never_completed(end: int) -> None:
     for text in (reply()[:-end], reply().replace('"so"', '"a "b" c"')[:-end]):
-        with pytest.raises(JudgeFailure, match="unparsable"):
+        with pytest.raises(CallFailure, match="unparsable"):
             parse_reply(text, SCHEMA, 2, want_reference=True)
 
 
@@ -98,7 +98,7 @@ def test_thinking_is_no_judgement(marks: str) -> None:
     thought = marks.replace("{}", DRAFT)
     assert reasoning_of(f"{thought}{reply()}") == "so"
     assert reasoning_of(f"{thought}\n```json\n{reply()}\n```<|return|>") == "so"
-    with pytest.raises(JudgeFailure, match="the reply is thinking"):
+    with pytest.raises(CallFailure, match="the reply is thinking"):
         parse_reply(thought, SCHEMA, 2)
 
 
@@ -107,7 +107,7 @@ def test_thinking_without_end_or_beginning_is_thinking_too(marks: str) -> None:
     opening, closing = marks.split("{}")[0], marks.split("{}")[-1]
     free = "Response A:\nQuality: 0\nDepth: 0\nResponse B:\nQuality: 4\nDepth: 4\n"
     for draft in (DRAFT, free):
-        with pytest.raises(JudgeFailure, match="unparsable"):
+        with pytest.raises(CallFailure, match="unparsable"):
             parse_reply(f"{opening}{draft}\nNo, I mixed them up: the first", SCHEMA, 2)
     assert reasoning_of(f"I see. {DRAFT}{closing}\n\n{reply()}") == "so"
     assert reasoning_of(f"{reply()}\n{opening}{DRAFT} or perhaps") == "so", "what was said before it began counts"
@@ -124,21 +124,21 @@ def test_ratings_below_a_key_of_thoughts_are_drafts() -> None:
     rated = {"Response A": {"quality": 4, "depth": 3}, "Response B": {"quality": 1, "depth": 0}}
     draft = {"Response A": {"quality": 0, "depth": 0}, "Response B": {"quality": 4, "depth": 4}}
     assert parse_reply(json.dumps({"Thinking": draft, **rated}), SCHEMA, 2).ratings == RATED
-    with pytest.raises(JudgeFailure, match="unparsable"):
+    with pytest.raises(CallFailure, match="unparsable"):
         parse_reply(json.dumps({"thinking": draft}), SCHEMA, 2)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 400, "9" * 5000, "1e15000", "NaN", "0x4", "1_0"])
 def test_absurd_numbers_are_none(number: str) -> None:
-    with pytest.raises(JudgeFailure, match=r"unparsable|out_of_range"):
+    with pytest.raises(CallFailure, match=r"unparsable|out_of_range"):
         parse_reply(reply().replace('"quality": 4', f'"quality": {number}'), SCHEMA, 2)
 
 
 def test_long_texts_are_refused_before_they_are_read() -> None:
     assert reasoning_of(f"<think>{'x' * (MAX_TEXT - 500)}</think>{reply()}") == "so"
-    with pytest.raises(JudgeFailure, match=r"unparsable: 400,001 characters; at most 400,000 are read"):
+    with pytest.raises(CallFailure, match=r"unparsable: 400,001 characters; at most 400,000 are read"):
         parse_reply("x" * (MAX_TEXT + 1), SCHEMA, 2)
-    with pytest.raises(JudgeFailure, match="no object with 'ratings' in 100,001 characters"):
+    with pytest.raises(CallFailure, match="no object with 'ratings' in 100,001 characters"):
         parse_reply("x" * (MAX_FREE_TEXT + 1), SCHEMA, 2)
 
 
@@ -146,7 +146,7 @@ def test_a_line_is_read_up_to_a_limit_and_no_number_is_cut() -> None:
     free = "Response A: quality: 4, depth: 3\nResponse B: quality: 1, depth: 0"
     assert parse_reply(free, SCHEMA, 2).ratings == RATED
     far = f"Response A:{' ' * 4_976}quality: 40, depth: 3\nResponse B: quality: 1, depth: 0"
-    with pytest.raises(JudgeFailure, match="unparsable"):
+    with pytest.raises(CallFailure, match="unparsable"):
         parse_reply(far, SCHEMA, 2)
 
 
@@ -169,7 +169,7 @@ import resource
 resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.judge import JudgeFailure
+from nemo_mm_align.labeling.judge import CallFailure
 from nemo_mm_align.labeling.parsing import MAX_TEXT, MAX_FREE_TEXT, parse_reply
 schema = AttributeSchema(name="s", attributes=(Attribute(name="quality"),), score=())
 failed = 0
@@ -177,7 +177,7 @@ for unit in {(*BUSY, "Response A:" + chr(10) + "Quality: 3" + chr(10), "quality:
     for limit in (MAX_TEXT, MAX_FREE_TEXT):
         try:
             parse_reply((unit * limit)[:limit], schema, 2)
-        except JudgeFailure:
+        except CallFailure:
             failed += 1
 print(failed)
 """

@@ -6,8 +6,8 @@ import pytest
 
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.parsing import parse_reply
+from nemo_mm_align.llm.failures import CallFailure
 
 SCHEMA = AttributeSchema(
     name="two",
@@ -95,7 +95,7 @@ def test_packaging_does_not_matter(text: str) -> None:
     ],
 )
 def test_nothing_is_made_up(text: str) -> None:
-    with pytest.raises(JudgeFailure) as caught:
+    with pytest.raises(CallFailure) as caught:
         parse_reply(text, SCHEMA, 2)
     assert caught.value.kind == "unparsable"
     assert caught.value.raw == text
@@ -105,7 +105,7 @@ def test_nothing_is_made_up(text: str) -> None:
     "changes", [{"quality": 5}, {"quality": -1}, {"quality": 2.5}, {"risk": 1.01}, {"quality": 1e9}]
 )
 def test_a_number_out_of_range_is_a_failure_of_its_own(changes: dict) -> None:
-    with pytest.raises(JudgeFailure) as caught:
+    with pytest.raises(CallFailure) as caught:
         parse_reply(json.dumps(reply(rating(1, **changes), rating(2))), SCHEMA, 2)
     assert caught.value.kind == "out_of_range"
 
@@ -114,5 +114,5 @@ def test_a_wanted_reference_answer_must_be_there() -> None:
     text = json.dumps(reply(rating(1), my_answer=" It is blue. \ud800"))
     assert parse_reply(text, SCHEMA, 1, want_reference=True).reference_answer == "It is blue. ?"
     for missing in (reply(rating(1)), reply(rating(1), my_answer="  ")):
-        with pytest.raises(JudgeFailure, match="my_answer"):
+        with pytest.raises(CallFailure, match="my_answer"):
             parse_reply(json.dumps(missing), SCHEMA, 1, want_reference=True)

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import (
@@ -57,7 +58,7 @@ def run(files: Files, helpsteer: AttributeSchema, monkeypatch) -> Run:
             "runner": {**QUICK, **(runner or {})},
             **changes,
         }
-        judge = GeminiJudge("gemini-test", temperature=temperature, api_endpoint=server.address, timeout_s=60)
+        judge = RubricJudge(Gemini("gemini-test", temperature=temperature, api_endpoint=server.address, timeout_s=60))
         return label(LabelSettings.model_validate(settings), judge)
 
     return run

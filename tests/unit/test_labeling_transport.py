@@ -12,8 +12,9 @@ import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.judges.transport import MAX_REPLY_BYTES
+from nemo_mm_align.llm.failures import CallFailure
 from tests.hostile_server import Behaviour, HostileServer, head, hostile_server, whole
 from tests.judge_server import Files, generated, make_files
 from tests.unit.test_labeling_judges import KEY, gemini, google_genai, openai
@@ -53,8 +54,8 @@ def body_of(make: Callable) -> bytes:
     return json.dumps(REPLIES["openai" if make is openai else "gemini"]).encode()
 
 
-def failure_of(make: Callable, behaviour: Behaviour, asked: JudgeRequest, **settings: float) -> JudgeFailure:
-    with hostile_server(behaviour) as server, pytest.raises(JudgeFailure) as caught:
+def failure_of(make: Callable, behaviour: Behaviour, asked: JudgeRequest, **settings: float) -> CallFailure:
+    with hostile_server(behaviour) as server, pytest.raises(CallFailure) as caught:
         make(server.address, **settings).judge(asked)
     return caught.value
 
@@ -68,7 +69,7 @@ def test_no_redirect_is_followed_and_both_hosts_are_named(status: str, make: Cal
         def redirect(connection: socket.socket) -> None:
             connection.sendall(head(status, Location=location, Content_Length="0"))
 
-        with hostile_server(redirect) as server, pytest.raises(JudgeFailure) as caught:
+        with hostile_server(redirect) as server, pytest.raises(CallFailure) as caught:
             make(server.address).judge(asked)
         assert (thief.connections, thief.requests) == (0, [])
     assert (len(server.requests), caught.value.kind) == (1, "refused")
@@ -180,7 +181,7 @@ def test_time_counts_for_the_whole_call_not_from_byte_to_byte(
         connection.sendall(begun)
         slowly(connection)
 
-    with hostile_server(behaviour) as server, pytest.raises(JudgeFailure) as caught:
+    with hostile_server(behaviour) as server, pytest.raises(CallFailure) as caught:
         servers.append(server)
         make(server.address, timeout_s=0.5).judge(asked)
     assert caught.value.kind == "timeout" and "0.5 s (judge.timeout_s)" in caught.value.message
@@ -200,7 +201,7 @@ def test_a_call_that_came_too_late_leaves_the_next_one_alone(make: Callable, ask
     with hostile_server(behaviour) as server:
         servers.append(server)
         judge = make(server.address, timeout_s=0.5)
-        with pytest.raises(JudgeFailure, match="timeout"):
+        with pytest.raises(CallFailure, match="timeout"):
             judge.judge(asked)
         judge._timeout_s = 30.0
         judge._local.__dict__.clear()

@@ -7,7 +7,8 @@ import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest, check_reply
+from nemo_mm_align.labeling.judge import JudgeRequest, check_reply
+from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.miniature.answers import can_be_written, write_answer
 from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.oracle import ATTRIBUTES, OracleJudge, rate, reference_answer
@@ -181,7 +182,7 @@ def test_judge_rates_candidates_in_order(helpsteer: AttributeSchema) -> None:
 def test_judge_refuses_what_it_cannot_know(helpsteer: AttributeSchema) -> None:
     judge = OracleJudge(helpsteer)
     stranger = Prompt(id="x", turns=(Turn(role="user", content="hello"),))
-    with pytest.raises(JudgeFailure, match=r"bad_request.*'x' has no valid truth"):
+    with pytest.raises(CallFailure, match=r"bad_request.*'x' has no valid truth"):
         judge.judge(JudgeRequest(stranger, ("a",), (), helpsteer))
     other = helpsteer.attributes[0].model_copy(update={"name": "humour"})
     with pytest.raises(UserError, match="cannot rate 'humour'"):

@@ -54,7 +54,7 @@ def test_a_single_process_is_quick_and_never_shows_a_key(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S)
     assert time.monotonic() - start_time < 100, "it waits for nobody: that would take 120 s"
     assert "do-not-show-this" not in done.stdout + done.stderr + report.read_text()
-    assert findings_of(report)["credentials: GeminiJudge"]["detail"] == "GEMINI_API_KEY is set"
+    assert findings_of(report)["credentials: Gemini"]["detail"] == "GEMINI_API_KEY is set"
     assert done.returncode == json.loads(report.read_text())["exit_code"]
 
 

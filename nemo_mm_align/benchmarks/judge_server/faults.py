@@ -14,7 +14,7 @@ from nemo_mm_align.benchmarks.judge_server.http import Reply
 from nemo_mm_align.benchmarks.judge_server.server import Exchange, honest, judgement
 
 if TYPE_CHECKING:  # the server's process starts without pydantic
-    from nemo_mm_align.labeling.judge import FailureKind
+    from nemo_mm_align.llm.failures import FailureKind
 
 RETRY_AFTER_S = 1
 """The wait that those rate limits ask for which ask for one."""

@@ -17,9 +17,10 @@ from typing import Any
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.batch.settings import BatchSettings, WritesBatches, batch_judge
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest, check_reply, price_of
+from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply, price_of
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.running.progress import Tally
+from nemo_mm_align.llm.failures import CallFailure
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class BatchReader:
         request = job.request(self.context)
         try:
             self._record_success(job, self._reply(line, request), place)
-        except JudgeFailure as failure:
+        except CallFailure as failure:
             self._record_failure(job, failure, place)
 
     def _reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
@@ -130,7 +131,7 @@ class BatchReader:
             return check_reply(self._judge.batch_reply(line, request), request)
         except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
             raw = json.dumps(line, ensure_ascii=False)
-            raise JudgeFailure("server", f"not a reply of the service ({error!r})", raw) from None
+            raise CallFailure("server", f"not a reply of the service ({error!r})", raw) from None
 
     def _record_success(self, job: Job, reply: JudgeReply, place: _Place) -> None:
         ratings, reasoning = in_file_order(reply.ratings, job.order), in_file_order(reply.reasoning, job.order)
@@ -138,7 +139,7 @@ class BatchReader:
         self._record(job, place, "ok", reply.usage, raw=reply.raw, model_version=reply.model_version, **rated)
         self.tally.labelled += 1
 
-    def _record_failure(self, job: Job, failure: JudgeFailure, place: _Place) -> None:
+    def _record_failure(self, job: Job, failure: CallFailure, place: _Place) -> None:
         what = {"kind": failure.kind, "message": failure.message, "raw": failure.raw}
         self._record(job, place, "failed", failure.usage, **what)
         self.tally.failures[failure.kind] += 1

@@ -54,13 +54,13 @@ class WritesBatches(Protocol):
     """A judge whose service takes batches."""
 
     def batch_request(self, key: str, request: JudgeRequest) -> dict[str, Any]:
-        """Return the line of a batch file that asks a request; `JudgeFailure` where an image has gone."""
+        """Return the line of a batch file that asks a request; `CallFailure` where an image has gone."""
 
     def batch_key(self, line: Mapping[str, Any]) -> str | None:
         """Return the key of a line of replies, None where it has none."""
 
     def batch_reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
-        """Return the judgement in a line of replies; raise `JudgeFailure` as a call would."""
+        """Return the judgement in a line of replies; raise `CallFailure` as a call would."""
 
 
 def batch_judge(judge: Judge) -> WritesBatches:

@@ -14,9 +14,9 @@ from nemo_mm_align.labeling.batch.files import NumberedFiles
 from nemo_mm_align.labeling.batch.settings import BatchSettings, batch_judge
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.ledger import Ledger, now
 from nemo_mm_align.labeling.running.progress import track
+from nemo_mm_align.llm.failures import CallFailure
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def write_batch(
                 asked.add(job.key)
                 try:
                     line = judge.batch_request(job.key, job.request(context))
-                except JudgeFailure as failure:
+                except CallFailure as failure:
                     counts["unreadable"] += 1
                     log.warning("prompt %s is left out: %s", job.prompt.id, failure.message)
                     continue

@@ -11,13 +11,13 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply
 from nemo_mm_align.labeling.judges.key_spellings import is_secret, without_key
+from nemo_mm_align.llm.failures import CallFailure, one_line
+from nemo_mm_align.llm.question import Answer
 
 log = logging.getLogger(__name__)
 
-LONGEST_MESSAGE = 1000
-"""Characters of a failure's message; of the reply itself more is kept."""
+REPEATS_KEY = "the reply repeats the API key and is not used"
 
 
 def read_api_key(path: str | None, variables: Sequence[str], service: str) -> SecretStr:
@@ -55,19 +55,17 @@ def shows_key(text: str, key: SecretStr | None) -> bool:
     return hide_key(text, key) != text
 
 
-def conceal(failure: JudgeFailure, key: SecretStr | None) -> JudgeFailure:
+def conceal(failure: CallFailure, key: SecretStr | None) -> CallFailure:
     """Return a failure without the key in its texts, its message as one line of bounded length."""
-    message = " ".join(hide_key(failure.message, key).split())
-    if len(message) > LONGEST_MESSAGE:
-        message = f"{message[:LONGEST_MESSAGE]}..."
-    return JudgeFailure(failure.kind, message, hide_key(failure.raw, key), failure.retry_after, failure.usage)
+    message = one_line(hide_key(failure.message, key))
+    return CallFailure(failure.kind, message, hide_key(failure.raw, key), failure.retry_after, failure.usage)
 
 
-def checked_for_key(reply: JudgeReply, key: SecretStr | None) -> JudgeReply:
-    """Return a reply as it is; raise `JudgeFailure` where it repeats the key, which no annotation may hold."""
-    if shows_key(f"{reply.raw}\n{reply.reference_answer}\n{reply.model_version}", key):
-        raise JudgeFailure("server", "the reply repeats the API key and is not used", reply.raw, usage=reply.usage)
-    return reply
+def checked_for_key(answer: Answer, key: SecretStr | None) -> Answer:
+    """Return an answer as it is; raise `CallFailure` where it repeats the key, which nothing that is kept may hold."""
+    if shows_key(f"{answer.text}\n{answer.model_version}", key):
+        raise CallFailure("server", REPEATS_KEY, answer.text, usage=answer.usage)
+    return answer
 
 
 def _read_file(path: str) -> str:

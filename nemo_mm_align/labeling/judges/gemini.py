@@ -1,4 +1,4 @@
-"""Gemini as a judge, through the google-generativeai client over REST. One call is one attempt."""
+"""Gemini through the google-generativeai client over REST. One call is one attempt."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import requests
 
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.judges.gemini_client import GoogleAPICallError, make_client, protos
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
 from nemo_mm_align.labeling.judges.gemini_replies import as_sent, failure_of_status
 from nemo_mm_align.labeling.judges.gemini_service import GeminiService
 from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
 from nemo_mm_align.labeling.judges.request_images import RequestImage
-from nemo_mm_align.labeling.running.pricing import PriceSettings
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import PriceSettings
 
 GENERATION_FIELDS = {
     "temperature": "temperature",
@@ -26,8 +26,8 @@ GENERATION_FIELDS = {
 """REST names and this client's. Its messages know neither thinking nor media resolution; google_genai has both."""
 
 
-class GeminiJudge(GeminiService):
-    """A Gemini model that rates candidates; arguments as in `Decoding` and `GeminiService`."""
+class Gemini(GeminiService):
+    """A Gemini model; arguments as in `Decoding` and `GeminiService`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class GeminiJudge(GeminiService):
         counted = protos.CountTokensRequest(model=asked.model, generate_content_request=asked)
         return int(client.count_tokens(counted, retry=None, timeout=self._timeout_s).total_tokens)
 
-    def _failure(self, error: Exception) -> JudgeFailure:
+    def _failure(self, error: Exception) -> CallFailure:
         if isinstance(error, GoogleAPICallError):
             http = error.response
             raw, headers = (http.text, http.headers) if http is not None else ("", {})
@@ -81,11 +81,13 @@ class GeminiJudge(GeminiService):
 
     def _to_proto(self, message: GeminiMessage) -> Any:
         config = {GENERATION_FIELDS[name]: value for name, value in message.generation.items()}
+        schema = None if message.schema is None else self._schema(message.schema)
+        system = protos.Content(parts=[protos.Part(text=message.instructions)]) if message.instructions else None
         return protos.GenerateContentRequest(
             model=f"models/{self.name}",
-            system_instruction=protos.Content(parts=[protos.Part(text=message.instructions)]),
+            system_instruction=system,
             contents=[protos.Content(role="user", parts=[_to_part(part) for part in message.parts])],
-            generation_config=protos.GenerationConfig(**config, response_schema=self._schema(message.schema)),
+            generation_config=protos.GenerationConfig(**config, response_schema=schema),
             safety_settings=[protos.SafetySetting(**setting) for setting in message.safety],
         )
 

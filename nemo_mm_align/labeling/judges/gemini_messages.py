@@ -1,4 +1,4 @@
-"""From a `JudgeRequest` to what the Gemini service is sent, whichever client sends it."""
+"""From a `Question` to what the Gemini service is sent, whichever client sends it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.judges.request_images import RequestImage, request_images
-from nemo_mm_align.labeling.rubric import build_judge_prompt
+from nemo_mm_align.labeling.judges.request_images import RequestImage, loaded_parts
+from nemo_mm_align.llm.question import Question
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 SAFETY_THRESHOLDS = ("BLOCK_NONE", "BLOCK_ONLY_HIGH", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_LOW_AND_ABOVE")
@@ -66,44 +65,43 @@ class GeminiMessage:
     """A request in the service's terms, images as bytes.
 
     Args:
-        instructions: the system instruction.
+        instructions: the system instruction; "" for none.
         parts: the user's turn, text and images in order.
         generation: the generation config by its REST names, without the schema; values that are None are left out.
-        schema: the reply's schema in the service's form.
+        schema: the reply's schema in the service's form; None for text as it comes.
         safety: category and threshold of each safety setting.
     """
 
     instructions: str
     parts: tuple[str | RequestImage, ...]
     generation: dict[str, Any]
-    schema: dict[str, Any]
+    schema: dict[str, Any] | None
     safety: tuple[dict[str, str], ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of a ``generateContent`` request as REST and batch files have it."""
+        schema = {} if self.schema is None else {"responseSchema": self.schema}
         return {
-            "systemInstruction": {"parts": [{"text": self.instructions}]},
+            **({"systemInstruction": {"parts": [{"text": self.instructions}]}} if self.instructions else {}),
             "contents": [{"role": "user", "parts": [_part_json(part) for part in self.parts]}],
-            "generationConfig": {**self.generation, "responseSchema": self.schema},
+            "generationConfig": {**self.generation, **schema},
             **({"safetySettings": list(self.safety)} if self.safety else {}),
         }
 
 
-def build_message(request: JudgeRequest, decoding: Decoding) -> GeminiMessage:
-    """Return the message: rubric as system instruction, images inline, reply bound to a schema.
+def build_message(question: Question, decoding: Decoding) -> GeminiMessage:
+    """Return the message: images inline, the reply bound to the question's schema if it has one.
 
     Raises:
-        JudgeFailure: ``input`` where an image has gone or changed into something else.
+        CallFailure: ``input`` where an image has gone or changed into something else.
     """
-    prompt = build_judge_prompt(request)
-    images = request_images(request, IMAGE_TYPES)
-    parts = (part if isinstance(part, str) else next(images) for part in prompt.parts)
+    schema = question.response_schema
     categories = SAFETY_CATEGORIES if decoding.safety_threshold else ()
     return GeminiMessage(
-        instructions=prompt.instructions,
-        parts=tuple(parts),
-        generation=_generation(decoding),
-        schema=to_schema(prompt.response_schema),
+        instructions=question.instructions,
+        parts=loaded_parts(question, IMAGE_TYPES),
+        generation=_generation(decoding, is_json=schema is not None),
+        schema=None if schema is None else to_schema(schema),
         safety=tuple(
             {"category": f"HARM_CATEGORY_{name}", "threshold": str(decoding.safety_threshold)} for name in categories
         ),
@@ -127,13 +125,13 @@ def to_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _generation(decoding: Decoding) -> dict[str, Any]:
+def _generation(decoding: Decoding, is_json: bool) -> dict[str, Any]:
     resolution, thinking = decoding.media_resolution, decoding.thinking_budget
     values = {
         "temperature": decoding.temperature,
         "topP": decoding.top_p,
         "maxOutputTokens": decoding.max_output_tokens,
-        "responseMimeType": "application/json",
+        "responseMimeType": "application/json" if is_json else None,
         "thinkingConfig": None if thinking is None else {"thinkingBudget": thinking},
         "mediaResolution": None if resolution is None else f"MEDIA_RESOLUTION_{resolution.upper()}",
     }

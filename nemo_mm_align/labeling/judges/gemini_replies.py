@@ -1,4 +1,4 @@
-"""What the Gemini service replies, as its REST JSON: text, token counts, and the classes of `JudgeFailure`."""
+"""What the Gemini service replies, as its REST JSON: text, token counts, and the classes of `CallFailure`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.labeling.judge import FailureKind, JudgeFailure, JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.judges.http_failures import count_of, retry_after
-from nemo_mm_align.labeling.parsing import parse_reply
 from nemo_mm_align.labeling.refusals import kind_of_error
+from nemo_mm_align.llm.failures import CallFailure, FailureKind
+from nemo_mm_align.llm.question import Answer
 
 SAFETY_REASON = re.compile("SAFETY|BLOCKLIST|PROHIBITED|SPII")
 """In the names of reasons for which a reply was blocked; images have names of their own (IMAGE_PROHIBITED_CONTENT)."""
@@ -23,21 +23,15 @@ HTTP_OF_RPC = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400,
 FAILED_PRECONDITION = 9
 
 
-def read_reply(response: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
-    """Return the judgement in a ``GenerateContentResponse``; raise `JudgeFailure` where it holds none."""
+def read_reply(response: Mapping[str, Any]) -> Answer:
+    """Return the answer in a ``GenerateContentResponse``; raise `CallFailure` where it holds none."""
     try:
         usage, (kind, message), text = token_usage(response), _classify(response), reply_text(response)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise JudgeFailure("server", f"not a reply of the service ({error!r})", _dump(response)) from None
+        raise CallFailure("server", f"not a reply of the service ({error!r})", _dump(response)) from None
     if kind is not None:
-        raise JudgeFailure(kind, message, _dump(response), usage=usage)
-    try:
-        parsed = parse_reply(text, request.schema, len(request.candidates), request.want_reference)
-    except JudgeFailure as failure:
-        failure.usage = usage
-        raise
-    version = str(response.get("modelVersion", ""))
-    return JudgeReply(parsed.ratings, parsed.reasoning, parsed.reference_answer, text, usage, version)
+        raise CallFailure(kind, message, _dump(response), usage=usage)
+    return Answer(text, usage, str(response.get("modelVersion", "")))
 
 
 def reply_text(response: Mapping[str, Any]) -> str:
@@ -71,24 +65,24 @@ def token_usage(response: Mapping[str, Any]) -> dict[str, int]:
     return {"input_tokens": asked, "output_tokens": total - asked} if total else {}
 
 
-def failure_of_status(code: int, message: str, raw: str, headers: Mapping[str, str], details: Any) -> JudgeFailure:
+def failure_of_status(code: int, message: str, raw: str, headers: Mapping[str, str], details: Any) -> CallFailure:
     """Return the failure for a reply with an error status; `raw` is its body."""
-    return JudgeFailure(
+    return CallFailure(
         kind_of_error(code, f"{message} {raw}"), f"HTTP {code}: {message}", raw, retry_after(headers, details)
     )
 
 
-def read_batch_reply(line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
-    """Return the judgement in a line of a batch's result file; raise `JudgeFailure` where it holds none."""
+def read_batch_reply(line: Mapping[str, Any]) -> Answer:
+    """Return the answer in a line of a batch's result file; raise `CallFailure` where it holds none."""
     response, error = line.get("response"), line.get("error") or line.get("status")
     if isinstance(response, Mapping) and response:
-        return read_reply(response, request)
+        return read_reply(response)
     raw = _dump(line)
     if isinstance(error, Mapping):
         code = count_of(error.get("code")) or 13
         text = f"{error.get('message', '')}{' FAILED_PRECONDITION' if code == FAILED_PRECONDITION else ''}"
         raise failure_of_status(HTTP_OF_RPC.get(code, code), text, raw, {}, error.get("details"))
-    raise JudgeFailure("server", "the line holds neither a response nor an error", raw)
+    raise CallFailure("server", "the line holds neither a response nor an error", raw)
 
 
 def _dump(value: Mapping[str, Any]) -> str:

@@ -1,24 +1,25 @@
-"""What judges of the Gemini service share: message, reply, failures, batch lines. A subclass brings the client."""
+"""What clients of the Gemini service share: message, reply, failures, batch lines. A subclass brings the library."""
 
 from __future__ import annotations
 
-import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import SecretStr
+
 from nemo_mm_align.keys import GOOGLE_KEYS
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.api_key import checked_for_key, conceal, read_api_key
+from nemo_mm_align.labeling.judges.api_key import conceal, read_api_key
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage, build_message
 from nemo_mm_align.labeling.judges.gemini_replies import read_batch_reply, read_reply
-from nemo_mm_align.labeling.judges.transport import check_timeout
-from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
-from nemo_mm_align.labeling.running.pricing import PriceSettings, read_price
+from nemo_mm_align.llm.clients.base import ServiceClient
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import PriceSettings
+from nemo_mm_align.llm.question import Answer, Question
 
 
-class GeminiService(ABC):
-    """A Gemini model that rates candidates. One call is one attempt, with a client of its own per thread.
+class GeminiService(ServiceClient):
+    """A Gemini model. One call is one attempt, with a library's client of its own per thread.
 
     Args:
         decoding: model and how it answers.
@@ -28,7 +29,7 @@ class GeminiService(ABC):
         price: what tokens cost, as `Price` has it, or None.
     """
 
-    reads_metadata = False
+    _key: SecretStr
 
     def __init__(
         self,
@@ -38,52 +39,44 @@ class GeminiService(ABC):
         api_key_file: str | None,
         price: PriceSettings,
     ) -> None:
-        self.name = decoding.model
-        self.price = read_price(price)
-        self.max_output_tokens = decoding.max_output_tokens
-        self._decoding, self._timeout_s, self._api_endpoint = decoding, check_timeout(timeout_s), api_endpoint
-        self._key = read_api_key(api_key_file, GOOGLE_KEYS, "Gemini")
-        self._local = threading.local()
+        key = read_api_key(api_key_file, GOOGLE_KEYS, "Gemini")
+        super().__init__(decoding.model, decoding.max_output_tokens, timeout_s, key, price)
+        self._decoding, self._api_endpoint = decoding, api_endpoint
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Model, decoding and rubric. Which client asks changes nothing: both share their judgements."""
-        return {**self._decoding.settings, "rubric": rubric_fingerprint(), "rubric_text": INSTRUCTIONS}
+        """Model and decoding. Which library asks changes nothing: both share their answers."""
+        return self._decoding.settings
 
-    def judge(self, request: JudgeRequest) -> JudgeReply:
-        """Ask once; raise `JudgeFailure` of any kind, its texts without the key."""
-        message = build_message(request, self._decoding)
-        try:
-            return checked_for_key(self._ask(message, request), self._key)
-        except JudgeFailure as failure:
-            raise conceal(failure, self._key) from None
-
-    def count_tokens(self, request: JudgeRequest) -> int | None:
-        """Return the input tokens as the service counts them, or raise `JudgeFailure`."""
-        message = build_message(request, self._decoding)
+    def count_tokens(self, question: Question) -> int | None:
+        """Return the input tokens as the service counts them, or raise `CallFailure`."""
+        message = self._message(question)
         try:
             return self._count(self._client(), message)
         except Exception as error:
             raise conceal(self._failure(error), self._key) from None
 
-    def batch_request(self, key: str, request: JudgeRequest) -> dict[str, Any]:
+    def batch_request(self, key: str, question: Question) -> dict[str, Any]:
         """Return a line of the service's batch file."""
-        return {"key": key, "request": build_message(request, self._decoding).to_json()}
+        return {"key": key, "request": self._message(question).to_json()}
 
     def batch_key(self, line: Mapping[str, Any]) -> str | None:
         """Return the key of a line of a batch's result file, if it has one."""
         return line.get("key")
 
-    def batch_reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
-        """Return the judgement in a line of a batch's result file, or raise `JudgeFailure`."""
-        return read_batch_reply(line, request)
+    def batch_answer(self, line: Mapping[str, Any]) -> Answer:
+        """Return the answer in a line of a batch's result file, or raise `CallFailure`."""
+        return read_batch_reply(line)
 
-    def _ask(self, message: GeminiMessage, request: JudgeRequest) -> JudgeReply:
+    def _message(self, question: Question) -> GeminiMessage:
+        return build_message(question, self._decoding)
+
+    def _send(self, message: GeminiMessage) -> Answer:
         try:
             response = self._generate(self._client(), message)
-        except Exception as error:  # the clients let exceptions of several libraries through
+        except Exception as error:  # the libraries let exceptions of several others through
             raise self._failure(error) from None
-        return read_reply(response, request)
+        return read_reply(response)
 
     @abstractmethod
     def _make_client(self) -> Any:
@@ -98,7 +91,7 @@ class GeminiService(ABC):
         """Return the tokens of a message as the service counts them."""
 
     @abstractmethod
-    def _failure(self, error: Exception) -> JudgeFailure:
+    def _failure(self, error: Exception) -> CallFailure:
         """Return the failure for an exception of the client."""
 
     def _client(self) -> Any:

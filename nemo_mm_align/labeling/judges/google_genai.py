@@ -1,4 +1,4 @@
-"""Gemini as a judge, through the google-genai client (google-generativeai's successor). One call is one attempt."""
+"""Gemini through the google-genai client (google-generativeai's successor). One call is one attempt."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
 from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status
 from nemo_mm_align.labeling.judges.gemini_service import GeminiService
 from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
 from nemo_mm_align.labeling.judges.request_images import RequestImage
 from nemo_mm_align.labeling.judges.transport import make_session, read_environment_once
-from nemo_mm_align.labeling.running.pricing import PriceSettings
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import PriceSettings
 
 try:
     import httpx
@@ -38,8 +38,8 @@ SET_ANEW = {"host", "connection", "content-length", "content-encoding", "transfe
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line per call
 
 
-class GoogleGenaiJudge(GeminiService):
-    """A Gemini model that rates candidates; arguments as in `Decoding` and `GeminiService`."""
+class GoogleGenai(GeminiService):
+    """A Gemini model; arguments as in `Decoding` and `GeminiService`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class GoogleGenaiJudge(GeminiService):
         config = types.GenerateContentConfig.model_validate(
             {
                 **message.generation,
-                "systemInstruction": message.instructions,
+                "systemInstruction": message.instructions or None,
                 "responseSchema": message.schema,
                 "safetySettings": list(message.safety) or None,
                 "automaticFunctionCalling": {"disable": True},  # or the client logs a line about it at every call
@@ -87,11 +87,12 @@ class GoogleGenaiJudge(GeminiService):
 
     def _count(self, client: Any, message: GeminiMessage) -> int:
         # This client counts contents alone; the instructions count the same as a part of them.
-        parts = [_to_part(part) for part in (message.instructions, *message.parts)]
+        texts = (message.instructions,) if message.instructions else ()
+        parts = [_to_part(part) for part in (*texts, *message.parts)]
         contents = [types.Content(role="user", parts=parts)]
         return int(client.models.count_tokens(model=self.name, contents=contents).total_tokens)
 
-    def _failure(self, error: Exception) -> JudgeFailure:
+    def _failure(self, error: Exception) -> CallFailure:
         if isinstance(error, errors.APIError):
             raw, headers = _body(error)
             details = error.details.get("error", {}) if isinstance(error.details, dict) else {}

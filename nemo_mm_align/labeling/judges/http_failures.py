@@ -10,14 +10,14 @@ from typing import Any
 
 import requests
 
-from nemo_mm_align.labeling.judge import FailureKind, JudgeFailure
 from nemo_mm_align.labeling.judges.transport import RedirectRefusedError, ReplyTooLargeError
+from nemo_mm_align.llm.failures import CallFailure, FailureKind
 
 MOST_TOKENS = 10**9
 """What no call can cost; a larger count is a mistake, and would use up a budget at once."""
 
 
-def failure_of_exception(error: Exception, raw: str = "") -> JudgeFailure:
+def failure_of_exception(error: Exception, raw: str = "") -> CallFailure:
     """Return the failure for an exception of a connection or of a client.
 
     What is no known exception comes from a reply that is not the service's protocol (a proxy's page with status 200, a cut
@@ -27,10 +27,10 @@ def failure_of_exception(error: Exception, raw: str = "") -> JudgeFailure:
         raw: what came, as far as it is known.
     """
     if isinstance(error, RedirectRefusedError):
-        return JudgeFailure("refused", str(error))
+        return CallFailure("refused", str(error))
     kind: FailureKind = "timeout" if isinstance(error, requests.exceptions.Timeout) else "server"
     plain = isinstance(error, ReplyTooLargeError | requests.exceptions.Timeout)
-    return JudgeFailure(kind, str(error) if plain else f"{type(error).__name__}: {error}", raw)
+    return CallFailure(kind, str(error) if plain else f"{type(error).__name__}: {error}", raw)
 
 
 def retry_after(headers: Mapping[str, str], details: Any = None) -> float | None:

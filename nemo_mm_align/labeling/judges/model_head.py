@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import read_file
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
+from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.model.config import ParallelConfig, Precision
 
 if TYPE_CHECKING:
@@ -103,17 +104,17 @@ class AttributeModelJudge:
         return JudgeReply(ratings, ("",) * len(ratings), raw=json.dumps(told))
 
     def _sample(self, request: JudgeRequest) -> Sample:
-        """The candidates as the model reads them; raise `JudgeFailure` where it cannot, or a picture has changed."""
+        """The candidates as the model reads them; raise `CallFailure` where it cannot, or a picture has changed."""
         from nemo_mm_align.datasets.sample import Sample
 
         try:
             encoder = self._opened.encoder
             sequences = encoder.encode_answers(request.prompt.turns, request.candidates, may_be_empty=True)
         except UserError as error:
-            raise JudgeFailure("bad_request", str(error)) from None
+            raise CallFailure("bad_request", str(error)) from None
         longest, positions = max(map(len, sequences)), self._opened.source.config.language.max_position_embeddings
         if longest > positions:
-            raise JudgeFailure("bad_request", f"a candidate of {longest} tokens; the model has {positions} positions")
+            raise CallFailure("bad_request", f"a candidate of {longest} tokens; the model has {positions} positions")
         for path, checked in zip(request.image_paths, request.image_hashes, strict=False):
             _check_picture(path, checked)
         return Sample(request.prompt.id, list(request.image_paths), sequences)
@@ -131,4 +132,4 @@ def _check_picture(path: Path, checked: str) -> None:
         if checked and hashlib.sha256(read_file(path)).hexdigest() != checked:
             raise UserError(f"{path}: changed since this run began. Start the same command again.")
     except UserError as error:
-        raise JudgeFailure("input", str(error)) from None
+        raise CallFailure("input", str(error)) from None

@@ -1,8 +1,7 @@
-"""Any service with OpenAI's chat completions as a judge: vLLM, SGLang, llama.cpp, hosted ones. A call is one attempt."""
+"""Any service with OpenAI's chat completions: vLLM, SGLang, llama.cpp, hosted ones. A call is one attempt."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,20 +11,20 @@ import requests
 from pydantic import SecretStr
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.api_key import checked_for_key, conceal, read_api_key
+from nemo_mm_align.labeling.judges.api_key import read_api_key
 from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
 from nemo_mm_align.labeling.judges.openai_messages import ChatSettings, build_body
 from nemo_mm_align.labeling.judges.openai_replies import failure_of_http, read_batch_reply, read_reply
-from nemo_mm_align.labeling.judges.transport import check_timeout, make_session
-from nemo_mm_align.labeling.rubric import INSTRUCTIONS, rubric_fingerprint
-from nemo_mm_align.labeling.running.pricing import PriceSettings, read_price
+from nemo_mm_align.labeling.judges.transport import make_session
+from nemo_mm_align.llm.clients.base import ServiceClient
+from nemo_mm_align.llm.price import PriceSettings
+from nemo_mm_align.llm.question import Answer, Question
 
 BATCH_URL = "/v1/chat/completions"
 
 
-class OpenAICompatibleJudge:
-    """A model behind ``POST <base_url>/chat/completions`` that rates candidates.
+class OpenAICompatible(ServiceClient):
+    """A model behind ``POST <base_url>/chat/completions``.
 
     Args:
         base_url: with its version, for example ``http://127.0.0.1:8000/v1``.
@@ -40,8 +39,6 @@ class OpenAICompatibleJudge:
         api_key_file: file with the key, instead of the variable.
         price: what tokens cost, as `Price` has it, or None.
     """
-
-    reads_metadata = False
 
     def __init__(
         self,
@@ -59,51 +56,47 @@ class OpenAICompatibleJudge:
         api_key_file: str | None = None,
         price: PriceSettings = None,
     ) -> None:
+        url = f"{_checked(base_url)}/chat/completions"
         decoding = (temperature, top_p, seed, max_output_tokens, max_tokens_parameter)
         self._chat = ChatSettings(model, *decoding, response_format, dict(extra_body or {}))
-        self.name, self.max_output_tokens = model, max_output_tokens
-        self.price = read_price(price)
-        self._url, self._timeout_s = f"{_checked(base_url)}/chat/completions", check_timeout(timeout_s)
-        self._key: SecretStr | None = None
+        key: SecretStr | None = None
         if api_key_file is not None or api_key_variable is not None:
             service = f"{base_url} (if it wants none: judge.api_key_variable=null)"
-            self._key = read_api_key(api_key_file, (api_key_variable or "",), service)
-        self._local = threading.local()
+            key = read_api_key(api_key_file, (api_key_variable or "",), service)
+        super().__init__(model, max_output_tokens, timeout_s, key, price)
+        self._url = url
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Model, decoding and rubric. Not the address: a served model moves from host to host."""
-        return {**self._chat.settings, "rubric": rubric_fingerprint(), "rubric_text": INSTRUCTIONS}
+        """Model and decoding. Not the address: a served model moves from host to host."""
+        return self._chat.settings
 
-    def judge(self, request: JudgeRequest) -> JudgeReply:
-        """Ask once; raise `JudgeFailure` of any kind, its texts without the key."""
-        body = build_body(request, self._chat)
-        try:
-            return checked_for_key(self._ask(body, request), self._key)
-        except JudgeFailure as failure:
-            raise conceal(failure, self._key) from None
-
-    def batch_request(self, key: str, request: JudgeRequest) -> dict[str, Any]:
+    def batch_request(self, key: str, question: Question) -> dict[str, Any]:
         """Return a line of OpenAI's batch file."""
-        return {"custom_id": key, "method": "POST", "url": BATCH_URL, "body": build_body(request, self._chat)}
+        return {"custom_id": key, "method": "POST", "url": BATCH_URL, "body": self._message(question)}
 
     def batch_key(self, line: Mapping[str, Any]) -> str | None:
         """Return the key of a line of a batch's output or error file, if it has one."""
         return line.get("custom_id")
 
-    def batch_reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
-        """Return the judgement in a line of a batch's output or error file, or raise `JudgeFailure`."""
-        return read_batch_reply(line, request)
+    def batch_answer(self, line: Mapping[str, Any]) -> Answer:
+        """Return the answer in a line of a batch's output or error file, or raise `CallFailure`."""
+        return read_batch_reply(line)
 
-    def _ask(self, body: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
+    def _message(self, question: Question) -> dict[str, Any]:
+        return build_body(question, self._chat)
+
+    def _send(self, message: Mapping[str, Any]) -> Answer:
         try:
-            response = self._session().post(self._url, json=body, allow_redirects=False, auth=_Authorization(self._key))
+            response = self._session().post(
+                self._url, json=message, allow_redirects=False, auth=_Authorization(self._key)
+            )
         except Exception as error:  # of requests, urllib3 and what they are made of
             raise failure_of_exception(error) from None
         text = response.content.decode("utf-8", "replace")
         if response.status_code != 200:
             raise failure_of_http(response.status_code, text, response.headers)
-        return read_reply(text, request)
+        return read_reply(text)
 
     def _session(self) -> requests.Session:
         """Return this thread's connection."""

@@ -1,4 +1,4 @@
-"""From a `JudgeRequest` to the body of a chat completion, as OpenAI-compatible services take it."""
+"""From a `Question` to the body of a chat completion, as OpenAI-compatible services take it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.judges.request_images import RequestImage, request_images
-from nemo_mm_align.labeling.rubric import build_judge_prompt
+from nemo_mm_align.labeling.judges.request_images import RequestImage, loaded_parts
+from nemo_mm_align.llm.question import Question
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 LIMITS = ("max_tokens", "max_completion_tokens")
@@ -19,7 +18,7 @@ FORMATS = ("json_schema", "json_object", None)
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How the model answers; arguments as in `OpenAICompatibleJudge`."""
+    """How the model answers; arguments as in `OpenAICompatible`."""
 
     model: str
     temperature: float | None = 0.0
@@ -39,7 +38,7 @@ class ChatSettings:
             )
         taken = {"model", "messages", "stream", "n"} & set(self.extra_body)
         if taken:
-            raise UserError(f"judge.extra_body sets {', '.join(sorted(taken))}, which the judge sets itself.")
+            raise UserError(f"judge.extra_body sets {', '.join(sorted(taken))}, which this client sets itself.")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -54,26 +53,21 @@ class ChatSettings:
         }
 
 
-def build_body(request: JudgeRequest, chat: ChatSettings) -> dict[str, Any]:
-    """Return the body: rubric as system message, text and images as the user's, images as data URLs.
+def build_body(question: Question, chat: ChatSettings) -> dict[str, Any]:
+    """Return the body: instructions as system message, text and images as the user's, images as data URLs.
 
     Raises:
-        JudgeFailure: ``input`` where an image has gone or changed into something else.
+        CallFailure: ``input`` where an image has gone or changed into something else.
     """
-    prompt, images = build_judge_prompt(request), request_images(request, IMAGE_TYPES)
+    parts = [_part(part) for part in loaded_parts(question, IMAGE_TYPES)]
+    system = [{"role": "system", "content": question.instructions}] if question.instructions else []
     decoding = {"temperature": chat.temperature, "top_p": chat.top_p, "seed": chat.seed}
     return {
         "model": chat.model,
-        "messages": [
-            {"role": "system", "content": prompt.instructions},
-            {
-                "role": "user",
-                "content": [_part(part if isinstance(part, str) else next(images)) for part in prompt.parts],
-            },
-        ],
+        "messages": [*system, {"role": "user", "content": parts}],
         **{name: value for name, value in decoding.items() if value is not None},
         chat.max_tokens_parameter: chat.max_output_tokens,
-        **_response_format(chat.response_format, prompt.response_schema),
+        **_response_format(chat.response_format, question),
         **chat.extra_body,
     }
 
@@ -85,12 +79,12 @@ def _part(part: str | RequestImage) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _response_format(kind: str | None, schema: Mapping[str, Any]) -> dict[str, Any]:
-    if kind is None:
+def _response_format(kind: str | None, question: Question) -> dict[str, Any]:
+    if kind is None or question.response_schema is None:
         return {}
     if kind == "json_object":
         return {"response_format": {"type": kind}}
-    named = {"name": "judgement", "strict": True, "schema": _strict(schema)}
+    named = {"name": question.response_name, "strict": True, "schema": _strict(question.response_schema)}
     return {"response_format": {"type": kind, "json_schema": named}}
 
 

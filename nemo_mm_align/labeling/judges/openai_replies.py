@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible service replies: text, token counts, and the classes of `JudgeFailure`."""
+"""What an OpenAI-compatible service replies: text, token counts, and the classes of `CallFailure`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.labeling.judge import FailureKind, JudgeFailure, JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.judges.http_failures import count_of, retry_after
-from nemo_mm_align.labeling.parsing import parse_reply
 from nemo_mm_align.labeling.refusals import kind_of_error
+from nemo_mm_align.llm.failures import CallFailure, FailureKind
+from nemo_mm_align.llm.question import Answer
 
 BLOCKED = frozenset({"content_filter", "content_policy_violation"})
 
@@ -21,34 +21,34 @@ BROKEN_OFF = re.compile(r"(?i)error|abort|cancel|timeout|insufficient|overload|i
 """Words for ends that are not natural. For a natural one servers have many (``stop``, ``eos_token``, ``end_turn``, ...)."""
 
 
-def read_reply(text: str, request: JudgeRequest) -> JudgeReply:
-    """Return the judgement in the body of a reply with status 200; raise `JudgeFailure` where it holds none."""
+def read_reply(text: str) -> Answer:
+    """Return the answer in the body of a reply with status 200; raise `CallFailure` where it holds none."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise JudgeFailure("server", f"the reply is no JSON ({error})", text) from None
+        raise CallFailure("server", f"the reply is no JSON ({error})", text) from None
     try:
-        return _read(body, request)
+        return _read(body)
     except (AttributeError, KeyError, TypeError, IndexError):
-        raise JudgeFailure("server", "the reply is no chat completion", text) from None
+        raise CallFailure("server", "the reply is no chat completion", text) from None
 
 
-def read_batch_reply(line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
-    """Return the judgement in a line of a batch's output or error file; raise `JudgeFailure` where it holds none."""
+def read_batch_reply(line: Mapping[str, Any]) -> Answer:
+    """Return the answer in a line of a batch's output or error file; raise `CallFailure` where it holds none."""
     raw = json.dumps(line, ensure_ascii=False)
     response, error = line.get("response"), line.get("error")
     if isinstance(response, Mapping):
         code, body = count_of(response.get("status_code")), json.dumps(response.get("body"), ensure_ascii=False)
         if code == 200:
-            return read_reply(body, request)
+            return read_reply(body)
         raise failure_of_http(code or 500, body, {})
     message = error.get("message", "") if isinstance(error, Mapping) else "neither a response nor an error"
     code_name = error.get("code", "") if isinstance(error, Mapping) else ""
     # Requests that a batch had no time for, or that were cancelled with it, were not asked at all.
-    raise JudgeFailure("server", f"{code_name}: {message}".removeprefix(": "), raw)
+    raise CallFailure("server", f"{code_name}: {message}".removeprefix(": "), raw)
 
 
-def failure_of_http(status: int, text: str, headers: Mapping[str, str]) -> JudgeFailure:
+def failure_of_http(status: int, text: str, headers: Mapping[str, str]) -> CallFailure:
     """Return the failure for a reply with another status than 200."""
     error = _error_of(text)
     names = " ".join(str(error.get(name) or "") for name in ("message", "code", "type", "status"))
@@ -56,22 +56,16 @@ def failure_of_http(status: int, text: str, headers: Mapping[str, str]) -> Judge
     if str(error.get("code") or "") in BLOCKED:
         kind = "safety"
     message = str(error.get("message") or text[:200])
-    return JudgeFailure(kind, f"HTTP {status}: {message}", text, retry_after(headers))
+    return CallFailure(kind, f"HTTP {status}: {message}", text, retry_after(headers))
 
 
-def _read(body: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
+def _read(body: Mapping[str, Any]) -> Answer:
     usage = _token_usage(body)
     kind, message = _classify(body)
     if kind is not None:
-        raise JudgeFailure(kind, message, json.dumps(body, ensure_ascii=False), usage=usage)
+        raise CallFailure(kind, message, json.dumps(body, ensure_ascii=False), usage=usage)
     text = _text(body["choices"][0]["message"].get("content"))
-    try:
-        parsed = parse_reply(text, request.schema, len(request.candidates), request.want_reference)
-    except JudgeFailure as failure:
-        failure.usage = usage
-        raise
-    version = str(body.get("model") or "")
-    return JudgeReply(parsed.ratings, parsed.reasoning, parsed.reference_answer, text, usage, version)
+    return Answer(text, usage, str(body.get("model") or ""))
 
 
 def _classify(body: Mapping[str, Any]) -> tuple[FailureKind | None, str]:

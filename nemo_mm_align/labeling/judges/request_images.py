@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import MAX_JUDGE_BYTES, load_image, read_file
-from nemo_mm_align.labeling.judge import JudgeFailure, JudgeRequest
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.question import Question, QuestionImage
 
 log = logging.getLogger(__name__)
 
@@ -29,24 +29,22 @@ class RequestImage:
     mime_type: str
 
 
-def request_images(request: JudgeRequest, accepted: Collection[str]) -> Iterator[RequestImage]:
-    """Yield the images of a request in order; raises as `read_request_image`."""
-    for path, checked in zip_longest(request.image_paths, request.image_hashes, fillvalue=""):
-        yield read_request_image(Path(path), accepted, checked)
+def loaded_parts(question: Question, accepted: Collection[str]) -> tuple[str | RequestImage, ...]:
+    """Return the parts of a question with the bytes of its images; raises as `load_question_image`."""
+    return tuple(part if isinstance(part, str) else load_question_image(part, accepted) for part in question.parts)
 
 
-def read_request_image(path: Path, accepted: Collection[str], checked: str = "") -> RequestImage:
+def load_question_image(image: QuestionImage, accepted: Collection[str]) -> RequestImage:
     """Return an image's original bytes; a format that the service does not take goes as PNG (its first frame).
 
     Args:
-        path: the file.
         accepted: MIME types that the service takes.
-        checked: SHA-256 that its bytes had when the input was checked; "" where any will do.
 
     Raises:
-        JudgeFailure: ``input`` where the file has gone or changed since the input check: the ledger would hold a judgement
-            of another image than it says.
+        CallFailure: ``input`` where the file has gone or changed since the input check: the ledger would hold an answer
+            about another image than it says.
     """
+    path, checked = image.path, image.sha256
     try:
         data = read_file(path, MAX_JUDGE_BYTES)
         if checked and hashlib.sha256(data).hexdigest() != checked:
@@ -56,7 +54,7 @@ def read_request_image(path: Path, accepted: Collection[str], checked: str = "")
             raise UserError(f"{path}: neither PNG, JPEG, WebP nor GIF. Convert it to PNG or JPEG.")
         return RequestImage(data, mime_type) if mime_type in accepted else _as_png(path, mime_type)
     except UserError as error:
-        raise JudgeFailure("input", str(error)) from None
+        raise CallFailure("input", str(error)) from None
 
 
 def sniff(data: bytes) -> str | None:

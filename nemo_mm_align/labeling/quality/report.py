@@ -8,13 +8,13 @@ from pathlib import Path
 
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.judge import Price
 from nemo_mm_align.labeling.provenance import report_path
 from nemo_mm_align.labeling.quality import findings, page, plots, tables
 from nemo_mm_align.labeling.quality.collect import Quality, collect
 from nemo_mm_align.labeling.quality.comparison import Comparison
 from nemo_mm_align.labeling.running.budget import describe_tokens
 from nemo_mm_align.labeling.running.spending import Tokens
+from nemo_mm_align.llm.price import Price
 from nemo_mm_align.reporting.page import render
 from nemo_mm_align.reporting.tables import cells
 

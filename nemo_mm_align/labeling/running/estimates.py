@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from pydantic import Field
 
 from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.rubric import build_judge_prompt
+from nemo_mm_align.labeling.rubric import build_question
 from nemo_mm_align.labeling.running.spending import Spending, Tokens
 
 BYTES_PER_TOKEN = 4.0
@@ -39,10 +38,9 @@ class EstimateSettings(StrictModel):
 
 def guess_input_tokens(request: JudgeRequest) -> int:
     """Return a guess of a question's tokens, images included, that needs no service."""
-    prompt = build_judge_prompt(request)
-    texts = [prompt.instructions, *(part for part in prompt.parts if not isinstance(part, Path))]
-    length = sum(len(text.encode("utf-8", errors="replace")) for text in texts)
-    return round(length / BYTES_PER_TOKEN) + TOKENS_PER_IMAGE * len(request.image_paths)
+    question = build_question(request)
+    length = sum(len(text.encode("utf-8", errors="replace")) for text in question.texts)
+    return round(length / BYTES_PER_TOKEN) + TOKENS_PER_IMAGE * len(question.images)
 
 
 class TokenEstimator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from nemo_mm_align.labeling.judge import JudgeFailure
+from nemo_mm_align.llm.failures import CallFailure
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Backoff:
     initial: float
     maximum: float
 
-    def delay(self, failure: JudgeFailure, number: int) -> float:
+    def delay(self, failure: CallFailure, number: int) -> float:
         """Return the seconds to wait before the next attempt."""
         ceiling = min(self.maximum, self.initial * 2.0 ** (number - 1))
         asked = failure.retry_after or 0.0

@@ -13,19 +13,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
-from nemo_mm_align.labeling.judge import (
-    PERMANENT_KINDS,
-    SERVICE_KINDS,
-    JudgeFailure,
-    JudgeReply,
-    JudgeRequest,
-    check_reply,
-)
+from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply
 from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
 from nemo_mm_align.labeling.running.admission import Admission, Ticket
 from nemo_mm_align.labeling.running.pacing import Backoff, Breaker
 from nemo_mm_align.labeling.running.progress import ProgressDisplay, Tally
 from nemo_mm_align.labeling.running.signals import stop_on_signal
+from nemo_mm_align.llm.failures import PERMANENT_KINDS, SERVICE_KINDS, CallFailure
 
 log = logging.getLogger(__name__)
 
@@ -192,12 +186,12 @@ class LabelRunner:
             self._stop.set()
         return ticket
 
-    def _attempt(self, job: Job, request: JudgeRequest, ticket: Ticket) -> JudgeFailure | None:
+    def _attempt(self, job: Job, request: JudgeRequest, ticket: Ticket) -> CallFailure | None:
         """Make one call, record it and settle what it cost; return its failure, if it failed."""
         started = time.monotonic()
         try:
             reply = check_reply(self.context.judge.judge(request), request)
-        except JudgeFailure as failure:
+        except CallFailure as failure:
             self._record_failure(job, failure, started)
             self.admission.leave(ticket, failure.usage, failure.kind)
             return failure
@@ -216,7 +210,7 @@ class LabelRunner:
             self.tally.usage.update(reply.usage)
             self._breaker.succeeded()
 
-    def _record_failure(self, job: Job, failure: JudgeFailure, started: float) -> None:
+    def _record_failure(self, job: Job, failure: CallFailure, started: float) -> None:
         log.debug("prompt %s: %s", job.prompt.id, failure)
         what = {"kind": failure.kind, "message": failure.message, "retry_after": failure.retry_after}
         self._record(job, started, status="failed", raw=failure.raw, usage=dict(failure.usage), **what)

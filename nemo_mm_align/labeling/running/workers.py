@@ -23,16 +23,10 @@ from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import (
-    Judge,
-    JudgeFailure,
-    JudgeReply,
-    JudgeRequest,
-    Price,
-    max_output_tokens_of,
-    price_of,
-)
+from nemo_mm_align.labeling.judge import Judge, JudgeReply, JudgeRequest, max_output_tokens_of, price_of
 from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import Price
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +182,7 @@ class _Worker:
                 self._broken = f"a worker process could not make the judge: {problem} (exit code {code})."
                 self.ready.set()
         for future in lost.values():
-            _settle(future, JudgeFailure("server", f"the worker process ended (exit code {code})"))
+            _settle(future, CallFailure("server", f"the worker process ended (exit code {code})"))
 
 
 def _settle(future: Future[JudgeReply], outcome: Outcome) -> None:
@@ -232,7 +226,7 @@ def _attempt(judge: Judge, request: JudgeRequest) -> Outcome:
     """Make one call; whatever it raises is an outcome, with its traceback as text where it is a bug."""
     try:
         return judge.judge(request)
-    except JudgeFailure as failure:
+    except CallFailure as failure:
         return failure
     except UserError as error:
         return UserError(str(error))  # subclasses need not survive pickling

@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from nemo_mm_align.labeling.judges.gemini import GeminiJudge
-from nemo_mm_align.labeling.judges.google_genai import GoogleGenaiJudge
-from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatibleJudge
+from nemo_mm_align.labeling.judges.gemini import Gemini
+from nemo_mm_align.labeling.judges.google_genai import GoogleGenai
+from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatible
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSummary
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import (
@@ -18,9 +19,9 @@ KEY = "test-key-0123456789"
 COUNT = 3
 Run = Callable[..., LabelSummary]
 JUDGES = {
-    "gemini": lambda address: GeminiJudge("judge-1", api_endpoint=address),
-    "google_genai": lambda address: GoogleGenaiJudge("judge-1", api_endpoint=address),
-    "openai": lambda address: OpenAICompatibleJudge(f"{address}/v1", "judge-1"),
+    "gemini": lambda address: RubricJudge(Gemini("judge-1", api_endpoint=address)),
+    "google_genai": lambda address: RubricJudge(GoogleGenai("judge-1", api_endpoint=address)),
+    "openai": lambda address: RubricJudge(OpenAICompatible(f"{address}/v1", "judge-1")),
 }
 
 

@@ -14,11 +14,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judge import JudgeFailure
 from nemo_mm_align.labeling.judges.human.answers import FormError
 from nemo_mm_align.labeling.judges.human.desk import Desk
 from nemo_mm_align.labeling.judges.human.page import render_answers, render_closing, render_complete, render_task
-from nemo_mm_align.labeling.judges.request_images import read_request_image
+from nemo_mm_align.labeling.judges.request_images import load_question_image
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.question import QuestionImage
 
 log = logging.getLogger(__name__)
 
@@ -157,10 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         job = self.server.desk.job(key)
         try:
             if job is None:
-                raise JudgeFailure("bad_request", "an image of a prompt that is not to be shown")
+                raise CallFailure("bad_request", "an image of a prompt that is not to be shown")
             checked = job.image_hashes[number] if job.image_hashes else ""
-            image = read_request_image(job.image_paths[number], IMAGE_TYPES, checked)
-        except (JudgeFailure, IndexError):
+            image = load_question_image(QuestionImage(job.image_paths[number], checked), IMAGE_TYPES)
+        except (CallFailure, IndexError):
             self._refuse()
             return
         self._send(HTTPStatus.OK, image.data, image.mime_type)

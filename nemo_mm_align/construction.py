@@ -1,0 +1,45 @@
+"""From a section of a configuration with a `_target_` to the object that it names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_mm_align.configuration import check_arguments, check_section
+from nemo_mm_align.errors import UserError
+
+
+def construct(config: Mapping[str, Any], section: str, what: str, offered: Mapping[str, Any] | None = None) -> Any:
+    """Return what `_target_` (``package.module.Class``) makes of the section's other keys.
+
+    Args:
+        section: its name, for messages.
+        what: what the class is one of, in the plural, for messages: ``judges``.
+        offered: arguments that are given to a class that takes them, beside those of the section.
+
+    Raises:
+        UserError: `_target_` names no class, or a key is none of its arguments. The class itself may raise one too.
+    """
+    check_section(config, section)
+    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    target = str(config.get("_target_", ""))
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        named = getattr(importlib.import_module(module_name), class_name)
+    except UserError:  # one that says itself what it lacks
+        raise
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{section}._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class."
+        ) from None
+    try:
+        parameters = inspect.signature(named).parameters
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{section}._target_={target!r} is no class of {what}. Name one, package.module.Class."
+        ) from None
+    taken = {name: value for name, value in (offered or {}).items() if name in parameters}
+    check_arguments(named, arguments, section, taken)
+    return named(**arguments, **taken)  # as written: they are part of the ledger's keys

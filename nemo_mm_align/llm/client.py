@@ -1,0 +1,64 @@
+"""What a client of a language model is: it asks one question once and returns the answer, or says how that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.question import Answer, Question
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A model behind some interface. `ask` is called from several threads at once; retries are the runner's."""
+
+    @property
+    def name(self) -> str:
+        """What its answers are recorded under, for example ``gemini-2.5-flash``."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything beside the question that can change an answer (model, decoding), as JSON values; no secret.
+
+        It enters the key under which an answer is kept: a client with other settings is asked anew.
+        """
+
+    @property
+    def price(self) -> Price | None:
+        """What its tokens cost, if the user said so."""
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The most tokens that one reply can cost, thinking included; None without such a limit."""
+
+    def ask(self, question: Question) -> Answer:
+        """Return a whole answer, or raise `CallFailure`."""
+
+    def shows_secret(self, text: str) -> bool:
+        """Whether a text holds what must not be written down: the API key, in any spelling."""
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A client whose service says beforehand how long a question is."""
+
+    def count_tokens(self, question: Question) -> int | None:
+        """Return the input tokens of a question, images included; asking costs nothing.
+
+        None where the service cannot say. It is called from several threads at once and may raise `CallFailure`.
+        """
+
+
+@runtime_checkable
+class TakesBatches(Protocol):
+    """A client whose service answers files of questions within a day, at a lower price."""
+
+    def batch_request(self, key: str, question: Question) -> dict[str, Any]:
+        """Return the line of a batch file that asks a question; `CallFailure` where an image has gone."""
+
+    def batch_key(self, line: Mapping[str, Any]) -> str | None:
+        """Return the key of a line of replies, None where it has none."""
+
+    def batch_answer(self, line: Mapping[str, Any]) -> Answer:
+        """Return the answer in a line of replies; raise `CallFailure` as a call would."""

@@ -1,0 +1,64 @@
+"""What all clients of a service over HTTP share: one attempt per call, and no text with the key leaves it."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from nemo_mm_align.labeling.judges.api_key import checked_for_key, conceal, shows_key
+from nemo_mm_align.labeling.judges.transport import check_timeout
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.price import PriceSettings, read_price
+from nemo_mm_align.llm.question import Answer, Question
+
+
+class ServiceClient(ABC):
+    """A model behind a service.
+
+    A subclass sets `settings` and says how a question becomes a message (`_message`), how a message is sent and its answer
+    read (`_send`). What `_send` raises is a `CallFailure`.
+
+    Args:
+        name: of the model.
+        max_output_tokens: limit of a reply, thinking included.
+        timeout_s: seconds after which a call is given up, from connecting to the last byte of the reply.
+        key: the API key; None for a service that wants none.
+        price: what tokens cost, as `Price` has it, or None.
+    """
+
+    def __init__(
+        self, name: str, max_output_tokens: int, timeout_s: float, key: SecretStr | None, price: PriceSettings
+    ) -> None:
+        self.name, self.max_output_tokens = name, max_output_tokens
+        self.price = read_price(price)
+        self._timeout_s, self._key = check_timeout(timeout_s), key
+        self._local = threading.local()
+
+    @property
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """Model and decoding, see `LanguageModel`."""
+
+    def ask(self, question: Question) -> Answer:
+        """Ask once; raise `CallFailure` of any kind, its texts without the key."""
+        message = self._message(question)
+        try:
+            return checked_for_key(self._send(message), self._key)
+        except CallFailure as failure:
+            raise conceal(failure, self._key) from None
+
+    def shows_secret(self, text: str) -> bool:
+        """Whether a text holds the key in any spelling."""
+        return shows_key(text, self._key)
+
+    @abstractmethod
+    def _message(self, question: Question) -> Any:
+        """Return a question in the service's form; raise `CallFailure` (``input``) where an image has gone or changed."""
+
+    @abstractmethod
+    def _send(self, message: Any) -> Answer:
+        """Make one call."""
