@@ -80,14 +80,14 @@ def label_starter(folder: Path, environment: Mapping[str, str]) -> Iterator[Labe
 def arm(death: Death, at: int) -> None:
     """Make this process die at the attempt of number `at`, counted from 0 over all threads."""
     from nemo_mm_align.labeling import stage
-    from nemo_mm_align.labeling.ledger import Attempt, Ledger
+    from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; only the main thread may set this
     lock = threading.Lock()
     count = 0
 
-    class DyingLedger(Ledger):
-        def add(self, attempt: Attempt) -> None:
+    class DyingLedger(JudgeLedger):
+        def add(self, attempt: JudgeAttempt) -> None:
             nonlocal count
             with lock:
                 if count == at and death == "before_line":
@@ -97,7 +97,7 @@ def arm(death: Death, at: int) -> None:
                 count += 1
                 super().add(attempt)  # within the lock: no other line may come between the limit and the line it tears
 
-    vars(stage)["Ledger"] = DyingLedger
+    vars(stage)["JudgeLedger"] = DyingLedger
 
 
 def die_in_the_next_write(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ledger -> annotations.jsonl (in prompt order) and the list of prompts that have no judgement."""
+"""JudgeLedger -> annotations.jsonl (in prompt order) and the list of prompts that have no judgement."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
-from nemo_mm_align.labeling.ledger import Attempt, Ledger
+from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 from nemo_mm_align.labeling.ledger_check import checked_results
 from nemo_mm_align.labeling.provenance import write_settings
 from nemo_mm_align.records import Annotation, Candidate, Prompt, RatedCandidate, resolve_image, write_records
 
 
-def write_annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelContext) -> int:
+def write_annotations(out: Path, inputs: LabelInputs, ledger: JudgeLedger, context: LabelContext) -> int:
     """Write one `Annotation` per judged prompt, atomically, and return how many there are.
 
     Without any the file is left as it is (or absent): an empty one would be no valid input of the next stage.
@@ -27,7 +27,7 @@ def write_annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: L
     return write_records(out, _annotations(out, inputs, ledger, context))
 
 
-def write_unlabelled(path: Path, inputs: LabelInputs, ledger: Ledger) -> int:
+def write_unlabelled(path: Path, inputs: LabelInputs, ledger: JudgeLedger) -> int:
     """Write one JSON line per prompt without a judgement (id, key, attempts, last failure); return how many there are.
 
     With none, a list that an earlier run left is removed.
@@ -53,7 +53,7 @@ def rebase_images(prompt: Prompt, prompts: Path, image_root: Path | None, out: P
     return prompt.model_copy(update={"images": images})
 
 
-def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelContext) -> Iterator[Annotation]:
+def _annotations(out: Path, inputs: LabelInputs, ledger: JudgeLedger, context: LabelContext) -> Iterator[Annotation]:
     fingerprint = context.fingerprint
     for job, attempt in checked_results(ledger, inputs.jobs(), inputs.keys, context.schema):
         if attempt is not None:
@@ -71,7 +71,7 @@ def _annotations(out: Path, inputs: LabelInputs, ledger: Ledger, context: LabelC
             )
 
 
-def _rated(job: Job, attempt: Attempt) -> Iterator[RatedCandidate]:
+def _rated(job: Job, attempt: JudgeAttempt) -> Iterator[RatedCandidate]:
     candidates: tuple[Candidate, ...] = job.candidates.candidates
     for candidate, ratings, reasoning in zip(candidates, attempt.ratings, attempt.reasoning, strict=True):
         yield RatedCandidate(
@@ -79,7 +79,7 @@ def _rated(job: Job, attempt: Attempt) -> Iterator[RatedCandidate]:
         )
 
 
-def _describe_failure(job: Job, ledger: Ledger) -> dict[str, object]:
+def _describe_failure(job: Job, ledger: JudgeLedger) -> dict[str, object]:
     failures = ledger.failures(job.key)
     last = {"kind": failures.kind, "message": failures.message} if failures.total else {"kind": "not asked yet"}
     return {"prompt_id": job.prompt.id, "request_key": job.key, "failed_attempts": failures.total, **last}

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
-from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.nested import differing
 
 log = logging.getLogger(__name__)
@@ -18,14 +18,14 @@ LONGEST_VALUE = 40
 """Characters of a setting's value that are shown; of longer ones the name alone."""
 
 
-def announce(inputs: LabelInputs, context: LabelContext, ledger: Ledger) -> None:
+def announce(inputs: LabelInputs, context: LabelContext, ledger: JudgeLedger) -> None:
     """Log the prompts of a run; warn where judgements in the ledger do not count, since they were asked otherwise."""
     known = sum(map(ledger.succeeded, inputs.keys))
     log.info("%d prompts for %s, %d of them judged before (%s)", len(inputs), context.judge.name, known, ledger.path)
     others = {
         configuration: values
         for configuration, values in ledger.configurations.items()
-        if configuration != context.fingerprint and ledger.spending(configuration).judgements
+        if configuration != context.fingerprint and ledger.spending(configuration).answers
     }
     if known or not others:
         return
@@ -34,7 +34,7 @@ def announce(inputs: LabelInputs, context: LabelContext, ledger: Ledger) -> None
         "%s holds %d judgements that do not count here: they were made with other settings (%s). All %d prompts are asked "
         "about; go back to the earlier settings to use what is there",
         ledger.path,
-        sum(ledger.spending(configuration).judgements for configuration in others),
+        sum(ledger.spending(configuration).answers for configuration in others),
         ", ".join(differences(latest, context.configuration)),
         len(inputs),
     )

@@ -8,12 +8,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from nemo_mm_align.labeling.jobs import Job, LabelContext
-from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.running.admission import Admission
 from nemo_mm_align.labeling.running.budget import BudgetSettings, describe_tokens, money
@@ -24,6 +23,7 @@ from nemo_mm_align.labeling.running.runner import RunnerSettings
 from nemo_mm_align.labeling.running.spending import Spending, Tokens
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.running.call import Call
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Workload:
     to_do: int
     guessed: int
     output: int
-    sample: tuple[Job, ...]
+    sample: tuple[Call, ...]
 
 
 @dataclass(frozen=True)
@@ -63,32 +63,27 @@ class Estimate:
     unknown_calls: int
 
 
-def survey(
-    jobs: Iterable[Job], context: LabelContext, ledger: Ledger, runner: RunnerSettings, estimator: TokenEstimator
-) -> Workload:
-    """Go through all jobs of a run as the runner would, and draw a sample of those to be asked."""
+def survey(calls: Iterable[Call], ledger: Ledger[Any], runner: RunnerSettings, estimator: TokenEstimator) -> Workload:
+    """Go through all calls of a run as the runner would, and draw a sample of those to be made."""
     known, aside, guessed, output, asked, rng = 0, 0, 0, 0, set[str](), random.Random(0)
-    sample: list[Job] = []
-    for job in jobs:
-        if ledger.succeeded(job.key) or job.key in asked:
+    sample: list[Call] = []
+    for call in calls:
+        if ledger.succeeded(call.key) or call.key in asked:
             known += 1
-        elif runner.is_set_aside(ledger, job.key):
+        elif runner.is_set_aside(ledger, call.key):
             aside += 1
         else:
-            asked.add(job.key)
-            request = job.request(context)
-            guessed += estimator.guess(request)
-            output += estimator.expected_output(len(request.candidates))
+            asked.add(call.key)
+            guessed += estimator.guess(call)
+            output += estimator.expected_output(call.size)
             if len(sample) < SAMPLE:
-                sample.append(job)
+                sample.append(call)
             elif (place := rng.randrange(len(asked))) < SAMPLE:
-                sample[place] = job
+                sample[place] = call
     return Workload(known, aside, len(asked), guessed, output, tuple(sample))
 
 
-def estimate(
-    work: Workload, context: LabelContext, known: Spending, runner: RunnerSettings, admission: Admission
-) -> Estimate:
+def estimate(work: Workload, known: Spending, runner: RunnerSettings, admission: Admission) -> Estimate:
     """Return what the work would cost and how long it would take.
 
     Args:
@@ -96,12 +91,12 @@ def estimate(
         admission: its limiter lets the token counts through, its budget knows what is spent.
     """
     estimator = admission.estimator
-    questions, input_source = _input_tokens(work, context, known, admission)
+    questions, input_source = _input_tokens(work, known, admission)
     tokens = Tokens(questions, work.output)
     if estimator.is_free:
         output_source = "the judge uses no tokens"
     elif known.mean_tokens:
-        output_source = f"mean of {known.counted_judgements:,} replies in the ledger"
+        output_source = f"mean of {known.counted_answers:,} replies in the ledger"
     else:
         per_candidate = estimator.settings.output_tokens_per_candidate
         output_source = f"assumed: estimate.output_tokens_per_candidate={per_candidate}"
@@ -153,41 +148,39 @@ def _share(limit: float, spent: float, needed: float) -> str:
     return f"enough for about {max(0.0, limit - spent) / needed:.0%} of what is to do"
 
 
-def _input_tokens(work: Workload, context: LabelContext, known: Spending, admission: Admission) -> tuple[int, str]:
+def _input_tokens(work: Workload, known: Spending, admission: Admission) -> tuple[int, str]:
     """Return the tokens of all questions and how they are known: counted, as before, or guessed."""
     if admission.estimator.is_free or not work.to_do:
         return 0, "the judge uses no tokens" if work.to_do else ""
-    counted = _count_sample(work.sample, context, admission)
+    counted = _count_sample(work.sample, admission)
     if counted:
         exact, guessed = (sum(column) for column in zip(*counted, strict=True))
         every = len(counted) == work.to_do
         source = "counted by the service" + ("" if every else f" on {len(counted)} random prompts")
         return exact if every else round(work.guessed * exact / max(guessed, 1)), source
     if known.mean_tokens:
-        source = f"mean of {known.counted_judgements:,} questions in the ledger"
+        source = f"mean of {known.counted_answers:,} questions in the ledger"
         return known.mean_tokens.input * work.to_do, source
     return work.guessed, "guessed from the length of texts and the number of images"
 
 
-def _count_sample(sample: tuple[Job, ...], context: LabelContext, admission: Admission) -> list[tuple[int, int]]:
+def _count_sample(sample: tuple[Call, ...], admission: Admission) -> list[tuple[int, int]]:
     """Return (counted, guessed) tokens per prompt; nothing where the judge or the service cannot count."""
-    judge = context.judge
-    if not isinstance(judge, CountsTokens):
+    if not all(call.can_count for call in sample):
         return []
-    requests = [job.request(context) for job in sample]
     try:
         with ThreadPoolExecutor(max_workers=8) as pool:
-            counts = list(pool.map(lambda request: _count(judge, request, admission.limiter), requests))
+            counts = list(pool.map(lambda call: _count(call, admission.limiter), sample))
     except CallFailure as failure:
         log.warning("the judge could not count tokens (%s); they are estimated instead", failure)
         return []
-    pairs = zip(counts, requests, strict=True)
-    return [(count, admission.estimator.guess(request)) for count, request in pairs if count is not None]
+    pairs = zip(counts, sample, strict=True)
+    return [(count, admission.estimator.guess(call)) for count, call in pairs if count is not None]
 
 
-def _count(judge: CountsTokens, request: JudgeRequest, limiter: Limiter) -> int | None:
+def _count(call: Call, limiter: Limiter) -> int | None:
     limiter.acquire(threading.Event())
-    return judge.count_tokens(request)
+    return call.count_tokens()
 
 
 def _duration(

@@ -1,6 +1,6 @@
-"""The memory of labelling: an append-only JSONL file with one line per attempt, which survives a kill at any moment.
+"""The memory of calls: an append-only JSONL file with one line per attempt, which survives a kill at any moment.
 
-A line is either a configuration (who judges, on what; once per change) or an attempt. A key that has a successful
+A line is either a configuration (who is asked, on what; once per change) or an attempt. A key that has a successful
 attempt is never asked again; failures are kept as failures, with the raw reply, and are never results. Of several
 successes under one key the last one holds: a person corrects an answer by a later line, and the earlier one stays.
 """
@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,32 +30,30 @@ from nemo_mm_align.records import Record
 log = logging.getLogger(__name__)
 
 RAW_LIMITS = {"ok": 65_536, "failed": 20_000}
-"""Characters of a reply that are kept: what the longest judgement has, and of errors what shows what they are."""
+"""Characters of a reply that are kept: what the longest judgement needs, and of errors what shows what they are."""
 
 REMEDY = "delete this line (its request is then asked again) or restore the file from a copy."
 
 
 class Attempt(Record):
-    """One call of a judge.
+    """One call. What was read from its reply stands in fields of a subclass.
 
     The order of the fields is that of a line: what a start reads of each line comes first (`SUCCESS_HEAD`).
 
     Args:
         key: content key of the request.
-        status: ``ok`` (then `ratings` are there) or ``failed`` (then `kind` and `message` are).
+        status: ``ok`` (then there is what was read from the reply) or ``failed`` (then `kind` and `message` are there).
         configuration: fingerprint of the configuration line that this attempt belongs to.
         usage: token counts.
         seconds: how long the call took.
         time: when it ended, UTC.
-        prompt_id: of the prompt that was labelled, for people.
-        order: indices of the candidates in the order shown to the judge.
-        ratings, reasoning: per candidate, in the order of the candidates file.
+        prompt_id: of the prompt that was asked about, for people.
         raw: the reply as it came, of failures too, up to `RAW_LIMITS` characters.
         raw_length, raw_sha256: characters and hash (of the UTF-8 bytes) of a reply that was longer; 0 and "" where `raw` is
             all of it.
         model_version: what the service says it answered with.
         source: digest of the line of a batch's replies that this was read from; "" for a call.
-        revision: 0 for the first judgement under a key, 1 for its first correction, and so on.
+        revision: 0 for the first answer under a key, 1 for its first correction, and so on.
     """
 
     key: str
@@ -65,10 +63,6 @@ class Attempt(Record):
     seconds: float = 0.0
     time: str = ""
     prompt_id: str
-    order: tuple[int, ...]
-    ratings: tuple[dict[str, float], ...] = ()
-    reasoning: tuple[str, ...] = ()
-    reference_answer: str | None = None
     kind: FailureKind | None = None
     message: str = ""
     retry_after: float | None = None
@@ -80,8 +74,13 @@ class Attempt(Record):
     revision: int = 0
 
 
-class Ledger:
-    """An open ledger file. Appending is safe from several threads; a second process is refused.
+AttemptT = TypeVar("AttemptT", bound=Attempt)
+
+
+class Ledger(Generic[AttemptT]):
+    """An open ledger file; a subclass says what its attempts are (`record`).
+
+    Appending is safe from several threads; a second process is refused.
 
     Args:
         path: the JSONL file, made where it is missing.
@@ -92,6 +91,8 @@ class Ledger:
     Raises:
         UserError: the file cannot be opened, another process writes it, or a line is none of a ledger.
     """
+
+    record: type[AttemptT]
 
     def __init__(self, path: str | Path, fsync_every: int = 1, read_only: bool = False) -> None:
         self.path = Path(path)
@@ -108,7 +109,7 @@ class Ledger:
             self._file.close()
             raise
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -122,11 +123,11 @@ class Ledger:
             self._file.close()
 
     def succeeded(self, key: str) -> bool:
-        """Whether there is a judgement under this key."""
+        """Whether there is an answer under this key."""
         return key in self._index.offsets
 
     def knew(self, key: str) -> bool:
-        """Whether there was a judgement under this key when the ledger was opened."""
+        """Whether there was an answer under this key when the ledger was opened."""
         return self._index.offsets.get(key, self._size_before) < self._size_before
 
     def failures(self, key: str) -> Failures:
@@ -146,15 +147,15 @@ class Ledger:
         """Return (start in seconds since 1970, tokens) of calls of earlier runs that ended in the last `RECENT_S`."""
         return list(self._index.recent)
 
-    def result(self, key: str) -> Attempt:
-        """Return the judgement that holds for a key; `KeyError` where there is none."""
+    def result(self, key: str) -> AttemptT:
+        """Return the answer that holds for a key; `KeyError` where there is none."""
         offset = self._index.offsets[key]
         with self.path.open("rb") as file:
             file.seek(offset)
             return self._attempt(file.readline(), offset)
 
-    def results(self, keys: list[str]) -> Iterator[Attempt | None]:
-        """Yield per key the judgement that holds, or None; the file is opened once."""
+    def results(self, keys: list[str]) -> Iterator[AttemptT | None]:
+        """Yield per key the answer that holds, or None; the file is opened once."""
         with self.path.open("rb") as file:
             for key in keys:
                 offset = self._index.offsets.get(key)
@@ -170,7 +171,7 @@ class Ledger:
             self._append({"configuration": fingerprint, "time": now(), **configuration})
             self._index.configurations[fingerprint] = configuration
 
-    def add(self, attempt: Attempt) -> None:
+    def add(self, attempt: AttemptT) -> None:
         """Append one attempt. Raises `OSError` (a full disk) with the file as it was before."""
         attempt = _shortened(attempt)
         offset = self._append(attempt.model_dump(mode="json", exclude_defaults=True))
@@ -263,16 +264,16 @@ class Ledger:
             self._file.truncate(offset)
         return b""
 
-    def _attempt(self, line: bytes, offset: int) -> Attempt:
+    def _attempt(self, line: bytes, offset: int) -> AttemptT:
         try:
-            return Attempt.model_validate_json(line)
+            return self.record.model_validate_json(line)
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))
             raise self._line_error(offset, f"not an attempt ({where}: {fault['msg']}).") from None
 
     def line_error(self, key: str, problem: str) -> RecordError:
-        """Return what is raised for the judgement that holds for a key where its line does not make sense."""
+        """Return what is raised for the answer that holds for a key where its line does not make sense."""
         return self._line_error(self._index.offsets[key], problem)
 
     def _line_error(self, offset: int, problem: str) -> RecordError:
@@ -286,7 +287,7 @@ class Ledger:
         return number
 
 
-def _shortened(attempt: Attempt) -> Attempt:
+def _shortened(attempt: AttemptT) -> AttemptT:
     """Return an attempt whose raw reply is no longer than the ledger keeps."""
     raw, limit = attempt.raw, RAW_LIMITS[attempt.status]
     if len(raw) <= limit:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.jobs import Job
-from nemo_mm_align.labeling.ledger import Attempt, Ledger
+from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 
 
 def checked_results(
-    ledger: Ledger, jobs: Iterable[Job], keys: list[str], schema: AttributeSchema
-) -> Iterator[tuple[Job, Attempt | None]]:
+    ledger: JudgeLedger, jobs: Iterable[Job], keys: list[str], schema: AttributeSchema
+) -> Iterator[tuple[Job, JudgeAttempt | None]]:
     """Yield each job with the judgement that holds for it, or None; `keys` are those of the jobs, in their order.
 
     Raises:
@@ -24,14 +24,14 @@ def checked_results(
         yield job, attempt
 
 
-def check_attempt(ledger: Ledger, attempt: Attempt, job: Job, schema: AttributeSchema) -> None:
+def check_attempt(ledger: JudgeLedger, attempt: JudgeAttempt, job: Job, schema: AttributeSchema) -> None:
     """Raise `RecordError`, with file and line, where a judgement is not one of the job's candidates on this schema."""
     problem = _problem(attempt, len(job.candidates.candidates), schema)
     if problem:
         raise ledger.line_error(job.key, problem)
 
 
-def _problem(attempt: Attempt, count: int, schema: AttributeSchema) -> str:
+def _problem(attempt: JudgeAttempt, count: int, schema: AttributeSchema) -> str:
     if attempt.status != "ok":
         return "a judgement and a failure in one."
     if sorted(attempt.order) != list(range(count)):

@@ -9,8 +9,8 @@ from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import Judge
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
-from nemo_mm_align.labeling.ledger import Ledger
 
 if TYPE_CHECKING:
     from nemo_mm_align.labeling.judges.human.session import HumanSession
@@ -22,7 +22,7 @@ def calls_service(batch: BatchSettings, judge: Judge) -> bool:
 
 
 def other_run(
-    batch: BatchSettings, context: LabelContext, ledger: Ledger, inputs: LabelInputs
+    batch: BatchSettings, context: LabelContext, ledger: JudgeLedger, inputs: LabelInputs
 ) -> BatchReader | HumanSession | None:
     """Return the run that takes the place of the one that makes calls, if there is one."""
     if batch.read:

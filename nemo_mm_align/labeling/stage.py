@@ -22,8 +22,9 @@ from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, s
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
-from nemo_mm_align.labeling.judge import Judge, check_processes, price_of
-from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.labeling.judge import Judge, check_processes, max_output_tokens_of, price_of
+from nemo_mm_align.labeling.judge_call import JudgeCall, calls_of
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.outputs import check_inputs, check_outputs
 from nemo_mm_align.labeling.provenance import check_selection, default_ledger, report_path, settings_path
 from nemo_mm_align.labeling.quality import report_quality
@@ -32,7 +33,7 @@ from nemo_mm_align.labeling.running.admission import Admission, open_admission
 from nemo_mm_align.labeling.running.budget import BudgetSettings, describe_tokens
 from nemo_mm_align.labeling.running.estimates import EstimateSettings
 from nemo_mm_align.labeling.running.progress import Tally, track
-from nemo_mm_align.labeling.running.runner import LabelRunner, RunnerSettings
+from nemo_mm_align.labeling.running.runner import CallRunner, RunnerSettings
 from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.runs import calls_service, other_run
 from nemo_mm_align.lock import owned_output
@@ -53,7 +54,7 @@ class LabelSettings(StrictModel):
         attribute_schema: what is scored.
         reference_answer: whether the judge also writes its own answer.
         runner: see `RunnerSettings`.
-        fsync_every: see `Ledger`.
+        fsync_every: see `JudgeLedger`.
         allow_failures: end without an error although prompts are left without a judgement.
         budget: see `BudgetSettings`.
         estimate: see `EstimateSettings`.
@@ -154,20 +155,26 @@ def label(settings: LabelSettings, judge: Judge) -> LabelSummary:
             return LabelSummary(len(inputs), 0, written["requests"], Tally(total=len(inputs)))
         other = other_run(settings.batch, context, ledger, inputs)
         known = sum(map(ledger.knew, inputs.keys))
-        runner = other or LabelRunner(context, ledger, settings.runner, admission, known)
-        tally = runner.run(inputs.jobs(None if other else lambda key: not ledger.knew(key)), len(inputs))
+        if other is None:
+            to_do = calls_of(inputs.jobs(lambda key: not ledger.knew(key)), context)
+            fingerprint, configuration = context.fingerprint, context.configuration
+            asking = CallRunner(ledger, fingerprint, configuration, settings.runner, admission, known)
+            tally = asking.run(to_do, len(inputs))
+        else:
+            tally = other.run(inputs.jobs(), len(inputs))
+        run = other or asking
         annotations = write_annotations(settings.out, inputs, ledger, context)
         unlabelled = write_unlabelled(settings.unlabelled_path, inputs, ledger)
     summary = LabelSummary(len(inputs), annotations, unlabelled, tally)
     _report(settings, summary, admission)
-    if runner.stopped_by_signal is not None and runner.error is None:
-        raise SystemExit(128 + runner.stopped_by_signal)
+    if run.stopped_by_signal is not None and run.error is None:
+        raise SystemExit(128 + run.stopped_by_signal)
     try:
         if annotations:
             report_quality(settings.out, settings.attribute_schema, settings.ledger_path, settings.image_root)
     finally:  # why the run stopped goes before what became of its report
-        if runner.error is not None:
-            raise runner.error
+        if run.error is not None:
+            raise run.error
     if unlabelled and not settings.allow_failures:
         if admission.exhausted:
             raise UserError(_describe_exhausted(summary, admission))
@@ -179,15 +186,17 @@ def dry_run(settings: LabelSettings, judge: Judge) -> Estimate:
     """Print what `label` would ask, cost and take; ask nothing that costs, write nothing. Raises as `label` does."""
     with _opened(settings, judge) as (context, inputs, ledger, admission):
         known = ledger.spending(context.fingerprint)
-        jobs = track(inputs.jobs(), "estimating", len(inputs))
-        work = survey(jobs, context, ledger, settings.runner, admission.estimator)
-        estimated = estimate(work, context, known, settings.runner, admission)
+        calls = track(calls_of(inputs.jobs(), context), "estimating", len(inputs))
+        work = survey(calls, ledger, settings.runner, admission.estimator)
+        estimated = estimate(work, known, settings.runner, admission)
     print_estimate(estimated, len(inputs), price_of(judge), settings.budget)
     return estimated
 
 
 @contextmanager
-def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContext, LabelInputs, Ledger, Admission]]:
+def _opened(
+    settings: LabelSettings, judge: Judge
+) -> Iterator[tuple[LabelContext, LabelInputs, JudgeLedger, Admission]]:
     """Open and check all that a run needs; a dry run opens it without writing."""
     settings.budget.check(price_of(judge))
     check_selection(settings.out, settings.selection)
@@ -201,11 +210,19 @@ def _opened(settings: LabelSettings, judge: Judge) -> Iterator[tuple[LabelContex
         memory,
         prompt_kind(settings.add_image_placeholders),
     )
-    with Ledger(settings.ledger_path, settings.fsync_every, read_only=settings.dry_run) as ledger:
+    with JudgeLedger(settings.ledger_path, settings.fsync_every, read_only=settings.dry_run) as ledger:
         inputs.check(context, ledger.succeeded)
         announce(inputs, context, ledger)
-        typical = next(inputs.jobs()).request(context)
-        with open_admission(settings.runner, settings.budget, settings.estimate, context, ledger, typical) as admission:
+        with open_admission(
+            settings.runner,
+            settings.budget,
+            settings.estimate,
+            ledger,
+            context.fingerprint,
+            JudgeCall(next(inputs.jobs()), context),
+            price_of(judge),
+            max_output_tokens_of(judge),
+        ) as admission:
             yield context, inputs, ledger, admission
 
 
@@ -216,7 +233,7 @@ def _report(settings: LabelSettings, summary: LabelSummary, admission: Admission
         summary.annotations,
         summary.prompts,
         settings.out,
-        tally.labelled,
+        tally.answered,
         tally.reused,
         tally.describe(),
     )

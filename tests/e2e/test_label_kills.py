@@ -12,7 +12,7 @@ import pytest
 
 from nemo_mm_align.benchmarks.dying_label import TORN_BYTES, Death, LabelStarter, label_starter
 from nemo_mm_align.benchmarks.judge_server.process import wait_until_alone
-from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from tests.e2e.test_label import KEY, assert_complete, attempts, without_replies_from
 from tests.judge_server import Files, JudgeServer, judge_server, make_files
 from tests.waiting import wait_until
@@ -63,7 +63,7 @@ class KilledRuns:
         if not self.ledger.exists():
             return set()
         copy = shutil.copy(self.ledger, self.ledger.with_name("copy.jsonl"))
-        with Ledger(copy) as ledger:
+        with JudgeLedger(copy) as ledger:
             lines = attempts(self.files, copy)
             assert all(ledger.succeeded(line["key"]) for line in lines)
         Path(copy).unlink()

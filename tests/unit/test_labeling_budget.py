@@ -15,7 +15,7 @@ import pytest
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.ledger import Ledger
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.running import limits, progress
 from nemo_mm_align.labeling.running.budget import Budget, BudgetSettings
@@ -114,9 +114,9 @@ def test_what_nobody_knows_the_cost_of_is_said_and_counted(stage: Stage, caplog:
     stage.write({3: SLOW})
     stage.run(allow_failures=True, runner={"max_attempts": 2})
     assert "did not say what 2 calls cost; each counts as an average one" in caplog.text
-    with Ledger(stage.ledger, read_only=True) as ledger:
+    with JudgeLedger(stage.ledger, read_only=True) as ledger:
         known = next(iter(ledger._index.spending.values()))
-    assert (known.judgements, known.unknown) == (COUNT - 1, 2)
+    assert (known.answers, known.unknown) == (COUNT - 1, 2)
     average = stage.spent().total / (COUNT - 1)
     assert known.with_unknown(Tokens()).total == pytest.approx(stage.spent().total + 2 * average, rel=1e-3)
     silent = stage.config(judge={"says_usage": False}, budget={"max_tokens": 6_000}, out=stage.folder / "silent.jsonl")
@@ -195,8 +195,8 @@ def test_eta_keeps_to_the_limit_and_knows_when_it_does_not_know() -> None:
     rate, tally = Rate(lambda: now[0]), Tally(total=1000)
     assert eta_seconds(tally, rate.per_second(), None) is None and describe_seconds(None) == "?"
     for second in range(1, 101):
-        now[0], tally.labelled, tally.calls = float(second), 2 * second, 4 * second
-        rate.update(tally.labelled)
+        now[0], tally.answered, tally.calls = float(second), 2 * second, 4 * second
+        rate.update(tally.answered)
     assert rate.per_second() == pytest.approx(2.0, rel=0.02)
     assert eta_seconds(tally, rate.per_second(), None) == pytest.approx(400, rel=0.02)
     assert eta_seconds(tally, rate.per_second(), 60) == pytest.approx(800 / 0.5), "half of the calls fail"

@@ -325,7 +325,7 @@ def test_a_finished_set_is_opened_again_for_corrections(files: Files, helpsteer,
         entered["score-2-helpfulness"] = (entered["score-2-helpfulness"] + 1) % 5
         assert 'id="complete"' in now.post(**entered).text
         assert "correction 1" in requests.get(now.address + "answers", timeout=60).text
-    assert now.summary is not None and now.summary.tally.labelled == 0 and "corrections: 1;" in caplog.text
+    assert now.summary is not None and now.summary.tally.answered == 0 and "corrections: 1;" in caplog.text
     ratings = {each.text: each.ratings["helpfulness"] for each in annotations(files)[1].candidates}
     text = shown(page)[1]
     assert ratings[text] == entered["score-2-helpfulness"] != true_ratings(files.image(1), text)["helpfulness"]

@@ -15,8 +15,8 @@ from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.input_reader import InputReader
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
-from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.outputs import check_outputs
 from nemo_mm_align.records import CandidateSet, PlacedPrompt, read_records, write_records
 from tests.judge_server import Files, make_files
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_written_are_named_before_any_call(tmp_path: Path) 
     with pytest.raises(UserError, match="no file can be written in /proc/sys"):  # read-only, for root too
         check_outputs([Path("/proc/sys/out.jsonl")])
     with pytest.raises(UserError, match="the ledger cannot be opened"):
-        Ledger(tmp_path / "a")
+        JudgeLedger(tmp_path / "a")
 
 
 def remembering(files: Files, schema: AttributeSchema, read_only: bool = False, **more: object) -> list[str]:

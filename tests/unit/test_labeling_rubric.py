@@ -7,6 +7,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import rubric
 from nemo_mm_align.labeling.jobs import Job, content_key, draw_prompts, in_file_order
 from nemo_mm_align.labeling.judge import JudgeRequest
+from nemo_mm_align.llm.question import QuestionImage
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn
 
 TURNS = (
@@ -27,9 +28,9 @@ def test_images_stand_where_their_placeholders_stood(helpsteer: AttributeSchema)
     parts = rubric.build_question(request(helpsteer, "black", "white")).parts
     assert parts[:5] == (
         "The conversation:\n\nSystem: Be kind.\n\nUser: Before ",
-        PATHS[0],
+        QuestionImage(PATHS[0]),
         " between ",
-        PATHS[1],
+        QuestionImage(PATHS[1]),
         " after\n\nAssistant: Two cats.\n\nUser: Colour?",
     )
     assert parts[6:8] == ('<answer number="1">\nblack\n</answer>', '<answer number="2">\nwhite\n</answer>')

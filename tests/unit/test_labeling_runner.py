@@ -89,7 +89,7 @@ def assert_right(files: Files, leave_out: tuple[int, ...] = ()) -> None:
 def test_scores_land_on_their_candidates_and_are_asked_for_once(run: Run, files: Files) -> None:
     with judge_server(delay=0.2) as server:
         summary = run(server)
-        assert (summary.annotations, summary.unlabelled, summary.tally.labelled) == (12, 0, 12)
+        assert (summary.annotations, summary.unlabelled, summary.tally.answered) == (12, 0, 12)
         assert len(server.exchanges) == 12 and 2 <= server.most_in_flight <= 4
         assert_right(files)
         first = (files.folder / "annotations.jsonl").read_bytes()
@@ -185,7 +185,7 @@ def test_failures_of_the_service_are_tried_again_by_the_next_run(run: Run, files
         with pytest.raises(UserError, match="1 of 12 prompts"):
             run(server, runner={"max_attempts": 2})
         server.behaviour = None
-        assert run(server, runner={"max_attempts": 2}).tally.labelled == 1
+        assert run(server, runner={"max_attempts": 2}).tally.answered == 1
     assert len(server.exchanges) == 11 + 2 + 1
     assert_right(files)
 
@@ -204,7 +204,7 @@ def test_a_dead_service_stops_the_run_with_its_reason(run: Run, files: Files) ->
         assert 14 <= len(server.exchanges) <= 14 + 4
         assert len(annotations(files)) == 4, "what was judged before is written"
         server.behaviour = None
-        assert run(server).tally.labelled == 8
+        assert run(server).tally.answered == 8
     assert_right(files)
 
 

@@ -204,7 +204,7 @@ def test_a_call_that_came_too_late_leaves_the_next_one_alone(make: Callable, ask
         with pytest.raises(CallFailure, match="timeout"):
             judge.judge(asked)
         judge._timeout_s = 30.0
-        judge._local.__dict__.clear()
+        judge.client._local.__dict__.clear()
         assert isinstance(judge.judge(asked), JudgeReply)
         server.over.set()
 

@@ -16,9 +16,11 @@ from typing import Any
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.batch.settings import BatchSettings, WritesBatches, batch_judge
-from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
+from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply, price_of
-from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
+from nemo_mm_align.labeling.judge_call import recorded
+from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
+from nemo_mm_align.labeling.ledger import now
 from nemo_mm_align.labeling.running.progress import Tally
 from nemo_mm_align.llm.failures import CallFailure
 
@@ -59,7 +61,7 @@ class BatchReader:
         settings: `read` names the files.
     """
 
-    def __init__(self, context: LabelContext, ledger: Ledger, settings: BatchSettings) -> None:
+    def __init__(self, context: LabelContext, ledger: JudgeLedger, settings: BatchSettings) -> None:
         self.context, self.ledger, self.settings = context, ledger, settings
         self.tally = Tally()
         self.error: BaseException | None = None  # these two as other runs have them
@@ -134,10 +136,8 @@ class BatchReader:
             raise CallFailure("server", f"not a reply of the service ({error!r})", raw) from None
 
     def _record_success(self, job: Job, reply: JudgeReply, place: _Place) -> None:
-        ratings, reasoning = in_file_order(reply.ratings, job.order), in_file_order(reply.reasoning, job.order)
-        rated = {"ratings": ratings, "reasoning": reasoning, "reference_answer": reply.reference_answer}
-        self._record(job, place, "ok", reply.usage, raw=reply.raw, model_version=reply.model_version, **rated)
-        self.tally.labelled += 1
+        self._record(job, place, "ok", reply.usage, **recorded(reply, job))
+        self.tally.answered += 1
 
     def _record_failure(self, job: Job, failure: CallFailure, place: _Place) -> None:
         what = {"kind": failure.kind, "message": failure.message, "raw": failure.raw}
@@ -148,7 +148,7 @@ class BatchReader:
     def _record(self, job: Job, place: _Place, status: str, usage: Mapping[str, int], **outcome: Any) -> None:
         common = {"key": job.key, "prompt_id": job.prompt.id, "configuration": self.context.fingerprint}
         origin = {"order": job.order, "source": place.digest, "time": now(), "usage": dict(usage)}
-        self.ledger.add(Attempt.model_validate({**common, **origin, "status": status, **outcome}))
+        self.ledger.add(JudgeAttempt.model_validate({**common, **origin, "status": status, **outcome}))
         self.tally.calls += 1
         self.tally.usage.update(usage)
 
@@ -176,7 +176,7 @@ class BatchReader:
         log.info(
             "%d replies recorded (%d judgements), %d lines doubled, %d not used%s",
             self.tally.calls,
-            self.tally.labelled,
+            self.tally.answered,
             replies.doubled,
             len(self.faults),
             cost,
@@ -203,7 +203,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _known_sources(ledger: Ledger) -> set[str]:
+def _known_sources(ledger: JudgeLedger) -> set[str]:
     """Return the digests of the lines that the ledger has attempts from."""
     known = set()
     with ledger.path.open("rb") as file:

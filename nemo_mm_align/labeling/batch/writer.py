@@ -14,7 +14,8 @@ from nemo_mm_align.labeling.batch.files import NumberedFiles
 from nemo_mm_align.labeling.batch.settings import BatchSettings, batch_judge
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
-from nemo_mm_align.labeling.ledger import Ledger, now
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
+from nemo_mm_align.labeling.ledger import now
 from nemo_mm_align.labeling.running.progress import track
 from nemo_mm_align.llm.failures import CallFailure
 
@@ -25,8 +26,8 @@ def write_batch(
     settings: BatchSettings,
     inputs: LabelInputs,
     context: LabelContext,
-    ledger: Ledger,
-    is_set_aside: Callable[[Ledger, str], bool],
+    ledger: JudgeLedger,
+    is_set_aside: Callable[[JudgeLedger, str], bool],
 ) -> dict[str, Any]:
     """Write one request per line and a manifest beside; return the manifest.
 

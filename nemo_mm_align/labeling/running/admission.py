@@ -1,4 +1,4 @@
-"""What stands between a worker and the judge: the budget first, then the limits per minute."""
+"""What stands between a worker and its call: the budget first, then the limits per minute."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from nemo_mm_align.labeling.jobs import LabelContext
-from nemo_mm_align.labeling.judge import JudgeRequest, max_output_tokens_of, price_of
 from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.running.budget import Budget, BudgetSettings
 from nemo_mm_align.labeling.running.estimates import EstimateSettings, TokenEstimator
 from nemo_mm_align.labeling.running.limits import Departure, DepartureLog, Limiter, read_departures
 from nemo_mm_align.labeling.running.spending import Spending, Tokens, tokens_of
+from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.running.call import Call
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Ticket:
         guessed: input tokens; None where neither budget nor limit needs them (the guess builds the whole question).
     """
 
-    request: JudgeRequest
+    call: Call
     guessed: int | None
     expected: Tokens
     worst: Tokens
@@ -61,22 +61,22 @@ class Admission:
     @property
     def per_prompt(self) -> Tokens:
         """Tokens that a prompt costs on average, failed calls included."""
-        return self.budget.spent.times(1 / self._known.judgements) if self._known.judgements else self._typical
+        return self.budget.spent.times(1 / self._known.answers) if self._known.answers else self._typical
 
-    def enter(self, request: JudgeRequest, stop: threading.Event) -> Ticket | None:
+    def enter(self, call: Call, stop: threading.Event) -> Ticket | None:
         """Wait until a call may be made; None where `stop` was set before or the budget is used up."""
         needed = self.budget.settings.is_set or self.limiter.tokens_per_minute
-        guessed, candidates = self.estimator.guess(request) if needed else None, len(request.candidates)
-        worst = self.estimator.worst(guessed or 0, candidates)
+        guessed, size = self.estimator.guess(call) if needed else None, call.size
+        worst = self.estimator.worst(guessed or 0, size)
         if self.budget.settings.is_set and not self.budget.reserve(worst, stop):
             self.exhausted |= not stop.is_set()
             return None
-        expected = self.estimator.expected(guessed or 0, candidates)
+        expected = self.estimator.expected(guessed or 0, size)
         departure = self.limiter.acquire(stop, expected.total)
         if departure is None:
             self._release(worst, Tokens())
             return None
-        return Ticket(request, guessed, expected, worst, departure)
+        return Ticket(call, guessed, expected, worst, departure)
 
     def leave(self, ticket: Ticket, usage: Mapping[str, int], kind: str = "") -> None:
         """Settle a call that ended; what nobody knows the cost of is taken at its expected one."""
@@ -90,7 +90,7 @@ class Admission:
     def _expected(self, ticket: Ticket) -> Tokens:
         if ticket.guessed is not None:
             return ticket.expected
-        return self.estimator.expected(self.estimator.guess(ticket.request), len(ticket.request.candidates))
+        return self.estimator.expected(self.estimator.guess(ticket.call), ticket.call.size)
 
     def _release(self, worst: Tokens, actual: Tokens) -> None:
         self.budget.settle(worst if self.budget.settings.is_set else Tokens(), actual)
@@ -111,9 +111,11 @@ def open_admission(
     pacing: _PacingSettings,
     budget: BudgetSettings,
     estimate: EstimateSettings,
-    context: LabelContext,
-    ledger: Ledger,
-    typical: JudgeRequest,
+    ledger: Ledger[Any],
+    fingerprint: str,
+    typical: Call,
+    price: Price | None,
+    max_output_tokens: int | None,
 ) -> Iterator[Admission]:
     """Make the `Admission` of a run on a ledger: what earlier runs spent, and asked in the last minute, counts.
 
@@ -121,11 +123,14 @@ def open_admission(
 
     Args:
         pacing: with the limits per minute.
-        typical: any request of the run.
+        fingerprint: of the configuration that the calls are recorded under.
+        typical: any call of the run.
+        price: of tokens.
+        max_output_tokens: the most of one reply; None without such a limit, 0 where no tokens are used.
     """
-    known = ledger.spending(context.fingerprint)
-    estimator = TokenEstimator(estimate, max_output_tokens_of(context.judge), known)
-    expected = estimator.expected(estimator.guess(typical), len(typical.candidates))
+    known = ledger.spending(fingerprint)
+    estimator = TokenEstimator(estimate, max_output_tokens, known)
+    expected = estimator.expected(estimator.guess(typical), typical.size)
     spent = Tokens() if estimator.is_free else known.with_unknown(expected)
     limited = pacing.requests_per_minute or pacing.tokens_per_minute
     path = ledger.path.with_suffix(".departures")
@@ -134,13 +139,13 @@ def open_admission(
     limiter = Limiter(pacing.requests_per_minute, pacing.tokens_per_minute, departures)
     limiter.remember((time.time() - start, tokens) for start, tokens in recent)
     try:
-        yield Admission(estimator, Budget(budget, price_of(context.judge), spent), limiter, known, expected)
+        yield Admission(estimator, Budget(budget, price, spent), limiter, known, expected)
     finally:
         if departures is not None:
             departures.close()
 
 
-def _recent_calls(path: Path, ledger: Ledger) -> list[tuple[float, int]]:
+def _recent_calls(path: Path, ledger: Ledger[Any]) -> list[tuple[float, int]]:
     """Return (seconds since 1970, tokens) of recent calls: the departures written down, and what came after them.
 
     Departures hold calls that were in flight at a kill, which no ledger knows; runs without limits write down none.

@@ -7,9 +7,9 @@ import threading
 from pydantic import Field
 
 from nemo_mm_align.configuration import StrictModel
-from nemo_mm_align.labeling.judge import JudgeRequest
-from nemo_mm_align.labeling.rubric import build_question
 from nemo_mm_align.labeling.running.spending import Spending, Tokens
+from nemo_mm_align.llm.question import Question
+from nemo_mm_align.llm.running.call import Call
 
 BYTES_PER_TOKEN = 4.0
 """UTF-8 bytes of a token: about right for English, on the high side for other scripts."""
@@ -28,17 +28,16 @@ class EstimateSettings(StrictModel):
     """What estimates go by until replies tell better.
 
     Args:
-        output_tokens_per_candidate: of a reply: reasoning, scores, thinking.
-        seconds_per_call: how long the judge takes for a reply.
+        output_tokens_per_candidate: of a reply, per answer that it is about: reasoning, scores, thinking.
+        seconds_per_call: how long a reply takes.
     """
 
     output_tokens_per_candidate: int = Field(default=250, ge=0)
     seconds_per_call: float = Field(default=10.0, gt=0, le=1e6)
 
 
-def guess_input_tokens(request: JudgeRequest) -> int:
+def guess_input_tokens(question: Question) -> int:
     """Return a guess of a question's tokens, images included, that needs no service."""
-    question = build_question(request)
     length = sum(len(text.encode("utf-8", errors="replace")) for text in question.texts)
     return round(length / BYTES_PER_TOKEN) + TOKENS_PER_IMAGE * len(question.images)
 
@@ -48,7 +47,7 @@ class TokenEstimator:
 
     Args:
         settings: see `EstimateSettings`.
-        max_output: the most tokens of one reply, where the judge has such a limit; 0: the judge uses no tokens at all.
+        max_output: the most tokens of one reply, where there is such a limit; 0: no tokens are used at all.
         known: what earlier calls under the same configuration cost.
     """
 
@@ -57,14 +56,14 @@ class TokenEstimator:
         self._lock = threading.Lock()
         self._guessed, self._counted, self._worst_ratio = 0, 0, 0.0
         self._outputs, self._output_sum, self._largest_output = (
-            known.counted_judgements,
-            known.judged_output,
+            known.counted_answers,
+            known.answer_output,
             0,
         )
 
     @property
     def is_free(self) -> bool:
-        """Whether the judge uses no tokens."""
+        """Whether no tokens are used."""
         return self.max_output == 0
 
     @property
@@ -72,29 +71,29 @@ class TokenEstimator:
         """Tokens that the service counted for questions, per token guessed; 1.0 as long as nothing was counted."""
         return self._counted / self._guessed if self._guessed else 1.0
 
-    def guess(self, request: JudgeRequest) -> int:
-        """Return `guess_input_tokens`, or 0 for a judge that uses none."""
-        return 0 if self.is_free else guess_input_tokens(request)
+    def guess(self, call: Call) -> int:
+        """Return `guess_input_tokens` of its question, or 0 where tokens are not used."""
+        return 0 if self.is_free else guess_input_tokens(call.question())
 
-    def expected(self, guessed: int, candidates: int) -> Tokens:
+    def expected(self, guessed: int, size: int) -> Tokens:
         """Return what a call will probably cost."""
-        return Tokens(round(guessed * self.input_ratio), self.expected_output(candidates))
+        return Tokens(round(guessed * self.input_ratio), self.expected_output(size))
 
-    def expected_output(self, candidates: int) -> int:
+    def expected_output(self, size: int) -> int:
         """Return the probable tokens of a reply: the mean of those seen, else the assumption of the settings."""
         if self.is_free:
             return 0
-        assumed = self.settings.output_tokens_per_candidate * candidates
+        assumed = self.settings.output_tokens_per_candidate * size
         mean = round(self._output_sum / self._outputs) if self._outputs else assumed
         return mean if self.max_output is None else min(mean, self.max_output)
 
-    def worst(self, guessed: int, candidates: int) -> Tokens:
-        """Return what a call can cost at most; without a limit of the judge this is more than any seen so far."""
+    def worst(self, guessed: int, size: int) -> Tokens:
+        """Return what a call can cost at most; without a limit of the model this is more than any seen so far."""
         ratio = MARGIN * self._worst_ratio if self._guessed else UNMEASURED_RATIO
         if self.max_output is not None:
             output = self.max_output
         else:
-            output = round(max(2 * self.expected_output(candidates), MARGIN * self._largest_output))
+            output = round(max(2 * self.expected_output(size), MARGIN * self._largest_output))
         return Tokens(round(guessed * ratio), output)
 
     def observe(self, guessed: int, tokens: Tokens) -> None:

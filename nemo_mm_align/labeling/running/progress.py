@@ -1,4 +1,4 @@
-"""Live progress of labelling: a bar on a terminal, a line in the log now and then elsewhere."""
+"""Live progress of a run of calls: a bar on a terminal, a line in the log now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Tally:
 
     Args:
         total: prompts of the run.
-        reused: prompts whose judgement was in the ledger already.
-        labelled: prompts judged by this run.
-        given_up: prompts left without a judgement after their last attempt in this run.
+        reused: prompts whose answer was in the ledger already.
+        answered: prompts asked about with success by this run.
+        given_up: prompts left without an answer after their last attempt in this run.
         set_aside: prompts not asked, since earlier attempts failed by their own fault.
         calls: attempts made; `failures` counts those that failed, by kind, and `last_failure` says what the last was.
         usage: token counts summed.
@@ -54,7 +54,7 @@ class Tally:
 
     total: int = 0
     reused: int = 0
-    labelled: int = 0
+    answered: int = 0
     given_up: int = 0
     set_aside: int = 0
     calls: int = 0
@@ -65,7 +65,7 @@ class Tally:
     @property
     def done(self) -> int:
         """Prompts that need no further work in this run."""
-        return self.reused + self.labelled + self.given_up + self.set_aside
+        return self.reused + self.answered + self.given_up + self.set_aside
 
     @property
     def remaining(self) -> int:
@@ -87,13 +87,13 @@ class Rate:
         self._clock = clock
         self._points: deque[tuple[float, int]] = deque([(clock(), 0)])
 
-    def update(self, labelled: int) -> None:
-        """Note how many prompts this run has labelled."""
+    def update(self, answered: int) -> None:
+        """Note how many prompts this run has got an answer to."""
         now = self._clock()
         if now - self._points[-1][0] >= RATE_WINDOW_S / 60 or len(self._points) == 1:
-            self._points.append((now, labelled))
+            self._points.append((now, answered))
         else:
-            self._points[-1] = (self._points[-1][0], labelled)
+            self._points[-1] = (self._points[-1][0], answered)
         while len(self._points) > 2 and self._points[1][0] <= now - RATE_WINDOW_S:
             self._points.popleft()
 
@@ -106,14 +106,14 @@ class Rate:
 def eta_seconds(tally: Tally, rate: float, requests_per_minute: int | None) -> float | None:
     """Return the seconds until all prompts are done, at the present rate and no faster than the limit allows.
 
-    None as long as nothing was labelled: a guess would be made up.
+    None as long as nothing was answered: a guess would be made up.
     """
     if tally.remaining == 0:
         return 0.0
-    if rate <= 0 or not tally.labelled:
+    if rate <= 0 or not tally.answered:
         return None
     if requests_per_minute:  # calls that failed take their share of the limit
-        rate = min(rate, requests_per_minute / 60 * tally.labelled / tally.calls)
+        rate = min(rate, requests_per_minute / 60 * tally.answered / tally.calls)
     return tally.remaining / rate
 
 
@@ -128,15 +128,16 @@ class ProgressDisplay:
     Args:
         tally: counts of the run.
         admission: knows what was spent and which limits hold.
+        doing: what is done, in a word.
     """
 
-    def __init__(self, tally: Tally, admission: Admission) -> None:
+    def __init__(self, tally: Tally, admission: Admission, doing: str) -> None:
         self.tally, self.admission = tally, admission
         self._rate = Rate()
         self._last_line = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (TextColumn("labelling"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (TextColumn(doing), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
             self._bar = Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True))
             self._task = self._bar.add_task("", total=tally.total, completed=tally.done, state="")
 
@@ -154,7 +155,7 @@ class ProgressDisplay:
 
     def update(self) -> None:
         """Show the present state: on a terminal at once, else as a line of the log every `LOG_INTERVAL_S`."""
-        self._rate.update(self.tally.labelled)
+        self._rate.update(self.tally.answered)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.tally.done, state=self.describe())
         elif time.monotonic() - self._last_line >= LOG_INTERVAL_S:

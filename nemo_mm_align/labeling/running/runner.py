@@ -1,25 +1,24 @@
-"""Asks a judge about many prompts at once: bounded concurrency, retries, a clean stop, every attempt in the ledger."""
+"""Makes many calls at once: bounded concurrency, retries, a clean stop, every attempt in the ledger."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.jobs import Job, LabelContext, in_file_order
-from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply
-from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
+from nemo_mm_align.labeling.ledger import Ledger, now
 from nemo_mm_align.labeling.running.admission import Admission, Ticket
 from nemo_mm_align.labeling.running.pacing import Backoff, Breaker
 from nemo_mm_align.labeling.running.progress import ProgressDisplay, Tally
 from nemo_mm_align.labeling.running.signals import stop_on_signal
 from nemo_mm_align.llm.failures import PERMANENT_KINDS, SERVICE_KINDS, CallFailure
+from nemo_mm_align.llm.running.call import Call, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -74,40 +73,48 @@ class RunnerSettings(StrictModel):
         """`stop_after_failures`, or its default."""
         return self.stop_after_failures or max(50, 5 * self.concurrency)
 
-    def is_set_aside(self, ledger: Ledger, key: str) -> bool:
+    def is_set_aside(self, ledger: Ledger[Any], key: str) -> bool:
         """Whether a request has failed by its own fault often enough to be left alone."""
         failures = ledger.failures(key)
         exhausted = failures.permanent or failures.own >= self.max_attempts
         return exhausted and not self.retry_set_aside
 
 
-class LabelRunner:
-    """One run over a number of jobs.
+class CallRunner:
+    """One run over a number of calls.
 
     Args:
-        context: judge and schema.
         ledger: open ledger.
+        fingerprint, configuration: under which the attempts are recorded.
         settings: see `RunnerSettings`.
         admission: budget and limits, which each call must pass.
-        known: prompts whose judgement is known, which are not among the jobs.
+        known: prompts whose answer is known, which are not among the calls.
+        doing: what is done, for people: ``labelling``.
     """
 
     def __init__(
-        self, context: LabelContext, ledger: Ledger, settings: RunnerSettings, admission: Admission, known: int = 0
+        self,
+        ledger: Ledger[Any],
+        fingerprint: str,
+        configuration: Mapping[str, Any],
+        settings: RunnerSettings,
+        admission: Admission,
+        known: int = 0,
+        doing: str = "labelling",
     ) -> None:
-        self.context, self.ledger, self.settings, self.admission = context, ledger, settings, admission
+        self.ledger, self.settings, self.admission = ledger, settings, admission
         self.tally = Tally(reused=known)
         self.stopped_by_signal: int | None = None
         self.error: BaseException | None = None
-        self._fingerprint = context.fingerprint
+        self._fingerprint, self._configuration, self._doing = fingerprint, dict(configuration), doing
         self._backoff = Backoff(settings.backoff_s, settings.max_backoff_s)
         self._breaker = Breaker(settings.most_failures)
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._jobs: Iterator[Job] = iter(())
+        self._calls: Iterator[Call] = iter(())
         self._asked: set[str] = set()
 
-    def run(self, jobs: Iterable[Job], total: int) -> Tally:
-        """Label the jobs that the ledger does not know yet.
+    def run(self, calls: Iterable[Call], total: int) -> Tally:
+        """Make the calls that the ledger does not know yet.
 
         A first Ctrl-C or SIGTERM lets the calls in flight end and sets `stopped_by_signal`; a second one ends the
         process at once. `error` is set where the run stopped by itself: too many failures in a row, a refused key, a
@@ -115,13 +122,13 @@ class LabelRunner:
         case.
         """
         self.tally.total = total
-        self.ledger.add_configuration(self._fingerprint, self.context.configuration)
-        self._jobs = iter(jobs)
+        self.ledger.add_configuration(self._fingerprint, self._configuration)
+        self._calls = iter(calls)
         workers = [
-            threading.Thread(target=self._work, name=f"judge-{index}", daemon=True)
+            threading.Thread(target=self._work, name=f"call-{index}", daemon=True)
             for index in range(self.settings.concurrency)
         ]
-        with stop_on_signal(self._stop) as caught, ProgressDisplay(self.tally, self.admission) as display:
+        with stop_on_signal(self._stop) as caught, ProgressDisplay(self.tally, self.admission, self._doing) as display:
             for worker in workers:
                 worker.start()
             for worker in workers:
@@ -132,35 +139,34 @@ class LabelRunner:
         return self.tally
 
     def _work(self) -> None:
-        """Label one job after the other until there are none or the run stops."""
+        """Make one call after the other until there are none or the run stops."""
         try:
-            while not self._stop.is_set() and (job := self._next_job()) is not None:
-                self._label(job)
+            while not self._stop.is_set() and (call := self._next_call()) is not None:
+                self._make(call)
         except BaseException as error:  # handed to the main thread: a worker that dies alone would be missed
             with self._lock:
                 self.error = self.error or error
             self._stop.set()
 
-    def _next_job(self) -> Job | None:
-        """Return the next job that needs a call; others are counted and passed over."""
+    def _next_call(self) -> Call | None:
+        """Return the next call that is to be made; others are counted and passed over."""
         with self._lock:
-            for job in self._jobs:
-                if self.ledger.succeeded(job.key) or job.key in self._asked:
+            for call in self._calls:
+                if self.ledger.succeeded(call.key) or call.key in self._asked:
                     self.tally.reused += 1
-                elif self.settings.is_set_aside(self.ledger, job.key):
+                elif self.settings.is_set_aside(self.ledger, call.key):
                     self.tally.set_aside += 1
                 else:
-                    self._asked.add(job.key)
-                    return job
+                    self._asked.add(call.key)
+                    return call
         return None
 
-    def _label(self, job: Job) -> None:
-        """Make attempts at one job until it is labelled, given up, or the run stops."""
-        request = job.request(self.context)
-        own = 0 if self.settings.retry_set_aside else self.ledger.failures(job.key).own
+    def _make(self, call: Call) -> None:
+        """Make attempts at one call until it is answered, given up, or the run stops."""
+        own = 0 if self.settings.retry_set_aside else self.ledger.failures(call.key).own
         service = 0
-        while (ticket := self._enter(request)) is not None:
-            failure = self._attempt(job, request, ticket)
+        while (ticket := self._enter(call)) is not None:
+            failure = self._attempt(call, ticket)
             if failure is None:
                 return
             own += failure.kind not in SERVICE_KINDS
@@ -179,41 +185,38 @@ class LabelRunner:
         with self._lock:
             self.tally.given_up += 1
 
-    def _enter(self, request: JudgeRequest) -> Ticket | None:
+    def _enter(self, call: Call) -> Ticket | None:
         """Wait for leave to make a call; None where the run stops, for example since the budget is used up."""
-        ticket = self.admission.enter(request, self._stop)
+        ticket = self.admission.enter(call, self._stop)
         if self.admission.exhausted:
             self._stop.set()
         return ticket
 
-    def _attempt(self, job: Job, request: JudgeRequest, ticket: Ticket) -> CallFailure | None:
+    def _attempt(self, call: Call, ticket: Ticket) -> CallFailure | None:
         """Make one call, record it and settle what it cost; return its failure, if it failed."""
         started = time.monotonic()
         try:
-            reply = check_reply(self.context.judge.judge(request), request)
+            outcome = call.ask()
         except CallFailure as failure:
-            self._record_failure(job, failure, started)
+            self._record_failure(call, failure, started)
             self.admission.leave(ticket, failure.usage, failure.kind)
             return failure
-        self._record_success(job, reply, started)
-        self.admission.leave(ticket, reply.usage)
+        self._record_success(call, outcome, started)
+        self.admission.leave(ticket, outcome.usage)
         return None
 
-    def _record_success(self, job: Job, reply: JudgeReply, started: float) -> None:
-        ratings, reasoning = in_file_order(reply.ratings, job.order), in_file_order(reply.reasoning, job.order)
-        rated = {"ratings": ratings, "reasoning": reasoning, "reference_answer": reply.reference_answer}
-        origin = {"raw": reply.raw, "usage": dict(reply.usage), "model_version": reply.model_version}
-        self._record(job, started, status="ok", **rated, **origin)
+    def _record_success(self, call: Call, outcome: Outcome, started: float) -> None:
+        self._record(call, started, status="ok", usage=dict(outcome.usage), **outcome.fields)
         with self._lock:
             self.tally.calls += 1
-            self.tally.labelled += 1
-            self.tally.usage.update(reply.usage)
+            self.tally.answered += 1
+            self.tally.usage.update(outcome.usage)
             self._breaker.succeeded()
 
-    def _record_failure(self, job: Job, failure: CallFailure, started: float) -> None:
-        log.debug("prompt %s: %s", job.prompt.id, failure)
+    def _record_failure(self, call: Call, failure: CallFailure, started: float) -> None:
+        log.debug("prompt %s: %s", call.facts.get("prompt_id"), failure)
         what = {"kind": failure.kind, "message": failure.message, "retry_after": failure.retry_after}
-        self._record(job, started, status="failed", raw=failure.raw, usage=dict(failure.usage), **what)
+        self._record(call, started, status="failed", raw=failure.raw, usage=dict(failure.usage), **what)
         with self._lock:
             self.tally.calls += 1
             self.tally.failures[failure.kind] += 1
@@ -233,16 +236,11 @@ class LabelRunner:
                 "so far is lost: mend the cause and start the same command again (see runner.stop_after_failures)."
             )
 
-    def _record(self, job: Job, started: float, **outcome: Any) -> None:
+    def _record(self, call: Call, started: float, **outcome: Any) -> None:
         """Write an attempt to the ledger before anything else is done with it."""
-        common: dict[str, Any] = {
-            "key": job.key,
-            "prompt_id": job.prompt.id,
-            "configuration": self._fingerprint,
-            "order": job.order,
-        }
+        common: dict[str, Any] = {"key": call.key, "configuration": self._fingerprint, **call.facts}
         seconds = round(time.monotonic() - started, 3)
-        self.ledger.add(Attempt(**common, **outcome, seconds=seconds, time=now()))
+        self.ledger.add(self.ledger.record(**common, **outcome, seconds=seconds, time=now()))
 
     def _halt(self, reason: str) -> None:
         with self._lock:

@@ -40,7 +40,7 @@ def tokens_of(usage: Mapping[str, int], kind: str = "") -> Tokens | None:
 
     Args:
         usage: with `input_tokens` and `output_tokens`; empty where the service said nothing.
-        kind: of its failure; "" for a judgement.
+        kind: of its failure; "" for an answer.
     """
     if "input_tokens" in usage or "output_tokens" in usage:
         return Tokens(usage.get("input_tokens", 0), usage.get("output_tokens", 0))
@@ -52,31 +52,31 @@ class Spending:
     """Sums over calls.
 
     Args:
-        judged_input, judged_output: tokens of the `counted_judgements`.
+        answer_input, answer_output: tokens of the `counted_answers`.
         failed_input, failed_output: tokens of failed calls; replies that cannot be used are paid all the same.
-        judgements: successful calls, which took `seconds` in all; `counted_judgements` are those with known tokens.
+        answers: successful calls, which took `seconds` in all; `counted_answers` are those with known tokens.
         unknown: calls that may have cost something and whose tokens nobody knows.
     """
 
-    judged_input: int = 0
-    judged_output: int = 0
+    answer_input: int = 0
+    answer_output: int = 0
     failed_input: int = 0
     failed_output: int = 0
-    judgements: int = 0
-    counted_judgements: int = 0
+    answers: int = 0
+    counted_answers: int = 0
     seconds: float = 0.0
     unknown: int = 0
 
     @property
     def tokens(self) -> Tokens:
         """All tokens that the service counted."""
-        return Tokens(self.judged_input + self.failed_input, self.judged_output + self.failed_output)
+        return Tokens(self.answer_input + self.failed_input, self.answer_output + self.failed_output)
 
     def add(self, usage: Mapping[str, int], kind: str = "", seconds: float = 0.0) -> None:
         """Count one call; `kind` of its failure, "" for a judgement."""
         tokens = tokens_of(usage, kind)
         if not kind:
-            self.judgements += 1
+            self.answers += 1
             self.seconds += seconds
         if tokens is None:
             self.unknown += 1
@@ -84,22 +84,22 @@ class Spending:
             self.failed_input += tokens.input
             self.failed_output += tokens.output
         else:
-            self.counted_judgements += 1
-            self.judged_input += tokens.input
-            self.judged_output += tokens.output
+            self.counted_answers += 1
+            self.answer_input += tokens.input
+            self.answer_output += tokens.output
 
     @property
     def mean_tokens(self) -> Tokens | None:
-        """Tokens of a judgement on average, if any are known."""
-        if not self.counted_judgements:
+        """Tokens of an answer on average, if any are known."""
+        if not self.counted_answers:
             return None
-        return Tokens(self.judged_input, self.judged_output).times(1 / self.counted_judgements)
+        return Tokens(self.answer_input, self.answer_output).times(1 / self.counted_answers)
 
     @property
     def mean_seconds(self) -> float | None:
-        """Seconds of a judgement on average, if there was one."""
-        return self.seconds / self.judgements if self.judgements else None
+        """Seconds of an answer on average, if there was one."""
+        return self.seconds / self.answers if self.answers else None
 
     def with_unknown(self, per_call: Tokens) -> Tokens:
-        """Return all tokens, counting each unknown call as an average judgement (`per_call` where there is none)."""
+        """Return all tokens, counting each unknown call as an average one (`per_call` where there is none)."""
         return self.tokens + (self.mean_tokens or per_call).times(self.unknown)

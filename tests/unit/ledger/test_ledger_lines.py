@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.labeling.ledger import RAW_LIMITS, Attempt, Ledger
+from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
+from nemo_mm_align.labeling.ledger import RAW_LIMITS
 from nemo_mm_align.labeling.quality.collect import collect
 from nemo_mm_align.labeling.running.runner import RunnerSettings
 from tests.judge_server import (
@@ -37,9 +38,9 @@ def test_a_long_reply_is_kept_up_to_a_limit_with_length_and_hash(status: str, tm
     limit = RAW_LIMITS[status]
     common = {"prompt_id": "p", "configuration": "c", "order": [0], "status": status}
     outcome = {"ratings": [{"a": 3}], "reasoning": [""]} if status == "ok" else {"kind": "server", "message": "x"}
-    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+    with JudgeLedger(tmp_path / "ledger.jsonl") as ledger:
         for name, length in (("whole", limit), ("long", limit + 1)):
-            ledger.add(Attempt.model_validate({**common, **outcome, "key": name, "raw": "ü" * length}))
+            ledger.add(JudgeAttempt.model_validate({**common, **outcome, "key": name, "raw": "ü" * length}))
     whole, long = map(json.loads, (tmp_path / "ledger.jsonl").read_text(encoding="utf-8").splitlines())
     assert whole["raw"] == "ü" * limit and "raw_length" not in whole and "raw_sha256" not in whole
     assert (long["raw"], long["raw_length"]) == ("ü" * limit, limit + 1)

@@ -44,7 +44,7 @@ def test_a_refusal_of_the_service_stops_the_run_and_is_asked_again(
         assert len(server.exchanges) == 1
         assert [line.get("kind") for line in lines_of(files)] == [None, "refused"]
         refuses.clear()
-        assert run(server, judge).tally.labelled == COUNT
+        assert run(server, judge).tally.answered == COUNT
     assert_right(files)
 
 
@@ -100,7 +100,7 @@ def test_earlier_ledgers_set_nothing_aside_for_the_services_faults(kind, message
         for line in lines[1:]:
             line.update(status="failed", kind=kind, message=message, raw=raw)
         write_lines(files, [lines[0], *(line for line in lines[1:] for _ in range(5))])
-        assert run(server).tally.labelled == COUNT
+        assert run(server).tally.answered == COUNT
     assert_right(files)
 
 

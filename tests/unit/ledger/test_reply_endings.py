@@ -71,7 +71,7 @@ def test_parts_without_text_and_thoughts_are_passed_over(judge: str, run: Run, f
         return Reply(body)
 
     with judge_server(in_parts) as server:
-        assert run(server, judge).tally.labelled == COUNT
+        assert run(server, judge).tally.answered == COUNT
     assert_right(files)
 
 
@@ -122,4 +122,4 @@ def test_absurd_token_counts_cost_nothing(count: str, run: Run, files: Files) ->
 
     with judge_server(counts) as server:
         summary = run(server, "openai")
-    assert summary.tally.labelled == COUNT and not summary.tally.usage
+    assert summary.tally.answered == COUNT and not summary.tally.usage

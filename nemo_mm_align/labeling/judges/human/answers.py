@@ -9,7 +9,7 @@ from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.jobs import in_file_order
-from nemo_mm_align.labeling.ledger import Attempt
+from nemo_mm_align.labeling.judge_ledger import JudgeAttempt
 
 MAX_TEXT = 20_000
 REFERENCE_FIELD = "reference"
@@ -28,7 +28,7 @@ class Answer:
     reference_answer: str | None
 
     @classmethod
-    def of(cls, attempt: Attempt) -> Answer:
+    def of(cls, attempt: JudgeAttempt) -> Answer:
         """Return the answer that stands in a line of the ledger."""
         return cls(attempt.ratings, attempt.reasoning, attempt.reference_answer)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 from nemo_mm_align.labeling.judges.human.answers import Answer, FormError, fill_form, read_answer
-from nemo_mm_align.labeling.ledger import Attempt, Ledger, now
+from nemo_mm_align.labeling.ledger import now
 from nemo_mm_align.labeling.ledger_check import checked_results
 from nemo_mm_align.labeling.running.progress import Tally
 
@@ -31,7 +32,7 @@ class Task:
     """
 
     job: Job
-    answer: Attempt | None
+    answer: JudgeAttempt | None
     skipped: bool
     values: Mapping[str, str]
 
@@ -53,7 +54,7 @@ class Desk:
         RecordError: a line of the ledger is no judgement of its prompt.
     """
 
-    def __init__(self, jobs: Iterable[Job], inputs: LabelInputs, context: LabelContext, ledger: Ledger) -> None:
+    def __init__(self, jobs: Iterable[Job], inputs: LabelInputs, context: LabelContext, ledger: JudgeLedger) -> None:
         self.inputs, self.context, self.ledger = inputs, context, ledger
         self._jobs, self._later = iter(jobs), deque[Job]()
         self._skipped, self._drafts = set[str](), dict[str, dict[str, str]]()
@@ -107,7 +108,7 @@ class Desk:
             place = self._answered.index(key) if key in self._answered else len(self._answered)
             return self._answered[place - 1] if place else None
 
-    def answers(self) -> Iterator[tuple[Job, Attempt]]:
+    def answers(self) -> Iterator[tuple[Job, JudgeAttempt]]:
         """Yield the answered prompts with what stands in the ledger, in the order of the prompts file."""
         keys = [key for key in self.inputs.keys if self.ledger.succeeded(key)]
         wanted = set(keys)
@@ -154,10 +155,10 @@ class Desk:
                 self._later.append(self._current)
                 self._advance()
 
-    def _standing(self, key: str) -> Attempt | None:
+    def _standing(self, key: str) -> JudgeAttempt | None:
         return self.ledger.result(key) if self.ledger.succeeded(key) else None
 
-    def _check_revision(self, standing: Attempt | None, revision: int) -> None:
+    def _check_revision(self, standing: JudgeAttempt | None, revision: int) -> None:
         if revision != (standing.revision + 1 if standing else 0):
             raise FormError(
                 "This prompt was answered on another page meanwhile. Save again to replace that answer by this one."
@@ -166,7 +167,7 @@ class Desk:
     def _record(self, job: Job, answer: Answer, revision: int) -> None:
         shown = self._shown.pop(job.key, time.monotonic())
         self.ledger.add(
-            Attempt(
+            JudgeAttempt(
                 key=job.key,
                 status="ok",
                 configuration=self.context.fingerprint,
@@ -186,7 +187,7 @@ class Desk:
             self.corrections += 1
         else:
             self._answered.append(job.key)
-            self.tally.labelled = self.done - self.tally.reused
+            self.tally.answered = self.done - self.tally.reused
 
     def _advance(self) -> None:
         """Go on to the next prompt without a judgement: first those not seen yet, then those left for later."""

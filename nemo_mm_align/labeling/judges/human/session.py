@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.desk import Desk
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.judges.human.server import LabelServer
-from nemo_mm_align.labeling.ledger import Ledger
 from nemo_mm_align.labeling.running.progress import Tally
 from nemo_mm_align.labeling.running.signals import stop_on_signal
 
@@ -30,7 +30,7 @@ class HumanSession:
         inputs: all prompts, to look up answered ones.
     """
 
-    def __init__(self, judge: HumanJudge, context: LabelContext, ledger: Ledger, inputs: LabelInputs) -> None:
+    def __init__(self, judge: HumanJudge, context: LabelContext, ledger: JudgeLedger, inputs: LabelInputs) -> None:
         self.judge, self.context, self.ledger, self.inputs = judge, context, ledger, inputs
         self.stopped_by_signal: int | None = None
         self.error: BaseException | None = None
