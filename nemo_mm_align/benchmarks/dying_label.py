@@ -126,9 +126,6 @@ def main() -> None:
     """Fork a child per line of standard input."""
     import hydra  # noqa: F401
 
-    import nemo_mm_align.labeling.judges.gemini
-    import nemo_mm_align.labeling.stage  # noqa: F401
-
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -11,7 +11,7 @@ from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.file_kinds import check_is_json_lines
 from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_table import InputTable, Place
-from nemo_mm_align.labeling.running.progress import track
+from nemo_mm_align.llm.running.progress import track
 from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line
 
 CANDIDATES_HEAD = re.compile(rb'\{"prompt_id": ?"([^"\\\x00-\x1f\x80-\xff]+)"')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nemo_mm_align.labeling.ledger import Attempt, Ledger
+from nemo_mm_align.llm.ledger import Attempt, Ledger
 
 
 class JudgeAttempt(Attempt):

@@ -18,7 +18,6 @@ from nemo_mm_align.labeling.annotations import write_annotations, write_unlabell
 from nemo_mm_align.labeling.announcement import announce
 from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.batch.writer import write_batch
-from nemo_mm_align.labeling.dry_run import Estimate, estimate, print_estimate, survey
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
 from nemo_mm_align.labeling.jobs import LabelContext
@@ -29,13 +28,14 @@ from nemo_mm_align.labeling.outputs import check_inputs, check_outputs
 from nemo_mm_align.labeling.provenance import check_selection, default_ledger, report_path, settings_path
 from nemo_mm_align.labeling.quality import report_quality
 from nemo_mm_align.labeling.registry import build_judge
-from nemo_mm_align.labeling.running.admission import Admission, open_admission
-from nemo_mm_align.labeling.running.budget import BudgetSettings, describe_tokens
-from nemo_mm_align.labeling.running.estimates import EstimateSettings
-from nemo_mm_align.labeling.running.progress import Tally, track
-from nemo_mm_align.labeling.running.runner import CallRunner, RunnerSettings
-from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.runs import calls_service, other_run
+from nemo_mm_align.labeling.worker_pool import WorkerPoolJudge
+from nemo_mm_align.llm.running.admission import Admission, open_admission
+from nemo_mm_align.llm.running.budget import BudgetSettings, describe_tokens
+from nemo_mm_align.llm.running.dry_run import Estimate, estimate, print_estimate, survey
+from nemo_mm_align.llm.running.estimates import EstimateSettings
+from nemo_mm_align.llm.running.progress import Tally, track
+from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
 from nemo_mm_align.lock import owned_output
 from nemo_mm_align.records import prompt_kind
 

@@ -13,7 +13,7 @@ from nemo_mm_align.recipes.registry import all_recipes
 PACKAGE = "nemo_mm_align"
 ROOT = Path(__file__).resolve().parents[2] / PACKAGE
 LAYERS = (
-    {"model", "parallel", "reporting"},
+    {"llm", "model", "parallel", "reporting"},
     {"datasets", "callbacks"},
     {"objectives"},
     {"recipes"},

@@ -17,15 +17,15 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.registry import build_judge
-from nemo_mm_align.labeling.running import limits, progress
-from nemo_mm_align.labeling.running.budget import Budget, BudgetSettings
-from nemo_mm_align.labeling.running.estimates import EstimateSettings, TokenEstimator
-from nemo_mm_align.labeling.running.progress import Rate, Tally, describe_seconds, eta_seconds
-from nemo_mm_align.labeling.running.spending import Spending, Tokens
-from nemo_mm_align.labeling.running.workers import WorkerPoolJudge
 from nemo_mm_align.labeling.stage import label_from_config
+from nemo_mm_align.labeling.worker_pool import WorkerPoolJudge
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.running import limits, progress
+from nemo_mm_align.llm.running.budget import Budget, BudgetSettings
+from nemo_mm_align.llm.running.estimates import EstimateSettings, TokenEstimator
+from nemo_mm_align.llm.running.progress import Rate, Tally, describe_seconds, eta_seconds
+from nemo_mm_align.llm.running.spending import Spending, Tokens
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, write_records
 from tests.distributed import REPOSITORY
 from tests.unit.paid_judge import DEADLY, MAX_OUTPUT_TOKENS, SLOW, calls_of

@@ -13,9 +13,9 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.benchmarks.judge_server.faults import NEVER_S
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.gemini import Gemini
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.failures import CallFailure
 from tests.judge_server import (
     Files,
@@ -233,7 +233,7 @@ def test_a_missing_or_odd_key_is_an_error_before_any_call(monkeypatch, tmp_path:
 
 
 def test_settings_of_the_group_are_checked(helpsteer: AttributeSchema) -> None:
-    target = "nemo_mm_align.labeling.judges.gemini.Gemini"
+    target = "nemo_mm_align.llm.clients.gemini.Gemini"
     assert build_judge({"_target_": target, "model": "models/gemini-x"}, helpsteer).name == "gemini-x"
     with pytest.raises(UserError, match=r"no key judge.api_key. Did you mean api_key_file\?.*temperature"):
         build_judge({"_target_": target, "model": "gemini-x", "api_key": "secret"}, helpsteer)

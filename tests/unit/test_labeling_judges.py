@@ -13,17 +13,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pydantic import ValidationError
 
-import nemo_mm_align.labeling.judges.request_images
+import nemo_mm_align.llm.clients.question_images
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import read as read_settings
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest, price_of
-from nemo_mm_align.labeling.judges.gemini import Gemini
-from nemo_mm_align.labeling.judges.google_genai import GoogleGenai
-from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatible
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.stage import LabelSettings
+from nemo_mm_align.llm.clients.gemini import Gemini
+from nemo_mm_align.llm.clients.google_genai import GoogleGenai
+from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.records import Prompt, Turn
 from tests.judge_server import FAULTS, Files, Reply, error, judge_server, make_files, reference_answer, true_ratings
@@ -148,7 +148,7 @@ def test_bytes_go_as_they_are_undecoded(make, files: Files, helpsteer: Attribute
 
 
 def test_gif_becomes_png_where_the_service_takes_none(make, files, helpsteer, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(nemo_mm_align.labeling.judges.request_images, "_noted", set())
+    monkeypatch.setattr(nemo_mm_align.llm.clients.question_images, "_noted", set())
     path = files.folder / "a.gif"
     Image.new("RGB", (8, 8), (255, 0, 0)).save(path)
     with judge_server() as server:
@@ -214,9 +214,9 @@ def test_google_genai_sends_rubric_schema_and_decoding(files: Files, helpsteer: 
 def test_google_genai_without_its_package_says_how_to_install_it(helpsteer, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "google.genai", None)
     monkeypatch.delattr("google.genai")
-    monkeypatch.delitem(sys.modules, "nemo_mm_align.labeling.judges.google_genai")
+    monkeypatch.delitem(sys.modules, "nemo_mm_align.llm.clients.google_genai")
     with pytest.raises(UserError, match=r"^judge=google_genai needs .* pip install google-genai=="):
-        build_judge({"_target_": "nemo_mm_align.labeling.judges.google_genai.GoogleGenai", "model": "m"}, helpsteer)
+        build_judge({"_target_": "nemo_mm_align.llm.clients.google_genai.GoogleGenai", "model": "m"}, helpsteer)
 
 
 def test_openai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:

@@ -16,8 +16,8 @@ from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import read_file
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
-from nemo_mm_align.labeling.ledger import now
-from nemo_mm_align.labeling.running.spending import Tokens
+from nemo_mm_align.llm.ledger import now
+from nemo_mm_align.llm.running.spending import Tokens
 from tests.waiting import wait_until
 
 

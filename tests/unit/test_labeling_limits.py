@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.labeling.running.limits import (
+from nemo_mm_align.llm.running.limits import (
     TRANSIT_S,
     WINDOW_S,
     DepartureLog,

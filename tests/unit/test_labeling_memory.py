@@ -21,9 +21,9 @@ os.environ.update(GEMINI_API_KEY="memory-key-0123456789", OPENAI_API_KEY="memory
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import stage
-from nemo_mm_align.labeling.judges.gemini import Gemini
-from nemo_mm_align.labeling.judges.google_genai import GoogleGenai
-from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatible
+from nemo_mm_align.llm.clients.gemini import Gemini
+from nemo_mm_align.llm.clients.google_genai import GoogleGenai
+from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 
 folder, room, address = Path(sys.argv[1]), int(sys.argv[2]) << 20, sys.argv[3]
@@ -39,7 +39,7 @@ for judge in judges:
     settings = {
         "prompts": folder / "prompts.jsonl",
         "candidates": folder / "candidates.jsonl",
-        "out": folder / f"out-{type(judge).__name__}.jsonl",
+        "out": folder / f"out-{type(judge.client).__name__}.jsonl",
         "attribute_schema": schema,
         "allow_failures": True,
         "runner": {"concurrency": 2, "max_attempts": 1},

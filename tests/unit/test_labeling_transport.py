@@ -13,7 +13,7 @@ import pytest
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.transport import MAX_REPLY_BYTES
+from nemo_mm_align.llm.clients.transport import MAX_REPLY_BYTES
 from nemo_mm_align.llm.failures import CallFailure
 from tests.hostile_server import Behaviour, HostileServer, head, hostile_server, whole
 from tests.judge_server import Files, generated, make_files

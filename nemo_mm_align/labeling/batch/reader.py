@@ -20,9 +20,9 @@ from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply, price_of
 from nemo_mm_align.labeling.judge_call import recorded
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
-from nemo_mm_align.labeling.ledger import now
-from nemo_mm_align.labeling.running.progress import Tally
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.ledger import now
+from nemo_mm_align.llm.running.progress import Tally
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from nemo_mm_align.labeling.batch.settings import BatchSettings, batch_judge
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
-from nemo_mm_align.labeling.ledger import now
-from nemo_mm_align.labeling.running.progress import track
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.ledger import now
+from nemo_mm_align.llm.running.progress import track
 
 log = logging.getLogger(__name__)
 

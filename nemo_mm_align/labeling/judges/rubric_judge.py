@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
-from nemo_mm_align.labeling.judges.api_key import REPEATS_KEY
 from nemo_mm_align.labeling.parsing import parse_reply
 from nemo_mm_align.labeling.rubric import INSTRUCTIONS, build_question, rubric_fingerprint
 from nemo_mm_align.llm.client import CountsTokens, LanguageModel, TakesBatches
+from nemo_mm_align.llm.clients.api_key import REPEATS_KEY
 from nemo_mm_align.llm.failures import CallFailure, one_line
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.question import Answer

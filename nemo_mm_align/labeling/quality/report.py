@@ -12,9 +12,9 @@ from nemo_mm_align.labeling.provenance import report_path
 from nemo_mm_align.labeling.quality import findings, page, plots, tables
 from nemo_mm_align.labeling.quality.collect import Quality, collect
 from nemo_mm_align.labeling.quality.comparison import Comparison
-from nemo_mm_align.labeling.running.budget import describe_tokens
-from nemo_mm_align.labeling.running.spending import Tokens
 from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.running.budget import describe_tokens
+from nemo_mm_align.llm.running.spending import Tokens
 from nemo_mm_align.reporting.page import render
 from nemo_mm_align.reporting.tables import cells
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from nemo_mm_align.labeling.judges.api_key import checked_for_key, conceal, shows_key
-from nemo_mm_align.labeling.judges.transport import check_timeout
+from nemo_mm_align.llm.clients.api_key import checked_for_key, conceal, shows_key
+from nemo_mm_align.llm.clients.transport import check_timeout
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import PriceSettings, read_price
 from nemo_mm_align.llm.question import Answer, Question

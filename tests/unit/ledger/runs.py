@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from nemo_mm_align.labeling.judges.gemini import Gemini
-from nemo_mm_align.labeling.judges.google_genai import GoogleGenai
-from nemo_mm_align.labeling.judges.openai_compatible import OpenAICompatible
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSummary
+from nemo_mm_align.llm.clients.gemini import Gemini
+from nemo_mm_align.llm.clients.google_genai import GoogleGenai
+from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.records import Annotation, read_records
 from tests.judge_server import (
     Files,

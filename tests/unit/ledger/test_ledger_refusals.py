@@ -3,7 +3,7 @@
 import pytest
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.refusals import kind_of_error, kind_of_recorded
+from nemo_mm_align.llm.refusals import kind_of_error, kind_of_recorded
 from tests.judge_server import (
     Files,
     Reply,

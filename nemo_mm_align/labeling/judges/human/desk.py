@@ -15,9 +15,9 @@ from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 from nemo_mm_align.labeling.judges.human.answers import Answer, FormError, fill_form, read_answer
-from nemo_mm_align.labeling.ledger import now
 from nemo_mm_align.labeling.ledger_check import checked_results
-from nemo_mm_align.labeling.running.progress import Tally
+from nemo_mm_align.llm.ledger import now
+from nemo_mm_align.llm.running.progress import Tally
 
 
 @dataclass(frozen=True)

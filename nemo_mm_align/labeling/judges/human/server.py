@@ -17,7 +17,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judges.human.answers import FormError
 from nemo_mm_align.labeling.judges.human.desk import Desk
 from nemo_mm_align.labeling.judges.human.page import render_answers, render_closing, render_complete, render_task
-from nemo_mm_align.labeling.judges.request_images import load_question_image
+from nemo_mm_align.llm.clients.question_images import load_question_image
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.question import QuestionImage
 

@@ -12,8 +12,8 @@ from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.desk import Desk
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.judges.human.server import LabelServer
-from nemo_mm_align.labeling.running.progress import Tally
-from nemo_mm_align.labeling.running.signals import stop_on_signal
+from nemo_mm_align.llm.running.progress import Tally
+from nemo_mm_align.llm.running.signals import stop_on_signal
 
 log = logging.getLogger(__name__)
 

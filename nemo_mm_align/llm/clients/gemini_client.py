@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import json_format
 from pydantic import SecretStr
 
-from nemo_mm_align.labeling.judges.transport import bound, read_environment_once
+from nemo_mm_align.llm.clients.transport import bound, read_environment_once
 
 with warnings.catch_warnings():
     # It says at every start that its successor is google-genai; this is the client that the judge is made for.

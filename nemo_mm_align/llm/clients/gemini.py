@@ -8,12 +8,12 @@ from typing import Any
 
 import requests
 
-from nemo_mm_align.labeling.judges.gemini_client import GoogleAPICallError, make_client, protos
-from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
-from nemo_mm_align.labeling.judges.gemini_replies import as_sent, failure_of_status
-from nemo_mm_align.labeling.judges.gemini_service import GeminiService
-from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
-from nemo_mm_align.labeling.judges.request_images import RequestImage
+from nemo_mm_align.llm.clients.gemini_client import GoogleAPICallError, make_client, protos
+from nemo_mm_align.llm.clients.gemini_messages import Decoding, GeminiMessage
+from nemo_mm_align.llm.clients.gemini_replies import as_sent, failure_of_status
+from nemo_mm_align.llm.clients.gemini_service import GeminiService
+from nemo_mm_align.llm.clients.http_failures import failure_of_exception
+from nemo_mm_align.llm.clients.question_images import RequestImage
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import PriceSettings
 

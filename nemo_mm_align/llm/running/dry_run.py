@@ -13,17 +13,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.running.admission import Admission
-from nemo_mm_align.labeling.running.budget import BudgetSettings, describe_tokens, money
-from nemo_mm_align.labeling.running.estimates import TokenEstimator
-from nemo_mm_align.labeling.running.limits import Limiter
-from nemo_mm_align.labeling.running.progress import describe_seconds
-from nemo_mm_align.labeling.running.runner import RunnerSettings
-from nemo_mm_align.labeling.running.spending import Spending, Tokens
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.ledger import Ledger
 from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.running.admission import Admission
+from nemo_mm_align.llm.running.budget import BudgetSettings, describe_tokens, money
 from nemo_mm_align.llm.running.call import Call
+from nemo_mm_align.llm.running.estimates import TokenEstimator
+from nemo_mm_align.llm.running.limits import Limiter
+from nemo_mm_align.llm.running.progress import describe_seconds
+from nemo_mm_align.llm.running.runner import RunnerSettings
+from nemo_mm_align.llm.running.spending import Spending, Tokens
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.labeling.judges.http_failures import count_of, retry_after
-from nemo_mm_align.labeling.refusals import kind_of_error
+from nemo_mm_align.llm.clients.http_failures import count_of, retry_after
 from nemo_mm_align.llm.failures import CallFailure, FailureKind
 from nemo_mm_align.llm.question import Answer
+from nemo_mm_align.llm.refusals import kind_of_error
 
 BLOCKED = frozenset({"content_filter", "content_policy_violation"})
 

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import SecretStr
 
 from nemo_mm_align.keys import GOOGLE_KEYS
-from nemo_mm_align.labeling.judges.api_key import conceal, read_api_key
-from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage, build_message
-from nemo_mm_align.labeling.judges.gemini_replies import read_batch_reply, read_reply
+from nemo_mm_align.llm.clients.api_key import conceal, read_api_key
 from nemo_mm_align.llm.clients.base import ServiceClient
+from nemo_mm_align.llm.clients.gemini_messages import Decoding, GeminiMessage, build_message
+from nemo_mm_align.llm.clients.gemini_replies import read_batch_reply, read_reply
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import PriceSettings
 from nemo_mm_align.llm.question import Answer, Question

@@ -14,7 +14,7 @@ from requests.exceptions import ConnectionError as BrokenError
 from requests.exceptions import ContentDecodingError, ReadTimeout, RequestException, Timeout
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.deadline import POOLS, Deadline
+from nemo_mm_align.llm.clients.deadline import POOLS, Deadline
 
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 """What is read of a reply, packed and unpacked; the longest judgement has a tenth of it."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from nemo_mm_align.labeling.refusals import kind_of_recorded
-from nemo_mm_align.labeling.running.spending import Spending
 from nemo_mm_align.llm.failures import PERMANENT_KINDS, SERVICE_KINDS
+from nemo_mm_align.llm.refusals import kind_of_recorded
+from nemo_mm_align.llm.running.spending import Spending
 
 RECENT_S = 120.0
 """How far back the starts of calls are kept in memory, for limits per minute."""

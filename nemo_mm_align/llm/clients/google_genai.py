@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.gemini_messages import Decoding, GeminiMessage
-from nemo_mm_align.labeling.judges.gemini_replies import failure_of_status
-from nemo_mm_align.labeling.judges.gemini_service import GeminiService
-from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
-from nemo_mm_align.labeling.judges.request_images import RequestImage
-from nemo_mm_align.labeling.judges.transport import make_session, read_environment_once
+from nemo_mm_align.llm.clients.gemini_messages import Decoding, GeminiMessage
+from nemo_mm_align.llm.clients.gemini_replies import failure_of_status
+from nemo_mm_align.llm.clients.gemini_service import GeminiService
+from nemo_mm_align.llm.clients.http_failures import failure_of_exception
+from nemo_mm_align.llm.clients.question_images import RequestImage
+from nemo_mm_align.llm.clients.transport import make_session, read_environment_once
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import PriceSettings
 

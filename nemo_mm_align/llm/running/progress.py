@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import track as rich_track
 
-from nemo_mm_align.labeling.running.admission import Admission
-from nemo_mm_align.labeling.running.budget import describe_tokens
+from nemo_mm_align.llm.running.admission import Admission
+from nemo_mm_align.llm.running.budget import describe_tokens
 
 log = logging.getLogger(__name__)
 

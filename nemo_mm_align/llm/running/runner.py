@@ -12,13 +12,13 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.ledger import Ledger, now
-from nemo_mm_align.labeling.running.admission import Admission, Ticket
-from nemo_mm_align.labeling.running.pacing import Backoff, Breaker
-from nemo_mm_align.labeling.running.progress import ProgressDisplay, Tally
-from nemo_mm_align.labeling.running.signals import stop_on_signal
 from nemo_mm_align.llm.failures import PERMANENT_KINDS, SERVICE_KINDS, CallFailure
+from nemo_mm_align.llm.ledger import Ledger, now
+from nemo_mm_align.llm.running.admission import Admission, Ticket
 from nemo_mm_align.llm.running.call import Call, Outcome
+from nemo_mm_align.llm.running.pacing import Backoff, Breaker
+from nemo_mm_align.llm.running.progress import ProgressDisplay, Tally
+from nemo_mm_align.llm.running.signals import stop_on_signal
 
 log = logging.getLogger(__name__)
 

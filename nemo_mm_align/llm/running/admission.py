@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nemo_mm_align.labeling.ledger import Ledger
-from nemo_mm_align.labeling.running.budget import Budget, BudgetSettings
-from nemo_mm_align.labeling.running.estimates import EstimateSettings, TokenEstimator
-from nemo_mm_align.labeling.running.limits import Departure, DepartureLog, Limiter, read_departures
-from nemo_mm_align.labeling.running.spending import Spending, Tokens, tokens_of
+from nemo_mm_align.llm.ledger import Ledger
 from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.running.budget import Budget, BudgetSettings
 from nemo_mm_align.llm.running.call import Call
+from nemo_mm_align.llm.running.estimates import EstimateSettings, TokenEstimator
+from nemo_mm_align.llm.running.limits import Departure, DepartureLog, Limiter, read_departures
+from nemo_mm_align.llm.running.spending import Spending, Tokens, tokens_of
 
 
 @dataclass(frozen=True)

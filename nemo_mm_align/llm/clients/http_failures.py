@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from nemo_mm_align.labeling.judges.transport import RedirectRefusedError, ReplyTooLargeError
+from nemo_mm_align.llm.clients.transport import RedirectRefusedError, ReplyTooLargeError
 from nemo_mm_align.llm.failures import CallFailure, FailureKind
 
 MOST_TOKENS = 10**9

@@ -7,9 +7,9 @@ import threading
 from pydantic import Field
 
 from nemo_mm_align.configuration import StrictModel
-from nemo_mm_align.labeling.running.spending import Spending, Tokens
 from nemo_mm_align.llm.question import Question
 from nemo_mm_align.llm.running.call import Call
+from nemo_mm_align.llm.running.spending import Spending, Tokens
 
 BYTES_PER_TOKEN = 4.0
 """UTF-8 bytes of a token: about right for English, on the high side for other scripts."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.request_images import RequestImage, loaded_parts
+from nemo_mm_align.llm.clients.question_images import RequestImage, loaded_parts
 from nemo_mm_align.llm.question import Question
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")

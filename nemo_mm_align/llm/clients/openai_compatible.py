@@ -11,12 +11,12 @@ import requests
 from pydantic import SecretStr
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.judges.api_key import read_api_key
-from nemo_mm_align.labeling.judges.http_failures import failure_of_exception
-from nemo_mm_align.labeling.judges.openai_messages import ChatSettings, build_body
-from nemo_mm_align.labeling.judges.openai_replies import failure_of_http, read_batch_reply, read_reply
-from nemo_mm_align.labeling.judges.transport import make_session
+from nemo_mm_align.llm.clients.api_key import read_api_key
 from nemo_mm_align.llm.clients.base import ServiceClient
+from nemo_mm_align.llm.clients.http_failures import failure_of_exception
+from nemo_mm_align.llm.clients.openai_messages import ChatSettings, build_body
+from nemo_mm_align.llm.clients.openai_replies import failure_of_http, read_batch_reply, read_reply
+from nemo_mm_align.llm.clients.transport import make_session
 from nemo_mm_align.llm.price import PriceSettings
 from nemo_mm_align.llm.question import Answer, Question
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from nemo_mm_align.configuration import StrictModel
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.running.spending import Tokens
 from nemo_mm_align.llm.price import Price
+from nemo_mm_align.llm.running.spending import Tokens
 
 POLL_S = 0.2
 

@@ -1,1 +1,0 @@
-"""Making the calls: workers, limits, budget, back-off, progress."""
