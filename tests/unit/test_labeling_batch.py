@@ -13,6 +13,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
+from nemo_mm_align.llm.clients.anthropic import Anthropic
 from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.google_genai import GoogleGenai
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
@@ -24,6 +25,7 @@ JUDGES = {
     "gemini": lambda **changes: RubricJudge(Gemini("judge-1", **changes)),
     "google_genai": lambda **changes: RubricJudge(GoogleGenai("judge-1", **changes)),
     "openai": lambda **changes: RubricJudge(OpenAICompatible("http://127.0.0.1/v1", "judge-1", **changes)),
+    "anthropic": lambda **changes: RubricJudge(Anthropic("judge-1", **changes)),
 }
 
 
@@ -32,6 +34,7 @@ def key(monkeypatch) -> None:
     monkeypatch.setattr(nemo_mm_align.labeling.stage, "report_quality", lambda *paths: None)  # has tests of its own
     monkeypatch.setenv("GEMINI_API_KEY", "test-key")
     monkeypatch.setenv("OPENAI_API_KEY", "test-key")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "test-key")
 
 
 @pytest.fixture
@@ -81,6 +84,14 @@ def serve(name: str, requests_path: Path, replies_path: Path, faults: dict[int, 
                 replies.append(
                     {"id": f"b{len(replies)}", "custom_id": line["custom_id"], "response": response, "error": None}
                 )
+            elif name == "anthropic":
+                reply = requests.post(f"{server.address}/v1/messages", json=line["params"], timeout=60)
+                outcome = (
+                    {"type": "succeeded", "message": reply.json()}
+                    if reply.ok
+                    else {"type": "errored", "error": reply.json()}
+                )
+                replies.append({"custom_id": line["custom_id"], "result": outcome})
             else:
                 address = f"{server.address}/v1beta/models/judge-1:generateContent"
                 reply = requests.post(address, json=line["request"], timeout=60)
@@ -190,6 +201,16 @@ def test_odd_lines_are_reported_by_number_and_the_others_count(files: Files, bat
         ("openai", {"response": {"status_code": 400, "body": {"error": {"code": "content_filter"}}}}, "safety"),
         ("openai", {"response": {"status_code": 200, "body": None}}, "server"),
         ("openai", {"response": {"status_code": "x"}}, "server"),
+        ("anthropic", {"result": {"type": "expired"}}, "server"),
+        (
+            "anthropic",
+            {"result": {"type": "errored", "error": {"error": {"type": "invalid_request_error"}}}},
+            "bad_request",
+        ),
+        ("anthropic", {"result": {"type": "errored", "error": {"error": {"type": "overloaded_error"}}}}, "server"),
+        ("anthropic", {"result": {"type": "succeeded", "message": None}}, "server"),
+        ("anthropic", {"result": {"type": "succeeded"}}, "server"),
+        ("anthropic", {}, "server"),
     ],
 )
 def test_lines_without_a_reply(name: str, line: dict, kind: str, files: Files, batch) -> None:

@@ -246,7 +246,7 @@ def test_a_limit_holds_over_a_kill(stage: Stage) -> None:
     config = json.dumps(stage.config(judge={"latency": 600.0}, runner={"requests_per_minute": 12_000}), default=str)
     code = (
         "import json; from nemo_mm_align.labeling.stage import label_from_config as run\n"
-        "from nemo_mm_align.labeling.running import limits; limits.WINDOW_S = 6.0\n"
+        "from nemo_mm_align.llm.running import limits; limits.WINDOW_S = 6.0\n"
         f"run(json.loads({config!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

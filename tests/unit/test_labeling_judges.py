@@ -21,6 +21,7 @@ from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest, price_of
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.stage import LabelSettings
+from nemo_mm_align.llm.clients.anthropic import Anthropic
 from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.google_genai import GoogleGenai
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
@@ -46,6 +47,10 @@ def openai(address: str, **settings):
     return RubricJudge(OpenAICompatible(f"{address}/v1", "judge-1", **settings))
 
 
+def anthropic(address: str, **settings):
+    return RubricJudge(Anthropic("judge-1", base_url=address, **settings))
+
+
 MakeJudge = Callable[..., RubricJudge]
 
 
@@ -54,9 +59,10 @@ def key(monkeypatch) -> None:
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
 
-@pytest.fixture(params=[gemini, google_genai, openai], ids=lambda make: make.__name__)
+@pytest.fixture(params=[gemini, google_genai, openai, anthropic], ids=lambda make: make.__name__)
 def make(request) -> MakeJudge:
     return request.param
 
@@ -108,7 +114,7 @@ def test_every_fault_has_its_class_and_is_not_retried_by_the_client(make, files,
             assert "log in to the proxy" in caught.value.raw, "what came instead of a reply is kept"
         assert KEY not in f"{caught.value}{caught.value.raw}{caught.value.__cause__}"
     expected = {name: FAULTS[name].kind for name in names}
-    if make is openai:  # its protocol knows no other reason
+    if make in (openai, anthropic):  # their protocols know no other reason
         expected["recitation"] = "safety"
     assert found == expected
 
@@ -130,7 +136,7 @@ def test_the_key_shows_nowhere(make, files: Files, helpsteer: AttributeSchema, c
     with judge_server() as server:
         judge = make(server.address)
         judge.judge(ask(files, helpsteer))
-        texts = [repr(judge), repr(vars(judge)), repr(judge.settings), caplog.text, echo.raw, str(echo)]
+        texts = [repr(judge), repr(vars(judge.client)), repr(judge.settings), caplog.text, echo.raw, str(echo)]
     assert "[API key]" in echo.raw and "[API key]" in echo.message
     assert not any(KEY in text for text in texts)
     headers = server.exchanges[0].headers
@@ -155,9 +161,9 @@ def test_gif_becomes_png_where_the_service_takes_none(make, files, helpsteer, ca
         judge = make(server.address)
         for _ in range(2):
             judge.judge(ask(files, helpsteer, image_paths=(path,)))
-    expected = "image/gif" if make is openai else "image/png"
-    assert server.exchanges[0].mime_types == [expected]
-    assert caplog.text.count("sent as PNG") == (0 if make is openai else 1)
+    taken = make in (openai, anthropic)
+    assert server.exchanges[0].mime_types == ["image/gif" if taken else "image/png"]
+    assert caplog.text.count("sent as PNG") == (0 if taken else 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"BM not an image", None])
@@ -178,8 +184,8 @@ def test_both_clients_of_gemini_share_their_judgements() -> None:
     assert google_genai("http://x", thinking_budget=0).settings["thinking_budget"] == 0
 
 
-def test_gemini_counts_tokens(files: Files, helpsteer: AttributeSchema) -> None:
-    for make in (gemini, google_genai):
+def test_services_count_tokens(files: Files, helpsteer: AttributeSchema) -> None:
+    for make in (gemini, google_genai, anthropic):
         with judge_server() as server:
             judge = make(server.address)
             assert isinstance(judge, CountsTokens)
@@ -217,6 +223,58 @@ def test_google_genai_without_its_package_says_how_to_install_it(helpsteer, monk
     monkeypatch.delitem(sys.modules, "nemo_mm_align.llm.clients.google_genai")
     with pytest.raises(UserError, match=r"^judge=google_genai needs .* pip install google-genai=="):
         build_judge({"_target_": "nemo_mm_align.llm.clients.google_genai.GoogleGenai", "model": "m"}, helpsteer)
+
+
+def test_anthropic_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+    with judge_server() as server:
+        anthropic(server.address, temperature=0.0, max_output_tokens=2077, extra_body=thinking).judge(
+            ask(files, helpsteer)
+        )
+        anthropic(server.address, response_format=None).judge(ask(files, helpsteer))
+    body, plain = (exchange.body for exchange in server.exchanges)
+    assert server.exchanges[0].path == "/v1/messages" and "anthropic-version" in server.exchanges[0].headers
+    assert "verbosity (whole number from 0 to 4" in body["system"] and [m["role"] for m in body["messages"]] == ["user"]
+    assert (body["max_tokens"], body["temperature"], body["thinking"]) == (2077, 0.0, thinking["thinking"])
+    ratings = body["output_config"]["format"]["schema"]["properties"]["ratings"]
+    scores = ratings["items"]["properties"]["scores"]
+    assert scores["additionalProperties"] is False and "minItems" not in ratings, "bounds that the service refuses"
+    assert not {"temperature", "top_p", "output_config", "thinking"} & set(plain)
+
+
+ANTHROPIC_REPLIES = {
+    "credit": ("Your credit balance is too low to access the API", 400, "invalid_request_error", "refused"),
+    "key": ("invalid x-api-key", 401, "authentication_error", "auth"),
+    "region": ("Not available in your region", 403, "permission_error", "refused"),
+    "model": ("model: claude-9", 404, "not_found_error", "refused"),
+    "long": ("prompt is too long: 300000 tokens", 400, "invalid_request_error", "bad_request"),
+    "large": ("Request exceeds the maximum size", 413, "request_too_large", "bad_request"),
+    "overloaded": ("Overloaded", 529, "overloaded_error", "server"),
+}
+
+
+@pytest.mark.parametrize(("message", "status", "name", "kind"), ANTHROPIC_REPLIES.values(), ids=ANTHROPIC_REPLIES)
+def test_anthropic_errors_have_their_class(message, status, name, kind, files: Files, helpsteer) -> None:
+    reply = Reply({"type": "error", "error": {"type": name, "message": message}}, status)
+    failure = failure_of(anthropic, reply, files, helpsteer)
+    assert failure.kind == kind and message in failure.message and f"HTTP {status}" in failure.message
+
+
+@pytest.mark.parametrize("body", ["[1]", '{"content": "text"}', '{"content": [{"type": "text"}]}', "{}"])
+def test_anthropic_replies_that_are_no_messages_are_the_services_fault(body, files: Files, helpsteer) -> None:
+    assert failure_of(anthropic, Reply(body), files, helpsteer).kind == "server"
+
+
+def test_anthropic_asks_where_its_settings_say(files: Files, helpsteer, monkeypatch) -> None:
+    """The library's own variables neither send the key elsewhere nor replace it."""
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "another")
+    with judge_server() as server:
+        anthropic(server.address).judge(ask(files, helpsteer))
+    headers = server.exchanges[0].headers
+    assert "another" not in str(headers) and KEY in str(headers)
+    with pytest.raises(UserError, match="extra_body sets system"):
+        anthropic("http://x", extra_body={"system": "be kind"})
 
 
 def test_openai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:
@@ -320,6 +378,7 @@ def configuration(repository: Path, *overrides: str) -> dict:
         ("judge=gemini",),
         ("judge=google_genai", "judge.thinking_budget=0"),
         ("judge=openai_compatible", "judge.base_url=http://x/v1", "judge.model=m", "judge.extra_body={top_k: 1}"),
+        ("judge=anthropic", "judge.model=m"),
         ("judge=human", "judge.annotator=anna"),
     ],
     ids=lambda overrides: overrides[0],

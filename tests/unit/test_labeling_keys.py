@@ -17,7 +17,7 @@ from nemo_mm_align.llm.clients.api_key import conceal, hide_key, read_api_key, s
 from nemo_mm_align.llm.clients.key_spellings import is_secret
 from nemo_mm_align.llm.failures import LONGEST_MESSAGE, CallFailure
 from tests.judge_server import Files, Reply, honest, judge_server, make_files
-from tests.unit.test_labeling_judges import ask, gemini, google_genai, openai
+from tests.unit.test_labeling_judges import anthropic, ask, gemini, google_genai, openai
 
 KEY = "zK9/q+7=Wm_x~R2-vb=="
 SPELLINGS = {
@@ -102,7 +102,7 @@ def test_what_is_no_secret_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog:
     ]
 
 
-@pytest.fixture(params=[gemini, google_genai, openai], ids=lambda make: make.__name__)
+@pytest.fixture(params=[gemini, google_genai, openai, anthropic], ids=lambda make: make.__name__)
 def make(request: pytest.FixtureRequest) -> Callable:
     return request.param
 
@@ -116,6 +116,7 @@ def set_key(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     monkeypatch.setenv("GEMINI_API_KEY", key)
     monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
 
 
 def asked(files: Files, schema: AttributeSchema) -> JudgeRequest:

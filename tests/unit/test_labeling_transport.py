@@ -17,7 +17,7 @@ from nemo_mm_align.llm.clients.transport import MAX_REPLY_BYTES
 from nemo_mm_align.llm.failures import CallFailure
 from tests.hostile_server import Behaviour, HostileServer, head, hostile_server, whole
 from tests.judge_server import Files, generated, make_files
-from tests.unit.test_labeling_judges import KEY, gemini, google_genai, openai
+from tests.unit.test_labeling_judges import KEY, anthropic, gemini, google_genai, openai
 
 MIB = 2**20
 SCORES = {"helpfulness": 3, "correctness": 2, "coherence": 4, "complexity": 1, "verbosity": 0}
@@ -25,6 +25,7 @@ TEXT = json.dumps({"ratings": [{"candidate": 1, "reasoning": "so", "scores": SCO
 REPLIES = {
     "gemini": generated(TEXT),
     "openai": {"choices": [{"message": {"content": TEXT}, "finish_reason": "stop"}], "model": "test-001"},
+    "anthropic": {"content": [{"type": "text", "text": TEXT}], "stop_reason": "end_turn", "model": "test-001"},
 }
 
 
@@ -33,9 +34,10 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
 
-@pytest.fixture(params=[gemini, google_genai, openai], ids=lambda make: make.__name__)
+@pytest.fixture(params=[gemini, google_genai, openai, anthropic], ids=lambda make: make.__name__)
 def make(request: pytest.FixtureRequest) -> Callable:
     return request.param
 
@@ -51,7 +53,7 @@ def asked(files: Files, helpsteer: AttributeSchema) -> JudgeRequest:
 
 
 def body_of(make: Callable) -> bytes:
-    return json.dumps(REPLIES["openai" if make is openai else "gemini"]).encode()
+    return json.dumps(REPLIES.get(make.__name__, REPLIES["gemini"])).encode()
 
 
 def failure_of(make: Callable, behaviour: Behaviour, asked: JudgeRequest, **settings: float) -> CallFailure:

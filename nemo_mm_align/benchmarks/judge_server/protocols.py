@@ -1,4 +1,4 @@
-"""The two protocols that the server speaks: Gemini's REST and OpenAI's chat completions."""
+"""The protocols that the server speaks: Gemini's REST, OpenAI's chat completions and Anthropic's messages."""
 
 from __future__ import annotations
 
@@ -134,3 +134,43 @@ class OpenAIFront:
 
     def _error(self, status: int, message: str, code: str | None) -> Reply:
         return Reply({"error": {"message": message, "type": "injected", "param": None, "code": code}}, status)
+
+
+class AnthropicFront:
+    """``POST /v1/messages``."""
+
+    FINISH = {"stop": "end_turn", "length": "max_tokens", "safety": "refusal", "recitation": "refusal"}
+    TYPES = {400: "invalid_request_error", 429: "rate_limit_error", 503: "overloaded_error"}
+
+    def read(self, body: dict[str, Any]) -> Question:
+        """Return the question of a request's body; images are base64 sources."""
+        parts = [part for message in body.get("messages", ()) for part in message["content"]]
+        sources = [part["source"] for part in parts if part["type"] == "image"]
+        return Question(
+            [base64.b64decode(source["data"]) for source in sources],
+            [source["media_type"] for source in sources],
+            find_candidates([part["text"] for part in parts if part["type"] == "text"]),
+        )
+
+    def generated(self, text: str, ending: Ending = "stop") -> Reply:
+        """Return a reply of the model, with status 200."""
+        body = {"id": "msg_test", "type": "message", "role": "assistant", "model": "test-001", "stop_sequence": None}
+        usage = {"input_tokens": PROMPT_TOKENS, "output_tokens": REPLY_TOKENS + THINKING_TOKENS}
+        content = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": text}]
+        return Reply({**body, "content": content, "stop_reason": self.FINISH[ending], "usage": usage})
+
+    def prompt_blocked(self) -> Reply:
+        """Return the reply to a question that the service does not let pass."""
+        return self.generated("", "safety")
+
+    def error(self, status: int, message: str, retry_delay: str | None = None) -> Reply:
+        """Return an error; the protocol has no place for a delay in the body."""
+        kind = self.TYPES.get(status, "api_error")
+        return Reply({"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_test"}, status)
+
+
+def front_of(path: str) -> Front:
+    """Return the protocol of a path."""
+    if path.endswith("/chat/completions"):
+        return OpenAIFront()
+    return AnthropicFront() if "/messages" in path else GeminiFront()

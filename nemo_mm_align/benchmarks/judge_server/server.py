@@ -15,7 +15,7 @@ from nemo_mm_align.benchmarks.judge_server.protocols import (
     PROMPT_TOKENS,
     Front,
     GeminiFront,
-    OpenAIFront,
+    front_of,
 )
 
 NAMES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -138,13 +138,13 @@ class JudgeServer:
 
     def _reply_to(self, request: HttpRequest) -> Reply:
         path = request.path.split("?")[0]
-        front: Front = OpenAIFront() if path.endswith("/chat/completions") else GeminiFront()
+        front = front_of(path)
         try:
             body = json.loads(request.body)
-            if path.endswith(":countTokens"):
+            if path.endswith((":countTokens", "/count_tokens")):
                 self.counted.append(request.time)
                 self._write({"time": request.time, "counted": True})
-                return Reply({"totalTokens": PROMPT_TOKENS})
+                return Reply({"totalTokens": PROMPT_TOKENS, "input_tokens": PROMPT_TOKENS})
             question = front.read(body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return front.error(400, f"not a request of this protocol: {error!r}")

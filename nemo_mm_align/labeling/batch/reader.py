@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SHOWN_FAULTS = 20
 
-REQUEST_FIELDS, OUTCOME_FIELDS = {"request", "body"}, {"response", "error", "status"}
+REQUEST_FIELDS, OUTCOME_FIELDS = {"request", "body", "params"}, {"response", "error", "status", "result"}
 """What tells lines of requests from lines of replies; some services repeat the request in the reply."""
 
 

@@ -67,6 +67,6 @@ def batch_judge(judge: Judge) -> WritesBatches:
     """Return the judge, or raise `UserError` where its service knows no batches."""
     if not isinstance(judge, WritesBatches):
         raise UserError(
-            f"batch: {judge.name} knows no batches. Choose judge=gemini, google_genai or openai_compatible."
+            f"batch: {judge.name} knows no batches. Choose judge=gemini, google_genai, openai_compatible or anthropic."
         )
     return judge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +10,8 @@ from nemo_mm_align.llm.clients.gemini_messages import Decoding, GeminiMessage
 from nemo_mm_align.llm.clients.gemini_replies import failure_of_status
 from nemo_mm_align.llm.clients.gemini_service import GeminiService
 from nemo_mm_align.llm.clients.http_failures import failure_of_exception
+from nemo_mm_align.llm.clients.httpx_bridge import bounded_client
 from nemo_mm_align.llm.clients.question_images import RequestImage
-from nemo_mm_align.llm.clients.transport import make_session, read_environment_once
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import PriceSettings
 
@@ -31,11 +30,6 @@ SDK_FIELDS = {"sdk_http_response", "automatic_function_calling_history"}
 
 SERVICE = "https://generativelanguage.googleapis.com"
 """Where the client sends its calls by itself."""
-
-SET_ANEW = {"host", "connection", "content-length", "content-encoding", "transfer-encoding", "accept-encoding"}
-"""Headers that speak of a connection or of how a body is packed."""
-
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line per call
 
 
 class GoogleGenai(GeminiService):
@@ -62,11 +56,10 @@ class GoogleGenai(GeminiService):
     def _make_client(self) -> Any:
         # vertexai stands here so that no environment variable turns the call to another service. The client makes one
         # attempt where it is given no retry options.
-        transport = BoundedTransport(self._timeout_s, self._api_endpoint or SERVICE)
         options = types.HttpOptions(
             base_url=self._api_endpoint,
             timeout=round(self._timeout_s * 1000),
-            httpx_client=httpx.Client(transport=transport, follow_redirects=False),
+            httpx_client=bounded_client(httpx, self._timeout_s, self._api_endpoint or SERVICE),
         )
         return genai.Client(vertexai=False, api_key=self._key.get_secret_value(), http_options=options)
 
@@ -99,26 +92,6 @@ class GoogleGenai(GeminiService):
             waits = details.get("details") if isinstance(details, dict) else None
             return failure_of_status(int(error.code or 0), str(error.message or raw[:200]), raw, headers, waits)
         return failure_of_exception(error, str(getattr(error, "doc", "")))  # `doc`: a reply that is no JSON
-
-
-class BoundedTransport(httpx.BaseTransport):
-    """Sends the client's calls through a session that is bounded, see `transport`."""
-
-    def __init__(self, timeout_s: float, url: str) -> None:
-        self._session = make_session(timeout_s)
-        read_environment_once(self._session, url)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Make one call; the body that is returned is whole and unpacked."""
-        headers = {name: value for name, value in request.headers.items() if name not in SET_ANEW}
-        url, body = str(request.url), request.read()
-        reply = self._session.request(request.method, url, data=body, headers=headers, allow_redirects=False)
-        kept = {name: value for name, value in reply.headers.items() if name.lower() not in SET_ANEW}
-        return httpx.Response(reply.status_code, headers=kept, content=reply.content)
-
-    def close(self) -> None:
-        """Close the session."""
-        self._session.close()
 
 
 def _to_part(part: str | RequestImage) -> Any:

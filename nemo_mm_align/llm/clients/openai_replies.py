@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_mm_align.llm.clients.endings import failure_of_ending
 from nemo_mm_align.llm.clients.http_failures import count_of, retry_after
 from nemo_mm_align.llm.failures import CallFailure, FailureKind
 from nemo_mm_align.llm.question import Answer
 from nemo_mm_align.llm.refusals import kind_of_error
 
 BLOCKED = frozenset({"content_filter", "content_policy_violation"})
-
-CUT = re.compile(r"(?i)length|max_?(?:output_?|new_?|completion_?)?tokens?|context_window")
-FILTERED = re.compile(r"(?i)filter|safety|sensitive|refusal|blocklist|prohibited|moderation|recitation")
-TOOLS = re.compile(r"(?i)tool|function_call")
-BROKEN_OFF = re.compile(r"(?i)error|abort|cancel|timeout|insufficient|overload|interrupt|\bfail")
-"""Words for ends that are not natural. For a natural one servers have many (``stop``, ``eos_token``, ``end_turn``, ...)."""
 
 
 def read_reply(text: str) -> Answer:
@@ -76,20 +70,7 @@ def _classify(body: Mapping[str, Any]) -> tuple[FailureKind | None, str]:
     reason, refusal = choice.get("finish_reason"), choice["message"].get("refusal")
     if refusal:
         return "safety", f"the reply was blocked ({refusal})"
-    return _ending(str(reason)) if reason else (None, "")
-
-
-def _ending(reason: str) -> tuple[FailureKind | None, str]:
-    """Return the failure for an end that is not natural; (None, "") for any other word."""
-    if FILTERED.search(reason):
-        return "safety", f"the reply was blocked ({reason})"
-    if CUT.search(reason):
-        return "truncated", f"the reply was cut at the token limit ({reason}); raise judge.max_output_tokens"
-    if TOOLS.search(reason):
-        return "unparsable", f"the reply ended with {reason}"
-    if BROKEN_OFF.search(reason):
-        return "server", f"the reply was broken off by the service ({reason})"
-    return None, ""
+    return failure_of_ending(str(reason)) if reason else (None, "")
 
 
 def _text(content: Any) -> str:
