@@ -17,6 +17,7 @@ import nemo_mm_align.llm.clients.question_images
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import read as read_settings
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.labeling.jobs import LabelContext
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest, price_of
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge
@@ -392,6 +393,26 @@ def test_shipped_groups_make_their_judge(overrides, repository: Path, helpsteer:
         assert price is not None and price.cost(1e6, 1e6) == 2.5
         with pytest.raises(ValidationError, match="output_per_million"):
             build_judge(configuration(repository, *overrides, prices[0])["judge"], helpsteer)
+
+
+LEDGER_KEYS = {
+    "6ab5a689616d3b03d9a3fc81f1184c6c": ("judge=gemini",),
+    "46e778a124e9b93beecc1b23b84a5aa6": ("judge=google_genai", "judge.thinking_budget=3"),
+    "26a00d9d8b6b240d069a3f0f4f170f38": (
+        "judge=openai_compatible",
+        "judge.base_url=http://x/v1",
+        "judge.model=m",
+        "judge.extra_body={top_k: 1}",
+    ),
+}
+"""What commit 1a72c78 of November 2026 kept judgements under, of the shipped groups with the default schema."""
+
+
+@pytest.mark.parametrize(("fingerprint", "overrides"), LEDGER_KEYS.items(), ids=lambda value: value[0][6:])
+def test_earlier_ledgers_stay_valid(fingerprint: str, overrides, repository: Path) -> None:
+    config = configuration(repository, *overrides)
+    schema = AttributeSchema.model_validate(config["attribute_schema"])
+    assert LabelContext(build_judge(config["judge"], schema), schema, want_reference=True).fingerprint == fingerprint
 
 
 @pytest.mark.parametrize(
