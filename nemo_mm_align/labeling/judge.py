@@ -13,6 +13,9 @@ from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.records import Prompt
 
+JudgeFailure = CallFailure
+"""What a judge raises, under the name that judges of one's own know."""
+
 
 @dataclass(frozen=True)
 class JudgeRequest:

@@ -11,6 +11,16 @@ from nemo_mm_align.labeling.judge import Judge
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.llm.client import LanguageModel
 
+MOVED = {
+    f"nemo_mm_align.labeling.judges.{before}": f"nemo_mm_align.llm.clients.{now}"
+    for before, now in (
+        ("gemini.GeminiJudge", "gemini.Gemini"),
+        ("google_genai.GoogleGenaiJudge", "google_genai.GoogleGenai"),
+        ("openai_compatible.OpenAICompatibleJudge", "openai_compatible.OpenAICompatible"),
+    )
+}
+"""Where what earlier configurations name as `_target_` is now."""
+
 
 def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     """Return the judge that `_target_` names, made with the other keys as arguments.
@@ -21,6 +31,8 @@ def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     Raises:
         UserError: `_target_` names no class, or a key is none of its arguments. The class itself may raise one too.
     """
-    made = construct(config, "judge", "judges", {"schema": schema})
+    target = str(config.get("_target_", "")) if isinstance(config, Mapping) else ""
+    renewed = {**config, "_target_": MOVED[target]} if target in MOVED else config
+    made = construct(renewed, "judge", "judges", {"schema": schema})
     judge: Judge = RubricJudge(made) if isinstance(made, LanguageModel) else made
     return judge

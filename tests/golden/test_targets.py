@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.labeling.registry import MOVED, build_judge
 from tests.golden.runs import GOLDEN
 
 SETTINGS = json.loads(gzip.decompress((GOLDEN / "settings.json.gz").read_bytes()))
@@ -19,7 +19,7 @@ JUDGES = [name for name in SETTINGS if name.startswith("label judge=")]
 
 OWN_JUDGE = {
     "nemo_mm_align.attributes": ["AttributeSchema"],
-    "nemo_mm_align.labeling.judge": ["Judge", "CallFailure", "JudgeReply", "JudgeRequest"],
+    "nemo_mm_align.labeling.judge": ["Judge", "JudgeFailure", "JudgeReply", "JudgeRequest"],
     "nemo_mm_align.records": [
         "Annotation",
         "Candidate",
@@ -59,7 +59,9 @@ def test_a_judge_is_made_by_its_path_with_the_settings_of_then(
         name: "http://127.0.0.1:9/v1" if value == "???" and "url" in name else value for name, value in settings.items()
     }
     judge = build_judge({name: "any" if value == "???" else value for name, value in given.items()}, helpsteer)
-    assert f"{type(judge).__module__}.{type(judge).__name__}" == settings["_target_"] and callable(judge.judge)
+    made = type(getattr(judge, "client", judge))
+    named = settings["_target_"]
+    assert f"{made.__module__}.{made.__name__}" == MOVED.get(named, named) and callable(judge.judge)
 
 
 def test_every_target_of_a_shipped_configuration_is_covered() -> None:
@@ -70,13 +72,12 @@ def test_every_target_of_a_shipped_configuration_is_covered() -> None:
 def test_what_a_judge_of_ones_own_imports_is_where_it_was() -> None:
     for module, names in OWN_JUDGE.items():
         assert not [name for name in names if not hasattr(importlib.import_module(module), name)], module
-    from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
-    from nemo_mm_align.llm.failures import CallFailure
+    from nemo_mm_align.labeling.judge import JudgeFailure, JudgeReply, JudgeRequest
 
     asked = list(inspect.signature(JudgeRequest).parameters)
     assert asked[:5] == ["prompt", "candidates", "image_paths", "schema", "want_reference"]
     assert list(inspect.signature(JudgeReply).parameters)[:3] == ["ratings", "reasoning", "reference_answer"]
-    assert list(inspect.signature(CallFailure).parameters)[:3] == ["kind", "message", "raw"]
+    assert list(inspect.signature(JudgeFailure).parameters)[:3] == ["kind", "message", "raw"]
 
 
 def test_every_format_of_training_data_has_its_name() -> None:
