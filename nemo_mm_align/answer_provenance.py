@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.hashing import hash_json
 from nemo_mm_align.records import CandidateSet, Record, RecordAppender
 
 Hashes = tuple[str, ...]
@@ -27,7 +28,7 @@ def provenance_path(answers: Path) -> Path:
 def digest(record: Record) -> str:
     """Return what tells a line of answers from any other, however it is spelled (16 hex digits)."""
     values = record.model_dump(mode="json", exclude_defaults=True)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return hash_json(values)
 
 
 def read_provenance(answers: Path) -> dict[str, Hashes] | None:

@@ -8,8 +8,6 @@ user's own.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -25,6 +23,7 @@ from pydantic import (
 
 from nemo_mm_align.attribute import FRACTION_BINS, Attribute, spelling
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.hashing import hash_json
 
 PLACEHOLDER = "{attributes}"
 REQUEST = "Please answer the question such that your response is in the following attributes"
@@ -243,4 +242,4 @@ class AttributeSchema(BaseModel):
     @property
     def fingerprint(self) -> str:
         """Hash of all that a judge goes by, rubric texts included: annotations of two schemas never mix."""
-        return hashlib.sha256(json.dumps(self.judged(), sort_keys=True).encode()).hexdigest()[:16]
+        return hash_json(self.judged())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import hashlib
 import os
 import re
 import sys
@@ -22,7 +20,8 @@ from omegaconf.errors import (
 )
 from pydantic import ValidationError
 
-from nemo_mm_align.errors import UserError, suggestion
+from nemo_mm_align.errors import UserError, is_full_disk, suggestion
+from nemo_mm_align.hashing import hash_text
 from nemo_mm_align.run_files import FAULT_FILE_VARIABLE
 
 EXIT_CODE = 2
@@ -109,8 +108,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _describe_full_disk(error: BaseException) -> str | None:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if not full and not re.search(r"No space left on device|Disk quota exceeded", str(error)):
+    if not is_full_disk(error) and not re.search(r"No space left on device|Disk quota exceeded", str(error)):
         return None
     where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
     return (
@@ -136,7 +134,7 @@ def _first_to_say(text: str) -> bool:
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not error_file:
         return True
-    marker = Path(error_file).parent.parent / f"said-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    marker = Path(error_file).parent.parent / f"said-{hash_text(text)}"
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:

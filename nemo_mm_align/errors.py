@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,11 @@ class RecordError(UserError):
         self.path, self.line, self.problem, self.remedy = Path(path), line, problem, remedy
         stop = "" if problem.endswith((".", "!", "?")) else "."
         super().__init__(f"{path}:{line}: {problem}" + (f"{stop} Remedy: {remedy}" if remedy else ""))
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.errors import UserError, is_full_disk
 from nemo_mm_align.outputs import beside
 from nemo_mm_align.owner import Owner, Standing
 from nemo_mm_align.units import describe_age
@@ -139,7 +139,7 @@ def take(path: Path, what: str | Path, remedy: str) -> None:
     try:
         _held[path] = lock = _wait_for(path, what, remedy)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             raise
         raise UserError(
             f"{what}: its lock {path} cannot be written ({error.strerror}). Correct that, or {remedy}."

@@ -7,7 +7,6 @@ torchrun --nproc-per-node 8 scripts/doctor.py experiment=dpo_llava15_13b_1x8 mod
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,8 +17,9 @@ from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.preflight.collectives import leave_hanging_group
 from nemo_mm_align.preflight.doctor import DoctorSettings, Examination, examine
 from nemo_mm_align.preflight.job import split_words
+from nemo_mm_align.repository import CONF
 
-CONFIG = Path(__file__).resolve().parents[1] / "conf" / "doctor.yaml"
+CONFIG = CONF / "doctor.yaml"
 OWN, TRAINING = split_words(sys.argv[1:], set(OmegaConf.load(CONFIG)) | {"hydra", "judge"})
 
 

@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "scripts/label.py"
+from nemo_mm_align.repository import ROOT
+
+SCRIPT = ROOT / "scripts/label.py"
 
 Death = Literal["", "before_line", "torn_line"]
 """Between a reply and its line in the ledger; inside the write of a line; "" for a child that goes on."""
@@ -66,7 +67,7 @@ class LabelStarter:
 def label_starter(folder: Path, environment: Mapping[str, str]) -> Iterator[LabelStarter]:
     """Start the forking process; it ends with the block, and so does a child that still runs."""
     command = [sys.executable, "-m", "nemo_mm_align.benchmarks.dying_label"]
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env={**environment, "PYTHONPATH": path}, start_new_session=True, **pipes)
     try:

@@ -9,9 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_mm_align.benchmarks.dying_label import REPOSITORY, SCRIPT
+from nemo_mm_align.benchmarks.dying_label import SCRIPT
 from nemo_mm_align.benchmarks.machine import peak_resident_bytes
 from nemo_mm_align.labeling.provenance import default_ledger
+from nemo_mm_align.repository import ROOT
 
 KEY = "benchmark-key-0123456789"
 _POLL_SECONDS = 0.02
@@ -52,7 +53,7 @@ class LabelCommand:
 
     def environment(self) -> dict[str, str]:
         """Return the variables of a run."""
-        path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return {**os.environ, "PYTHONPATH": path, "GEMINI_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
 
     def start(self, *overrides: str) -> subprocess.Popen[bytes]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from nemo_mm_align.repository import ROOT
+
 _LIMIT_SECONDS = 900
 
 
@@ -34,7 +35,7 @@ def measure(name: str, settings: Mapping[str, Any], threads: int | None = None, 
         command = [*launcher, "-m", "nemo_mm_align.benchmarks.worker", name, str(given), str(out)]
         process = subprocess.run(
             command,
-            cwd=REPOSITORY,
+            cwd=ROOT,
             env=_environment(threads),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -50,6 +51,6 @@ def measure(name: str, settings: Mapping[str, Any], threads: int | None = None, 
 
 def _environment(threads: int | None) -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     variables |= {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
     return variables if threads is None else {**variables, "OMP_NUM_THREADS": str(threads)}

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.first_rank import on_first_rank
 from nemo_mm_align.run_health import (
     ImageEffect,
     ImageMeasurement,
@@ -42,7 +43,7 @@ class MeasureImages(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure before the first step, unless an earlier start of this very run has."""
         step = trainer.global_step
-        begun = runtime.on_first_rank(lambda: self._begin(step))
+        begun = on_first_rank(lambda: self._begin(step))
         if not begun and step == 0 and self.about.samples:
             self._record("start", step)
 

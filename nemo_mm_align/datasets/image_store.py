@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from urllib.parse import unquote
 from PIL import Image
 
 from nemo_mm_align.errors import UserError, shorten
+from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.images import FORMATS, MAX_FILE_BYTES
 
 DATA_URL = re.compile(r"data:([^,]{0,200}?)(;base64)?,", re.IGNORECASE)
@@ -32,7 +32,7 @@ def store_image(data: bytes, cache: Path) -> Path:
             suffix = (image.format or "image").lower()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         suffix = "broken"  # reported with its path where the image is opened
-    path = cache / f"{hashlib.sha256(data).hexdigest()[:32]}.{suffix}"
+    path = cache / f"{hash_bytes(data, 32)}.{suffix}"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.inference.annotate_inputs import AttributeRater, JobPictures, key_of, make_samples, read_jobs
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.answer_file import AnswerFile
-from nemo_mm_align.inference.first_rank import open_on_first_rank, share
-from nemo_mm_align.inference.identity import rating_facts, short_hash
+from nemo_mm_align.inference.identity import rating_facts
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.requests import Key, request_key
 from nemo_mm_align.inference.scores import predicted, scores
@@ -28,6 +28,7 @@ from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judges.model_head import NAME
 from nemo_mm_align.labeling.provenance import settings_of
 from nemo_mm_align.parallel import runtime, stopping
+from nemo_mm_align.parallel.first_rank import open_on_first_rank, share
 from nemo_mm_align.records import Annotation, RatedCandidate
 from nemo_mm_align.run_files import write_layout
 
@@ -79,8 +80,8 @@ def _open_file(settings: AnnotateSettings, context: LabelContext, jobs: Sequence
     identity = {
         **settings_of(context, Selection()),
         "values": settings.values,
-        "prompts": short_hash(settings.prompts.read_bytes()),
-        "candidates": short_hash(settings.candidates.read_bytes()),
+        "prompts": hash_bytes(settings.prompts.read_bytes()),
+        "candidates": hash_bytes(settings.candidates.read_bytes()),
         **({"add_image_placeholders": True} if settings.add_image_placeholders else {}),
     }
     return AnswerFile(settings.out, identity, JobPictures(jobs), (Annotation, _key))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.inference.drawn import DrawnAttributes
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.settings import InferenceSettings
@@ -25,8 +26,8 @@ def identity(
         **settings.sampling.to_dict(),
         **model_facts(opened),
         "attributes": json.dumps([*asking(schema), *settings.assignments(schema)]) if schema else None,
-        **({"draw_from": short_hash(json.dumps(drawn.combinations).encode())} if drawn else {}),
-        "prompts": short_hash(prompts.read_bytes()),
+        **({"draw_from": hash_bytes(json.dumps(drawn.combinations).encode())} if drawn else {}),
+        "prompts": hash_bytes(prompts.read_bytes()),
         **({"add_image_placeholders": True} if settings.add_image_placeholders else {}),
     }
 
@@ -42,10 +43,10 @@ def model_facts(opened: OpenedModel) -> dict[str, str]:
     return {
         "checkpoint": opened.source.fingerprint(),
         "precision": opened.engine.precision,
-        "template": f"{opened.template.name} {short_hash(opened.template.model_dump_json().encode())}",
-        "model": short_hash(json.dumps(opened.source.config.to_dict(), sort_keys=True).encode()),
+        "template": f"{opened.template.name} {hash_bytes(opened.template.model_dump_json().encode())}",
+        "model": hash_bytes(json.dumps(opened.source.config.to_dict(), sort_keys=True).encode()),
         "tokenizer": _tokenizer(opened.source.tokenizer_folder, opened.encoder),
-        "image_processor": short_hash(opened.image_processor.model_dump_json().encode()),
+        "image_processor": hash_bytes(opened.image_processor.model_dump_json().encode()),
     }
 
 
@@ -68,9 +69,4 @@ def _tokenizer(folder: Path, encoder: Encoder) -> str:
     """Hash of the tokenizer's files and of the special ids that its settings choose."""
     files = [path.read_bytes() for name in TOKENIZER_FILES if (path := folder / name).is_file()]
     special = (encoder.stop_id, encoder.tokenizer.eos_token_id, encoder.tokenizer.bos_token_id, encoder.add_bos)
-    return short_hash(b"".join(hashlib.sha256(data).digest() for data in files) + repr(special).encode())
-
-
-def short_hash(data: bytes) -> str:
-    """Return 16 hex digits of SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hash_bytes(b"".join(hashlib.sha256(data).digest() for data in files) + repr(special).encode())

@@ -13,7 +13,6 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.early import check_mode
-from nemo_mm_align.inference.first_rank import open_on_first_rank, share
 from nemo_mm_align.inference.generator import candidate_set
 from nemo_mm_align.inference.identity import identity
 from nemo_mm_align.inference.loading import OpenedModel
@@ -21,6 +20,7 @@ from nemo_mm_align.inference.pictures import Pictures
 from nemo_mm_align.inference.requests import Request, check_lengths, make_requests, raise_faults
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime, stopping
+from nemo_mm_align.parallel.first_rank import open_on_first_rank, share
 from nemo_mm_align.records import (
     IMAGE_PLACEHOLDER,
     CandidateSet,

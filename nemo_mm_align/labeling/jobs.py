@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import heapq
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.hashing import hash_json
 from nemo_mm_align.labeling.judge import Judge, JudgeRequest
 from nemo_mm_align.records import CandidateSet, Prompt
 
 KEY_VERSION = 1
-
-SORTED_JSON = json.JSONEncoder(sort_keys=True)
-"""As ``json.dumps(value, sort_keys=True)``, which makes an encoder at every call."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Job:
 
 def digest(value: Any) -> str:
     """Return a hash of a JSON value (32 hex digits)."""
-    return hashlib.sha256(SORTED_JSON.encode(value).encode()).hexdigest()[:32]
+    return hash_json(value, 32)
 
 
 def content_key(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -12,6 +11,7 @@ from typing import Any
 
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.hashing import hash_text
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.llm.question import Question, QuestionImage
 from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn
@@ -112,7 +112,7 @@ def rubric_fingerprint() -> str:
     built = build_question(request)
     parts = [part if isinstance(part, str) else str(part.path) for part in built.parts]
     material = [built.instructions, parts, built.response_schema]
-    return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:16]
+    return hash_text(json.dumps(material))
 
 
 def _describe(attribute: Attribute) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from nemo_mm_align.datasets.build_settings import RANDOM_METHODS
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.results import BRIEF, UNASKED, variant_of
+from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.miniature.attribute_model import RatedRun
 from nemo_mm_align.miniature.settings import ANSWERS, MiniatureSettings
 from nemo_mm_align.miniature.stages import SCRIPTS, Stage, module_command, python_command, torchrun_command
@@ -342,7 +343,7 @@ def take_text_before(shipped: Path, prompts: Path, out: Path) -> None:
     settings = _settings_of(shipped)
     if not settings.is_file():
         return
-    if json.loads(settings.read_text())["prompts"] == hashlib.sha256(prompts.read_bytes()).hexdigest()[:16]:
+    if json.loads(settings.read_text())["prompts"] == hash_bytes(prompts.read_bytes()):
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(shipped, out)
     else:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from nemo_mm_align.attributes import AttributeSchema
@@ -31,6 +30,7 @@ from nemo_mm_align.model.huggingface_names import (
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, dtype_name, new_folder
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.parallel.first_rank import attempt, raise_fault, share
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -127,18 +127,15 @@ def export_huggingface(
 
 def write_on_first_rank(folder: str | Path, write: Any, blocks: Iterator[tuple[int, Tensor]]) -> None:
     """Let rank 0 call ``write(partial folder)``, which consumes `blocks`; raise its `UserError` on every rank."""
-    box: list[str | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            with new_folder(folder) as partial:
-                write(partial)
-        except UserError as error:
-            box[0] = str(error)
+
+    def write_all() -> None:
+        with new_folder(folder) as partial:
+            write(partial)
+
+    _, fault = attempt(write_all)
     for _ in blocks:  # what a failed write left; elsewhere: send all
         pass
-    dist.broadcast_object_list(box, src=0)
-    if box[0] is not None:
-        raise UserError(box[0])
+    raise_fault(share(fault))
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.errors import UserError, is_full_disk
 from nemo_mm_align.outputs import check_unused
 
 DTYPES = {
@@ -184,6 +183,6 @@ def new_folder(target: str | Path) -> Iterator[Path]:
 
 
 def _describe(error: OSError, target: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         return f"{target}: the disk is full; nothing was left behind. Free some space or choose another folder."
     return f"{target}: cannot be written ({error.strerror or error}). Choose another folder."

@@ -43,6 +43,7 @@ from nemo_mm_align.parallel.checkpoint_folder import (
     read_metadata,
     step_folder,
 )
+from nemo_mm_align.parallel.first_rank import on_first_rank
 from nemo_mm_align.parallel.sharded_state import (
     bytes_to_write,
     state_to_load,
@@ -71,25 +72,21 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+UNTOUCHED = "Checkpoints already written are untouched."
+
 _PARTIAL = ".partial"
 _DAMAGED = ".damaged"
 _HEADROOM = 1.1
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Raise `UserError` on every rank if rank 0 sees too little space."""
-    box: list[str | None] = [None]
-    if runtime.rank() == 0:
-        free = shutil.disk_usage(folder).free
-        if free < needed * _HEADROOM:
-            box[0] = (
-                f"{folder}: a checkpoint needs about {needed / 1e9:.3f} GB, but only {free / 1e9:.3f} GB are free. Free some "
-                "space, set checkpoint.keep lower, or choose another exp_manager.exp_dir. Checkpoints already written are "
-                "untouched."
-            )
-    torch.distributed.broadcast_object_list(box, src=0)
-    if box[0]:
-        raise UserError(box[0])
+    """Raise `UserError` where there is too little space."""
+    free = shutil.disk_usage(folder).free
+    if free < needed * _HEADROOM:
+        raise UserError(
+            f"{folder}: a checkpoint needs about {needed / 1e9:.3f} GB, but only {free / 1e9:.3f} GB are free. Free some "
+            f"space, set checkpoint.keep lower, or choose another exp_manager.exp_dir. {UNTOUCHED}"
+        )
 
 
 def save(
@@ -119,15 +116,16 @@ def save(
         writer.finish()
     final = step_folder(run, metadata.step)
     partial = final.with_name(final.name + _PARTIAL)
-    _on_first_rank(lambda: _prepare(partial))
+    on_first_rank(lambda: _prepare(partial), UNTOUCHED)
     state = state_to_save(model, optimizer, adapted=metadata.lora is not None)
     state["trainer"] = trainer_state or {}
 
     def complete() -> None:
-        _on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source))
+        on_first_rank(lambda: _finish(partial, final, metadata, tokenizer_source), UNTOUCHED)
 
     try:
-        _check_space(partial, bytes_to_write(state))
+        needed = bytes_to_write(state)
+        on_first_rank(lambda: _check_space(partial, needed))
         request = dist_checkpointing.save(state, str(partial / STATE_FOLDER), async_sharded_save=writer is not None)
         if writer is None:
             complete()
@@ -215,19 +213,6 @@ def copy_tokenizer(source: str | Path, target: str | Path) -> None:
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".model", ".txt", ".jinja") and "safetensors" not in path.name:
             shutil.copyfile(path, target / path.name)
-
-
-def _on_first_rank(action: Any) -> None:
-    """Run `action` on rank 0 and raise its error on every rank."""
-    box: list[str | None] = [None]
-    if runtime.rank() == 0:
-        try:
-            action()
-        except OSError as error:
-            box[0] = f"{error.filename or ''}: {error.strerror or error}. Checkpoints already written are untouched."
-    torch.distributed.broadcast_object_list(box, src=0)
-    if box[0]:
-        raise UserError(box[0])
 
 
 def keep_newest(run: str | Path, count: int) -> None:

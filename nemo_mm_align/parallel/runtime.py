@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy
 import torch
@@ -127,27 +126,6 @@ def shutdown() -> None:
         parallel_state.destroy_model_parallel()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def on_first_rank(action: Callable[[], Result]) -> Result:
-    """Run `action` on rank 0 and return its result, which must be small, on every rank; all ranks call it.
-
-    Raises:
-        UserError: what rank 0 raised, or its system's error in words.
-    """
-    box: list[Any] = [None, None]
-    if rank() == 0:
-        try:
-            box[0] = action()
-        except UserError as error:
-            box[1] = str(error)
-        except OSError as error:
-            box[1] = f"{error.filename or ''}: {error.strerror or error}."
-    torch.distributed.broadcast_object_list(box, src=0)
-    if box[1] is not None:
-        raise UserError(box[1])
-    result: Result = box[0]
-    return result
 
 
 def is_first_stage() -> bool:

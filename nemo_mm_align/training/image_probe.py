@@ -6,7 +6,6 @@ Shapes: B rows, S positions, N samples of the probe, M measures; the last dimens
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import ANSWER, Sample
+from nemo_mm_align.hashing import hash_text
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.common_metrics import common_metrics
 from nemo_mm_align.objectives.objective import Objective, Reading
@@ -118,7 +118,7 @@ class ImageProbe:
         """Return what tells it from another: a hash of the weights it starts from, the samples and the objective."""
         keys = [sample_key(sample, hash_of) for sample in (*self.own, *self.exchanged)]
         text = json.dumps([weights, keys, asdict(self.objective)], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hash_text(text)
 
     @torch.no_grad()
     def measure(self, model: Llava) -> dict[str, ImageEffect]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.hashing import hash_json
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reading
 from nemo_mm_align.parallel import runtime
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def settings_key(**settings: Any) -> str:
     """Hash everything beside the sample that a log-prob depends on."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return hash_json(settings)
 
 
 def sample_key(sample: Sample, hash_of: Callable[[Path], str]) -> str:

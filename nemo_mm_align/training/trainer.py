@@ -31,6 +31,7 @@ from nemo_mm_align.model.llava import Llava, set_trainable
 from nemo_mm_align.orphans import end_forks_with_this_process
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
+from nemo_mm_align.parallel.first_rank import on_first_rank
 from nemo_mm_align.parallel.source import build_from
 from nemo_mm_align.parallel.stopping import Stopped, StopRequest, requests
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
@@ -118,7 +119,7 @@ class TrainingRun:
 
     def _own(self, resources: ExitStack) -> None:
         """Make the run's folder this run's alone; two that write checkpoints and metrics there would mix them."""
-        runtime.on_first_rank(lambda: take(owner_file(self.folder), self.folder, ANOTHER_RUN))
+        on_first_rank(lambda: take(owner_file(self.folder), self.folder, ANOTHER_RUN))
         resources.callback(release, self.folder / OWNER_FILE)
 
     def warn_of_sizes(self) -> None:
@@ -169,8 +170,8 @@ class TrainingRun:
             TrainingDiverged: its report is in the run's folder.
         """
         self.stop.check()
-        runtime.on_first_rank(lambda: read_health(self.folder))  # one of another version is named before any work
-        resume = runtime.on_first_rank(lambda: checkpoint_to_resume(self.checkpoints, self.settings.checkpoint.resume))
+        on_first_rank(lambda: read_health(self.folder))  # one of another version is named before any work
+        resume = on_first_rank(lambda: checkpoint_to_resume(self.checkpoints, self.settings.checkpoint.resume))
         start = self._check_resumable(resume) if resume else 0
         if runtime.rank() == 0:
             self.hashes.save()
@@ -310,7 +311,7 @@ class TrainingRun:
         """Measure how much the images matter, if that is asked for."""
         settings = self.settings
         if not settings.health.image_probe:
-            runtime.on_first_rank(lambda: write_health(self.folder, RunHealth()))  # an earlier run's is not this one's
+            on_first_rank(lambda: write_health(self.folder, RunHealth()))  # an earlier run's is not this one's
             return []
         exchanges, why_none = draw_exchanges(self.samples, settings.health.image_probe, settings.seed, self.hashes.of)
         probe = ImageProbe(self.samples, exchanges, collator, settings.recipe, settings.model.micro_batch_size)

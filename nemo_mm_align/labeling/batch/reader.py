@@ -6,7 +6,6 @@ run) is reported with its number, and nothing is taken from it; the others count
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.labeling.batch.settings import BatchSettings, WritesBatches, batch_judge
 from nemo_mm_align.labeling.jobs import Job, LabelContext
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply, price_of
@@ -100,7 +100,7 @@ class BatchReader:
                 where = f"{path}:{number}"
                 value = _parse(line)
                 key = self._judge.batch_key(value) if value is not None else None
-                digest = hashlib.sha256(line.strip()).hexdigest()[:32]
+                digest = hash_bytes(line.strip(), 32)
                 if value is None:
                     replies.faults.append(f"{where}: not a JSON object (torn, or another kind of file)")
                 elif not isinstance(key, str):
