@@ -24,8 +24,8 @@ Number = Annotated[float, Field(strict=True)]
 
 
 def spelling(name: str) -> str:
-    """Return a name as it is compared: case, blanks, hyphens and underscores make no difference."""
-    return re.sub(r"[\s_-]", "", name).lower()
+    """Return a name as it is compared: case, blanks, underscores and marks make no difference."""
+    return re.sub(r"[\W_]+", "", name).lower()
 
 
 class Attribute(BaseModel):

@@ -13,7 +13,7 @@ from typing import Any
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.chat_template import IMAGE_PART
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
-from nemo_mm_align.datasets.formats.keys import OTHER_FORMATS, says_nothing, spelling
+from nemo_mm_align.datasets.formats.keys import OTHER_FORMATS, as_listed, says_nothing
 from nemo_mm_align.errors import shorten
 
 SCORE_KEYS = ("chosen_score", "rejected_score")
@@ -200,7 +200,7 @@ def extra_fields(record: Mapping[str, Any], known: Iterable[str]) -> dict[str, A
     own = record.get("metadata")
     extras = dict(own) if isinstance(own, Mapping) else {} if own is None else {"metadata": own}
     for key, value in record.items():
-        if key in known or value is own or spelling(key) in OTHER_FORMATS:
+        if key in known or value is own or as_listed(key) in OTHER_FORMATS:
             continue
         try:
             json.dumps(value)

@@ -69,7 +69,7 @@ def says_nothing(key: str, value: Any) -> bool:
     )
 
 
-def spelling(key: str) -> str:
+def as_listed(key: str) -> str:
     """A key as the lists have it: lower case, with underscores."""
     return key.lower().replace("-", "_")
 
@@ -89,7 +89,7 @@ class KeyCheck:
         for key, value in record.items():
             if key in used or says_nothing(key, value):
                 continue
-            name = spelling(key)
+            name = as_listed(key)
             if name in IMAGE_NAMES and not has_images:
                 why = "names a picture, but the record has no image or images."
                 yield Problem("unread_key", f"key {shorten(key)!r} {why}", "call it image.")
@@ -106,7 +106,7 @@ class KeyCheck:
             for key, value in message.items():
                 if key in used or says_nothing(key, value):
                     continue
-                name = spelling(key)
+                name = as_listed(key)
                 if name in REFUSED or name in IMAGE_NAMES or name in ("image", "images"):
                     yield _refusal(f"{where}[].{key}", name)
                 elif name not in METADATA:

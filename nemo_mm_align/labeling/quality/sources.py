@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.attribute import spelling
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import RecordError, UserError
 from nemo_mm_align.labeling.input_reader import numbered_lines
-from nemo_mm_align.labeling.reply.claims import attribute_spellings, spelling
+from nemo_mm_align.labeling.reply.claims import attribute_spellings
 from nemo_mm_align.records import Annotation, parse_line
 
 TABLES = (".csv", ".jsonl", ".json", ".ndjson")

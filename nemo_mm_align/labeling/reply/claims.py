@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from nemo_mm_align.attribute import spelling
 from nemo_mm_align.attributes import AttributeSchema
 
 
@@ -52,11 +52,6 @@ class Claims:
         (value,) = values
         assert value is not None
         return value
-
-
-def spelling(name: str) -> str:
-    """Return a name as it is compared: case, blanks, hyphens and underscores make no difference."""
-    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def attribute_spellings(schema: AttributeSchema) -> dict[str, str]:

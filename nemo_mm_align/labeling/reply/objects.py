@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from nemo_mm_align.labeling.reply.claims import UnparsableError, spelling
+from nemo_mm_align.attribute import spelling
+from nemo_mm_align.labeling.reply.claims import UnparsableError
 from nemo_mm_align.labeling.reply.relaxed import BLANK, NotReadableError, Pairs, read_relaxed
 
 __all__ = ["Found", "Pairs", "as_dict", "find_objects", "leaves"]
