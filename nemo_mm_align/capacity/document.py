@@ -44,7 +44,7 @@ def _introduction() -> str:
     first, *_, last = paper_recipes()
     return f"""# Capacity
 
-Written by `python scripts/estimate.py model=mini recipe={first} document=CAPACITY.md`; a test writes it again and compares.
+Written by `python scripts/estimate.py model=mini recipe={first} document=docs/CAPACITY.md`; a test writes it again and compares.
 For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llava15_13b_2x8 gpu=h100_80gb`, or
 `python scripts/estimate.py model=llava15_13b recipe={last} suggest=true nodes=4`.
 

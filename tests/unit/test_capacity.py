@@ -270,7 +270,9 @@ def test_command_line(repository: Path) -> None:
 
 def test_capacity_document_is_up_to_date(repository: Path) -> None:
     text = document_text()
-    assert (repository / "CAPACITY.md").read_text(encoding="utf-8") == text, "write it anew with scripts/estimate.py"
+    assert (repository / "docs/CAPACITY.md").read_text(encoding="utf-8") == text, (
+        "write it anew with scripts/estimate.py"
+    )
     assert all(title in text for title in MODELS.values())
 
 

@@ -1,0 +1,153 @@
+"""docs/: links lead somewhere, commands name scripts and settings that are there, examples run."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.labeling.judge import CallFailure, JudgeRequest, check_reply
+from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.records import Prompt, Turn
+from tests.distributed import REPOSITORY
+
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "containers/README.md"])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?:python|bash) ((?:scripts|containers)/[\w/]+\.(?:py|sh))")
+
+
+def pages() -> list[str]:
+    return [str(page.relative_to(REPOSITORY)) for page in PAGES]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and Sphinx make them."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_link_leads_somewhere(page: str) -> None:
+    path = REPOSITORY / page
+    for target in LINK.findall(path.read_text("utf-8")):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists() and there.is_relative_to(REPOSITORY), f"{page}: {target}"
+        assert not anchor or anchor in anchors(there), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_script_that_is_named_is_there(page: str) -> None:
+    for script in COMMAND.findall((REPOSITORY / page).read_text("utf-8")):
+        assert (REPOSITORY / script).is_file(), f"{page}: {script}"
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = re.findall(r"^([A-Za-z_]+)$", (REPOSITORY / "docs/index.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(page.stem for page in (REPOSITORY / "docs").glob("*.md") if page.stem != "index")
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(tmp_path / "trees")]
+    built = subprocess.run([*command, str(REPOSITORY / "docs"), str(tmp_path / "html")], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "Spearman" in (tmp_path / "html/STUDY.html").read_text("utf-8")
+
+
+def test_settings_that_troubleshooting_names_are_there(repository: Path) -> None:
+    text = (repository / "docs/troubleshooting.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:data|model|faults|runner)\.[a-z_.]+)(?:=[\w.]+)?`", text))
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        known = {"train": compose("train", ["model=mini", "recipe=sft"]), "label": compose("label")}
+    assert len(named) > 8
+    for name in named:
+        section, _, key = name.partition(".")
+        assert key in known["label" if section == "runner" else "train"][section], name
+
+
+@pytest.fixture(scope="module")
+def examples(repository: Path) -> dict[str, str]:
+    """The files of docs/extending.md by the names in their first lines."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", (repository / "docs/extending.md").read_text(), re.S)
+    return dict(blocks)
+
+
+@pytest.fixture
+def asked(helpsteer: AttributeSchema) -> JudgeRequest:
+    return JudgeRequest(
+        Prompt(id="p", turns=(Turn(role="user", content="Why?"),)), ("so", "because it is"), (), helpsteer
+    )
+
+
+def place(examples: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in examples.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_the_judge_of_the_documentation_judges(examples, asked, tmp_path: Path, monkeypatch) -> None:
+    place(examples, tmp_path, monkeypatch)
+    judge = build_judge(yaml.safe_load(examples["my/judge/length.yaml"]), asked.schema)
+    reply = check_reply(judge.judge(asked), asked)
+    assert [ratings["verbosity"] for ratings in reply.ratings] == [1, 3]
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, list[dict]]]:
+    """A model behind ``POST`` that rates every candidate 2, and what it was sent."""
+    received: list[dict] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            scores = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 2)
+            ratings = [{"candidate": number, "reasoning": "so", "scores": scores} for number in (1, 2)]
+            body = json.dumps({"text": json.dumps({"ratings": ratings})}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *what: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/ask", received
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_language_model_of_the_documentation_judges(examples, asked, service, tmp_path, monkeypatch) -> None:
+    place(examples, tmp_path, monkeypatch)
+    url, received = service
+    settings = yaml.safe_load(examples["my/judge/plain.yaml"])
+    judge = build_judge({**settings, "url": url}, asked.schema)
+    reply = check_reply(judge.judge(asked), asked)
+    assert [ratings["complexity"] for ratings in reply.ratings] == [2, 2]
+    assert "because it is" in received[0]["text"] and judge.settings["model"] == "mine"
+    with pytest.raises(CallFailure, match="ConnectionError"):
+        build_judge({**settings, "url": "http://127.0.0.1:9/ask"}, asked.schema).judge(asked)
+
+
+def test_the_schema_of_the_documentation_is_one(examples, tmp_path: Path, monkeypatch, repository: Path) -> None:
+    place(examples, tmp_path, monkeypatch)
+    words = ["prompts=p", "candidates=c", "out=o.jsonl", "attribute_schema=tone"]
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        config = compose("label", [f"hydra.searchpath=[file://{tmp_path}/my]", *words])
+    schema = AttributeSchema.model_validate(dict(config.attribute_schema))
+    assert schema.names == ("correctness", "formality") and schema.perfect_total == 4
