@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from nemo_mm_align.errors import UserError, is_full_disk, suggestion
 from nemo_mm_align.hashing import hash_text
+from nemo_mm_align.packages import describe_missing
 from nemo_mm_align.run_files import FAULT_FILE_VARIABLE
 
 EXIT_CODE = 2
@@ -77,7 +78,9 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, ValidationError):
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}" for fault in error.errors()]
         return f"configuration of {error.title}: {'; '.join(faults)}. Check the overrides and the files in conf/."
-    return next((text for cause in _chain(error) if (text := _describe_full_disk(cause))), None)
+    return next(
+        (text for cause in _chain(error) if (text := _describe_full_disk(cause) or describe_missing(cause))), None
+    )
 
 
 def _describe_config(error: OmegaConfBaseException) -> str:

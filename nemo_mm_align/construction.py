@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_mm_align.configuration import check_arguments, check_section
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.packages import describe_missing
 
 
 def construct(config: Mapping[str, Any], section: str, what: str, offered: Mapping[str, Any] | None = None) -> Any:
@@ -31,6 +32,8 @@ def construct(config: Mapping[str, Any], section: str, what: str, offered: Mappi
     except UserError:  # one that says itself what it lacks
         raise
     except (ImportError, AttributeError, ValueError) as error:
+        if missing := describe_missing(error):
+            raise UserError(f"{section}._target_={target!r}: {missing}") from None
         raise UserError(
             f"{section}._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class."
         ) from None

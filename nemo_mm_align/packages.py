@@ -1,4 +1,4 @@
-"""Versions of installed packages, as pip knows them; nothing is imported."""
+"""Installed packages, as pip knows them, and which extra brings one that is missing; nothing is imported."""
 
 from __future__ import annotations
 
@@ -20,3 +20,23 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of those of the packages that are installed."""
     found = {name: installed_version(name) for name in names}
     return {name: text for name, text in found.items() if text is not None}
+
+
+EXTRA_OF = {
+    **dict.fromkeys(("torch", "megatron", "nemo", "lightning", "transformers"), "train"),
+    **dict.fromkeys(("datasets", "safetensors", "sentencepiece", "einops", "pyarrow"), "train"),
+    "google": "gemini",
+    "easy_vqa": "miniature",
+}
+"""Which extra of this project brings a module."""
+
+
+def describe_missing(error: BaseException) -> str | None:
+    """Return what to install where an import failed for want of an extra's package; None for any other error."""
+    module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if module not in EXTRA_OF:
+        return None
+    return (
+        f"the package behind the module {module} is not installed, and this needs it: pip install "
+        f"'nemo_mm_align[{EXTRA_OF[module]}]', or from a checkout pip install -r requirements.txt -c constraints.txt."
+    )

@@ -1,8 +1,12 @@
-"""Folders of the checkout that the package lies in."""
+"""Where settings and entry points lie: at the top of a checkout, or inside the package that a wheel has installed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CONF = ROOT / "conf"
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+"""The checkout, where there is one."""
+
+HOME = ROOT if (ROOT / "scripts" / "train.py").is_file() else PACKAGE
+CONF, SCRIPTS = HOME / "conf", HOME / "scripts"

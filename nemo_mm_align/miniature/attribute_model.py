@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_mm_align.miniature.stages import SCRIPTS, Stage, python_command, torchrun_command
+from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_command
+from nemo_mm_align.repository import SCRIPTS
 
 NAME = "attribute_model"
 

@@ -28,9 +28,10 @@ from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.miniature.criteria_counts import Drawn, Measured, judge, measure
 from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.oracle import RULES
-from nemo_mm_align.miniature.pipeline import CRITERIA, SCRIPTS, TEMPLATE
+from nemo_mm_align.miniature.pipeline import CRITERIA, TEMPLATE
 from nemo_mm_align.miniature.stages import python_command
 from nemo_mm_align.records import CandidateSet, Prompt, read_records
+from nemo_mm_align.repository import SCRIPTS
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,11 @@ from nemo_mm_align.evaluation.results import BRIEF, UNASKED, variant_of
 from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.miniature.attribute_model import RatedRun
 from nemo_mm_align.miniature.settings import ANSWERS, MiniatureSettings
-from nemo_mm_align.miniature.stages import SCRIPTS, Stage, module_command, python_command, torchrun_command
+from nemo_mm_align.miniature.stages import Stage, module_command, python_command, torchrun_command
 from nemo_mm_align.miniature.world import build_world
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.records import Prompt, read_records, write_records
+from nemo_mm_align.repository import SCRIPTS
 from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
 
 logger = logging.getLogger(__name__)

@@ -18,11 +18,9 @@ from typing import Any, Protocol
 
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.repository import ROOT
 
 logger = logging.getLogger(__name__)
 
-SCRIPTS = ROOT / "scripts"
 
 _TAIL_LINES = 30
 _PATIENCE_S, _POLL_S = 60.0, 0.5

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import CallFailure, JudgeRequest, check_reply
 from nemo_mm_align.labeling.registry import build_judge
-from nemo_mm_align.records import Prompt, Turn
+from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, write_records
 from tests.distributed import REPOSITORY
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "containers/README.md"])
@@ -151,3 +151,15 @@ def test_the_schema_of_the_documentation_is_one(examples, tmp_path: Path, monkey
         config = compose("label", [f"hydra.searchpath=[file://{tmp_path}/my]", *words])
     schema = AttributeSchema.model_validate(dict(config.attribute_schema))
     assert schema.names == ("correctness", "formality") and schema.perfect_total == 4
+
+
+def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch, capsys, helpsteer: AttributeSchema) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/guide.md").read_text("utf-8"), re.DOTALL)
+    values = {"worse": 1.0, "better": 3.0}
+    rated = [RatedCandidate(text=text, ratings=dict.fromkeys(helpsteer.names, value)) for text, value in values.items()]
+    prompt = Prompt(id="p", turns=(Turn(role="user", content="Why?"),))
+    names = {"judge": "j", "schema_name": helpsteer.name, "schema_fingerprint": helpsteer.fingerprint}
+    write_records(tmp_path / "annotations.jsonl", [Annotation(prompt=prompt, candidates=tuple(rated), **names)])
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.endswith("3.0} better\n")

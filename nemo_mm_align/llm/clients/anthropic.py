@@ -24,7 +24,8 @@ try:
     import httpx2
 except ImportError as error:
     raise UserError(
-        f"judge=anthropic needs the package anthropic ({error}). Install it: pip install anthropic==2.14.0 -c constraints.txt"
+        f"judge=anthropic needs the package anthropic ({error}). Install it: pip install anthropic==2.14.0 -c "
+        "constraints.txt (the extra nemo_mm_align[anthropic])."
     ) from None
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")

@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise UserError(
         f"judge=google_genai needs the package google-genai ({error}). Install it: pip install google-genai==2.34.0 "
-        "-c constraints.txt, or choose judge=gemini."
+        "-c constraints.txt (the extra nemo_mm_align[google-genai]), or choose judge=gemini."
     ) from None
 
 SDK_FIELDS = {"sdk_http_response", "automatic_function_calling_history"}
