@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from nemo_mm_align.preflight.finding import Finding, amber, green, rank_list, red
-from nemo_mm_align.preflight.meeting import Meeting
+from nemo_mm_align.preflight.rendezvous import Rendezvous
 from nemo_mm_align.preflight.report import EXIT_RED
 from nemo_mm_align.units import MIB
 
@@ -58,11 +58,11 @@ def choose_backend(devices: Mapping[int, Mapping[str, Any]]) -> str | None:
     return "nccl" if all(with_gpu) else None if any(with_gpu) else "gloo"
 
 
-def check_collectives(meeting: Meeting, backend: str | None) -> Finding | None:
+def check_collectives(rendezvous: Rendezvous, backend: str | None) -> Finding | None:
     """All-reduce over all ranks; call it on every one of them.
 
     Args:
-        meeting: after a complete roll call.
+        rendezvous: after a complete roll call.
         backend: ``nccl`` or ``gloo``; ``None`` if the ranks do not have the same devices.
 
     Returns:
@@ -72,9 +72,9 @@ def check_collectives(meeting: Meeting, backend: str | None) -> Finding | None:
         return red(
             _TITLE, "some ranks have a GPU and some have none", "give every rank a GPU, or none: CUDA_VISIBLE_DEVICES="
         )
-    outcome = _run(meeting, backend)
-    everyone = meeting.gather("all_reduce", outcome)
-    return judge_outcomes(everyone, meeting.ranks.world_size, backend) if meeting.ranks.rank == 0 else None
+    outcome = _run(rendezvous, backend)
+    everyone = rendezvous.gather("all_reduce", outcome)
+    return judge_outcomes(everyone, rendezvous.ranks.world_size, backend) if rendezvous.ranks.rank == 0 else None
 
 
 def judge_outcomes(everyone: Mapping[int, Mapping[str, Any]], world_size: int, backend: str) -> Finding:
@@ -105,13 +105,13 @@ def judge_outcomes(everyone: Mapping[int, Mapping[str, Any]], world_size: int, b
     return green(_TITLE, text)
 
 
-def _run(meeting: Meeting, backend: str) -> dict[str, Any]:
+def _run(rendezvous: Rendezvous, backend: str) -> dict[str, Any]:
     import torch
     from torch.distributed import PrefixStore
 
-    assert meeting.store is not None, "a single process has nobody to sum with"
+    assert rendezvous.store is not None, "a single process has nobody to sum with"
     outcome: dict[str, Any] = {"error": None, "setup_s": 0.0, "latency_s": 0.0, "gb_per_s": 0.0}
-    ranks, limit = meeting.ranks, timedelta(seconds=meeting.timeout_s)
+    ranks, limit = rendezvous.ranks, timedelta(seconds=rendezvous.timeout_s)
     start = time.monotonic()
     try:
         device = torch.device("cpu")
@@ -122,16 +122,16 @@ def _run(meeting: Meeting, backend: str) -> dict[str, Any]:
             torch.cuda.set_device(device)
         torch.distributed.init_process_group(
             backend,
-            store=PrefixStore("group", meeting.store),
+            store=PrefixStore("group", rendezvous.store),
             rank=ranks.rank,
             world_size=ranks.world_size,
             timeout=limit,
         )
-        _sum_of_ranks(ranks.rank, ranks.world_size, device, meeting.timeout_s)
+        _sum_of_ranks(ranks.rank, ranks.world_size, device, rendezvous.timeout_s)
         outcome["setup_s"] = time.monotonic() - start
-        outcome["latency_s"] = _seconds(torch.ones(1, device=device), meeting.timeout_s)
+        outcome["latency_s"] = _seconds(torch.ones(1, device=device), rendezvous.timeout_s)
         large = torch.ones(_BYTES[backend] // 4, device=device)
-        seconds = _seconds(large, meeting.timeout_s)
+        seconds = _seconds(large, rendezvous.timeout_s)
         outcome["gb_per_s"] = 2 * (ranks.world_size - 1) / ranks.world_size * _BYTES[backend] / seconds / 1e9
         torch.distributed.destroy_process_group()
     except (RuntimeError, ValueError, TimeoutError) as error:

@@ -20,9 +20,9 @@ from nemo_mm_align.parallel import kernels
 from nemo_mm_align.preflight import collectives, credentials, hardware, layout, storage, system, versions
 from nemo_mm_align.preflight.finding import Finding, amber, merge_nodes, rank_list, red
 from nemo_mm_align.preflight.job import Job, compose_training
-from nemo_mm_align.preflight.meeting import Meeting
 from nemo_mm_align.preflight.memory import check_memory_and_disk
 from nemo_mm_align.preflight.ranks import Ranks, ranks_from_environment
+from nemo_mm_align.preflight.rendezvous import Rendezvous
 from nemo_mm_align.preflight.report import exit_code, render, write_json
 from nemo_mm_align.processes import node_name
 from nemo_mm_align.training.settings import read_values
@@ -84,8 +84,8 @@ def examine(
     ranks, job = ranks_from_environment(), job_from_config(config, words)
     gpus = hardware.query_gpus() if ranks.first_of_node else None
     local = node_findings(job, ranks, gpus) if ranks.first_of_node else []
-    meeting = Meeting(ranks, config.timeout_s)
-    outcome = Examination(_together(meeting, job, local))
+    rendezvous = Rendezvous(ranks, config.timeout_s)
+    outcome = Examination(_together(rendezvous, job, local))
     if ranks.rank == 0:
         findings = outcome.findings = [*outcome.findings, *job_findings(job, ranks, gpus, config.gpu)]
         outcome.code = exit_code(findings, config.strict)
@@ -94,8 +94,8 @@ def examine(
             facts = {"ranks": ranks.world_size, "stages": list(job.stages), "versions": versions.fingerprint()}
             write_json(config.json_file, findings, facts, outcome.code)
         publish(outcome)
-    outcome.code = meeting.tell("code", outcome.code)
-    meeting.part()
+    outcome.code = rendezvous.tell("code", outcome.code)
+    rendezvous.part()
     return outcome
 
 
@@ -149,18 +149,18 @@ def job_findings(
     return [*findings, *([mpi] if mpi else [])]
 
 
-def _together(meeting: Meeting, job: Job, local: list[Finding]) -> list[Finding]:
+def _together(rendezvous: Rendezvous, job: Job, local: list[Finding]) -> list[Finding]:
     """Everything that takes more than one rank; the list is complete on rank 0 only."""
-    ranks = meeting.ranks
-    roll = meeting.roll_call(node_name())
+    ranks = rendezvous.ranks
+    roll = rendezvous.roll_call(node_name())
     mine: dict[str, Any] = {"node": node_name(), "findings": [finding.to_dict() for finding in local]}
     if ranks.world_size > 1:
-        mine |= {"skew": _skew(meeting), "token": _read_token(meeting, job.results)}
+        mine |= {"skew": _skew(rendezvous), "token": _read_token(rendezvous, job.results)}
         mine |= {"fingerprint": versions.fingerprint(), "device": collectives.torch_device()}
-    everyone = meeting.gather("findings", mine)
+    everyone = rendezvous.gather("findings", mine)
     summary = _summed_up(everyone, ranks, job.results) if ranks.rank == 0 else []
-    plan = meeting.tell("backend", _plan(everyone, meeting) if ranks.rank == 0 else None)
-    reduced = collectives.check_collectives(meeting, plan["backend"]) if plan["run"] else None
+    plan = rendezvous.tell("backend", _plan(everyone, rendezvous) if ranks.rank == 0 else None)
+    reduced = collectives.check_collectives(rendezvous, plan["backend"]) if plan["run"] else None
     if ranks.rank != 0:
         return []
     shared = [finding for finding in (roll, *summary, reduced) if finding is not None]
@@ -168,30 +168,30 @@ def _together(meeting: Meeting, job: Job, local: list[Finding]) -> list[Finding]
     return [*merge_nodes([node for node in nodes if node[1]]), *shared]
 
 
-def _plan(everyone: Mapping[int, Mapping[str, Any]], meeting: Meeting) -> dict[str, Any]:
+def _plan(everyone: Mapping[int, Mapping[str, Any]], rendezvous: Rendezvous) -> dict[str, Any]:
     """Whether an all-reduce can be tried, and over what: only with every rank there, or it would hang."""
-    world = meeting.ranks.world_size
+    world = rendezvous.ranks.world_size
     if world == 1 or len(everyone) < world:
         return {"run": False, "backend": None}
     return {"run": True, "backend": collectives.choose_backend({r: v["device"] for r, v in everyone.items()})}
 
 
-def _skew(meeting: Meeting) -> float:
+def _skew(rendezvous: Rendezvous) -> float:
     """This rank's clock minus rank 0's; all wait for rank 0's word, so that it arrives at once."""
-    meeting.gather("ready", None)
-    return time.time() - meeting.tell("clock", time.time() if meeting.ranks.rank == 0 else None)  # type: ignore[no-any-return]
+    rendezvous.gather("ready", None)
+    return time.time() - rendezvous.tell("clock", time.time() if rendezvous.ranks.rank == 0 else None)  # type: ignore[no-any-return]
 
 
-def _read_token(meeting: Meeting, folder: Path | None) -> dict[str, Any]:
+def _read_token(rendezvous: Rendezvous, folder: Path | None) -> dict[str, Any]:
     """Let rank 0 write a file and every rank read it: seconds until it was seen (``None``: never), and rank 0's error."""
-    leads = meeting.ranks.rank == 0
+    leads = rendezvous.ranks.rank == 0
     name = f".doctor-{os.getpid()}-{time.time_ns()}" if leads else ""
     error = storage.write_token(folder, name) if leads and folder else None
-    token = meeting.tell("token", {"name": name, "error": error, "written": folder is not None and not error})
+    token = rendezvous.tell("token", {"name": name, "error": error, "written": folder is not None and not error})
     delay = None
     if folder and token["written"]:
-        delay = storage.wait_for_token(folder, token["name"], min(_SHARE_TIMEOUT_S, meeting.timeout_s / 4))
-    meeting.gather("token read", None)
+        delay = storage.wait_for_token(folder, token["name"], min(_SHARE_TIMEOUT_S, rendezvous.timeout_s / 4))
+    rendezvous.gather("token read", None)
     if leads and folder:
         storage.remove_token(folder, name)
     return {"delay": delay, "error": token["error"]}

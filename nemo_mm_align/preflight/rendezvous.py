@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.02
 
 
-class Meeting:
+class Rendezvous:
     """The ranks of one run around one store.
 
     Args:
