@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from nemo_mm_align.datasets.formats import FORMATS, keys
+from nemo_mm_align.datasets.formats import FORMATS, detect, keys
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.records import Annotation, CandidateSet, Prompt, read_records
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/records.md"
 
@@ -263,7 +265,7 @@ def names(cell: str) -> set[str]:
 def test_the_document_lists_what_the_code_does():
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in DOCUMENT.read_text().splitlines()
+        for line in DOCUMENT.read_text("utf-8").split("## Keys")[1].splitlines()
         if line[:1] == "|"
     ]
     formats = {row[0].strip("`"): row for row in rows if row[0].startswith("`")}
@@ -276,3 +278,27 @@ def test_the_document_lists_what_the_code_does():
     groups = (keys.METADATA, keys.IMAGE_NAMES, keys.WEIGHTS, keys.LOSS_MASKS, keys.MEDIA, keys.TOOLS, keys.CONTEXT)
     assert listed == [set(group) for group in (*groups, keys.OTHER_FORMATS)]
     assert set(keys.REFUSED) == set().union(*groups[2:], keys.OTHER_FORMATS)
+
+
+def sample_lines() -> list[tuple[str, str]]:
+    """Name and line of each sample of the document."""
+    section = DOCUMENT.read_text("utf-8").split("## One line of each")[1].split("\n## ")[0]
+    return re.findall(r"^\| ([^|]+?) \| `(\{.*\})` \|$", section, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "line"), sample_lines(), ids=[name for name, _ in sample_lines()])
+def test_every_sample_line_of_the_document_is_read(name: str, line: str, tmp_path: Path, helpsteer) -> None:
+    own = {"prompts": Prompt, "candidates, answers": CandidateSet, "annotations": Annotation}
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{line}\n")
+    if name in own:
+        assert len(list(read_records(path, own[name]))) == 1
+        return
+    Image.new("RGB", (8, 8)).save(tmp_path / "oak.png")
+    assert detect(json.loads(line), "data.jsonl") == name.split("`")[1]
+    taste = helpsteer.model_copy(update={"steered": ("complexity", "verbosity")})
+    assert len(read(tmp_path, json.loads(line), schema=taste)) == 1
+
+
+def test_every_format_has_a_sample_line() -> None:
+    assert {name.split("`")[1] for name, _ in sample_lines() if "`" in name} == set(FORMATS)
