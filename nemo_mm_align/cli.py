@@ -78,9 +78,8 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, ValidationError):
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}" for fault in error.errors()]
         return f"configuration of {error.title}: {'; '.join(faults)}. Check the overrides and the files in conf/."
-    return next(
-        (text for cause in _chain(error) if (text := _describe_full_disk(cause) or describe_missing(cause))), None
-    )
+    missing = describe_missing(error) or (describe_missing(error.__cause__) if error.__cause__ else None)
+    return missing or next((text for cause in _chain(error) if (text := _describe_full_disk(cause))), None)
 
 
 def _describe_config(error: OmegaConfBaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -30,13 +31,23 @@ EXTRA_OF = {
 }
 """Which extra of this project brings a module."""
 
+DISTINCT = {"google": "google.generativeai"}
+"""Modules that many packages share, with the part that the extra brings."""
+
 
 def describe_missing(error: BaseException) -> str | None:
     """Return what to install where an import failed for want of an extra's package; None for any other error."""
     module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if module not in EXTRA_OF:
+    if module not in EXTRA_OF or _is_there(DISTINCT.get(module, module)):
         return None
     return (
-        f"the package behind the module {module} is not installed, and this needs it: pip install "
-        f"'nemo_mm_align[{EXTRA_OF[module]}]', or from a checkout pip install -r requirements.txt -c constraints.txt."
+        f"the package behind the module {module} is not installed, and this needs it. From a checkout: pip install "
+        f"'.[{EXTRA_OF[module]}]' -c constraints.txt (the extra nemo_mm_align[{EXTRA_OF[module]}]), or all of requirements.txt."
     )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is not
+        return False

@@ -8,5 +8,5 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 """The checkout, where there is one."""
 
-HOME = ROOT if (ROOT / "scripts" / "train.py").is_file() else PACKAGE
+HOME = PACKAGE if (PACKAGE / "scripts" / "train.py").is_file() else ROOT
 CONF, SCRIPTS = HOME / "conf", HOME / "scripts"

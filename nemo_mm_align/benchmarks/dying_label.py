@@ -127,6 +127,9 @@ def main() -> None:
     """Fork a child per line of standard input."""
     import hydra  # noqa: F401
 
+    import nemo_mm_align.labeling.stage
+    import nemo_mm_align.llm.clients.gemini  # noqa: F401
+
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

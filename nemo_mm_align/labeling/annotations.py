@@ -1,4 +1,4 @@
-"""JudgeLedger -> annotations.jsonl (in prompt order) and the list of prompts that have no judgement."""
+"""Ledger -> annotations.jsonl (in prompt order) and the list of prompts that have no judgement."""
 
 from __future__ import annotations
 

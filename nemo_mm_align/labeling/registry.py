@@ -9,7 +9,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.construction import construct
 from nemo_mm_align.labeling.judge import Judge
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
-from nemo_mm_align.llm.client import LanguageModel
+from nemo_mm_align.llm.client import Asks
 
 MOVED = {
     f"nemo_mm_align.labeling.judges.{before}": f"nemo_mm_align.llm.clients.{now}"
@@ -33,6 +33,7 @@ def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     """
     target = str(config.get("_target_", "")) if isinstance(config, Mapping) else ""
     renewed = {**config, "_target_": MOVED[target]} if target in MOVED else config
-    made = construct(renewed, "judge", "judges", {"schema": schema})
-    judge: Judge = RubricJudge(made) if isinstance(made, LanguageModel) else made
+    made: Any = construct(renewed, "judge", "judges", {"schema": schema})
+    is_client = isinstance(made, Asks)  # narrows nothing: what else a client has is its protocol's business
+    judge: Judge = RubricJudge(made) if is_client else made
     return judge

@@ -54,7 +54,7 @@ class LabelSettings(StrictModel):
         attribute_schema: what is scored.
         reference_answer: whether the judge also writes its own answer.
         runner: see `RunnerSettings`.
-        fsync_every: see `JudgeLedger`.
+        fsync_every: see `Ledger`.
         allow_failures: end without an error although prompts are left without a judgement.
         budget: see `BudgetSettings`.
         estimate: see `EstimateSettings`.

@@ -10,7 +10,17 @@ from nemo_mm_align.llm.question import Answer, Question
 
 
 @runtime_checkable
-class LanguageModel(Protocol):
+class Asks(Protocol):
+    """What tells a client from a judge."""
+
+    def ask(self, question: Question) -> Answer:
+        """Return a whole answer, or raise `CallFailure`."""
+
+    def hide(self, text: str) -> str:
+        """Return a text without what must not be written down: the API key, in any spelling."""
+
+
+class LanguageModel(Asks, Protocol):
     """A model behind some interface. `ask` is called from several threads at once; retries are the runner's."""
 
     @property
@@ -32,12 +42,6 @@ class LanguageModel(Protocol):
     def max_output_tokens(self) -> int | None:
         """The most tokens that one reply can cost, thinking included; None without such a limit."""
 
-    def ask(self, question: Question) -> Answer:
-        """Return a whole answer, or raise `CallFailure`."""
-
-    def shows_secret(self, text: str) -> bool:
-        """Whether a text holds what must not be written down: the API key, in any spelling."""
-
 
 @runtime_checkable
 class CountsTokens(Protocol):
@@ -52,7 +56,7 @@ class CountsTokens(Protocol):
 
 @runtime_checkable
 class TakesBatches(Protocol):
-    """A client whose service answers files of questions within a day, at a lower price."""
+    """A client whose service answers many questions at once within a day, at a lower price."""
 
     def batch_request(self, key: str, question: Question) -> dict[str, Any]:
         """Return the line of a batch file that asks a question; `CallFailure` where an image has gone."""

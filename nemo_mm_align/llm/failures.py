@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 FailureKind = Literal[
     "rate_limit",
@@ -19,7 +19,6 @@ FailureKind = Literal[
     "refused",
     "input",
 ]
-FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 SERVICE_KINDS: frozenset[str] = frozenset({"rate_limit", "server", "timeout", "auth", "refused", "input"})
 """Failures that are not the question's: they say nothing about the next attempt at the same one.

@@ -28,7 +28,9 @@ class Question:
     Args:
         instructions: the system turn; "" for none.
         parts: the user's turn, text and images in order.
-        response_schema: JSON schema of the reply, with objects whose properties are all required; None: text as it comes.
+        response_schema: JSON schema of the reply; None: text as it comes. What all services can hold: a ``type`` for everything,
+            objects whose properties are all required, arrays with ``items`` (``minItems``, ``maxItems``), strings (``enum``),
+            integers, numbers, booleans, and a ``description``.
         response_name: what the reply is called where a service wants a name for it.
     """
 

@@ -10,7 +10,6 @@ import logging
 import os
 import random
 from datetime import timedelta
-from typing import TypeVar
 
 import numpy
 import torch
@@ -20,8 +19,6 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import cpu, cuda
 from nemo_mm_align.processes import this_process
-
-Result = TypeVar("Result")
 
 
 def world_size() -> int:

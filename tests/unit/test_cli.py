@@ -1,10 +1,12 @@
 import errno
+import importlib
+from unittest.mock import patch
 
 import pytest
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from nemo_mm_align.cli import user_errors
+from nemo_mm_align.cli import describe, user_errors
 from nemo_mm_align.errors import UserError
 from tests.distributed import DistributedError, run_distributed
 
@@ -122,3 +124,17 @@ def test_one_message_for_all_ranks():
         run_distributed("tests/unit/cli_worker.py", 3)
     assert str(caught.value).count("error: answers.jsonl:3: no such prompt.") == 1
     assert 'cli_worker.py", line' not in str(caught.value)
+
+
+def test_a_package_that_is_missing_is_said_with_its_extra_and_no_other_bug_is_hidden() -> None:
+    with pytest.raises(ModuleNotFoundError) as inside:
+        importlib.import_module("transformers.models.nosuch")
+    assert describe(inside.value) is None, "installed: a bug, or another version"
+    absent = ModuleNotFoundError("No module named 'easy_vqa_absent'", name="easy_vqa_absent")
+    assert describe(absent) is None, "nobody's extra"
+    missing = ModuleNotFoundError("No module named 'einops'", name="einops")
+    with patch("importlib.util.find_spec", return_value=None):
+        assert "nemo_mm_align[train]" in str(describe(missing))
+        bug = KeyError("bug")
+        bug.__context__ = missing
+        assert describe(bug) is None

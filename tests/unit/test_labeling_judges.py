@@ -274,8 +274,43 @@ def test_anthropic_asks_where_its_settings_say(files: Files, helpsteer, monkeypa
         anthropic(server.address).judge(ask(files, helpsteer))
     headers = server.exchanges[0].headers
     assert "another" not in str(headers) and KEY in str(headers)
-    with pytest.raises(UserError, match="extra_body sets system"):
-        anthropic("http://x", extra_body={"system": "be kind"})
+    for taken in ("system", "max_tokens"):
+        with pytest.raises(UserError, match=f"extra_body sets {taken}"):
+            anthropic("http://x", extra_body={taken: 1})
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "Authorization: Bearer another")
+    with pytest.raises(UserError, match="ANTHROPIC_CUSTOM_HEADERS is set"):
+        anthropic("http://x")
+
+
+def test_anthropic_keeps_the_schema_beside_other_settings_of_the_reply(files: Files, helpsteer) -> None:
+    extra = {"output_config": {"effort": "low"}, "top_k": 5}
+    with judge_server() as server:
+        judge = anthropic(server.address, extra_body=extra)
+        judge.judge(ask(files, helpsteer))
+        assert judge.count_tokens(ask(files, helpsteer)) == 100
+    body = server.exchanges[0].body
+    assert (
+        body["output_config"]["effort"] == "low" and "schema" in body["output_config"]["format"] and body["top_k"] == 5
+    )
+    assert judge.batch_request("k", ask(files, helpsteer))["params"] == body
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("htps://x", "is no address"),
+        ("127.0.0.1:8080", "is no address"),
+        ("http://me:secret@x", "a password"),
+        ("http://x?token=abc", "a query"),
+    ],
+)
+def test_addresses_are_checked_and_keep_no_secret(address: str, problem: str) -> None:
+    for make in (anthropic, lambda address: RubricJudge(OpenAICompatible(address, "m"))):
+        with pytest.raises(UserError, match=problem) as caught:
+            make(address)
+        assert "secret" not in str(caught.value) and "abc" not in str(caught.value)
+    with judge_server() as server:
+        assert anthropic(f"{server.address}/v1").client._base_url == server.address
 
 
 def test_openai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:

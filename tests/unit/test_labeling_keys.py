@@ -162,3 +162,44 @@ def test_a_reply_that_repeats_a_secret_is_not_used(make, files: Files, helpsteer
         and "on [API key]" in caught.value.raw
         and caught.value.usage["output_tokens"] == 50
     )
+
+
+def test_a_key_that_only_the_parser_resolves_shows_nowhere(make, files: Files, helpsteer, monkeypatch) -> None:
+    """In a reply that is no judgement, and in one that is, whose reasoning holds it."""
+    set_key(monkeypatch, KEY)
+    split = json.dumps(f"{KEY[:9]}\n{KEY[9:]}")
+    texts = [f'{{"ratings": [{{"candidate": {split}, "scores": {{}}}}]}}', None]
+
+    def echo(exchange) -> Reply:
+        if texts[0] is not None:
+            return exchange.front.generated(texts[0])
+        reply = honest(exchange)
+        reply.body = json.loads(json.dumps(reply.body).replace("on red", json.dumps(split)[1:-1].strip('"')))
+        return reply
+
+    for _ in range(2):
+        with judge_server(echo) as server, pytest.raises(CallFailure) as caught:
+            make(server.address).judge(asked(files, helpsteer))
+        failure = caught.value
+        assert not shows_key(f"{failure}{failure.message}{failure.raw}", SecretStr(KEY))
+        texts[0] = None
+
+
+def test_batches_show_no_key(make, files: Files, helpsteer, monkeypatch) -> None:
+    set_key(monkeypatch, KEY)
+    judge = make("http://127.0.0.1:9")
+    said = f"Incorrect API key provided: {KEY}\n" + "x" * 3000
+    lines = [
+        {"key": "k", "error": {"code": 16, "message": said}},
+        {"custom_id": "k", "response": {"status_code": 401, "body": {"error": {"message": said}}}},
+        {
+            "custom_id": "k",
+            "result": {"type": "errored", "error": {"error": {"type": "authentication_error", "message": said}}},
+        },
+    ]
+    for line in lines:
+        with pytest.raises(CallFailure) as caught:
+            judge.batch_reply(line, asked(files, helpsteer))
+        failure = caught.value
+        assert not shows_key(f"{failure.message}{failure.raw}", SecretStr(KEY))
+        assert "\n" not in failure.message and len(failure.message) <= LONGEST_MESSAGE + 3

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import hashlib
 import json
 import logging
 import threading
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import read_file
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+from nemo_mm_align.llm.clients.question_images import read_checked
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.question import QuestionImage
 from nemo_mm_align.model.config import ParallelConfig, Precision
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class AttributeModelJudge:
         if longest > positions:
             raise CallFailure("bad_request", f"a candidate of {longest} tokens; the model has {positions} positions")
         for path, checked in zip(request.image_paths, request.image_hashes, strict=False):
-            _check_picture(path, checked)
+            read_checked(QuestionImage(path, checked))
         return Sample(request.prompt.id, list(request.image_paths), sequences)
 
     def _outputs(self, sample: Sample) -> list[list[float]]:
@@ -125,11 +125,3 @@ class AttributeModelJudge:
         (outputs_AT,) = rate_answers(self._rater, [sample], progress=False)
         values: list[list[float]] = outputs_AT.tolist()
         return values
-
-
-def _check_picture(path: Path, checked: str) -> None:
-    try:
-        if checked and hashlib.sha256(read_file(path)).hexdigest() != checked:
-            raise UserError(f"{path}: changed since this run began. Start the same command again.")
-    except UserError as error:
-        raise CallFailure("input", str(error)) from None

@@ -68,8 +68,10 @@ class RubricJudge:
         try:
             parsed = parse_reply(answer.text, request.schema, len(request.candidates), request.want_reference)
         except CallFailure as failure:
-            raise CallFailure(failure.kind, one_line(failure.message), answer.text, usage=answer.usage) from None
-        if self.client.shows_secret(str(parsed.reference_answer)):  # its escapes are resolved only now
-            raise CallFailure("server", REPEATS_KEY, answer.text, usage=answer.usage)
+            message, raw = one_line(self.client.hide(failure.message)), self.client.hide(answer.text)
+            raise CallFailure(failure.kind, message, raw, usage=answer.usage) from None
+        texts = "\n".join([*parsed.reasoning, parsed.reference_answer or ""])
+        if self.client.hide(texts) != texts:  # their escapes are resolved only now
+            raise CallFailure("server", REPEATS_KEY, self.client.hide(answer.text), usage=answer.usage)
         parts = parsed.ratings, parsed.reasoning, parsed.reference_answer
         return JudgeReply(*parts, answer.text, answer.usage, answer.model_version)

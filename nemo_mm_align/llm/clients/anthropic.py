@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import SecretStr
+
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.llm.clients.addresses import check_address
 from nemo_mm_align.llm.clients.api_key import conceal, read_api_key
 from nemo_mm_align.llm.clients.base import ServiceClient
 from nemo_mm_align.llm.clients.endings import failure_of_ending
@@ -30,6 +34,9 @@ except ImportError as error:
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
+COUNTED = ("thinking", "tools", "tool_choice")
+"""Of further fields, those that counting tokens takes."""
+
 SERVICE = "https://api.anthropic.com"
 """Where calls go unless `base_url` says otherwise; the library's own variables for it do not count."""
 
@@ -50,6 +57,8 @@ class Anthropic(ServiceClient):
         price: what tokens cost, as `Price` has it, or None.
     """
 
+    _key: SecretStr
+
     def __init__(
         self,
         model: str,
@@ -66,12 +75,19 @@ class Anthropic(ServiceClient):
     ) -> None:
         key = read_api_key(api_key_file, (api_key_variable,), "Anthropic")
         super().__init__(model, max_output_tokens, timeout_s, key, price)
-        taken = {"model", "messages", "system", "stream"} & set(extra_body or {})
+        if os.environ.get("ANTHROPIC_CUSTOM_HEADERS"):
+            raise UserError(
+                "ANTHROPIC_CUSTOM_HEADERS is set: the library would send these headers, keys among them, with every question. "
+                "Unset it for this command."
+            )
+        taken = {"model", "messages", "system", "stream", "max_tokens"} & set(extra_body or {})
         if taken:
             raise UserError(f"judge.extra_body sets {', '.join(sorted(taken))}, which this client sets itself.")
         self._decoding = {"temperature": temperature, "top_p": top_p}
         self._response_format, self._extra_body = response_format, dict(extra_body or {})
-        self._base_url, self._secret = base_url or SERVICE, key
+        self._base_url = (
+            check_address(base_url or SERVICE, "judge.base_url").removesuffix("/v1/messages").removesuffix("/v1")
+        )
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -81,10 +97,11 @@ class Anthropic(ServiceClient):
 
     def count_tokens(self, question: Question) -> int | None:
         """Return the input tokens as the service counts them, or raise `CallFailure`."""
-        message = {**self._message(question), "extra_body": self._extra_body}
-        del message["max_tokens"]  # of this and of sampling counting takes no notice
+        message = self._message(question)
+        extra = {name: value for name, value in message["extra_body"].items() if name in COUNTED}
+        asked = {name: value for name, value in message.items() if name != "max_tokens"} | {"extra_body": extra}
         try:
-            return int(self._client().messages.count_tokens(**message).input_tokens)
+            return int(self._library().messages.count_tokens(**asked).input_tokens)
         except Exception as error:
             raise conceal(_failure(error), self._key) from None
 
@@ -100,31 +117,26 @@ class Anthropic(ServiceClient):
 
     def batch_answer(self, line: Mapping[str, Any]) -> Answer:
         """Return the answer in a line of a batch's results, or raise `CallFailure`."""
-        result = line.get("result") or {}
-        if result.get("type") == "succeeded":
-            return read_message(result["message"])
-        error = (result.get("error") or {}).get("error") or {}
-        raw, kind = json.dumps(line, ensure_ascii=False), str(error.get("type", result.get("type", "no result")))
-        status = STATUS_OF_ERROR.get(kind, 500)  # expired and cancelled ones were not asked at all
-        message = f"{kind}: {error.get('message', 'not answered')}"
-        raise CallFailure(kind_of_error(status, message), message, raw)
+        return self._guarded(lambda: read_batch_line(line))
 
     def _message(self, question: Question) -> dict[str, Any]:
         schema = question.response_schema if self._response_format else None
         sampling = {name: value for name, value in self._decoding.items() if value is not None}
-        bound = {"output_config": {"format": _format(schema)}} if schema is not None else {}
+        others = {name: value for name, value in self._extra_body.items() if name != "output_config"}
+        form = {} if schema is None else {"format": _format(schema)}
+        config = {**self._extra_body.get("output_config", {}), **form}
         return {
             "model": self.name,
             "max_tokens": self.max_output_tokens,
             "messages": [{"role": "user", "content": [_block(part) for part in loaded_parts(question, IMAGE_TYPES)]}],
             **({"system": question.instructions} if question.instructions else {}),
-            **bound,
-            "extra_body": {**sampling, **self._extra_body},  # the library names no parameters of sampling any more
+            **({"output_config": config} if config else {}),
+            "extra_body": {**sampling, **others},  # the library names no parameters of sampling any more
         }
 
     def _send(self, message: Mapping[str, Any]) -> Answer:
         try:
-            response = self._client().messages.with_raw_response.create(**message)
+            response = self._library().messages.with_raw_response.create(**message)
         except Exception as error:
             raise _failure(error) from None
         text = response.http_response.text
@@ -134,19 +146,15 @@ class Anthropic(ServiceClient):
             raise CallFailure("server", f"the reply is no JSON ({error})", text) from None
         return read_message(body)
 
-    def _client(self) -> anthropic.Anthropic:
-        """Return this thread's client of the library; its own retries are off."""
-        if not hasattr(self._local, "client"):
-            self._local.client = anthropic.Anthropic(
-                api_key=self._secret.get_secret_value(),
-                base_url=self._base_url,
-                timeout=self._timeout_s,
-                max_retries=0,
-                open_telemetry=False,
-                http_client=bounded_client(httpx2, self._timeout_s, self._base_url),
-            )
-        client: anthropic.Anthropic = self._local.client
-        return client
+    def _make_library(self) -> anthropic.Anthropic:
+        return anthropic.Anthropic(
+            api_key=self._key.get_secret_value(),
+            base_url=self._base_url,
+            timeout=self._timeout_s,
+            max_retries=0,
+            open_telemetry=False,
+            http_client=bounded_client(httpx2, self._timeout_s, self._base_url),
+        )
 
 
 STATUS_OF_ERROR = {
@@ -158,9 +166,22 @@ STATUS_OF_ERROR = {
     "request_too_large": 413,
     "rate_limit_error": 429,
     "api_error": 500,
+    "timeout_error": 504,
     "overloaded_error": 529,
 }
 """Errors in batch results have types, no statuses."""
+
+
+def read_batch_line(line: Mapping[str, Any]) -> Answer:
+    """Return the answer in a line of a batch's results; raise `CallFailure` where it holds none."""
+    result = line.get("result") or {}
+    if result.get("type") == "succeeded":
+        return read_message(result["message"])
+    error = (result.get("error") or {}).get("error") or {}
+    raw, kind = json.dumps(line, ensure_ascii=False), str(error.get("type", result.get("type", "no result")))
+    message = f"{kind}: {error.get('message', 'not answered')}"
+    status = STATUS_OF_ERROR.get(kind, 500)  # expired and cancelled ones were not asked at all
+    raise CallFailure(kind_of_error(status, message), message, raw)
 
 
 def read_message(body: Any) -> Answer:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import SecretStr
 
-from nemo_mm_align.llm.clients.api_key import checked_for_key, conceal, shows_key
+from nemo_mm_align.llm.clients.api_key import checked_for_key, conceal, hide_key
 from nemo_mm_align.llm.clients.transport import check_timeout
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import PriceSettings, read_price
@@ -46,14 +46,11 @@ class ServiceClient(ABC):
     def ask(self, question: Question) -> Answer:
         """Ask once; raise `CallFailure` of any kind, its texts without the key."""
         message = self._message(question)
-        try:
-            return checked_for_key(self._send(message), self._key)
-        except CallFailure as failure:
-            raise conceal(failure, self._key) from None
+        return self._guarded(lambda: self._send(message))
 
-    def shows_secret(self, text: str) -> bool:
-        """Whether a text holds the key in any spelling."""
-        return shows_key(text, self._key)
+    def hide(self, text: str) -> str:
+        """Return a text without the key, in whatever spelling it stands there."""
+        return hide_key(text, self._key)
 
     @abstractmethod
     def _message(self, question: Question) -> Any:
@@ -62,3 +59,20 @@ class ServiceClient(ABC):
     @abstractmethod
     def _send(self, message: Any) -> Answer:
         """Make one call."""
+
+    def _guarded(self, answer: Callable[[], Answer]) -> Answer:
+        """Return an answer that does not repeat the key; what is raised has it in no text."""
+        try:
+            return checked_for_key(answer(), self._key)
+        except CallFailure as failure:
+            raise conceal(failure, self._key) from None
+
+    def _library(self) -> Any:
+        """Return this thread's client of the service's library: its connection is not made for several threads."""
+        if not hasattr(self._local, "client"):
+            self._local.client = self._make_library()
+        return self._local.client
+
+    def _make_library(self) -> Any:
+        """Return a new client of the service's library, for one thread."""
+        raise NotImplementedError

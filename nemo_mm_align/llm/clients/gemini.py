@@ -46,7 +46,7 @@ class Gemini(GeminiService):
         super().__init__(decoding, timeout_s, api_endpoint, api_key_file, price)
         self._schemas: dict[str, Any] = {}
 
-    def _make_client(self) -> Any:
+    def _make_library(self) -> Any:
         client = make_client(self._key, self._api_endpoint, self._timeout_s)
         # The client's exceptions for replies that are no JSON do not carry them.
         client.transport._session.hooks["response"].append(self._keep)
@@ -111,5 +111,9 @@ def _to_schema(schema: Mapping[str, Any]) -> Any:
         fields["properties"] = {name: _to_schema(value) for name, value in schema["properties"].items()}
         fields["required"] = schema["required"]
     if "items" in schema:
-        fields.update(items=_to_schema(schema["items"]), min_items=schema["minItems"], max_items=schema["maxItems"])
+        bounds = {"min_items": schema.get("minItems"), "max_items": schema.get("maxItems")}
+        fields |= {name: value for name, value in bounds.items() if value is not None}
+        fields["items"] = _to_schema(schema["items"])
+    if "enum" in schema:
+        fields |= {"enum": schema["enum"], "format_": "enum"}
     return protos.Schema(**fields)

@@ -116,12 +116,14 @@ def to_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"type": schema["type"].upper()}
     if "description" in schema:
         result["description"] = schema["description"]
+    if "enum" in schema:
+        result["enum"] = list(schema["enum"])
     if "properties" in schema:
         result["properties"] = {name: to_schema(value) for name, value in schema["properties"].items()}
-        result["required"] = list(schema["required"])
+        result["required"] = list(schema.get("required", schema["properties"]))
     if "items" in schema:
         result["items"] = to_schema(schema["items"])
-        result.update(minItems=schema["minItems"], maxItems=schema["maxItems"])
+        result |= {name: schema[name] for name in ("minItems", "maxItems") if name in schema}
     return result
 
 

@@ -52,7 +52,7 @@ class GeminiService(ServiceClient):
         """Return the input tokens as the service counts them, or raise `CallFailure`."""
         message = self._message(question)
         try:
-            return self._count(self._client(), message)
+            return self._count(self._library(), message)
         except Exception as error:
             raise conceal(self._failure(error), self._key) from None
 
@@ -66,21 +66,17 @@ class GeminiService(ServiceClient):
 
     def batch_answer(self, line: Mapping[str, Any]) -> Answer:
         """Return the answer in a line of a batch's result file, or raise `CallFailure`."""
-        return read_batch_reply(line)
+        return self._guarded(lambda: read_batch_reply(line))
 
     def _message(self, question: Question) -> GeminiMessage:
         return build_message(question, self._decoding)
 
     def _send(self, message: GeminiMessage) -> Answer:
         try:
-            response = self._generate(self._client(), message)
+            response = self._generate(self._library(), message)
         except Exception as error:  # the libraries let exceptions of several others through
             raise self._failure(error) from None
         return read_reply(response)
-
-    @abstractmethod
-    def _make_client(self) -> Any:
-        """Return a new client, for one thread."""
 
     @abstractmethod
     def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:
@@ -93,9 +89,3 @@ class GeminiService(ServiceClient):
     @abstractmethod
     def _failure(self, error: Exception) -> CallFailure:
         """Return the failure for an exception of the client."""
-
-    def _client(self) -> Any:
-        """Return this thread's client: its connection is not made for several threads."""
-        if not hasattr(self._local, "client"):
-            self._local.client = self._make_client()
-        return self._local.client

@@ -53,7 +53,7 @@ class GoogleGenai(GeminiService):
         decoding = Decoding(model.removeprefix("models/"), *sampling)
         super().__init__(decoding, timeout_s, api_endpoint, api_key_file, price)
 
-    def _make_client(self) -> Any:
+    def _make_library(self) -> Any:
         # vertexai stands here so that no environment variable turns the call to another service. The client makes one
         # attempt where it is given no retry options.
         options = types.HttpOptions(

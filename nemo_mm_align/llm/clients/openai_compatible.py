@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from pydantic import SecretStr
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.llm.clients.addresses import check_address
 from nemo_mm_align.llm.clients.api_key import read_api_key
 from nemo_mm_align.llm.clients.base import ServiceClient
 from nemo_mm_align.llm.clients.http_failures import failure_of_exception
@@ -56,7 +55,7 @@ class OpenAICompatible(ServiceClient):
         api_key_file: str | None = None,
         price: PriceSettings = None,
     ) -> None:
-        url = f"{_checked(base_url)}/chat/completions"
+        url = f"{check_address(base_url, 'judge.base_url').removesuffix('/chat/completions')}/chat/completions"
         decoding = (temperature, top_p, seed, max_output_tokens, max_tokens_parameter)
         self._chat = ChatSettings(model, *decoding, response_format, dict(extra_body or {}))
         key: SecretStr | None = None
@@ -81,7 +80,7 @@ class OpenAICompatible(ServiceClient):
 
     def batch_answer(self, line: Mapping[str, Any]) -> Answer:
         """Return the answer in a line of a batch's output or error file, or raise `CallFailure`."""
-        return read_batch_reply(line)
+        return self._guarded(lambda: read_batch_reply(line))
 
     def _message(self, question: Question) -> dict[str, Any]:
         return build_body(question, self._chat)
@@ -116,13 +115,3 @@ class _Authorization:
         if self.key is not None:
             request.headers["Authorization"] = f"Bearer {self.key.get_secret_value()}"
         return request
-
-
-def _checked(base_url: str) -> str:
-    """Return the address without a slash at its end; a key has no place in it."""
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"judge.base_url={base_url!r} is no address; write for example http://127.0.0.1:8000/v1.")
-    if parts.username or parts.password or parts.query:
-        raise UserError("judge.base_url holds a user, a password or a query; keys come from judge.api_key_variable.")
-    return base_url.rstrip("/").removesuffix("/chat/completions")

@@ -36,7 +36,7 @@ class ChatSettings:
             raise UserError(
                 f"judge.response_format={self.response_format!r} is none of json_schema, json_object, null."
             )
-        taken = {"model", "messages", "stream", "n"} & set(self.extra_body)
+        taken = {"model", "messages", "stream", "n", *LIMITS} & set(self.extra_body)
         if taken:
             raise UserError(f"judge.extra_body sets {', '.join(sorted(taken))}, which this client sets itself.")
 

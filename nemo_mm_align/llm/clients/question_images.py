@@ -44,17 +44,25 @@ def load_question_image(image: QuestionImage, accepted: Collection[str]) -> Requ
         CallFailure: ``input`` where the file has gone or changed since the input check: the ledger would hold an answer
             about another image than it says.
     """
-    path, checked = image.path, image.sha256
+    path, data = image.path, read_checked(image)
     try:
-        data = read_file(path, MAX_JUDGE_BYTES)
-        if checked and hashlib.sha256(data).hexdigest() != checked:
-            raise UserError(f"{path}: changed since this run began. Start the same command again.")
         mime_type = sniff(data)
         if mime_type is None:
             raise UserError(f"{path}: neither PNG, JPEG, WebP nor GIF. Convert it to PNG or JPEG.")
         return RequestImage(data, mime_type) if mime_type in accepted else _as_png(path, mime_type)
     except UserError as error:
         raise CallFailure("input", str(error)) from None
+
+
+def read_checked(image: QuestionImage) -> bytes:
+    """Return the bytes of an image's file; raise `CallFailure` (``input``) where it has gone or changed since the input check."""
+    try:
+        data = read_file(image.path, MAX_JUDGE_BYTES)
+        if image.sha256 and hashlib.sha256(data).hexdigest() != image.sha256:
+            raise UserError(f"{image.path}: changed since this run began. Start the same command again.")
+    except UserError as error:
+        raise CallFailure("input", str(error)) from None
+    return data
 
 
 def sniff(data: bytes) -> str | None:

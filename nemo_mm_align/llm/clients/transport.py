@@ -1,4 +1,4 @@
-"""HTTP for all judges: one deadline for a whole call, replies of bounded size, and no redirect is followed."""
+"""HTTP for all clients: one deadline for a whole call, replies of bounded size, and no redirect is followed."""
 
 from __future__ import annotations
 
