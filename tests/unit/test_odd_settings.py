@@ -26,7 +26,7 @@ from tests.unit.odd_checks import CHECKS
 LONGEST = 2500
 """Characters of a message: lists of known names are among them."""
 
-WHOLE_COMMANDS, SEED = 40, 20261127
+WHOLE_COMMANDS, SEED = 24, 20261127
 TYPED = ["null", "[a,1]", "{a: 1}", ".nan", ".inf", "-3", "1e300", "fast", "'\"false\"'", "''", "/proc/no/x"]
 NAMES = list(calls(Path("/")))
 SLOW = ("launch", "estimate", "train")
