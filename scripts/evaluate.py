@@ -1,23 +1,37 @@
-"""Judge held-out answers of the miniature world: answer files -> results.json and report.html.
+"""Score held-out answers: answer files -> results.json and report.html.
 
-python scripts/evaluate.py prompts=heldout.jsonl "answers={base: base.jsonl, dpo: dpo.jsonl}" out=evaluation
+python scripts/evaluate.py task=attributes judge=gemini prompts=heldout.jsonl "answers={base: base.jsonl, dpo: dpo.jsonl}" \\
+    out=evaluation
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.command import command
-from nemo_mm_align.evaluation.stage import evaluate_from_config
-from nemo_mm_align.miniature.judged import judge_answer
-from nemo_mm_align.miniature.truth import truth_of
+from nemo_mm_align.evaluation.stage import evaluate, settings_of
+from nemo_mm_align.evaluation.tasks.task import build_task
+from nemo_mm_align.labeling.rating import rated_by
+from nemo_mm_align.outputs import check_folder
 
 
 @command("evaluate", types=("nemo_mm_align.evaluation.stage:EvaluateSettings",))
 def main(config: DictConfig) -> None:
     """Run the stage; its settings are explained in conf/evaluate.yaml."""
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    evaluate_from_config(settings, judge_answer, lambda prompt: truth_of(prompt).expected)  # type: ignore[arg-type]
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    settings = settings_of(values)  # type: ignore[arg-type]
+    task = build_task(values["task"], settings.attribute_schema)
+    with ExitStack() as stack:
+        rate = None
+        if getattr(task, "rated", False):
+            check_folder(settings.out)
+            ledger = settings.out.with_name(f"{settings.out.name}.ledger.jsonl")
+            schema = settings.attribute_schema
+            rate = stack.enter_context(rated_by(values["judge"], schema, ledger, settings.runner, settings.budget))
+        evaluate(settings, task, rate)
 
 
 if __name__ == "__main__":

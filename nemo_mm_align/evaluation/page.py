@@ -19,9 +19,8 @@ defaults.</p>
 
 <h2>Methods on held-out prompts</h2>
 {{ table(method_heads, method_rows) }}
-<p class="soft">{{ score_means }} Hallucination: questions about something that is not in the image, answered as if it
-were (lower is better). Text: instructions without an image that were followed. In brackets: 95 % intervals
-{{ interval_basis }}. Differences to the base are paired.</p>
+<p class="soft">{% for about in abouts %}{{ about }} {% endfor %}In brackets: 95 % intervals {{ interval_basis }}. Differences
+to the base are paired.</p>
 {% for sentence in cautions %}<p>{{ sentence }}</p>
 {% endfor %}
 {{ figure(shares_plot, "Bars of the shares in the table above, per method", "") }}

@@ -39,13 +39,14 @@ def _bars(axes: Axes, methods: Mapping[str, MethodResult], metrics: Mapping[str,
     width = 0.8 / len(methods)
     for index, (name, result) in enumerate(methods.items()):
         for position, metric in enumerate(metrics):
-            if metric not in result.per_seed:
+            found = result.measurements.get(metric)
+            if found is None:
                 continue
-            value = sum(result.per_seed[metric]) / len(result.per_seed[metric])
             x = position + (index - (len(methods) - 1) / 2) * width
-            axes.bar(x, value, width * 0.92, color=colour_of(name, list(methods)))
-            if interval := result.intervals.get(metric):
-                axes.errorbar(x, value, errors_of(value, interval), color=INK, linewidth=1, capsize=2)
+            axes.bar(x, found.value, width * 0.92, color=colour_of(name, list(methods)))
+            if found.interval:
+                errors = errors_of(found.value, found.interval)
+                axes.errorbar(x, found.value, errors, color=INK, linewidth=1, capsize=2)
     axes.set_xticks(range(len(metrics)), list(metrics.values()))
     axes.grid(axis="x", visible=False)
     for name in methods:
@@ -97,8 +98,8 @@ def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
         figure = Figure(figsize=(4.4, 0.5 + 0.42 * len(methods)))
         axes = _rows(figure)
         for name, result in methods.items():
-            colour = colour_of(name, list(methods))
-            _lying_bar(axes, labels[name], result.length_words or 0.0, result.intervals.get("length_words"), colour)
+            colour, found = colour_of(name, list(methods)), result.measurements.get("length_words")
+            _lying_bar(axes, labels[name], found.value if found else 0.0, found.interval if found else None, colour)
         axes.set_xlabel("words per answer")
         return figure_uri(figure)
 

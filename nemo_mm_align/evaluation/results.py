@@ -1,12 +1,10 @@
-"""results.json: every number of an evaluation, with what made it. Plain numbers stand where a reader looks for them;
-their intervals and the values per seed stand beside them under the same name.
-"""
+"""results.json: every number of an evaluation, with what made it."""
 
 from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +12,7 @@ from nemo_mm_align import packages
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.intervals import Interval
+from nemo_mm_align.evaluation.measures import Measure, Measurement
 from nemo_mm_align.recipes.registry import paper_recipes
 from nemo_mm_align.run_health import Verdict
 
@@ -63,41 +62,25 @@ class TrainingFacts(Section):
 
 
 class MethodResult(Section):
-    """One method on the held-out prompts: means over prompts, then over seeds. None: nothing to measure it on.
+    """One method on the held-out prompts. What is None or absent, there was nothing to measure on.
 
     Args:
-        correctness: share of image answers whose judged correctness is the highest.
-        hallucination: share of the questions about absent objects that are answered as if the object were there.
-        yes_no_accuracy: share of yes/no questions answered rightly.
-        text_score: share of text instructions followed.
-        length_words: mean length of image answers in words.
-        judged: mean of each judged attribute over image answers.
-        score: mean of the schema's total over image answers.
-        correctness_by_source: correctness per source of prompts.
-        intervals: 95 % intervals of these numbers, by name; attributes as ``judged.verbosity``.
-        per_seed: the same numbers for each seed, in the order of `Results.seeds`.
-        minus_base: paired differences to the base (per seed, or per prompt of a single run), by name.
-        minus_base_intervals: their intervals.
-        counts: how many answers of one seed each number rests on.
+        score, text_score: the values of these measurements, where a reader looks for them.
+        measurements: by the names of `Results.measures`, ``name.part`` of grouped ones.
         asked: the attribute values it was asked for, if the method was steered.
         training: how it was trained, for the first seed (the base: its last stage).
     """
 
-    correctness: float | None = None
-    hallucination: float | None = None
-    yes_no_accuracy: float | None = None
-    text_score: float | None = None
-    length_words: float | None = None
-    judged: dict[str, float] = {}
     score: float | None = None
-    correctness_by_source: dict[str, float] = {}
-    intervals: dict[str, Interval] = {}
-    per_seed: dict[str, list[float]] = {}
-    minus_base: dict[str, float] = {}
-    minus_base_intervals: dict[str, Interval] = {}
-    counts: dict[str, int] = {}
+    text_score: float | None = None
+    measurements: dict[str, Measurement] = {}
     asked: dict[str, float] | None = None
     training: TrainingFacts | None = None
+
+    def value(self, name: str) -> float | None:
+        """Value of a measurement; None where there is none."""
+        found = self.measurements.get(name)
+        return None if found is None else found.value
 
 
 class CurvePoint(Section):
@@ -140,7 +123,7 @@ class SteeringResult(Section):
 
 
 class TextAbility(Section):
-    """Share of text instructions followed around visual tuning (after each method: `MethodResult.text_score`)."""
+    """Share of text instructions followed around visual tuning (after each method: its `text_score`)."""
 
     before_visual_tuning: float | None = None
     after_visual_tuning: float | None = None
@@ -161,15 +144,19 @@ class Layout(Section):
 class Results(Section):
     """Everything that is reported.
 
-    `steering` is of the first steered method, by attribute, `steering_by_method` of all. `attribute_model` holds the figures of
-    each seed's attribute model as ``scripts/attribute_report.py`` writes them. `layouts` and `settings` are by stage;
-    `created` is an ISO date and time.
+    `task` names what was evaluated, `measures` what it measures, the first being what methods are compared by; `prompts` counts
+    the held-out prompts by kind. `steering` is of the first steered method, by attribute, `steering_by_method` of all.
+    `attribute_model` holds the figures of each seed's attribute model as ``scripts/attribute_report.py`` writes them. `layouts`
+    and `settings` are by stage; `created` is an ISO date and time.
     """
 
-    format: int = 1
+    format: Literal[2] = 2
     created: str
+    task: str
     seeds: list[int]
     schema_name: str
+    measures: tuple[Measure, ...]
+    prompts: dict[str, int] = {}
     methods: dict[str, MethodResult]
     steering: dict[str, SteeringResult] = {}
     steering_by_method: dict[str, dict[str, SteeringResult]] = {}
@@ -179,6 +166,17 @@ class Results(Section):
     versions: dict[str, str] = {}
     settings: dict[str, Any] = {}
     notes: list[str] = []
+
+    @property
+    def primary(self) -> Measure:
+        """What methods are compared by."""
+        return self.measures[0]
+
+    @property
+    def columns(self) -> list[Measure]:
+        """Measures that any method has a value of, but the first and those with a value per part."""
+        present = {name for method in self.methods.values() for name in method.measurements}
+        return [measure for measure in self.measures[1:] if not measure.grouped and measure.name in present]
 
     @property
     def missing_methods(self) -> list[str]:

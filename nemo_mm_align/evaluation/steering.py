@@ -10,13 +10,13 @@ from scipy import stats
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import Interval, interval_of, t_interval
 from nemo_mm_align.evaluation.results import CurvePoint, SteeringResult
 
 
 def steering_results(
-    answers_per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema
+    answers_per_seed: Sequence[Sequence[ScoredAnswer]], schema: AttributeSchema
 ) -> dict[str, SteeringResult]:
     """Return asked against judged for every attribute that was swept, of one method's answers in each seed.
 
@@ -26,7 +26,7 @@ def steering_results(
     Raises:
         UserError: an answer has no `asked`, or departs from the defaults in more than one attribute.
     """
-    judged = [[answer for answer in answers if answer.kind == "image"] for answers in answers_per_seed]
+    judged = [[answer for answer in answers if answer.ratings] for answers in answers_per_seed]
     for answer in (answer for answers in judged for answer in answers):
         _check_sweep(answer, schema)
     sweeps = {name: [_sweep(answers, name, schema) for answers in judged] for name in schema.names}
@@ -37,7 +37,7 @@ def steering_results(
     }
 
 
-def _check_sweep(answer: JudgedAnswer, schema: AttributeSchema) -> None:
+def _check_sweep(answer: ScoredAnswer, schema: AttributeSchema) -> None:
     if answer.asked is None:
         raise UserError(f"steering answer of prompt {answer.prompt_id} does not say what was asked.")
     moved = [name for name, value in schema.check_some(answer.asked).items() if value != schema[name].default]
@@ -48,7 +48,7 @@ def _check_sweep(answer: JudgedAnswer, schema: AttributeSchema) -> None:
         )
 
 
-def _sweep(answers: Sequence[JudgedAnswer], name: str, schema: AttributeSchema) -> list[JudgedAnswer]:
+def _sweep(answers: Sequence[ScoredAnswer], name: str, schema: AttributeSchema) -> list[ScoredAnswer]:
     return [
         answer
         for answer in answers
@@ -58,7 +58,7 @@ def _sweep(answers: Sequence[JudgedAnswer], name: str, schema: AttributeSchema) 
     ]
 
 
-def _steering_result(name: str, per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema) -> SteeringResult:
+def _steering_result(name: str, per_seed: Sequence[Sequence[ScoredAnswer]], schema: AttributeSchema) -> SteeringResult:
     correlations = [_spearman(name, answers) for answers in per_seed]
     errors = [
         _mean(abs(answer.ratings[name] - value) for value, answer in _asked(name, answers)) for answers in per_seed
@@ -81,7 +81,7 @@ def _steering_result(name: str, per_seed: Sequence[Sequence[JudgedAnswer]], sche
     )
 
 
-def _asked(name: str, answers: Sequence[JudgedAnswer]) -> list[tuple[float, JudgedAnswer]]:
+def _asked(name: str, answers: Sequence[ScoredAnswer]) -> list[tuple[float, ScoredAnswer]]:
     return [(answer.asked[name], answer) for answer in answers if answer.asked]
 
 
@@ -99,7 +99,7 @@ def _over_seeds(values: Sequence[float | None]) -> Interval | None:
     return Interval(low=bounds[0], high=bounds[1], over="seeds") if bounds else None
 
 
-def _spearman(name: str, answers: Sequence[JudgedAnswer]) -> float | None:
+def _spearman(name: str, answers: Sequence[ScoredAnswer]) -> float | None:
     asked = [value for value, _ in _asked(name, answers)]
     return _rank_correlation(asked, [answer.ratings[name] for answer in answers]) if len(set(asked)) > 1 else None
 
@@ -110,7 +110,7 @@ def _rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
     return float(stats.spearmanr(left, right).statistic)
 
 
-def _at_equal_length(name: str, answers: Sequence[JudgedAnswer]) -> float | None:
+def _at_equal_length(name: str, answers: Sequence[ScoredAnswer]) -> float | None:
     """Partial rank correlation of asked and judged, given the number of words (Kendall 1942, on ranks)."""
     pairs = _asked(name, answers)
     asked, judged = [value for value, _ in pairs], [answer.ratings[name] for _, answer in pairs]
@@ -124,7 +124,7 @@ def _at_equal_length(name: str, answers: Sequence[JudgedAnswer]) -> float | None
     return (direct - of_asked * of_judged) / math.sqrt(rest) if rest > 1e-9 else None
 
 
-def _slope(name: str, other: str, answers: Sequence[JudgedAnswer]) -> float | None:
+def _slope(name: str, other: str, answers: Sequence[ScoredAnswer]) -> float | None:
     """Least-squares change of another attribute's judged value per step asked of this one."""
     pairs = _asked(name, answers)
     asked = [value for value, _ in pairs]
@@ -133,19 +133,19 @@ def _slope(name: str, other: str, answers: Sequence[JudgedAnswer]) -> float | No
     return float(stats.linregress(asked, [answer.ratings[other] for _, answer in pairs]).slope)
 
 
-def _curve(name: str, per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema) -> list[CurvePoint]:
-    by_value: dict[float, list[list[JudgedAnswer]]] = {}
+def _curve(name: str, per_seed: Sequence[Sequence[ScoredAnswer]], schema: AttributeSchema) -> list[CurvePoint]:
+    by_value: dict[float, list[list[ScoredAnswer]]] = {}
     for index, answers in enumerate(per_seed):
         for value, answer in _asked(name, answers):
             by_value.setdefault(value, [[] for _ in per_seed])[index].append(answer)
     return [_point(name, value, judged, schema) for value, judged in sorted(by_value.items())]
 
 
-def _point(name: str, asked: float, per_seed: Sequence[Sequence[JudgedAnswer]], schema: AttributeSchema) -> CurvePoint:
+def _point(name: str, asked: float, per_seed: Sequence[Sequence[ScoredAnswer]], schema: AttributeSchema) -> CurvePoint:
     present = [answers for answers in per_seed if answers]
     values = [[answer.ratings[name] for answer in answers] for answers in present]
 
-    def over_seeds(value_of: Callable[[JudgedAnswer], float]) -> float:
+    def over_seeds(value_of: Callable[[ScoredAnswer], float]) -> float:
         return float(np.mean([np.mean([value_of(answer) for answer in answers]) for answers in present]))
 
     return CurvePoint(

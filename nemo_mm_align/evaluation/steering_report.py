@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import plots, wording
-from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.results import Results, SteeringResult
 from nemo_mm_align.records import Prompt
@@ -43,7 +43,7 @@ class SteeredSample:
     method: str
     prompt: Prompt
     image_paths: tuple[Path, ...]
-    answers: Sequence[JudgedAnswer]
+    answers: Sequence[ScoredAnswer]
 
 
 def steering_rows(results: Results) -> Iterator[list[Cell]]:
@@ -147,7 +147,7 @@ def steered_card(sample: SteeredSample, schema: AttributeSchema) -> dict[str, An
     }
 
 
-def _moved(answer: JudgedAnswer, schema: AttributeSchema) -> tuple[int, float]:
+def _moved(answer: ScoredAnswer, schema: AttributeSchema) -> tuple[int, float]:
     """Order of a card: the defaults, then each attribute from its lowest value to its highest, matters of taste first."""
     tastes_first = sorted(schema.attributes, key=lambda attribute: attribute.higher_is_better is not None)
     for place, attribute in enumerate(tastes_first, start=1):
@@ -157,7 +157,7 @@ def _moved(answer: JudgedAnswer, schema: AttributeSchema) -> tuple[int, float]:
     return 0, 0.0
 
 
-def _asked(answer: JudgedAnswer, schema: AttributeSchema) -> str:
+def _asked(answer: ScoredAnswer, schema: AttributeSchema) -> str:
     asked = answer.asked or {}
     moved = [f"{name} {value:g}" for name, value in asked.items() if value != schema[name].default]
     return ", ".join(moved) or "all at default: " + ", ".join(f"{name} {value:g}" for name, value in asked.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +15,13 @@ from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts, ins
 from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
+from nemo_mm_align.evaluation.tasks.task import Task
 
 
 def summarise(
     seeds: Sequence[SeedAnswers],
     schema: AttributeSchema,
+    task: Task,
     training: Mapping[str, TrainingFacts] | None = None,
     layouts: Mapping[str, Layout] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -29,6 +32,7 @@ def summarise(
     Args:
         seeds: the judged answers of each run.
         schema: the judged attributes.
+        task: which scored the answers.
         training: how each method was trained, by method.
         layouts: how each stage was spread over processes, by stage, as its ranks reported it.
         settings: whatever a reader needs to repeat the runs.
@@ -37,7 +41,7 @@ def summarise(
     Raises:
         UserError: the answers cannot be compared, or a rating is not one of the schema.
     """
-    methods = method_results(seeds, schema)
+    methods = method_results(seeds, task.measures)
     for name, facts in (training or {}).items():
         if name in methods:
             methods[name].training = facts
@@ -47,18 +51,25 @@ def summarise(
         if all(name in seed.steering for seed in seeds)
     }
     return Results(
+        task=task.name,
+        measures=task.measures,
+        prompts=_kinds(seeds[0]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seeds=[seed.seed for seed in seeds],
         schema_name=schema.name,
         methods=methods,
         steering=next(iter(steered.values()), {}),
         steering_by_method=steered,
-        text_ability=text_ability(seeds, schema),
+        text_ability=text_ability(seeds),
         layouts=dict(layouts or {}),
         versions=installed_versions(),
         settings=dict(settings or {}),
         notes=list(notes),
     )
+
+
+def _kinds(seed: SeedAnswers) -> dict[str, int]:
+    return dict(Counter(answer.kind for answer in next(iter(seed.methods.values()))))
 
 
 def write_evaluation(
@@ -67,9 +78,10 @@ def write_evaluation(
     schema: AttributeSchema,
     samples: Sequence[ReportSample] = (),
     steered: Sequence[SteeredSample] = (),
+    cautions: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Write results.json and report.html into `folder`; return their paths."""
     results_path, report_path = Path(folder) / "results.json", Path(folder) / "report.html"
     write_results(results_path, results)
-    write_report(report_path, results, schema, samples, steered)
+    write_report(report_path, results, schema, samples, steered, cautions)
     return results_path, report_path

@@ -9,21 +9,14 @@ from typing import Any
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import plots, wording
-from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of
-from nemo_mm_align.evaluation.metrics import CORRECTNESS
 from nemo_mm_align.evaluation.results import MethodResult, Results
+from nemo_mm_align.evaluation.tasks.rated import CORRECTNESS
 from nemo_mm_align.records import Prompt
 from nemo_mm_align.reporting.images import image_uri
 from nemo_mm_align.reporting.tables import Cell, Fact, cells, fact_lists, flat, measured, named_values, number
 
-COLUMNS = {
-    "correctness": "Correct",
-    "hallucination": "Hallucination",
-    "yes_no_accuracy": "Yes/no accuracy",
-    "text_score": "Text",
-    "length_words": "Words",
-}
 MAX_EDGE = 512
 """Larger sample images are scaled down to this many pixels."""
 
@@ -34,13 +27,13 @@ class ReportSample:
 
     prompt: Prompt
     image_paths: tuple[Path, ...]
-    answers: Mapping[str, JudgedAnswer]
+    answers: Mapping[str, ScoredAnswer]
     reference: str = ""
 
 
-def _metric(result: MethodResult, name: str, form: str = ".2f") -> Cell:
-    values = result.per_seed.get(name)
-    return measured(sum(values) / len(values) if values else None, bounds_of(result.intervals.get(name)), form)
+def _metric(result: MethodResult, name: str, digits: int = 2) -> Cell:
+    found = result.measurements.get(name)
+    return measured(found.value, bounds_of(found.interval), f".{digits}f") if found else measured(None, None)
 
 
 def _method(name: str, results: Results, small: str = "") -> Cell:
@@ -53,9 +46,10 @@ def method_row(
     """One method in the table of methods."""
     values = [f"{schema[attribute].label}:{value:g}" for attribute, value in (result.asked or {}).items()]
     asked = f"asked {', '.join(values)}" if values else ""
-    difference = [_difference(result)] if has_base else []
-    metrics = [_metric(result, column, ".1f" if column == "length_words" else ".2f") for column in COLUMNS]
-    return [_method(name, results, asked), _metric(result, "score"), *difference, *metrics]
+    first = results.primary
+    difference = [_difference(result, first.name)] if has_base else []
+    others = [_metric(result, measure.name, measure.digits) for measure in results.columns]
+    return [_method(name, results, asked), _metric(result, first.name, first.digits), *difference, *others]
 
 
 def attribute_row(name: str, result: MethodResult, results: Results, schema: AttributeSchema) -> list[Cell]:
@@ -63,9 +57,11 @@ def attribute_row(name: str, result: MethodResult, results: Results, schema: Att
     return [_method(name, results), *(_metric(result, f"judged.{attribute}") for attribute in schema.names)]
 
 
-def _difference(result: MethodResult) -> Cell:
-    value, interval = result.minus_base.get("score"), result.minus_base_intervals.get("score")
-    return Cell("") if value is None else measured(value, bounds_of(interval), "+.2f")
+def _difference(result: MethodResult, name: str) -> Cell:
+    found = result.measurements.get(name)
+    if found is None or found.minus_base is None:
+        return Cell("")
+    return measured(found.minus_base, bounds_of(found.minus_base_interval), "+.2f")
 
 
 def taste(schema: AttributeSchema) -> str:
@@ -77,8 +73,7 @@ def taste(schema: AttributeSchema) -> str:
 def sample_card(sample: ReportSample, names: list[str], schema: AttributeSchema) -> dict[str, Any]:
     """One sample prompt with its images inlined and the answers of all methods."""
     notes = [f"Reference: {sample.reference}"] if sample.reference else []
-    if any(answer.absent for answer in sample.answers.values()):
-        notes.append("Asks about something that is not in the image.")
+    notes += dict.fromkeys(note for answer in sample.answers.values() for note in answer.notes)
     return {
         "images": [image_uri(path, MAX_EDGE, "png") for path in sample.image_paths],
         "question": sample.prompt.question,
@@ -89,14 +84,14 @@ def sample_card(sample: ReportSample, names: list[str], schema: AttributeSchema)
     }
 
 
-def _sample_answer(name: str, answer: JudgedAnswer, names: list[str], schema: AttributeSchema) -> dict[str, str]:
-    ratings = schema.check(answer.ratings)
+def _sample_answer(name: str, answer: ScoredAnswer, names: list[str], schema: AttributeSchema) -> dict[str, str]:
+    ratings = schema.check(answer.ratings) if answer.ratings else {}
     return {
         "label": wording.label_of(name),
         "colour": plots.colour_of(name, names),
         "text": answer.answer or "(empty)",
         "verdict": _verdict(ratings, schema),
-        "scores": named_values(ratings),
+        "scores": named_values(ratings) if ratings else answer.failed,
     }
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.intervals import bounds_of
-from nemo_mm_align.evaluation.results import BASE, VARIANTS, MethodResult, Results, variant_of
+from nemo_mm_align.evaluation.results import BASE, VARIANTS, Results, variant_of
 from nemo_mm_align.recipes.registry import all_recipes
 from nemo_mm_align.reporting.tables import bracket
 
@@ -26,28 +25,32 @@ def listing(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def headline(results: Results, schema: AttributeSchema) -> list[str]:
+def headline(results: Results) -> list[str]:
     """One sentence about the methods, one about steering, as far as they were run."""
-    return [sentence for sentence in (_best_method(results, schema), _steering(results)) if sentence]
+    return [sentence for sentence in (_best_method(results), _steering(results)) if sentence]
 
 
-def _best_method(results: Results, schema: AttributeSchema) -> str:
-    scored = {name: result.score for name, result in results.methods.items() if result.score is not None}
-    trained = {name: score for name, score in scored.items() if name != "base"}
-    if not trained:
+def _best_method(results: Results) -> str:
+    first = results.primary
+    found = {
+        name: one.measurements[first.name] for name, one in results.methods.items() if first.name in one.measurements
+    }
+    trained = {name: one for name, one in found.items() if name != BASE}
+    if not trained or first.better is None:
         return ""
-    best = max(trained, key=lambda name: trained[name])
-    text = f"{label_of(best)} scores highest: {trained[best]:.2f} of {schema.perfect_total:g}"
-    if "base" not in scored:
+    sign = 1 if first.better == "higher" else -1
+    best = max(trained, key=lambda name: sign * trained[name].value)
+    what = first.label[0].lower() + first.label[1:]
+    text = f"{label_of(best)} comes first: {what} {trained[best].value:.2f}"
+    if BASE not in found:
         return text + "."
-    interval = results.methods[best].minus_base_intervals.get("score")
-    difference = results.methods[best].minus_base["score"]
+    difference, interval = trained[best].minus_base or 0.0, trained[best].minus_base_interval
     comparison = f"{difference:+.2f} {bracket(bounds_of(interval), '+.2f')}".strip()
-    if difference <= 0:
+    if sign * difference <= 0:
         nearest = f"the nearest is {label_of(best)}, {comparison}"
-        return f"No method scores higher than the base ({scored['base']:.2f}); {nearest}."
+        return f"No method is better than the base ({what} {found[BASE].value:.2f}); {nearest}."
     separated = "" if interval and interval.excludes_zero else ", which does not separate them"
-    return f"{text}, against {scored['base']:.2f} of the base ({comparison}{separated})."
+    return f"{text}, against {found[BASE].value:.2f} of the base ({comparison}{separated})."
 
 
 def _steering(results: Results) -> str:
@@ -67,9 +70,7 @@ def _steering(results: Results) -> str:
 
 def basis(results: Results) -> str:
     """What the numbers rest on: prompts, seeds, date."""
-    counts = next(iter(results.methods.values())).counts
-    parts = [f"{counts['score']} image prompts"] if "score" in counts else []
-    parts += [f"{counts['text_score']} text instructions"] if "text_score" in counts else []
+    parts = [f"{count} {kind}" for kind, count in results.prompts.items()]
     seeds = f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
     return (
         f"Held out from training: {listing(parts)}; {seeds} ({', '.join(map(str, results.seeds))}); {_date(results)}."
@@ -87,11 +88,14 @@ def interval_basis(results: Results) -> str:
     return "over the held-out prompts of one run; another seed can differ by more"
 
 
-def cautions(methods: Mapping[str, MethodResult]) -> list[str]:
-    """What a reader could take for success and is not."""
-    return [
-        f"{label_of(name)} hallucinates less than the base, but is no better at yes/no questions as a whole: "
-        "part of that is a shift towards no."
-        for name, result in methods.items()
-        if result.minus_base.get("hallucination", 0) < -0.02 and result.minus_base.get("yes_no_accuracy", 1) <= 0
-    ]
+def failures(results: Results) -> list[str]:
+    """Of which methods answers are missing, since nobody could score them."""
+    said = []
+    for name, one in results.methods.items():
+        found = next(iter(one.measurements.values()), None)
+        if found is not None and found.failed:
+            said.append(
+                f"{label_of(name)}: {found.failed} of {sum(results.prompts.values())} answers could not be scored; they are "
+                "missing, and differences are those of prompts that both have."
+            )
+    return said

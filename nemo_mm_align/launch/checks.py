@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from nemo_mm_align.evaluation.tasks.task import wants_ratings
 from nemo_mm_align.folders import can_write
 from nemo_mm_align.keys import judge_key_variables, wandb_login
 from nemo_mm_align.launch.jobs import Job
@@ -26,7 +27,7 @@ _READ = {
     "build": ("annotations",),
     "train": ("data.train", "data.image_root", "model.hf_path", "model.checkpoint"),
     "generate": ("prompts", "checkpoint", "base", "image_root"),
-    "evaluate": ("prompts", "answers", "steering", "text_before", "image_root"),
+    "evaluate": ("prompts", "answers", "steering", "text_before", "image_root", "judge.api_key_file"),
 }
 _WRITTEN = {"train": ("exp_manager.exp_dir",)}
 _OUT = ("out",)
@@ -102,18 +103,23 @@ def _credentials(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]
     if isinstance(settings.cluster, KubernetesCluster):
         return
     for job in jobs:
-        names = judge_variables(job) if job.stage == "label" else ()
+        names = judge_variables(job) if asks_judge(job) else ()
         if names and not any(os.environ.get(name, "").strip() for name in names):
             judge = job.composed.choices["judge"]
             yield (
-                f"stage label: judge={judge} needs a key, and {' or '.join(names)} is not in the environment. "
-                f"export {names[0]}=..., or label.overrides=[judge.api_key_file=FILE]"
+                f"stage {job.stage}: judge={judge} needs a key, and {' or '.join(names)} is not in the environment. "
+                f"export {names[0]}=..., or {job.stage}.overrides=[judge.api_key_file=FILE]"
             )
         if job.stage == "train" and job.composed.get("exp_manager.create_wandb_logger") and not _can_log_in(settings):
             yield (
                 "stage train: exp_manager.create_wandb_logger=true needs WANDB_API_KEY in the environment, or "
                 "wandb_api_key_file=FILE; WANDB_MODE=offline needs neither."
             )
+
+
+def asks_judge(job: Job) -> bool:
+    """Whether a stage has answers rated: label, and evaluate where its task wants ratings."""
+    return job.stage == "label" or (job.stage == "evaluate" and wants_ratings(job.composed.get("task") or {}))
 
 
 def judge_variables(job: Job) -> tuple[str, ...]:
@@ -134,9 +140,9 @@ def _kubernetes(jobs: Sequence[Job], settings: LaunchSettings, cluster: Kubernet
         yield "cluster.volumes: each volume needs a mountPath beside its source."
     elif not any(settings.base_results_dir.is_relative_to(str(point)) for point in points):
         yield f"base_results_dir={settings.base_results_dir} lies on none of cluster.volumes; it would vanish with the pod."
-    needs_key = any(judge_variables(job) for job in jobs if job.stage == "label")
-    if needs_key and not cluster.env_secret:
-        yield "stage label needs its judge's key: set cluster.env_secret to a Kubernetes secret that holds it."
+    asking = [job.stage for job in jobs if asks_judge(job) and judge_variables(job)]
+    if asking and not cluster.env_secret:
+        yield f"stage {asking[0]} needs its judge's key: set cluster.env_secret to a Kubernetes secret that holds it."
 
 
 def _files(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemo_mm_align.cli import EXIT_CODE as SETTINGS_EXIT_CODE
+from nemo_mm_align.launch.checks import asks_judge
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.overrides import overrides_of
 from nemo_mm_align.launch.settings import LaunchSettings
@@ -52,13 +53,14 @@ def preflight_command(job: Job) -> Command:
     """Return the checks before the stage: what it reads and writes, and the training's configuration."""
     read = [job.composed.get(key) for key in (*_INPUTS.get(job.stage, ()), "judge.api_key_file")]
     # A key that comes from a file is not looked for in the environment.
-    settings: dict[str, object] = {} if job.stage == "label" and read[-1] else {"stages": [job.stage]}
-    if job.stage == "label":
-        settings["judge"] = job.composed.choices["judge"]
+    asks = asks_judge(job)
+    settings: dict[str, object] = {} if asks and read[-1] else {"stages": [job.stage]}
+    if asks:
+        settings |= {"judge": job.composed.choices["judge"]} | ({} if job.stage == "label" else {"asks_judge": True})
     out = job.composed.get("out")
     settings |= {"read": [str(path) for path in read if path]} if any(read) else {}
     settings |= {"write": [str(Path(str(out)).parent)]} if out else {}
-    judge = [word for word in job.overrides if word.startswith("judge.")]
+    judge = [word for word in job.overrides if word.startswith("judge.")] if asks else []
     return Command("scripts/doctor.py", (*overrides_of(settings), *judge, *job.training_overrides))
 
 

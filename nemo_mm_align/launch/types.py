@@ -11,7 +11,7 @@ from omegaconf.errors import UnsupportedInterpolationType
 from nemo_mm_align.configuration import read
 from nemo_mm_align.datasets.build_stage import BuildFile
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.stage import EvaluateSettings
+from nemo_mm_align.evaluation.stage import settings_of as evaluation_settings
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.settings import settings_from_config
 from nemo_mm_align.labeling.stage import LabelSettings
@@ -40,5 +40,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "label": lambda values: read(LabelSettings, {key: value for key, value in values.items() if key != "judge"}),
     "annotate": lambda values: read(AnnotateSettings, values),
     "build": lambda values: read(BuildFile, values),
-    "evaluate": lambda values: read(EvaluateSettings, values),
+    "evaluate": evaluation_settings,
 }

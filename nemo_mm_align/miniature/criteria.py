@@ -24,9 +24,8 @@ from nemo_mm_align.atomic import write_text
 from nemo_mm_align.cli import user_errors
 from nemo_mm_align.configuration import Count, Positive, StrictModel, read
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.miniature.criteria_counts import Drawn, Measured, judge, measure
-from nemo_mm_align.miniature.judged import judge_answer
+from nemo_mm_align.miniature.judged import JudgedAnswer, judge_answer
 from nemo_mm_align.miniature.oracle import RULES
 from nemo_mm_align.miniature.pipeline import CRITERIA, TEMPLATE
 from nemo_mm_align.miniature.stages import python_command

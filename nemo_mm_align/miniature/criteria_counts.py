@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from nemo_mm_align.configuration import StrictModel
-from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.miniature.judged import JudgedAnswer
 
 QUALITY = ("helpfulness", "correctness", "coherence")
 """Attributes that make the score, 0 to 12."""

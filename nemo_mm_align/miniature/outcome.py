@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.report import choose_samples
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
-from nemo_mm_align.evaluation.stage import judge_file
+from nemo_mm_align.evaluation.stage import read_answers
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.evaluation.wording import label_of
-from nemo_mm_align.miniature.judged import judge_answer
 from nemo_mm_align.miniature.pipeline import MiniatureRun
-from nemo_mm_align.miniature.truth import truth_of
+from nemo_mm_align.miniature.task import MiniatureTask
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.records import Prompt, read_records, resolve_image
 from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
@@ -29,9 +28,9 @@ _SAMPLES, _STEERED, _CURVE_POINTS = 8, 2, 200
 
 def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
     """Judge all answers and write ``results.json`` and ``report.html`` into the run's folder; return both paths."""
-    settings = run.settings
+    settings, task = run.settings, MiniatureTask(run.settings.attribute_schema)
     prompts = {prompt.id: prompt for prompt in read_records(run.evaluation_prompts, Prompt)}
-    seeds = [_seed_answers(run, seed, prompts) for seed in run.seeds]
+    seeds = [_seed_answers(run, seed, prompts, task) for seed in run.seeds]
     first = run.seeds[0]
     training: dict[str, TrainingFacts] = {
         name: facts for name in settings.methods if (facts := _facts(run.seed_folder(first) / name))
@@ -41,6 +40,7 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
     results = summarise(
         seeds,
         settings.attribute_schema,
+        task,
         training=training,
         layouts=_layouts(run),
         settings=settings.model_dump(mode="json", exclude={"attribute_schema", "out"}),
@@ -54,15 +54,16 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
         run.out,
         results,
         settings.attribute_schema,
-        _samples(run, prompts, seeds[0].methods),
+        _samples(run, prompts, seeds[0].methods, task),
         _steered(run, prompts, seeds[0].steering),
+        task.cautions(results.methods),
     )
     return results, results_path, report_path
 
 
-def _seed_answers(run: MiniatureRun, seed: int, prompts: Mapping[str, Prompt]) -> SeedAnswers:
-    def judged(path: Path) -> list[JudgedAnswer]:
-        return judge_file(path, prompts, judge_answer, run.settings.attribute_schema)
+def _seed_answers(run: MiniatureRun, seed: int, prompts: Mapping[str, Prompt], task: MiniatureTask) -> SeedAnswers:
+    def judged(path: Path) -> list[ScoredAnswer]:
+        return task.score(read_answers(path, prompts, task.schema, run.evaluation_prompts))
 
     steering = {name: run.answers(seed, f"{name}_steering") for name in run.steered}
     return SeedAnswers(
@@ -137,7 +138,9 @@ def _attribute_model(run: MiniatureRun, verdicts: Mapping[str, Sequence[str]]) -
     return f"A model that rates answers ({run.rated(run.seeds[0]).report.relative_to(run.out)}): {sentences}"
 
 
-def _samples(run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[str, Any]) -> list[ReportSample]:
+def _samples(
+    run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[str, Any], task: MiniatureTask
+) -> list[ReportSample]:
     by_prompt = {name: {answer.prompt_id: answer for answer in answers} for name, answers in methods.items()}
     chosen = choose_samples(list(prompts.values()), methods["base"], _SAMPLES, run.seeds[0])
     return [
@@ -145,14 +148,14 @@ def _samples(run: MiniatureRun, prompts: Mapping[str, Prompt], methods: Mapping[
             prompt=prompt,
             image_paths=tuple(resolve_image(path, run.evaluation_prompts) for path in prompt.images),
             answers={name: answers[prompt.id] for name, answers in by_prompt.items()},
-            reference=truth_of(prompt).expected,
+            reference=task.reference(prompt),
         )
         for prompt in chosen
     ]
 
 
 def _steered(
-    run: MiniatureRun, prompts: Mapping[str, Prompt], steering: Mapping[str, Sequence[JudgedAnswer]]
+    run: MiniatureRun, prompts: Mapping[str, Prompt], steering: Mapping[str, Sequence[ScoredAnswer]]
 ) -> list[SteeredSample]:
     """Of the first steered model, questions drawn at random and answered at every setting."""
     for method, answers in steering.items():

@@ -73,14 +73,9 @@ def run_miniature(values: dict[str, Any]) -> None:
         StageRunner(run.out, ENVIRONMENT).run(run.stages(), RichDisplay(progress))
     results, results_path, report_path = write_outcome(run)
     for name, method in results.methods.items():
-        text = ", ".join(
-            f"{label} {value:.2f}"
-            for label, value in (
-                ("score", method.score), ("correctness", method.correctness), ("hallucination", method.hallucination),
-                ("yes/no", method.yes_no_accuracy), ("text", method.text_score), ("words", method.length_words),
-            )
-            if value is not None
-        )  # fmt: skip
+        shown = (results.primary, *results.columns)
+        found = ((measure.label.lower(), method.value(measure.name)) for measure in shown)
+        text = ", ".join(f"{label} {value:.2f}" for label, value in found if value is not None)
         console.print(f"{name:10} {text}", highlight=False, soft_wrap=True)
     for name, curve in results.steering.items():
         if curve.spearman is not None:

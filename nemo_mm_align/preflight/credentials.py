@@ -17,7 +17,7 @@ _PASS_ON = "export it where you submit; the launcher passes variables on and wri
 def check_credentials(job: Job, environment: Mapping[str, str]) -> list[Finding]:
     """Keys of the judge, of Weights & Biases and of the hub, as far as the job's stages use them."""
     findings = []
-    if "label" in job.stages:
+    if job.needs_judge:
         findings.append(_judge(job.judge, environment))
     if job.trains and job.value("exp_manager.create_wandb_logger"):
         findings.append(_wandb(environment))

@@ -43,6 +43,7 @@ class DoctorSettings(StrictModel):
     """Settings of the doctor; the comments of conf/doctor.yaml say what each means."""
 
     judge: dict[str, Any] = {}
+    asks_judge: bool | None = None
     stages: tuple[str, ...] = ()
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
@@ -64,6 +65,7 @@ def job_from_config(config: DoctorSettings, words: Sequence[str]) -> Job:
     return Job(
         stages=config.stages,
         judge=config.judge,
+        asks_judge=config.asks_judge,
         read=config.read,
         write=config.write,
         training=training,

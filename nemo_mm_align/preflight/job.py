@@ -24,7 +24,8 @@ class Job:
 
     Attributes:
         stages: names of the stages that the job runs; empty on a plain look at the machine.
-        judge: settings of the label stage's judge, a file of conf/judge.
+        judge: settings of the judge, a file of conf/judge.
+        asks_judge: whether a judge is asked; None: where there is a stage `label`.
         read: further files and folders that must be there.
         write: further folders that results go to.
         training: the composed training configuration; ``None`` where none was given.
@@ -32,6 +33,7 @@ class Job:
 
     stages: tuple[str, ...] = ()
     judge: Mapping[str, Any] = field(default_factory=dict)
+    asks_judge: bool | None = None
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
     training: Mapping[str, Any] | None = field(default=None)
@@ -40,6 +42,11 @@ class Job:
         unknown = sorted(set(self.stages) - set(STAGES))
         if unknown:
             raise UserError(f"stages: {', '.join(unknown)} is no stage; choose from {', '.join(STAGES)}.")
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a judge's key has to be there."""
+        return "label" in self.stages if self.asks_judge is None else self.asks_judge
 
     @property
     def trains(self) -> bool:

@@ -31,7 +31,7 @@ def write_answers(path, prompts, text_of):
 
 
 def run(repository, folder, *arguments):
-    command = [sys.executable, repository / "scripts" / "evaluate.py", *arguments]
+    command = [sys.executable, repository / "scripts" / "evaluate.py", "task=miniature", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
@@ -43,8 +43,9 @@ def test_evaluate_judges_by_the_oracle(repository, tmp_path, held_out):
     done = run(repository, tmp_path, *overrides)
     assert done.returncode == 0, done.stderr
     methods = json.loads((tmp_path / "out" / "results.json").read_text())["methods"]
-    assert methods["dpo"]["correctness"] == 1 > methods["base"]["correctness"]
-    assert methods["dpo"]["hallucination"] == 0 < methods["base"]["hallucination"]
+    dpo, base = (methods[name]["measurements"] for name in ("dpo", "base"))
+    assert dpo["correctness"]["value"] == 1 > base["correctness"]["value"]
+    assert dpo["hallucination"]["value"] == 0 < base["hallucination"]["value"]
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["out"]  # Hydra leaves nothing behind
 

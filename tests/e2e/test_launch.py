@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SMALL = (
     "sample.num_samples=2", "sample.max_new_tokens=12", "generate.max_new_tokens=12", "label.judge=oracle",
+    "evaluate.task=miniature",
     "train.trainer.devices=1", "train.trainer.max_steps=2", "train.trainer.enable_progress_bar=false",
     "train.model.tensor_model_parallel_size=1", "train.model.sequence_parallel=false",
     "train.model.micro_batch_size=4", "train.model.global_batch_size=4",

@@ -60,8 +60,10 @@ def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert set(results["methods"]) == {"base", "steerlm", "steerlm_unasked", "steerlm_brief"}
     assert results["methods"]["steerlm_brief"]["asked"] == {"complexity": 0, "verbosity": 1}
     for method in results["methods"].values():
-        assert method["correctness"] is not None and method["text_score"] is not None
-        assert set(method["judged"]) == {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}
+        assert method["measurements"]["correctness"]["value"] is not None and method["text_score"] is not None
+        assert {name for name in method["measurements"] if name.startswith("judged.")} == {
+            f"judged.{name}" for name in ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+        }
     assert set(results["steering"]) == {"complexity", "verbosity"}
     assert results["layouts"]["steerlm"]["tensor"] == 2 and results["layouts"]["sample"]["tensor"] == 2
     assert results["layouts"]["base_visual"]["data"] == 2
@@ -102,7 +104,8 @@ def test_a_recipe_that_starts_from_another_one_learns_of_its_answers(tmp_path: P
     assert set(results["steering"]) == {"complexity", "verbosity"}
     assert results["methods"]["attribute_dpo"]["training"]["optimizer_steps"] == 2
     (told,) = results["attribute_model"]
-    assert {*told} == {*results["methods"]["base"]["judged"], "weighted sum"}
+    judged = [name for name in results["methods"]["base"]["measurements"] if name.startswith("judged.")]
+    assert {*told} == {*(name.removeprefix("judged.") for name in judged), "weighted sum"}
     assert {*told["verbosity"]} == {"model", "images shuffled", "probe"} and (
         out / "seed_0/attribute_model.html"
     ).is_file()

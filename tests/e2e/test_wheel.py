@@ -119,7 +119,10 @@ def test_without_engine_it_labels_builds_estimates_and_launches(program: Path, f
 
 def test_without_engine_it_evaluates(program: Path, tmp_path: Path, charts) -> None:  # noqa: F811
     write_answers(tmp_path / "base.jsonl", charts, lambda prompt: "yes")
-    run([program, "evaluate", "prompts=heldout.jsonl", "answers={base: base.jsonl}", "out=out"], tmp_path)
+    run(
+        [program, "evaluate", "task=miniature", "prompts=heldout.jsonl", "answers={base: base.jsonl}", "out=out"],
+        tmp_path,
+    )
     assert (tmp_path / "out/report.html").is_file()
 
 

@@ -57,3 +57,37 @@ def changes(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
     old, new = dict(flat(before)), dict(flat(now))
     values = {key: (old.get(key, "absent"), new.get(key, "absent")) for key in {**old, **new}}
     return {key: pair for key, pair in values.items() if not same(key, *pair)}
+
+
+GROUPED = ("judged", "correctness_by_source")
+
+
+def in_format_1(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results of format 2 as format 1 had them, so that the numbers can be compared."""
+    named = {key: value for key, value in results.items() if key not in ("task", "measures", "prompts")}
+    return {**named, "format": 1, "methods": {name: _method_1(one) for name, one in results["methods"].items()}}
+
+
+def _method_1(method: dict[str, Any]) -> dict[str, Any]:
+    found = method["measurements"]
+    plain = dict.fromkeys(("correctness", "hallucination", "yes_no_accuracy", "text_score", "length_words", "score"))
+    grouped: dict[str, dict[str, float]] = {name: {} for name in GROUPED}
+    for name, one in found.items():
+        head, _, part = name.partition(".")
+        if part:
+            grouped[head][part] = one["value"]
+        else:
+            plain[name] = one["value"]
+    return {
+        **plain,
+        **grouped,
+        "intervals": {name: one["interval"] for name, one in found.items() if one["interval"]},
+        "per_seed": {name: one["per_seed"] for name, one in found.items()},
+        "minus_base": {name: one["minus_base"] for name, one in found.items() if one["minus_base"] is not None},
+        "minus_base_intervals": {
+            name: one["minus_base_interval"] for name, one in found.items() if one["minus_base_interval"]
+        },
+        "counts": {name: one["n"] for name, one in found.items()},
+        "asked": method["asked"],
+        "training": method["training"],
+    }

@@ -12,7 +12,7 @@ import pytest
 
 from tests.distributed import REPOSITORY
 from tests.golden.differences import listed
-from tests.golden.miniature import changes, words
+from tests.golden.miniature import changes, in_format_1, words
 from tests.golden.runs import GOLDEN
 from tests.waiting import PATIENCE_S
 
@@ -27,7 +27,8 @@ def test_results_are_those_that_are_pinned(tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts/miniature.py"), *words(tmp_path / "run")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=2 * PATIENCE_S)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    found = changes(results(), json.loads((tmp_path / "run/results.json").read_text(encoding="utf-8")))
+    now = in_format_1(json.loads((tmp_path / "run/results.json").read_text(encoding="utf-8")))
+    found = changes(results(), now)
     assert found == {row["key"]: (row["before"], row["after"]) for row in listed("miniature")}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nemo_mm_align.evaluation.answers import JudgedAnswer
 from nemo_mm_align.miniature.criteria_counts import Measured, judge, measure, style_table
+from nemo_mm_align.miniature.judged import JudgedAnswer
 from nemo_mm_align.miniature.oracle import RULES
 
 

@@ -1,9 +1,17 @@
 """Judged answers with known numbers, for the tests of the metrics and of the report."""
 
-import numpy as np
+from collections.abc import Sequence
 
-from nemo_mm_align.evaluation.answers import JudgedAnswer
-from nemo_mm_align.evaluation.metrics import SeedAnswers
+import numpy as np
+from omegaconf import OmegaConf
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results
+from nemo_mm_align.evaluation.results import MethodResult
+from nemo_mm_align.miniature.judged import JudgedAnswer
+from nemo_mm_align.miniature.task import MiniatureTask
+from nemo_mm_align.repository import CONF
 
 
 def ratings(correctness=4, verbosity=2, **others) -> dict[str, float]:
@@ -17,19 +25,34 @@ def ratings(correctness=4, verbosity=2, **others) -> dict[str, float]:
     }
 
 
-def image_answer(number: int, **settings) -> JudgedAnswer:
+def helpsteer() -> AttributeSchema:
+    values = OmegaConf.to_container(OmegaConf.load(CONF / "attribute_schema/helpsteer.yaml"))
+    assert isinstance(values, dict)
+    return AttributeSchema.model_validate({key: value for key, value in values.items() if key != "defaults"})
+
+
+TASK = MiniatureTask(helpsteer())
+
+
+def image_answer(number: int, **settings) -> ScoredAnswer:
     rated = {name: settings.pop(name) for name in ("correctness", "verbosity", "complexity") if name in settings}
+    asked = settings.pop("asked", None)
     defaults = {"source": "easy_vqa", "num_words": 5, "answer": f"answer {number}"}
-    return JudgedAnswer(
+    judged = JudgedAnswer(
         prompt_id=f"image-{number:03d}", kind="image", ratings=ratings(**rated), **{**defaults, **settings}
     )
+    return TASK.scored(judged, asked)
 
 
-def text_answer(number: int, ok: bool) -> JudgedAnswer:
-    return JudgedAnswer(prompt_id=f"text-{number:03d}", kind="text", text_ok=ok, num_words=3)
+def text_answer(number: int, ok: bool) -> ScoredAnswer:
+    return TASK.scored(JudgedAnswer(prompt_id=f"text-{number:03d}", kind="text", text_ok=ok, num_words=3))
 
 
-def method_answers(share_correct: float, seed: int, prompts: int = 40) -> list[JudgedAnswer]:
+def results_by_method(seeds: Sequence[SeedAnswers]) -> dict[str, MethodResult]:
+    return method_results(seeds, TASK.measures)
+
+
+def method_answers(share_correct: float, seed: int, prompts: int = 40) -> list[ScoredAnswer]:
     """Answers of which about `share_correct` are right, drawn with the seed: every fourth about something absent."""
     generator = np.random.default_rng(seed)
     answers = []

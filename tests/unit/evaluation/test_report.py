@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results, text_ability
+from nemo_mm_align.evaluation.metrics import SeedAnswers, text_ability
 from nemo_mm_align.evaluation.report import ReportSample, choose_samples, write_report
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
 from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.records import Prompt, Turn
 from nemo_mm_align.run_health import Finding, Verdict
-from tests.unit.evaluation.judged import image_answer, seed_answers, text_answer
+from tests.unit.evaluation.judged import TASK, image_answer, results_by_method, seed_answers, text_answer
 from tests.unit.evaluation.test_steering import sweep
 
 SHARES = {"base": 0.4, "sft": 0.7, "rejection": 0.7, "steerlm": 0.4, "dpo": 0.8}
@@ -53,10 +53,13 @@ def results_of(seeds, schema, **settings):
         created="2026-01-02T03:04:05+00:00",
         seeds=[seed.seed for seed in seeds],
         schema_name=schema.name,
-        methods=method_results(seeds, schema),
+        task=TASK.name,
+        measures=TASK.measures,
+        prompts={"image prompts": 40, "text instructions": 20},
+        methods=results_by_method(seeds),
         steering=steered.get("steerlm", {}),
         steering_by_method=steered,
-        text_ability=text_ability(seeds, schema),
+        text_ability=text_ability(seeds),
         **settings,
     )
 
@@ -100,7 +103,7 @@ def test_complete_report(tmp_path, helpsteer):
     dpo = results.methods["dpo"]
     for text in (
         f"{dpo.score:.2f}",
-        f"{dpo.minus_base['score']:+.2f}",
+        f"{dpo.measurements['score'].minus_base:+.2f}",
         f"{results.steering['verbosity'].spearman:.2f}",
         "3 seeds (0, 1, 2); 2026-01-02 03:04",
         "1,234",
@@ -173,10 +176,11 @@ def test_headline_claims_no_more_than_the_intervals(tmp_path, helpsteer):
         return page_of(tmp_path / "report.html").text
 
     assert re.search(
-        r"DPO scores highest: [\d.]+ of 12, against [\d.]+ of the base \(\+[^)]*\d\]\)\.", headline(base=0.1, dpo=0.9)
+        r"DPO comes first: score \(of 12\) [\d.]+, against [\d.]+ of the base \(\+[^)]*\d\]\)\.",
+        headline(base=0.1, dpo=0.9),
     )
     assert "which does not separate them" in headline(base=0.4, dpo=0.45)
-    assert "No method scores higher than the base" in headline(base=0.9, dpo=0.2)
+    assert "No method is better than the base" in headline(base=0.9, dpo=0.2)
 
 
 def test_shift_towards_no_is_pointed_out(tmp_path, helpsteer):
@@ -185,7 +189,8 @@ def test_shift_towards_no_is_pointed_out(tmp_path, helpsteer):
         return absent + [image_answer(n, yes_no_correct=not says_no) for n in range(4, 8)]
 
     seed = SeedAnswers(seed=0, methods={"base": answers(False), "dpo": answers(True)})
-    write_report(tmp_path / "report.html", results_of([seed], helpsteer), helpsteer)
+    results = results_of([seed], helpsteer)
+    write_report(tmp_path / "report.html", results, helpsteer, cautions=TASK.cautions(results.methods))
     assert "DPO hallucinates less than the base, but is no better" in page_of(tmp_path / "report.html").text
 
 

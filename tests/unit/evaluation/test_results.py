@@ -3,7 +3,6 @@ import json
 import pytest
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.metrics import method_results
 from nemo_mm_align.evaluation.results import (
     Layout,
     Results,
@@ -12,7 +11,7 @@ from nemo_mm_align.evaluation.results import (
     write_results,
 )
 from nemo_mm_align.recipes.registry import paper_recipes
-from tests.unit.evaluation.judged import seed_answers
+from tests.unit.evaluation.judged import TASK, results_by_method, seed_answers
 
 
 @pytest.fixture
@@ -21,7 +20,9 @@ def results(helpsteer):
         created="2026-01-01T00:00:00",
         seeds=[0],
         schema_name=helpsteer.name,
-        methods=method_results([seed_answers(base=0.5, dpo=0.8)], helpsteer),
+        task=TASK.name,
+        measures=TASK.measures,
+        methods=results_by_method([seed_answers(base=0.5, dpo=0.8)]),
         layouts={"dpo": Layout(world_size=2, tensor=2)},
         versions=installed_versions(),
     )
@@ -36,9 +37,10 @@ def test_what_is_written_is_read(tmp_path, results):
 def test_plain_numbers_stand_where_they_are_looked_for(tmp_path, results):
     write_results(tmp_path / "results.json", results)
     dpo = json.loads((tmp_path / "results.json").read_text())["methods"]["dpo"]
-    assert 0.5 < dpo["correctness"] <= 1 and isinstance(dpo["judged"]["verbosity"], float)
-    for name in ("hallucination", "yes_no_accuracy", "text_score", "length_words", "score"):
-        assert isinstance(dpo[name], float), name
+    assert isinstance(dpo["score"], float) and isinstance(dpo["text_score"], float)
+    assert 0.5 < dpo["measurements"]["correctness"]["value"] <= 1
+    for name in ("hallucination", "yes_no_accuracy", "text_score", "length_words", "score", "judged.verbosity"):
+        assert isinstance(dpo["measurements"][name]["value"], float), name
 
 
 def test_missing_methods_are_known(results):
@@ -53,6 +55,6 @@ def test_versions_name_the_engine():
 def test_unreadable_results_are_named(tmp_path):
     with pytest.raises(UserError, match=r"results\.json: no such file"):
         read_results(tmp_path / "results.json")
-    (tmp_path / "results.json").write_text('{"format": 1}')
+    (tmp_path / "results.json").write_text('{"format": 2}')
     with pytest.raises(UserError, match=r"not a result of this version \(created: Field required\)"):
         read_results(tmp_path / "results.json")

@@ -4,21 +4,42 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.evaluation.answers import JudgedAnswer
+from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.results import read_results
 from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
+from nemo_mm_align.evaluation.tasks.rated import CORRECT, JUDGED, score_measure, values_of
+from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, read_records, write_records
 from tests.unit.evaluation.judged import ratings
 
 COUNT = 6
 
 
-def judge(prompt: Prompt, answer: str, num_tokens: int | None = None) -> JudgedAnswer:
+class NumberTask:
     """An answer is correct if it says the prompt's number; its verbosity is its number of words."""
-    words = answer.split()
-    rated = ratings(correctness=4 if prompt.metadata["truth"] in words else 0, verbosity=min(4, len(words)))
-    return JudgedAnswer(prompt_id=prompt.id, kind="image", answer=answer, ratings=rated, num_words=len(words))
+
+    name = "numbers"
+
+    def __init__(self, schema: AttributeSchema) -> None:
+        self.schema, self.measures = schema, (score_measure(schema), CORRECT, JUDGED)
+
+    def score(self, answered) -> list[ScoredAnswer]:
+        return [self._scored(one) for one in answered]
+
+    def _scored(self, one: Answered) -> ScoredAnswer:
+        words = one.text.split()
+        rated = ratings(correctness=4 if one.prompt.metadata["truth"] in words else 0, verbosity=min(4, len(words)))
+        values = values_of(rated, self.schema, one.prompt.id)
+        asked = dict(one.asked) if one.asked else None
+        return ScoredAnswer(prompt_id=one.prompt.id, answer=one.text, values=values, ratings=rated, asked=asked)
+
+    def reference(self, prompt: Prompt) -> str:
+        return prompt.id
+
+    def cautions(self, methods) -> list[str]:
+        return ["Beware."]
 
 
 @pytest.fixture
@@ -50,41 +71,42 @@ def answers(path, texts, attributes=None):
     return path
 
 
-def test_answer_files_to_results_and_report(world):
+def test_answer_files_to_results_and_report(world, helpsteer):
     folder, settings = world
     base = answers(folder / "base.jsonl", ["0"] * COUNT)
     dpo = answers(folder / "dpo.jsonl", [str(number) for number in range(COUNT)])
     steering = [
         answers(folder / f"{asked}.jsonl", ["word " * (asked + 1)] * COUNT, {"verbosity": asked}) for asked in (0, 2, 4)
     ]
-    evaluate(settings(answers={"base": base, "dpo": dpo}, steering=steering, samples=2), judge, lambda p: p.id)
+    evaluate(settings(answers={"base": base, "dpo": dpo}, steering=steering, samples=2), NumberTask(helpsteer))
     results = read_results(folder / "out" / "results.json")
-    assert results.methods["base"].correctness == pytest.approx(1 / COUNT)
-    assert results.methods["dpo"].correctness == 1
-    assert results.methods["dpo"].minus_base["score"] == pytest.approx(4 * (COUNT - 1) / COUNT)
+    assert results.methods["base"].value("correctness") == pytest.approx(1 / COUNT)
+    assert results.methods["dpo"].value("correctness") == 1
+    assert results.methods["dpo"].measurements["score"].minus_base == pytest.approx(4 * (COUNT - 1) / COUNT)
     assert results.steering["verbosity"].spearman == pytest.approx(1)
     assert [point.judged for point in results.steering["verbosity"].curve] == [1, 3, 4]
-    judged = list(read_records(folder / "out" / "judged" / "dpo.jsonl", JudgedAnswer))
+    judged = list(read_records(folder / "out" / "judged" / "dpo.jsonl", ScoredAnswer))
     assert [answer.answer for answer in judged] == [str(number) for number in range(COUNT)]
-    assert (folder / "out" / "report.html").read_text().count("data:image/png") == 2
+    report = (folder / "out" / "report.html").read_text()
+    assert report.count("data:image/png") == 2 and "Beware." in report and results.prompts == {"prompts": COUNT}
 
 
-def test_steered_method_says_what_was_asked(world):
+def test_steered_method_says_what_was_asked(world, helpsteer):
     folder, settings = world
     path = answers(folder / "steerlm.jsonl", ["0"] * COUNT, {"verbosity": 1})
-    results = evaluate(settings(answers={"steerlm": path}), judge)
+    results = evaluate(settings(answers={"steerlm": path}), NumberTask(helpsteer))
     assert results.methods["steerlm"].asked == {"verbosity": 1}
     assert "asked Verbosity:1" in (folder / "out" / "report.html").read_text()
 
 
-def test_faulty_answer_files_are_named_and_nothing_is_written(world):
+def test_faulty_answer_files_are_named_and_nothing_is_written(world, helpsteer):
     folder, settings = world
 
     def refuses(message, *lines):
         path = folder / "bad.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(UserError, match=message):
-            evaluate(settings(answers={"base": path}), judge)
+            evaluate(settings(answers={"base": path}), NumberTask(helpsteer))
         assert not (folder / "out").exists()
 
     line = {"prompt_id": "p0", "candidates": [{"text": "0"}]}
@@ -96,8 +118,8 @@ def test_faulty_answer_files_are_named_and_nothing_is_written(world):
     refuses("a prompt is answered twice", *complete, complete[0])
 
 
-def test_unknown_attribute_in_a_steered_file(world):
+def test_unknown_attribute_in_a_steered_file(world, helpsteer):
     folder, settings = world
     path = answers(folder / "base.jsonl", ["0"] * COUNT, {"wit": 4})
     with pytest.raises(UserError, match="unknown attribute 'wit'"):
-        evaluate(settings(answers={"base": path}), judge)
+        evaluate(settings(answers={"base": path}), NumberTask(helpsteer))

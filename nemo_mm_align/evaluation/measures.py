@@ -1,0 +1,62 @@
+"""What can be measured of answers, and the figures that come of it: tables, plots and results.json go through these."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from nemo_mm_align.evaluation.intervals import Interval
+
+
+class Measure(BaseModel):
+    """One thing that a task measures of each answer.
+
+    Args:
+        name: key in results.json; of a grouped one, values are called ``name.part`` (``judged.verbosity``).
+        label: heading of its column.
+        share: whether its values are 0 and 1.
+        better: which direction is better; None: neither.
+        digits: that tables show.
+        grouped: one value per part of an answer or group of prompts; it has no column of its own.
+        about: what it means, in a sentence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    label: str
+    share: bool = False
+    better: Literal["higher", "lower"] | None = "higher"
+    digits: int = 2
+    grouped: bool = False
+    about: str = ""
+
+
+class Measurement(BaseModel):
+    """What a measure came to for one method: mean over prompts, then over seeds.
+
+    Args:
+        value: the mean.
+        interval: its 95 % interval.
+        n: answers of one seed that it rests on.
+        failed: answers of one seed that nobody could score: they are missing, not 0.
+        per_seed: the same mean for each seed, in the order of `Results.seeds`.
+        minus_base, minus_base_interval: paired difference to the base (per seed, or per prompt of a single run).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    value: float
+    interval: Interval | None = None
+    n: int
+    failed: int = 0
+    per_seed: list[float]
+    minus_base: float | None = None
+    minus_base_interval: Interval | None = None
+
+
+def measure_of(name: str, measures: tuple[Measure, ...]) -> Measure | None:
+    """Return the measure that a value of this name belongs to; None for one that no task has named."""
+    head = name.partition(".")[0]
+    return next((measure for measure in measures if measure.name == head), None)

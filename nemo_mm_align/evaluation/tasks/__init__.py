@@ -1,0 +1,1 @@
+"""Evaluation tasks: what is asked of a model, and how its answers are scored; one file each."""

@@ -1,0 +1,66 @@
+"""Any prompts: what a judge says of the answers, attribute by attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.evaluation.results import MethodResult
+from nemo_mm_align.evaluation.tasks.rated import BY_SOURCE, CORRECT, JUDGED, WORDS, score_measure, values_of
+from nemo_mm_align.evaluation.tasks.task import Answered
+from nemo_mm_align.records import Prompt
+
+SOURCES = ("source", "dataset")
+"""Keys of a prompt's metadata that say where it comes from."""
+
+
+class AttributesTask:
+    """Scores answers by a judge's ratings; an answer that the judge could not rate is missing, never 0.
+
+    Args:
+        schema: the attributes that are judged.
+    """
+
+    name = "attributes"
+    rated = True
+
+    def __init__(self, schema: AttributeSchema) -> None:
+        self.schema = schema
+        self.measures = (score_measure(schema), CORRECT, WORDS, JUDGED, BY_SOURCE)
+
+    def score(self, answered: Sequence[Answered]) -> list[ScoredAnswer]:
+        """Count what the judge said."""
+        return [self._scored(one) for one in answered]
+
+    def reference(self, prompt: Prompt) -> str:
+        """Nobody knows."""
+        return ""
+
+    def cautions(self, methods: Mapping[str, MethodResult]) -> list[str]:
+        """Say which methods answer longer than the base: judges prefer length."""
+        longer = [
+            name
+            for name, one in methods.items()
+            if (words := one.measurements.get(WORDS.name))
+            and words.minus_base is not None
+            and words.minus_base > 0.2 * (words.value - words.minus_base)
+        ]
+        return [f"Answers of {name} are longer than the base's; judges tend to prefer length." for name in longer]
+
+    def _scored(self, one: Answered) -> ScoredAnswer:
+        prompt, words = one.prompt, len(one.text.split())
+        source = next((str(prompt.metadata[key]) for key in SOURCES if prompt.metadata.get(key)), "")
+        common = {
+            "prompt_id": prompt.id,
+            "kind": "image prompts" if prompt.images else "text prompts",
+            "answer": one.text,
+            "source": source,
+            "num_words": words,
+            "num_tokens": one.num_tokens,
+            "asked": dict(one.asked) if one.asked else None,
+        }
+        if one.ratings is None:
+            return ScoredAnswer.model_validate({**common, "failed": one.failure or "not rated"})
+        values = values_of(one.ratings, self.schema, prompt.id, source) | {WORDS.name: float(words)}
+        return ScoredAnswer.model_validate({**common, "values": values, "ratings": dict(one.ratings)})

@@ -1,0 +1,168 @@
+"""Answers rated by a judge for whoever wants them, each by itself: an evaluation's answers, in one ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.errors import UserError
+from nemo_mm_align.image_hashes import ImageHashes
+from nemo_mm_align.images import read_image_bytes
+from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key
+from nemo_mm_align.labeling.judge import Judge, check_processes, max_output_tokens_of, price_of
+from nemo_mm_align.labeling.judge_call import JudgeCall, calls_of
+from nemo_mm_align.labeling.judge_ledger import JudgeLedger
+from nemo_mm_align.labeling.judges.human.judge import HumanJudge
+from nemo_mm_align.labeling.ledger_check import check_attempt
+from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.labeling.worker_pool import WorkerPoolJudge
+from nemo_mm_align.llm.running.admission import open_admission
+from nemo_mm_align.llm.running.budget import BudgetSettings
+from nemo_mm_align.llm.running.estimates import EstimateSettings
+from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
+from nemo_mm_align.records import Candidate, CandidateSet, Prompt
+
+log = logging.getLogger(__name__)
+
+
+AnsweredT = TypeVar("AnsweredT", bound="DataclassAnswer")
+
+
+class DataclassAnswer(Protocol):
+    """A dataclass with what is rated of an answer, and places for what is said of it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def prompt(self) -> Prompt:
+        """What was asked."""
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+
+    @property
+    def image_paths(self) -> tuple[Path, ...]:
+        """Where the prompt's images lie."""
+
+
+@dataclass(frozen=True)
+class Rated:
+    """What a judge said of one answer: its ratings, or the class of the last failure ("" where it was not asked)."""
+
+    ratings: dict[str, float] | None
+    failure: str = ""
+
+
+class AnswerRater:
+    """Asks a judge about single answers. What stands in the ledger, for the same judge and rubric, is not asked again.
+
+    Args:
+        judge, schema: who rates, on what.
+        ledger: file of all attempts.
+        runner, budget, estimate: how calls are run, as in ``conf/label.yaml``.
+
+    Raises:
+        UserError: from a call: an image that is missing or broken (before anything is asked), a run that stopped by itself.
+        SystemExit: after Ctrl-C or SIGTERM; what was judged is in the ledger.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        schema: AttributeSchema,
+        ledger: Path,
+        runner: RunnerSettings,
+        budget: BudgetSettings,
+        estimate: EstimateSettings | None = None,
+    ) -> None:
+        budget.check(price_of(judge))
+        self.context = LabelContext(judge, schema, want_reference=False)
+        self.ledger, self.runner, self.budget = ledger, runner, budget
+        self.estimate = estimate or EstimateSettings()
+
+    def __call__(self, answers: Sequence[AnsweredT]) -> list[AnsweredT]:
+        """Return the answers with `ratings`, or with the `failure` that left them without, in order."""
+        rated = self.rate([(one.prompt, one.image_paths, one.text) for one in answers])
+        pairs = zip(answers, rated, strict=True)
+        return [replace(one, ratings=said.ratings, failure=said.failure) for one, said in pairs]
+
+    def rate(self, answers: Sequence[tuple[Prompt, tuple[Path, ...], str]]) -> list[Rated]:
+        """Return what the judge says of (prompt, its images' paths, answer), in order."""
+        hashes = ImageHashes()
+        jobs = [self._job(prompt, paths, text, hashes) for prompt, paths, text in answers]
+        if not jobs:
+            return []
+        with JudgeLedger(self.ledger) as ledger:
+            known = sum(ledger.succeeded(job.key) for job in jobs)
+            log.info("%d answers for %s, %d of them judged before (%s)", len(jobs), self._name, known, self.ledger)
+            self._ask(ledger, [job for job in jobs if not ledger.succeeded(job.key)], known)
+            return [self._rated(ledger, job) for job in jobs]
+
+    @property
+    def _name(self) -> str:
+        return self.context.judge.name
+
+    def _job(self, prompt: Prompt, paths: tuple[Path, ...], text: str, hashes: ImageHashes) -> Job:
+        candidates = CandidateSet(prompt_id=prompt.id, candidates=(Candidate(text=text),))
+        images = tuple(hashes.of(path, lambda data, path=path: read_image_bytes(path)) for path in paths)  # type: ignore[misc]
+        key = content_key(self.context.fingerprint, prompt, images, candidates, self.context.judge.reads_metadata)
+        return Job(prompt, candidates, paths, key, images)
+
+    def _ask(self, ledger: JudgeLedger, jobs: Sequence[Job], known: int) -> None:
+        if not jobs:
+            return
+        context = self.context
+        with open_admission(
+            self.runner,
+            self.budget,
+            self.estimate,
+            ledger,
+            context.fingerprint,
+            JudgeCall(jobs[0], context),
+            price_of(context.judge),
+            max_output_tokens_of(context.judge),
+        ) as admission:
+            run = CallRunner(
+                ledger, context.fingerprint, context.configuration, self.runner, admission, known, doing="judging"
+            )
+            tally = run.run(calls_of(jobs, context), len(jobs) + known)
+        log.info("judged: %s", tally.describe())
+        if run.error is not None:
+            raise run.error
+        if run.stopped_by_signal is not None:
+            raise SystemExit(128 + run.stopped_by_signal)
+
+    def _rated(self, ledger: JudgeLedger, job: Job) -> Rated:
+        if not ledger.succeeded(job.key):
+            return Rated(None, ledger.failures(job.key).kind or "not asked: the budget is used up")
+        attempt = ledger.result(job.key)
+        check_attempt(ledger, attempt, job, self.context.schema)
+        return Rated(dict(attempt.ratings[0]))
+
+
+@contextmanager
+def rated_by(
+    config: Mapping[str, Any], schema: AttributeSchema, ledger: Path, runner: RunnerSettings, budget: BudgetSettings
+) -> Iterator[AnswerRater]:
+    """Make the rater of a configuration (a file of conf/judge); worker processes, where there are any, end with it.
+
+    Raises:
+        UserError: the judge cannot be made, or asks nobody by itself (a person on a page).
+    """
+    judge = build_judge(config, schema)
+    if isinstance(judge, HumanJudge):
+        raise UserError(
+            "judge=human labels on a page: have answers rated by scripts/label.py, or choose another judge here."
+        )
+    check_processes(judge, runner.processes)
+    if runner.processes == 1:
+        yield AnswerRater(judge, schema, ledger, runner, budget)
+        return
+    with WorkerPoolJudge(judge, config, schema, runner.processes, runner.concurrency) as pool:
+        yield AnswerRater(pool, schema, ledger, runner, budget)
