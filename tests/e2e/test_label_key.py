@@ -71,7 +71,7 @@ def test_a_service_that_repeats_the_key_finds_no_listener(
         "server",
         "server",
         "server",
-        "unparsable",
+        "server",  # prose with the key in it: what repeats the key is not read at all
         "server",
         None,
     ]
