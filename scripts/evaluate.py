@@ -11,10 +11,9 @@ from contextlib import ExitStack
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.command import command
-from nemo_mm_align.evaluation.stage import evaluate, settings_of
+from nemo_mm_align.evaluation.stage import check_start, evaluate, settings_of
 from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.labeling.rating import rated_by
-from nemo_mm_align.outputs import check_folder
 
 
 @command("evaluate", types=("nemo_mm_align.evaluation.stage:EvaluateSettings",))
@@ -23,11 +22,11 @@ def main(config: DictConfig) -> None:
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     settings = settings_of(values)  # type: ignore[arg-type]
+    check_start(settings)
     task = build_task(values["task"], settings.attribute_schema)
     with ExitStack() as stack:
         rate = None
         if getattr(task, "rated", False):
-            check_folder(settings.out)
             ledger = settings.out.with_name(f"{settings.out.name}.ledger.jsonl")
             schema = settings.attribute_schema
             rate = stack.enter_context(rated_by(values["judge"], schema, ledger, settings.runner, settings.budget))

@@ -69,6 +69,15 @@ def settings_of(config: Mapping[str, Any]) -> EvaluateSettings:
     return read(EvaluateSettings, {key: value for key, value in config.items() if key not in ("task", "judge")})
 
 
+def check_start(settings: EvaluateSettings) -> None:
+    """Raise `UserError` for what can be known to go wrong before a judge's client is imported."""
+    check_folder(settings.out)
+    before = (settings.text_before,) if settings.text_before else ()
+    for path in (settings.prompts, *settings.answers.values(), *settings.steering, *before):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Give the path of a JSONL file.")
+
+
 def evaluate(settings: EvaluateSettings, task: Task, rate: Rate | None = None) -> Results:
     """Score all answers and write results.json, report.html and ``judged/<method>.jsonl``.
 
@@ -81,7 +90,7 @@ def evaluate(settings: EvaluateSettings, task: Task, rate: Rate | None = None) -
         UserError: a file is missing or broken, a prompt is unknown, unanswered, answered several times, or none of the
             task's, or `out` cannot be written or is being written by another process. Nothing is written then.
     """
-    check_folder(settings.out)
+    check_start(settings)
     prompts = {
         prompt.id: prompt for prompt in read_records(settings.prompts, prompt_kind(settings.add_image_placeholders))
     }

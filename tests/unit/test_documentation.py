@@ -16,9 +16,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
+from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.labeling.judge import CallFailure, JudgeRequest, check_reply
 from nemo_mm_align.labeling.registry import build_judge
-from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, write_records
+from nemo_mm_align.records import Annotation, Candidate, CandidateSet, Prompt, RatedCandidate, Turn, write_records
 from tests.distributed import REPOSITORY
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "containers/README.md"])
@@ -163,3 +165,27 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch, capsys, helps
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert capsys.readouterr().out.endswith("3.0} better\n")
+
+
+def test_the_task_of_the_documentation_scores(
+    examples, tmp_path: Path, monkeypatch, helpsteer: AttributeSchema
+) -> None:
+    place(examples, tmp_path, monkeypatch)
+    prompts = [
+        Prompt(id=answer, turns=(Turn(role="user", content="?"),), metadata={"answer": answer}) for answer in "abcd"
+    ]
+    write_records(tmp_path / "p.jsonl", prompts)
+    for name, said in (("base", "a"), ("dpo", "abc")):
+        lines = [
+            CandidateSet(prompt_id=one.id, candidates=(Candidate(text=one.id if one.id in said else "?"),))
+            for one in prompts
+        ]
+        write_records(tmp_path / f"{name}.jsonl", lines)
+    task = build_task(yaml.safe_load(examples["my/task/exact.yaml"]), helpsteer)
+    answers = {name: tmp_path / f"{name}.jsonl" for name in ("base", "dpo")}
+    settings = EvaluateSettings(
+        prompts=tmp_path / "p.jsonl", answers=answers, out=tmp_path / "out", attribute_schema=helpsteer
+    )
+    found = evaluate(settings, task).methods["dpo"].measurements["exact"]
+    assert (found.value, found.minus_base, found.n) == (0.75, 0.5, 4)
+    assert "DPO comes first: exact 0.75" in (tmp_path / "out/report.html").read_text()
