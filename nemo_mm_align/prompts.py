@@ -133,16 +133,19 @@ class Encoder:
                 return False
         return True
 
-    def encode_prompt(self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None = None) -> list[int]:
+    def encode_prompt(
+        self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None = None, may_be_empty: bool = False
+    ) -> list[int]:
         """Return the ids of the generation prompt, each ``<image>`` as `tokens_per_image` copies of the image token.
 
         Args:
             turns: the conversation; its last turn is the user's.
             attributes: a value for each attribute that the schema asks for, or None for no attribute turn.
+            may_be_empty: earlier answers may be empty, as a model's can.
         """
         if not turns or turns[-1].role != "user":
             raise UserError("a prompt must end with a user turn.")
-        prepared, asked = self._prepare(turns, attributes)
+        prepared, asked = self._prepare(turns, attributes, may_be_empty)
         return self._encode(prepared, asked, add_generation_prompt=True).ids
 
     def encode_example(
@@ -193,8 +196,12 @@ class Encoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without image and special tokens, stripped."""
+        return self.decode_whole(ids).strip()
+
+    def decode_whole(self, ids: Sequence[int]) -> str:
+        """Return the same with white space at its ends."""
         words = [index for index in ids if index not in self._unspoken]
-        return str(self.tokenizer.decode(words, clean_up_tokenization_spaces=False)).strip()
+        return str(self.tokenizer.decode(words, clean_up_tokenization_spaces=False))
 
     def _prepare(
         self, turns: Sequence[Turn], attributes: Mapping[str, Any] | None, may_be_empty: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy
 import torch
@@ -15,7 +16,7 @@ from megatron.core import parallel_state
 from tqdm import tqdm
 
 from nemo_mm_align.images import ImageProcessor, load_image
-from nemo_mm_align.inference.decode import GeneratedAnswer, ImageBatch, generate_batch
+from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.requests import (
     Assignment,
     EncodedPrompt,
@@ -24,13 +25,16 @@ from nemo_mm_align.inference.requests import (
     make_requests,
     plan_batches,
 )
+from nemo_mm_align.inference.rows import GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
+from nemo_mm_align.inference.session import ImageBatch
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt
 
 Answers = tuple[Candidate, ...]
+Result = TypeVar("Result")
 
 
 class Generator:
@@ -111,7 +115,7 @@ class Generator:
             for batch, images in self._with_images(requests, mine):
                 before = bar.n
                 answers = self._answer([requests[index].encoded for index in batch], images, settings, bar.update)
-                gathered = _gather(dict(zip(batch, answers, strict=True)))
+                gathered = gather(dict(zip(batch, answers, strict=True)))
                 bar.update(settings.num_samples * len(gathered) - (bar.n - before))
                 yield {index: answer for index, answer in gathered.items() if index not in done}
 
@@ -124,11 +128,15 @@ class Generator:
     ) -> list[Answers]:
         if not prompts:
             return []
-        generated = generate_batch(self.model, prompts, images, settings, self.stop_ids, on_ended, self.graphs)
-        return [tuple(self._candidate(answer) for answer in answers) for answers in generated]
+        generated = generate_batch(
+            self.model, prompts, images, settings, self.stop_ids, on_ended, self.graphs, self.encoder.decode_whole
+        )
+        return [tuple(self.candidate(answer) for answer in answers) for answers in generated]
 
-    def _candidate(self, answer: GeneratedAnswer) -> Candidate:
-        text = self.encoder.decode(answer.ids)
+    def candidate(self, answer: GeneratedAnswer) -> Candidate:
+        """Return an answer that has ended as text."""
+        text = self.encoder.decode(answer.ids) if answer.text is None else answer.text.strip()
+        assert answer.finish_reason != "abort"
         return Candidate(text=text, finish_reason=answer.finish_reason, num_tokens=len(answer.ids))
 
     def _with_images(
@@ -137,7 +145,7 @@ class Generator:
         """Load the images of the next batch while the model works on the present one."""
 
         def load(batch: list[int]) -> ImageBatch | None:
-            return self._load([path for index in batch for path in requests[index].encoded.image_paths])
+            return self.load([path for index in batch for path in requests[index].encoded.image_paths])
 
         with ThreadPoolExecutor(max_workers=1) as pool:
             ahead = [pool.submit(load, batch) for batch in batches[:1]]
@@ -146,7 +154,8 @@ class Generator:
                 ahead.extend(pool.submit(load, following) for following in batches[place + 1 : place + 2])
                 yield batch, images
 
-    def _load(self, paths: Sequence[Path]) -> ImageBatch | None:
+    def load(self, paths: Sequence[Path]) -> ImageBatch | None:
+        """Read images, each once, where this rank's stage looks at them; None elsewhere, and where there are none."""
         if not paths or not self.model.pre_process:
             return None
         places = {path: place for place, path in enumerate(dict.fromkeys(paths))}
@@ -160,13 +169,13 @@ def candidate_set(request: Request, answers: Answers, settings: SamplingSettings
     return CandidateSet(prompt_id=request.prompt_id, candidates=answers, sampling={**settings.to_dict(), **asked})
 
 
-def _gather(answers: dict[int, Answers]) -> dict[int, Answers]:
-    """Bring the replicas' answers to rank 0; empty elsewhere."""
+def gather(answers: dict[int, Result]) -> dict[int, Result]:
+    """Bring what the replicas have to rank 0; empty elsewhere."""
     if parallel_state.get_tensor_model_parallel_rank() or parallel_state.get_pipeline_model_parallel_rank():
         return {}
     if runtime.data_parallel_size() == 1:
         return answers
-    parts: list[dict[int, Answers] | None] | None = None
+    parts: list[dict[int, Result] | None] | None = None
     if runtime.rank() == 0:
         parts = [None] * runtime.data_parallel_size()
     torch.distributed.gather_object(answers, parts, 0, group=parallel_state.get_data_parallel_group())

@@ -19,6 +19,7 @@ class SamplingSettings:
         max_new_tokens: an answer without stop token is cut there, with finish reason ``length``.
         num_samples: answers per prompt.
         seed: of the random numbers.
+        stop: texts that end an answer, which then is what stands before the first of them.
     """
 
     temperature: float = 0.7
@@ -27,6 +28,7 @@ class SamplingSettings:
     max_new_tokens: int = 1024
     num_samples: int = 1
     seed: int = 1234
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -37,6 +39,8 @@ class SamplingSettings:
             raise UserError(f"top_k={self.top_k}: must be 0 (keeps every token) or the number of tokens to keep.")
         if self.max_new_tokens < 1 or self.num_samples < 1:
             raise UserError("max_new_tokens and num_samples must be at least 1.")
+        if "" in self.stop:
+            raise UserError("stop holds an empty text, which would end every answer; [] is none.")
         if self.greedy and self.num_samples > 1:
             raise UserError(
                 f"num_samples={self.num_samples} with temperature=0 gives the same answer {self.num_samples} times; "
@@ -49,5 +53,7 @@ class SamplingSettings:
         return self.temperature == 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, as it is stored beside the answers."""
-        return asdict(self)
+        """Plain dictionary, as it is stored beside the answers; stop texts only where there are any."""
+        values = asdict(self)
+        stop = list(values.pop("stop"))
+        return {**values, **({"stop": stop} if stop else {})}

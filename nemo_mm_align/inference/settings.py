@@ -43,6 +43,7 @@ class InferenceSettings(ModelSettings):
     max_new_tokens: Count
     num_samples: Count
     seed: Seed
+    stop: list[str] = []
     max_batch_tokens: Count = 32768
     cuda_graphs: StrictBool | None = None
     attribute_schema: AttributeSchema
@@ -67,11 +68,17 @@ class InferenceSettings(ModelSettings):
             raise ValueError("draw_from says what each prompt of a file is asked for; give it without other attributes")
         return self
 
+    @model_validator(mode="after")
+    def _graphs_are_of_one_rank(self) -> InferenceSettings:
+        if self.cuda_graphs and self.tensor_model_parallel_size * self.pipeline_model_parallel_size > 1:
+            raise ValueError("cuda_graphs=true is for a model on one GPU; give null, or both model-parallel sizes 1")
+        return self
+
     @property
     def sampling(self) -> SamplingSettings:
         """How tokens are chosen."""
         names = ("temperature", "top_p", "top_k", "max_new_tokens", "num_samples", "seed")
-        return SamplingSettings(**{name: getattr(self, name) for name in names})
+        return SamplingSettings(**{name: getattr(self, name) for name in names}, stop=tuple(self.stop))
 
     def assignments(self, schema: AttributeSchema | None) -> Sequence[Assignment]:
         """Attribute values to ask for; raise `UserError` for unknown ones."""

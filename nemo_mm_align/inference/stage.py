@@ -1,6 +1,6 @@
 """One rank's part in decoding: hidden states travel forward, logits are gathered, the next ids come back to everyone.
 
-Per step and batch: one send and receive between neighbouring pipeline stages, one gather of logits over the
+Per pass: one send and receive between neighbouring pipeline stages, one gather of logits over the
 tensor-parallel ranks of the last stage, one broadcast of ids. One rank chooses, so that all agree by construction.
 
 Shapes: B rows, S new positions, T all positions so far, H hidden, V vocabulary.
@@ -23,17 +23,18 @@ class DecodingStage:
 
     Args:
         model: this rank's stage, built without sequence parallelism.
-        max_length: positions that the cache must hold.
+        slots: sequences that the cache must hold.
+        length: positions of each.
 
     Raises:
         ValueError: the model was built with sequence parallelism, which one new position cannot be split by.
     """
 
-    def __init__(self, model: Llava, max_length: int) -> None:
+    def __init__(self, model: Llava, slots: int, length: int) -> None:
         if model.parallel.sequence_parallel:
             raise ValueError("decoding needs a model built with sequence_parallel=False")
         self.model = model
-        self.cache = KeyValueCache(model, max_length)
+        self.cache = KeyValueCache(model, slots, length)
         self._tensor_group = parallel_state.get_tensor_model_parallel_group()
         self._pipeline_group = parallel_state.get_pipeline_model_parallel_group()
         self._model_group = parallel_state.get_model_parallel_group()
@@ -41,7 +42,52 @@ class DecodingStage:
         # Ranks are numbered tensor-parallel first: the last stage's first one chooses the tokens.
         self._chooser = sorted(ranks)[len(ranks) - self._tensor_group.size()]
 
-    def forward(
+    def prefill(
+        self,
+        ids_PS: Tensor,
+        last_P: Tensor,
+        slots_R: Tensor,
+        prompts_R: Tensor,
+        images_NCHW: Tensor | None = None,
+        image_index_K: Tensor | None = None,
+    ) -> Tensor | None:
+        """Compute prompts and store them; return this rank's part of the first answer tokens' logits, as `step` does.
+
+        Args:
+            ids_PS: prompts, padded on the right.
+            last_P: column of each prompt's last token.
+            slots_R, prompts_R: see `KeyValueCache.prefilling`.
+            images_NCHW, image_index_K: see `Llava.forward`.
+
+        Returns:
+            Logits [R, V / TP] on the last stage, None elsewhere.
+        """
+        prompts, length = ids_PS.shape
+        positions_PS = torch.arange(length, device=ids_PS.device).expand(prompts, -1)
+        with self.cache.prefilling(
+            slots_R, prompts_R
+        ):  # causal: what stands on the right of a prompt is not seen by it
+            hidden_SPH = self._forward(ids_PS, positions_PS, None, images_NCHW, image_index_K)
+        if hidden_SPH is None:
+            return None
+        hidden_1PH = hidden_SPH.gather(0, last_P.view(1, -1, 1).expand(1, -1, hidden_SPH.shape[2]))
+        return self.model.logits(hidden_1PH)[:, -1].index_select(0, prompts_R)
+
+    def step(
+        self, ids_B1: Tensor, positions_B1: Tensor, mask: Tensor | None, columns: int | Tensor, end: int
+    ) -> Tensor | None:
+        """Compute one more position of the first B slots; return this rank's part of its logits [B, V / TP].
+
+        Args:
+            ids_B1, positions_B1: the new tokens.
+            mask: boolean [B, 1, 1, `end`], None where a row sees all of these columns.
+            columns, end: see `KeyValueCache.stepping`.
+        """
+        with self.cache.stepping(columns, end):
+            hidden_1BH = self._forward(ids_B1, positions_B1, mask)
+        return None if hidden_1BH is None else self.model.logits(hidden_1BH)[:, -1]
+
+    def _forward(
         self,
         ids_BS: Tensor,
         position_ids_BS: Tensor,
@@ -49,34 +95,20 @@ class DecodingStage:
         images_NCHW: Tensor | None = None,
         image_index_K: Tensor | None = None,
     ) -> Tensor | None:
-        """Compute new positions; return this rank's part of the last one's logits [B, V / TP] on the last stage."""
+        """Run this stage on what the one before it sends; return hidden states [S, B, H] on the last one."""
         if not self.model.pre_process:
             self.model.set_input_tensor(self._receive(ids_BS))
-        output = self.compute(ids_BS, position_ids_BS, mask, images_NCHW, image_index_K)
-        self.cache.advance(ids_BS.shape[1])
+        hidden_SBH: Tensor = self.model(ids_BS, position_ids_BS, mask, images_NCHW, image_index_K=image_index_K)
         if self.model.post_process:
-            return output
+            return hidden_SBH
         next_stage = parallel_state.get_pipeline_model_parallel_next_rank()
-        torch.distributed.send(output.contiguous(), next_stage, group=self._pipeline_group)
+        torch.distributed.send(hidden_SBH.contiguous(), next_stage, group=self._pipeline_group)
         return None
 
-    def compute(
-        self,
-        ids_BS: Tensor,
-        position_ids_BS: Tensor,
-        mask: Tensor | None,
-        images_NCHW: Tensor | None = None,
-        image_index_K: Tensor | None = None,
-    ) -> Tensor:
-        """Run this stage without exchanging anything with its neighbours: logits [B, V / TP], or hidden states [S, B, H]."""
-        with self.cache.attached():
-            hidden_SBH: Tensor = self.model(ids_BS, position_ids_BS, mask, images_NCHW, image_index_K=image_index_K)
-        return self.model.logits(hidden_SBH[-1:])[:, -1] if self.model.post_process else hidden_SBH
-
     @property
-    def can_be_graphed(self) -> bool:
-        """Whether steps can be recorded as CUDA graphs: the whole model lies on one GPU."""
-        return next(self.model.parameters()).is_cuda and self._model_group.size() == 1
+    def is_whole(self) -> bool:
+        """Whether the whole model lies on this rank."""
+        return self._model_group.size() == 1
 
     def _receive(self, ids_BS: Tensor) -> Tensor:
         rows, length = ids_BS.shape
@@ -90,7 +122,7 @@ class DecodingStage:
         """Return the next ids, int64 [B], the same on every rank of this replica.
 
         Args:
-            logits_BV: what `forward` returned.
+            logits_BV: what `prefill` or `step` returned.
             rows: B, which inner stages cannot read off.
             choice: maps logits of the whole vocabulary [B, V] to ids [B]; runs on one rank only.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -103,71 +104,99 @@ def _kernel_knows_groups(query: Tensor, attention_mask: Tensor | None) -> bool:
 class KeyValueCache:
     """Keys and values of the positions already computed, for all layers of one pipeline stage.
 
+    It has slots: a sequence's position number t lies in column t of its slot, whatever lies in the others. A pass of the
+    model goes on within `prefilling` or `stepping`, which say where its keys and values belong.
+
     Args:
         model: module whose `CoreAttention` layers with causal attention are to be cached.
-        max_length: positions that fit.
+        slots: sequences that fit.
+        length: positions that fit, of each.
     """
 
-    def __init__(self, model: nn.Module, max_length: int) -> None:
+    def __init__(self, model: nn.Module, slots: int, length: int) -> None:
         self._layers = [m for m in model.modules() if isinstance(m, CoreAttention) and m.causal]
-        self.max_length = max_length
+        self.slots, self.length = slots, length
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
-        self._window: tuple[Tensor, int] | None = None
-        self.length = 0
+        self._place: _Prompts | _Step | None = None
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Use this cache in forward passes of the model within the block."""
+    def prefilling(self, slots_R: Tensor, prompts_R: Tensor) -> Iterator[None]:
+        """Within the block whole prompts are computed, each from column 0 on.
+
+        Args:
+            slots_R: where keys and values go; a prompt may go to several slots.
+            prompts_R: whose they are, counted by the rows that are computed.
+        """
+        with self._attached(_Prompts(slots_R, prompts_R)):
+            yield
+
+    @contextmanager
+    def stepping(self, columns: int | Tensor, end: int) -> Iterator[None]:
+        """Within the block one new position is computed for each of the first B slots.
+
+        Args:
+            columns: where it belongs: one number for all, or each slot's own on the device, int64 [B]. A recorded graph
+                reads them anew each time; nothing else in it may depend on numbers that only the host knows.
+            end: columns that attention reads; the mask must hide those that hold nothing of their row.
+        """
+        with self._attached(_Step(columns, end)):
+            yield
+
+    @contextmanager
+    def _attached(self, place: _Prompts | _Step) -> Iterator[None]:
+        self._place = place
         for layer in self._layers:
             layer.cache = self
         try:
             yield
         finally:
+            self._place = None
             for layer in self._layers:
                 layer.cache = None
 
-    @contextmanager
-    def window(self, column_1: Tensor, end: int) -> Iterator[None]:
-        """Within the block one new position goes to the column that `column_1` names, and attention reads up to `end`.
-
-        Nothing then depends on numbers that only the host knows, as a recorded graph needs it; the mask must hide the columns
-        that hold nothing yet.
-        """
-        self._window = (column_1, end)
-        try:
-            yield
-        finally:
-            self._window = None
-
     def extend(self, layer_number: int, key_BGSD: Tensor, value_BGSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values and return all of them, [B, G, T, D] each."""
-        end = self.length + key_BGSD.shape[2]
-        if end > self.max_length:
-            raise ValueError(f"cache of {self.max_length} positions asked to hold {end}")
+        """Store new keys and values and return what is to be attended to, [B, G, T, D] each."""
         if layer_number not in self._stored:
-            rows, groups, _, width = key_BGSD.shape
-            shape = (rows, groups, self.max_length, width)  # a head's positions side by side: 4 times faster to read
+            _, groups, _, width = key_BGSD.shape
+            shape = (self.slots, groups, self.length, width)  # a head's positions side by side: 4 times faster to read
             # Zeros: whatever else lies behind the mask might be NaN, which no weight of zero removes.
             self._stored[layer_number] = (key_BGSD.new_zeros(shape), value_BGSD.new_zeros(shape))
-        stored_key, stored_value = self._stored[layer_number]
-        if self._window is not None:
-            column_1, end = self._window
-            stored_key.index_copy_(2, column_1, key_BGSD)
-            stored_value.index_copy_(2, column_1, value_BGSD)
-            return stored_key[:, :, :end], stored_value[:, :, :end]
-        stored_key[:, :, self.length : end], stored_value[:, :, self.length : end] = key_BGSD, value_BGSD
-        return stored_key[:, :, :end], stored_value[:, :, :end]
+        assert self._place is not None
+        key, value = self._stored[layer_number]
+        return self._place.store(key, key_BGSD), self._place.store(value, value_BGSD)
 
-    def advance(self, positions: int) -> None:
-        """Count `positions` as computed; call once after each forward pass."""
-        self.length += positions
+    def move(self, sources: Tensor, targets: Tensor, length: int) -> None:
+        """Copy the first `length` columns of some slots to others."""
+        for stored in self._stored.values():  # layer by layer: never a second copy of the whole cache
+            for tensor in stored:
+                columns = tensor[:, :, :length]
+                columns.index_copy_(0, targets, columns.index_select(0, sources))
 
-    def select_rows(self, rows: Tensor) -> None:
-        """Keep, drop or repeat batch rows: row i of the cache becomes old row ``rows[i]``."""
-        for number, (key, value) in self._stored.items():  # layer by layer: never a second copy of the whole cache
-            self._stored[number] = (self._select(key, rows), self._select(value, rows))
 
-    def _select(self, stored_BGTD: Tensor, rows: Tensor) -> Tensor:
-        selected = stored_BGTD.new_zeros(len(rows), *stored_BGTD.shape[1:])
-        selected[:, :, : self.length] = stored_BGTD[:, :, : self.length].index_select(0, rows)
-        return selected
+@dataclass(frozen=True)
+class _Prompts:
+    """Keys and values of whole prompts: attention among themselves, with nothing of the cache."""
+
+    slots_R: Tensor
+    prompts_R: Tensor
+
+    def store(self, stored_BGTD: Tensor, new_PGSD: Tensor) -> Tensor:
+        columns = stored_BGTD[:, :, : new_PGSD.shape[2]]
+        columns.index_copy_(0, self.slots_R, new_PGSD.index_select(0, self.prompts_R))
+        return new_PGSD
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Keys and values of one position per slot, beside what the slot holds."""
+
+    columns: int | Tensor
+    end: int
+
+    def store(self, stored_BGTD: Tensor, new_BG1D: Tensor) -> Tensor:
+        rows = stored_BGTD[: len(new_BG1D)]
+        if isinstance(self.columns, int):
+            rows[:, :, self.columns : self.columns + 1] = new_BG1D
+        else:
+            rows.scatter_(2, self.columns.view(-1, 1, 1, 1).expand_as(new_BG1D), new_BG1D)
+        return rows[:, :, : self.end]

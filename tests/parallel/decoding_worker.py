@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from nemo_mm_align.inference.decode import ImageBatch, generate_batch
+from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.generator import Generator
+from nemo_mm_align.inference.led_session import LedSession
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.requests import Request, make_requests
+from nemo_mm_align.inference.rollout import Dialogue, roll_out
+from nemo_mm_align.inference.rows import DecodingRequest, Progress
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
+from nemo_mm_align.inference.session import DecodingSession, ImageBatch
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.records import Prompt, read_records
+from nemo_mm_align.parallel.first_rank import share
+from nemo_mm_align.records import Prompt, Turn, read_records
 from tests.decoding_model import GREEDY, SAMPLED, STOP_IDS, TEMPLATE
 from tests.float64 import Float64
 
 
 def images_of(generator: Generator, requests: list[Request]) -> ImageBatch | None:
-    return generator._load([path for request in requests for path in request.encoded.image_paths])
+    return generator.load([path for request in requests for path in request.encoded.image_paths])
 
 
 def tokens(generator: Generator, requests: list[Request], settings: SamplingSettings) -> list:
@@ -32,34 +38,85 @@ def tokens(generator: Generator, requests: list[Request], settings: SamplingSett
 
 
 def cache_error(generator: Generator, requests: list[Request], steps: int = 4) -> float:
-    """Largest relative difference of logits, decoded with a cache in one padded batch or computed afresh row by row."""
+    """Largest relative difference of logits, decoded with a cache in one batch or computed afresh row by row."""
     model, drawn = generator.model, torch.Generator().manual_seed(1)
     lengths = [len(request.encoded.ids) for request in requests]
     new = torch.randint(5, 90, (len(requests), steps), generator=drawn)
-    padding = max(lengths) - torch.tensor(lengths)
-    ids = torch.tensor([[0] * int(pad) + item.encoded.ids for pad, item in zip(padding, requests, strict=True)])
-    ids = torch.cat([ids, new], dim=1)
-    columns = torch.arange(ids.shape[1])
-    positions = (columns - padding.unsqueeze(1)).clamp_min(0)
-    visible = (columns >= padding.unsqueeze(1)).unsqueeze(1) & (columns.unsqueeze(1) >= columns)
-    visible |= torch.eye(len(columns), dtype=torch.bool)
+    rows, lengths_B = torch.arange(len(requests)), torch.tensor(lengths)
+    ids = torch.tensor([item.encoded.ids + [0] * (max(lengths) - len(item.encoded.ids)) for item in requests])
     images, worst = images_of(generator, requests), 0.0
-    cached, start = DecodingStage(model, ids.shape[1]), 0
+    cached = DecodingStage(model, len(requests), max(lengths) + steps)
     for step in range(steps + 1):
-        end = max(lengths) + step
-        part = (ids[:, start:end], positions[:, start:end], visible[:, None, start:end, :end])
-        logits = cached.forward(*part, *((images.pixels_NCHW, images.index_K) if images and start == 0 else ()))
-        start = end
+        if step == 0:
+            pixels = (images.pixels_NCHW, images.index_K) if images else ()
+            logits = cached.prefill(ids, lengths_B - 1, rows, rows, *pixels)
+        else:
+            columns_B, end = lengths_B + step - 1, max(lengths) + step
+            mask = (torch.arange(end) <= columns_B.unsqueeze(1))[:, None, None, :]
+            logits = cached.step(new[:, step - 1 : step], columns_B.unsqueeze(1), mask, columns_B, end)
         for row, request in enumerate(requests):
-            fresh, own = DecodingStage(model, end), ids[row : row + 1, int(padding[row]) : end]
+            own = torch.cat([torch.tensor(request.encoded.ids), new[row, :step]]).unsqueeze(0)
+            fresh, first = DecodingStage(model, 1, own.shape[1]), torch.zeros(1, dtype=torch.int64)
             pictures = images_of(generator, [request])
             pixels = (pictures.pixels_NCHW, pictures.index_K) if pictures else ()
-            expected = fresh.forward(own, torch.arange(own.shape[1]).unsqueeze(0), None, *pixels)
+            expected = fresh.prefill(own, torch.tensor([own.shape[1] - 1]), first, first, *pixels)
             if logits is not None:
                 finite = expected[0].isfinite()
                 difference = (logits[row] - expected[0])[finite].abs().max() / expected[0][finite].abs().max()
                 worst = max(worst, float(difference))
     return worst
+
+
+def led(generator: Generator, requests: list[Request], settings: SamplingSettings) -> list:
+    """The same answers from a session that one rank leads, in which requests join two at a time while others are at work."""
+    length = max(len(request.encoded.ids) for request in requests) + settings.max_new_tokens
+    rows, answers, waiting = [], {}, list(requests)
+    with LedSession(DecodingSession(generator.model, 4 * settings.num_samples, length)) as session:
+        if not session.leads:
+            followed: list[Progress] = []
+            session.follow(followed.extend)
+            assert followed
+            return []
+        while waiting or session.busy:
+            if waiting and session.room >= 2 * settings.num_samples:
+                group, waiting = waiting[:2], waiting[2:]
+                asked = [DecodingRequest(item.encoded, settings, frozenset(STOP_IDS)) for item in group]
+                rows += session.admit(asked, images_of(generator, group))
+            for progress in session.step():
+                if progress.finish_reason:
+                    answers[progress.row] = session.retire(progress.row)
+    flat = [[answers[row].ids, answers[row].finish_reason] for row in rows]
+    return [flat[start : start + settings.num_samples] for start in range(0, len(flat), settings.num_samples)]
+
+
+ROLLED = replace(SAMPLED, num_samples=1)
+
+
+def dialogues(found: list[Prompt]) -> list[Dialogue]:
+    """Of one, two and three questions, every other one asked for brevity."""
+    asked = [None, {"verbosity": 0}]
+    follow_ups = ["w1 w2", "w5 w6 w7 w8"]
+    return [
+        Dialogue(prompt, tuple(follow_ups[: place % 3]), ROLLED, asked[place % 2]) for place, prompt in enumerate(found)
+    ]
+
+
+def turn_by_turn(generator: Generator, asked: list[Dialogue], folder: Path) -> list[list]:
+    """What dialogues come to where each question is a prompt of its own; on rank 0."""
+    found = []
+    for dialogue in asked:
+        prompt, answers = dialogue.prompt, []
+        for number, question in enumerate(["", *dialogue.follow_ups], start=1):
+            if number > 1:
+                said = Turn(role="assistant", content=answers[-1]["text"])
+                turns = (*prompt.turns, said, Turn(role="user", content=question))
+                prompt = prompt.model_copy(update={"id": f"{dialogue.prompt.id}\0{number}", "turns": turns})
+            sets = generator.generate(
+                [prompt], ROLLED, [dialogue.attributes], lambda path: folder / path, progress=False
+            )
+            answers += share([record.candidates[0].model_dump(mode="json") for record in sets])
+        found.append(answers)
+    return found
 
 
 def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
@@ -82,6 +139,17 @@ def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
                 found, SAMPLED, [None, {"verbosity": 0}], lambda path: prompts.parent / path, progress=False
             )
         ],
+        "led": led(generator, requests, SAMPLED),
+        "rolled_out": [
+            [answer.model_dump(mode="json") for answer in answers]
+            for answers in roll_out(
+                Generator(generator.model, opened.encoder, opened.image_processor, 600),
+                dialogues(found[:6]),
+                lambda path: prompts.parent / path,
+                progress=False,
+            )
+        ],
+        "turn_by_turn": turn_by_turn(generator, dialogues(found[:6]), prompts.parent),
         "cache_error": float(error),
     }
     if runtime.rank() == 0:

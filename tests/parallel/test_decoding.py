@@ -100,6 +100,20 @@ def test_samples_depend_on_neither_layout_nor_batch(results):
         assert result["one_by_one"] == reference, name
 
 
+def test_a_session_that_one_rank_leads_gives_the_same_answers(results):
+    for name, result in results.items():
+        assert result["led"] == result["sampled"], name
+
+
+def test_dialogues_are_rolled_out_as_if_each_question_were_asked_alone(results):
+    reference = results["dp2"]["rolled_out"]
+    assert [len(answers) for answers in reference] == [1, 2, 3] * 2
+    assert all(len({answer["text"] for answer in answers}) == len(answers) for answers in reference)
+    for name, result in results.items():
+        assert result["turn_by_turn"] == reference, name
+        assert result["rolled_out"] == reference, name
+
+
 def test_generator_gathers_the_replicas_and_asks_for_attributes(results):
     reference = results["dp2"]["records"]
     asked = [record["sampling"].get("attributes") for record in reference]

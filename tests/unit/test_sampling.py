@@ -12,7 +12,7 @@ from transformers.generation.logits_process import (
 )
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.inference.sampling import RandomStreams, filter_logits, sample_tokens
+from nemo_mm_align.inference.sampling import RowSampling, filter_logits, sample_tokens, stream_key, uniform_numbers
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 
 
@@ -21,6 +21,10 @@ def logits(rows: int = 64, vocabulary: int = 131) -> torch.Tensor:
     values[:, 7] = values[:, 9]  # ties
     values[:, -3:] = float("-inf")  # padded columns
     return values
+
+
+def rows_of(settings: SamplingSettings, rows: int = 64) -> RowSampling:
+    return RowSampling.of([settings] * rows)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
@@ -34,22 +38,23 @@ def test_filters_equal_transformers(temperature, top_k, top_p):
         warpers.append(TopPLogitsWarper(top_p))
     settings = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p)
     # to the bit, ties and borders included: the same operations of torch in the same order
-    assert torch.equal(filter_logits(logits(), settings), warpers(None, logits()))
+    assert torch.equal(filter_logits(logits(), rows_of(settings)), warpers(None, logits()))
 
 
 def test_draws_follow_the_distribution():
     draws, settings = 40_000, SamplingSettings(temperature=0.9, top_k=12, top_p=0.95)
     row = logits(1)
-    uniform = RandomStreams(1, ((f"p{number}", 0) for number in range(draws))).uniform(0)
-    found = torch.bincount(sample_tokens(row.expand(draws, -1), settings, uniform), minlength=row.shape[1]).numpy()
-    expected = filter_logits(row, settings).softmax(-1)[0].double().numpy()
+    uniform = uniform_numbers([stream_key(1, f"p{number}", 0) for number in range(draws)], [0] * draws)
+    rows = rows_of(settings, draws)
+    found = torch.bincount(sample_tokens(row.expand(draws, -1), rows, uniform), minlength=row.shape[1]).numpy()
+    expected = filter_logits(row, rows_of(settings, 1)).softmax(-1)[0].double().numpy()
     kept = expected > 0
     assert found[~kept].sum() == 0 and kept.sum() > 4
     assert chisquare(found[kept], draws * expected[kept] / expected[kept].sum()).pvalue > 1e-3
 
 
 def test_greedy_takes_the_most_probable_token():
-    ids = sample_tokens(logits(), SamplingSettings(temperature=0), torch.zeros(64, dtype=torch.float64))
+    ids = sample_tokens(logits(), rows_of(SamplingSettings(temperature=0)), torch.zeros(64, dtype=torch.float64))
     assert torch.equal(ids, logits().argmax(-1))
 
 
@@ -57,33 +62,66 @@ def test_greedy_takes_the_most_probable_token():
 def test_the_ends_of_the_interval_draw_tokens_that_exist(uniform):
     row = logits(1)
     row[:, 0] = float("-inf")
-    token = sample_tokens(row, SamplingSettings(temperature=1), torch.tensor([uniform], dtype=torch.float64))
+    token = sample_tokens(
+        row, rows_of(SamplingSettings(temperature=1), 1), torch.tensor([uniform], dtype=torch.float64)
+    )
     assert row[0, token].isfinite()
 
 
 def test_a_stream_belongs_to_seed_prompt_and_sample():
     answers = [(f"p{prompt}", sample) for prompt in range(500) for sample in range(4)]
-    whole = torch.stack([RandomStreams(7, answers).uniform(step) for step in range(20)])
-    alone = RandomStreams(7, [("p3", 2)])
+    keys = [stream_key(7, *answer) for answer in answers]
+    whole = torch.stack([uniform_numbers(keys, [step] * len(keys)) for step in range(20)])
     place = answers.index(("p3", 2))
-    assert [float(alone.uniform(step)) for step in range(20)] == whole[:, place].tolist()
-    assert not torch.equal(RandomStreams(8, answers).uniform(0), whole[0])
+    assert uniform_numbers([stream_key(7, "p3", 2)] * 20, range(20)).tolist() == whole[:, place].tolist()
+    others = uniform_numbers([stream_key(8, *answer) for answer in answers], [0] * len(answers))
+    assert not torch.equal(others, whole[0])
     values = whole.flatten().numpy()
     assert len(numpy.unique(values)) == len(values) and values.min() >= 0 and values.max() < 1
     assert abs(values.mean() - 0.5) < 5 * (1 / 12 / len(values)) ** 0.5
     assert abs(numpy.corrcoef(whole[:-1].flatten(), whole[1:].flatten())[0, 1]) < 0.02
 
 
-def test_selected_rows_keep_their_streams():
-    streams = RandomStreams(7, [("a", 0), ("b", 0), ("c", 0)])
-    before = streams.uniform(5)
-    streams.select(torch.tensor([2, 0]))
-    assert torch.equal(streams.uniform(5), before[[2, 0]])
+def test_a_stream_is_the_one_of_every_answer_so_far():
+    """Numbers of an earlier release: a file of answers that was half finished goes on as it began."""
+    found = uniform_numbers([stream_key(1234, "coco-1", 1)] * 3, [0, 1, 1023]).tolist()
+    assert found == EARLIER
+
+
+EARLIER = [0.7702871190787813, 0.040915033214526386, 0.8258528769435767]
+MIXED = [
+    SamplingSettings(temperature=0),
+    SamplingSettings(temperature=0.7),
+    SamplingSettings(temperature=1.5, top_k=3),
+    SamplingSettings(temperature=0.2, top_p=0.5),
+    SamplingSettings(temperature=1.0, top_k=200, top_p=0.9),
+    SamplingSettings(temperature=1.0, top_k=40, top_p=0.9),
+]
+
+
+def test_rows_of_one_batch_have_settings_of_their_own():
+    """To the bit what each row gives in a batch of rows like it."""
+    values, uniform = logits(len(MIXED)), torch.rand(len(MIXED), dtype=torch.float64)
+    together = sample_tokens(values, RowSampling.of(MIXED), uniform)
+    filtered = filter_logits(values, RowSampling.of(MIXED))
+    for place, settings in enumerate(MIXED):
+        row, one = values[place : place + 1], rows_of(settings, 1)
+        assert sample_tokens(row, one, uniform[place : place + 1]) == together[place]
+        if not settings.greedy:
+            assert torch.equal(filter_logits(row, one)[0], filtered[place])
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": -1}, {"max_new_tokens": 0}, {"num_samples": 0}],
+    [
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"max_new_tokens": 0},
+        {"num_samples": 0},
+        {"stop": ("",)},
+    ],
 )
 def test_settings_out_of_range_are_named(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
