@@ -144,7 +144,7 @@ class JudgeServer:
             if path.endswith((":countTokens", "/count_tokens")):
                 self.counted.append(request.time)
                 self._write({"time": request.time, "counted": True})
-                return Reply({"totalTokens": PROMPT_TOKENS, "input_tokens": PROMPT_TOKENS})
+                return Reply({"input_tokens" if path.endswith("/count_tokens") else "totalTokens": PROMPT_TOKENS})
             question = front.read(body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return front.error(400, f"not a request of this protocol: {error!r}")
