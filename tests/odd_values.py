@@ -118,7 +118,7 @@ def calls(folder: Path) -> dict[str, list[str]]:
             *(f"{name}={folder}/rated.jsonl" for name in ("judged", "predicted")),
             f"out={folder}/report.html",
         ],
-        "evaluate": [prompts, "answers={base: x.jsonl}", f"out={folder}/evaluation"],
+        "evaluate": [prompts, "answers={base: x.jsonl}", f"out={folder}/evaluation", *service],
         "label openai_compatible": [*labelling, *service],
         "label gemini": [*labelling, "judge=gemini", f"judge.api_key_file={folder}/key"],
         "label human": [*labelling, "judge=human", "judge.annotator=ann"],

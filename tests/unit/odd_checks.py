@@ -12,10 +12,12 @@ from nemo_mm_align.capacity.run import run_estimate, training_of
 from nemo_mm_align.configuration import read
 from nemo_mm_align.datasets.build_stage import build_from_config
 from nemo_mm_align.evaluation.attribute_report.stage import report_from_config
-from nemo_mm_align.evaluation.stage import EvaluateSettings
+from nemo_mm_align.evaluation.stage import settings_of
+from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.inference import annotate_settings, probe_settings
 from nemo_mm_align.inference import early as inference
 from nemo_mm_align.labeling.quality.stage import agreement_from_config
+from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.stage import label_from_config
 from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.miniature.settings import MiniatureSettings
@@ -33,6 +35,11 @@ def _open(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=True)
 
 
+def _evaluation(values: Any) -> Any:
+    schema = settings_of(values).attribute_schema
+    return build_task(values["task"], schema), build_judge(values["judge"], schema)
+
+
 CHECKS: dict[str, Callable[[DictConfig], Any]] = {
     "train": training.check_early,
     "generate": lambda config: inference.check_early(_given(config)),
@@ -40,7 +47,7 @@ CHECKS: dict[str, Callable[[DictConfig], Any]] = {
     "annotate": lambda config: annotate_settings.check_early(_given(config)),
     "probe": lambda config: probe_settings.check_early(_given(config)),
     "attribute_report": lambda config: report_from_config(_given(config)),
-    "evaluate": lambda config: read(EvaluateSettings, _given(config)),
+    "evaluate": lambda config: _evaluation(_given(config)),
     "label": lambda config: label_from_config(_given(config)),
     "build": build_from_config,
     "agreement": lambda config: agreement_from_config(_given(config)),

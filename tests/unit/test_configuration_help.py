@@ -31,8 +31,8 @@ CHOSEN = {
     "convert": ["model=mini", "template=vicuna_v1"],
     "doctor": ["judge=gemini"],
 }
-TAKEN_OVER = {"hydra", "judge", *STAGES}
-"""Described elsewhere: a judge by its own file, a stage by its own command."""
+TAKEN_OVER = {"hydra", "judge", "task", *STAGES}
+"""Described elsewhere: a judge and an evaluation task by its own file, a stage by its own command."""
 
 
 @pytest.mark.parametrize(

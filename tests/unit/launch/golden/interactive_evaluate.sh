@@ -12,8 +12,8 @@ cd /shared/nemo_mm_align || exit 1
 mkdir -p "$results"
 
 # Machine, ranks, paths and layout first: red ends the job here.
-python -u scripts/doctor.py 'stages=[evaluate]' 'read=[/shared/heldout.jsonl]' \
-    'write=[/shared/results/first]'
+python -u scripts/doctor.py 'stages=[evaluate]' judge=gemini asks_judge=true \
+    'read=[/shared/heldout.jsonl]' 'write=[/shared/results/first]'
 code=$?
 if [ "$code" -gt 0 ]; then
     echo "preflight failed with exit code $code; the stage was not started" >&2
