@@ -13,14 +13,15 @@ from omegaconf.errors import InterpolationToMissingValueError
 from nemo_mm_align.configuration import check_section, read_known
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.launch.compose import Composed, compose_stage, missing_keys, whole_values
-from nemo_mm_align.launch.overrides import overrides_of
 from nemo_mm_align.launch.settings import InteractiveCluster, LaunchSettings
 from nemo_mm_align.launch.types import check_types
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.repository import CONF
 from nemo_mm_align.run_files import DONE_FILE
-from nemo_mm_align.stages import RANKED_STAGES, STAGES
 from nemo_mm_align.training.sections import ManagerSettings, TrainerSettings
+from nemo_mm_align.workflow.overrides import overrides_of
+from nemo_mm_align.workflow.stages import STAGES
+from nemo_mm_align.workflow.wiring import Wiring
 
 _LAYOUT_KEYS = (
     "tensor_model_parallel_size",
@@ -28,7 +29,6 @@ _LAYOUT_KEYS = (
     "num_layers_in_first_pipeline_stage",
     "num_layers_in_last_pipeline_stage",
 )
-_DEFAULT_SCHEMA = "helpsteer"
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Job:
     @property
     def ranked(self) -> bool:
         """Whether this is a stage of many ranks, on GPUs where there are any."""
-        return self.stage in RANKED_STAGES
+        return STAGES[self.stage].ranked
 
     @property
     def script(self) -> str:
         """The stage's script, seen from the repository."""
-        return f"scripts/{self.stage}.py"
+        return STAGES[self.stage].script
 
     @property
     def settings_file(self) -> str:
@@ -98,13 +98,18 @@ class Training:
         manager = read_known(ManagerSettings, self.composed.plain("exp_manager"), "train.exp_manager")
         return manager.folder
 
-    def layout(self) -> dict[str, Any]:
-        """Return the layout as `sample` and `generate` name it; what is 1 or null there by default is left out."""
+    def _layout(self) -> dict[str, Any]:
+        """The layout as `sample` and `generate` name it; what is 1 or null there by default is left out."""
         values = {key: self.composed.get(f"model.{key}") for key in _LAYOUT_KEYS}
         return {key: value for key, value in values.items() if value not in (None, 1)}
 
-    def start(self) -> dict[str, Any]:
-        """Return the model that training starts from, as `sample` names it."""
+    def wiring(self) -> Wiring:
+        """Return what the stages around it take from it."""
+        schema = self.composed.choices["attribute_schema"]
+        return Wiring(find_recipe(self.recipe), self._start(), self.folder, self._layout(), schema)
+
+    def _start(self) -> dict[str, Any]:
+        """The model that training starts from, as `sample` names it."""
         folder = self.composed.get("model.hf_path")
         if folder:
             return {"checkpoint": folder, **self._template()}
@@ -142,7 +147,7 @@ def make_jobs(settings: LaunchSettings, config: DictConfig) -> list[Job]:
         UserError: a stage is unknown, lacks a value, or has one that its script does not know.
     """
     stages = stage_list(settings, config)
-    needs_training = {*stages} & {*RANKED_STAGES} or settings.run.experiment
+    needs_training = any(STAGES[stage].ranked for stage in stages) or settings.run.experiment
     training = _training(settings, config) if needs_training else None
     if training is not None and "train" in stages:
         _check_answers(stages, training, config)
@@ -176,7 +181,7 @@ def _make_job(stage: str, settings: LaunchSettings, config: DictConfig, training
         )
         raise UserError(f"stage {stage}: {', '.join(missing)} without a value. Give it on the command line: {where}")
     check_types(stage, composed.config)
-    ranked = stage in RANKED_STAGES and training is not None
+    ranked = STAGES[stage].ranked and training is not None
     return Job(
         stage=stage,
         name=f"{settings.run.name}_{stage}",
@@ -186,7 +191,7 @@ def _make_job(stage: str, settings: LaunchSettings, config: DictConfig, training
         processes_per_node=training.processes_per_node if ranked and training else 1,
         time_limit=time_limit or settings.run.time_limit,
         training_overrides=training.overrides if ranked and training else (),
-        done_file=training.folder / DONE_FILE if stage == "train" and training else None,
+        done_file=training.folder / DONE_FILE if STAGES[stage].marks_its_end and training else None,
     )
 
 
@@ -202,7 +207,7 @@ def _stage_overrides(
     if set(run) - {"time_limit"}:
         raise UserError(f"{stage}.run: {', '.join(sorted(set(run) - {'time_limit'}))} unknown; it takes time_limit.")
     head = [f"experiment={settings.run.experiment}"] if stage == "train" and settings.run.experiment else []
-    values = _merge(_wiring(stage, config, training), given)
+    values = _merge(_wired(stage, config, training), given)
     return [*head, *overrides_of(values, whole_values(stage)), *map(str, further)], run.get("time_limit")
 
 
@@ -219,26 +224,13 @@ def _resolved(stage: str, config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _wiring(stage: str, config: DictConfig, training: Training | None) -> dict[str, Any]:
+def _wired(stage: str, config: DictConfig, training: Training | None) -> dict[str, Any]:
     """Return what a stage takes from the training and the stages before it, where its own settings say nothing else."""
-    values: dict[str, Any] = {}
-    if training is not None:
-        schema = training.composed.choices["attribute_schema"]
-        conditioned = stage == "build" and find_recipe(training.recipe).samples.attributed
-        if stage != "annotate" and (schema != _DEFAULT_SCHEMA or conditioned):
-            # A conditioned method has a default schema of its own; annotate takes that of its model.
-            values["attribute_schema"] = schema
-        if stage == "sample":
-            values |= training.start() | training.layout()
-        elif stage == "annotate":
-            values |= training.layout()
-        elif stage == "generate":
-            values |= {"checkpoint": str(training.folder)} | training.layout()
-        elif stage == "build":
-            values["method"] = find_recipe(training.recipe).build_method
-        elif stage == "evaluate" and "answers" not in config.evaluate:
-            values["answers"] = {training.recipe: config.generate.out}
-    return values
+    if training is None:
+        return {}
+    wiring = training.wiring()
+    given_answers = stage != "evaluate" or "answers" in config.evaluate
+    return wiring.values(stage) | ({} if given_answers else wiring.answers(config.generate.out))
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from nemo_mm_align.launch.secrets import check_env_vars, check_text, job_environ
 from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.slurm import render_submission, warn_of_unknown
 from nemo_mm_align.repository import ROOT
-from nemo_mm_align.stages import STAGES
+from nemo_mm_align.workflow.stages import STAGES
 
 logger = logging.getLogger(__name__)
 

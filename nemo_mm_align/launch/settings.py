@@ -14,7 +14,7 @@ from nemo_mm_align.configuration import STRICT, Count, Natural, StrictModel
 from nemo_mm_align.configuration_help import Words
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.mounts import Mount, read_mount
-from nemo_mm_align.stages import STAGES
+from nemo_mm_align.workflow.stages import STAGES
 
 
 def register_open_nodes() -> None:

@@ -1,115 +1,79 @@
-"""The attribute model of a run: trained on the base's judged answers, measured on held-out ones.
+"""The attribute model of a seed: trained on the base's judged answers, measured on held-out ones.
 
 Beside it stand a ridge regression on the base's frozen features and the same model shown other prompts' images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nemo_mm_align.miniature.stages import Stage, python_command, torchrun_command
-from nemo_mm_align.repository import SCRIPTS
+from nemo_mm_align.miniature.commands import Commands
+from nemo_mm_align.miniature.folders import MiniatureRun
+from nemo_mm_align.miniature.steps import Step
 
 NAME = "attribute_model"
 
 
 @dataclass(frozen=True)
-class RatedRun:
-    """Where things lie, and what every command of the run is told.
+class AttributeModelSteps:
+    """Makes its steps.
 
     Args:
-        folder: of the seed.
-        seed: its number.
-        base: as a Hugging Face folder.
-        template: arguments that name its chat template.
-        prompts: the held-out ones.
-        processes, layout: number of processes, and how they are laid out.
-        sampling: how held-out candidates are drawn.
-        build: further words of the training set's build.
-        train: makes the stage of a training, of seed, recipe, base, training set and the stages before it.
+        run: the whole.
+        seed: which.
+        commands: makes steps.
+        judge: what `label` is told.
+        train: makes the step of a training, of recipe, base, training set and the steps before it.
     """
 
-    folder: Path
+    run: MiniatureRun
     seed: int
-    base: Path
-    template: Sequence[str]
-    prompts: Path
-    processes: int
-    tensor_model_parallel_size: int
-    sampling: Sequence[str]
-    build: Sequence[str]
-    train: Callable[[int, str, Path, Path, list[str]], Stage]
+    commands: Commands
+    judge: Mapping[str, Any]
+    train: Callable[[str, Path, Path, Sequence[str]], Step]
 
-    @property
-    def report(self) -> Path:
-        """The page on how good it is; its numbers lie beside it."""
-        return self.folder / f"{NAME}.html"
-
-    def stages(self) -> list[Stage]:
-        """All of it, from held-out candidates to the report."""
-        tag, folder = f"seed{self.seed}", self.folder
+    def steps(self) -> list[Step]:
+        """All of them, from held-out candidates to the report."""
+        run, step, tag, folder = self.run, self.commands.step, f"seed{self.seed}", self.run.seed_folder(self.seed)
+        base, layout = self.commands.start(run.base), self.commands.layout
         candidates, judged = folder / "candidates_heldout.jsonl", folder / "annotations_heldout.jsonl"
-        rated = {name: folder / f"rated{suffix}.jsonl" for name, suffix in (("train", ""), ("heldout", "_heldout"))}
-        probe, told = folder / "probe.jsonl", {kind: folder / f"told{kind}.jsonl" for kind in ("", "_shuffled")}
-        asked = (f"prompts={self.prompts}", f"candidates={candidates}")
-        label = ("judge=oracle", *asked, "runner.concurrency=1", "fsync_every=1000")
-        files = [f"{name}={path}" for name, path in rated.items()]
-        compared = (f"judged={judged}", f"predicted={told['']}", f"shuffled={told['_shuffled']}", f"probe={probe}")
+        train, heldout = folder / "rated.jsonl", folder / "rated_heldout.jsonl"
+        told, shuffled, probe = folder / "told.jsonl", folder / "told_shuffled.jsonl", folder / "probe.jsonl"
+        prompts = {"prompts": str(run.evaluation_prompts)}
+        answered = {**prompts, "candidates": str(candidates)}
+        drawn = {**base, **prompts, "seed": self.seed, **run.settings.sampling.values(), **layout}
+        model = {"checkpoint": str(folder / NAME), **answered, "values": "real", **layout}
+        after_model = [f"{tag}_{NAME}", f"{tag}_sample_heldout"]
+        compared = {"judged": judged, "predicted": told, "shuffled": shuffled, "probe": probe}
         return [
-            self._ranked(
-                f"{tag}_sample_heldout",
-                "sample.py",
-                [f"checkpoint={self.base}", *self.template, asked[0], f"seed={self.seed}", *self.sampling],
-                candidates,
-                ["base", "world"],
-            ),
-            self._single(f"{tag}_label_heldout", "label.py", label, judged, [f"{tag}_sample_heldout"]),
-            *(
-                self._single(
-                    f"{tag}_build_rated_{name}",
-                    "build.py",
-                    (f"method={NAME}", f"annotations={source}", "method.holdout=0", *words),
-                    rated[name],
-                    [f"{tag}_{after}"],
-                )
-                for name, source, after, words in (
-                    ("train", folder / "annotations.jsonl", "label", self.build),
-                    ("heldout", judged, "label_heldout", ()),
-                )
-            ),
-            self.train(self.seed, NAME, self.base, rated["train"], [f"{tag}_build_rated_train"]),
-            *(
-                self._ranked(
-                    f"{tag}_told{kind}",
-                    "annotate.py",
-                    [f"checkpoint={folder / NAME}", *asked, "values=real", *(["shuffle_images=true"] if kind else [])],
-                    path,
-                    [f"{tag}_{NAME}", f"{tag}_sample_heldout"],
-                )
-                for kind, path in told.items()
-            ),
-            self._ranked(
+            step(f"{tag}_sample_heldout", "sample", drawn, candidates, ["base", "world"]),
+            step(f"{tag}_label_heldout", "label", {**answered, **self.judge}, judged, [f"{tag}_sample_heldout"]),
+            self._built("train", run.annotations(self.seed, "base"), train, f"{tag}_label"),
+            self._built("heldout", judged, heldout, f"{tag}_label_heldout"),
+            self.train(NAME, run.base, train, [f"{tag}_build_rated_train"]),
+            step(f"{tag}_told", "annotate", model, told, after_model),
+            step(f"{tag}_told_shuffled", "annotate", {**model, "shuffle_images": True}, shuffled, after_model),
+            step(
                 f"{tag}_probe",
-                "probe.py",
-                [f"checkpoint={self.base}", *self.template, *files],
+                "probe",
+                {**base, "train": str(train), "heldout": str(heldout), **layout},
                 probe,
                 [f"{tag}_build_rated_train", f"{tag}_build_rated_heldout"],
             ),
-            self._single(
+            step(
                 f"{tag}_attribute_report",
-                "attribute_report.py",
-                compared,
-                self.report,
+                "attribute_report",
+                {name: str(path) for name, path in compared.items()},
+                run.rating_report(self.seed),
                 [f"{tag}_told", f"{tag}_told_shuffled", f"{tag}_probe", f"{tag}_label_heldout"],
             ),
         ]
 
-    def _ranked(self, name: str, script: str, words: Sequence[str], out: Path, depends: Sequence[str]) -> Stage:
-        layout = f"tensor_model_parallel_size={self.tensor_model_parallel_size}"
-        command = torchrun_command(self.processes, SCRIPTS / script, *words, f"out={out}", layout)
-        return Stage(name, command, [out], depends)
-
-    def _single(self, name: str, script: str, words: Sequence[str], out: Path, depends: Sequence[str]) -> Stage:
-        return Stage(name, python_command(SCRIPTS / script, *words, f"out={out}"), [out], depends)
+    def _built(self, name: str, annotations: Path, out: Path, after: str) -> Step:
+        """A set of rated answers; the settings of the build are those of the training set."""
+        values = {"method": NAME, "annotations": str(annotations), "method.holdout": 0}
+        words = self.run.settings.build.get(NAME, []) if name == "train" else []
+        return self.commands.step(f"seed{self.seed}_build_rated_{name}", "build", values, out, [after], words)

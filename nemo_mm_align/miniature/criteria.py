@@ -24,13 +24,13 @@ from nemo_mm_align.atomic import write_text
 from nemo_mm_align.cli import user_errors
 from nemo_mm_align.configuration import Count, Positive, StrictModel, read
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.miniature.commands import TEMPLATE
 from nemo_mm_align.miniature.criteria_counts import Drawn, Measured, judge, measure
+from nemo_mm_align.miniature.folders import CRITERIA
 from nemo_mm_align.miniature.judged import JudgedAnswer, judge_answer
 from nemo_mm_align.miniature.oracle import RULES
-from nemo_mm_align.miniature.pipeline import CRITERIA, TEMPLATE
-from nemo_mm_align.miniature.stages import python_command
+from nemo_mm_align.miniature.steps import command_of
 from nemo_mm_align.records import CandidateSet, Prompt, read_records
-from nemo_mm_align.repository import SCRIPTS
 
 logger = logging.getLogger(__name__)
 
@@ -63,26 +63,19 @@ class CriteriaSettings(StrictModel):
 def answer_prompts(settings: CriteriaSettings) -> tuple[Path, Path, Path]:
     """Let the base answer the split greedily, then sample the split and the training prompts; return the three files."""
     split, train = settings.world / f"{settings.split}.jsonl", settings.world / "train.jsonl"
-    draw = (f"num_samples={settings.num_samples}", f"temperature={settings.temperature}", f"seed={settings.seed}")
-    asked: dict[str, tuple[str, Path, Sequence[str]]] = {
-        "greedy": ("generate.py", split, ()),
-        "samples": ("sample.py", split, draw),
-        "train_samples": ("sample.py", train, draw),
+    draw = {"num_samples": settings.num_samples, "temperature": settings.temperature, "seed": settings.seed}
+    asked: dict[str, tuple[str, Path, Mapping[str, Any]]] = {
+        "greedy": ("generate", split, {}),
+        "samples": ("sample", split, draw),
+        "train_samples": ("sample", train, draw),
     }
     files = [settings.out / f"{name}.jsonl" for name in asked]
-    for file, (script, prompts, words) in zip(files, asked.values(), strict=True):
+    for file, (stage, prompts, values) in zip(files, asked.values(), strict=True):
         logger.info("%s: %s", file, prompts)
-        command = python_command(
-            SCRIPTS / script,
-            f"checkpoint={settings.base}",
-            *TEMPLATE,
-            f"prompts={prompts}",
-            f"out={file}",
-            f"max_new_tokens={settings.max_new_tokens}",
-            *words,
-        )
+        where = {"checkpoint": str(settings.base), **TEMPLATE, "prompts": str(prompts), "out": str(file)}
+        command = command_of(stage, {**where, "max_new_tokens": settings.max_new_tokens, **values})
         if subprocess.run(command, check=False).returncode:
-            raise UserError(f"{script} failed, see above; the same command goes on where it was.")
+            raise UserError(f"{stage} failed, see above; the same command goes on where it was.")
     return files[0], files[1], files[2]
 
 

@@ -16,7 +16,7 @@ from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.evaluation.wording import label_of
-from nemo_mm_align.miniature.pipeline import MiniatureRun
+from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.task import MiniatureTask
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.records import Prompt, read_records, resolve_image
@@ -47,7 +47,7 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
         notes=_notes(run),
     )
     if settings.attribute_model:
-        told = [json.loads(run.rated(seed).report.with_suffix(".json").read_text("utf-8")) for seed in run.seeds]
+        told = [json.loads(run.rating_report(seed).with_suffix(".json").read_text("utf-8")) for seed in run.seeds]
         results.attribute_model = [one["attributes"] for one in told]
         results.notes.append(_attribute_model(run, told[0]["verdicts"]))
     results_path, report_path = write_evaluation(
@@ -135,7 +135,7 @@ def _notes(run: MiniatureRun) -> list[str]:
 def _attribute_model(run: MiniatureRun, verdicts: Mapping[str, Sequence[str]]) -> str:
     """What the first seed's attribute model is worth, in a paragraph."""
     sentences = " ".join(sentence for of_one in verdicts.values() for sentence in of_one)
-    return f"A model that rates answers ({run.rated(run.seeds[0]).report.relative_to(run.out)}): {sentences}"
+    return f"A model that rates answers ({run.rating_report(run.seeds[0]).relative_to(run.out)}): {sentences}"
 
 
 def _samples(

@@ -10,10 +10,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from nemo_mm_align.configuration import read
 from nemo_mm_align.lock import owned_output
+from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.outcome import write_outcome
-from nemo_mm_align.miniature.pipeline import MiniatureRun
+from nemo_mm_align.miniature.pipeline import steps_of
 from nemo_mm_align.miniature.settings import MiniatureSettings
-from nemo_mm_align.miniature.stages import Stage, StageRunner
+from nemo_mm_align.miniature.steps import Step, StepRunner
 from nemo_mm_align.outputs import folder_to_write
 
 logger = logging.getLogger(__name__)
@@ -22,16 +23,16 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", "TOKENIZERS_P
 
 
 class RichDisplay:
-    """A bar per stage; without a terminal one line per stage."""
+    """A bar per step; without a terminal one line per step."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
         self._label = ""
 
-    def begin(self, number: int, count: int, stage: Stage) -> None:
+    def begin(self, number: int, count: int, step: Step) -> None:
         """Show a new bar."""
-        self._label = f"[{number}/{count}] {stage.name}"
+        self._label = f"[{number}/{count}] {step.name}"
         self._task = self._progress.add_task(self._label, total=1.0, outcome="")
         if not self._progress.console.is_terminal:
             self._progress.console.print(f"{self._label} ...", markup=False)
@@ -51,13 +52,13 @@ class RichDisplay:
 
 
 def run_miniature(values: dict[str, Any]) -> None:
-    """Run all stages that are not done yet and write the report.
+    """Run all steps that are not done yet and write the report.
 
     Args:
         values: the resolved configuration (``conf/miniature.yaml``).
 
     Raises:
-        UserError: settings that do not fit, or a stage that failed; its log is named.
+        UserError: settings that do not fit, or a step that failed; its log is named.
     """
     run = MiniatureRun(read(MiniatureSettings, values))
     console = Console()
@@ -70,7 +71,7 @@ def run_miniature(values: dict[str, Any]) -> None:
     )
     folder_to_write(run.out)
     with owned_output(run.out), Progress(*columns, console=console) as progress:
-        StageRunner(run.out, ENVIRONMENT).run(run.stages(), RichDisplay(progress))
+        StepRunner(run.out, ENVIRONMENT).run(steps_of(run), RichDisplay(progress))
     results, results_path, report_path = write_outcome(run)
     for name, method in results.methods.items():
         shown = (results.primary, *results.columns)

@@ -27,14 +27,14 @@ class SamplingShape(StrictModel):
     later_temperature: Positive
     max_new_tokens: Count
 
-    def words(self, later: bool = False) -> list[str]:
+    def values(self, later: bool = False) -> dict[str, Any]:
         """What ``scripts/sample.py`` is told; `later`: of a method's model, whose answers are more alike than the base's."""
         temperature = self.later_temperature if later else self.temperature
-        return [
-            f"num_samples={self.num_samples}",
-            f"temperature={temperature}",
-            f"max_new_tokens={self.max_new_tokens}",
-        ]
+        return {
+            "num_samples": self.num_samples,
+            "temperature": temperature,
+            "max_new_tokens": self.max_new_tokens,
+        }
 
 
 class SightSettings(StrictModel):

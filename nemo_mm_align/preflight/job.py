@@ -15,7 +15,7 @@ from nemo_mm_align.model.arithmetic import planned_ranks
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.model.settings import read_engine, read_lora, read_parallel, sizes_of
-from nemo_mm_align.stages import STAGES
+from nemo_mm_align.workflow.stages import STAGES
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.miniature.pipeline import SHIPPED_BASE
+from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.miniature.world import SplitSize, WorldSettings, build_world
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align import __version__
-from nemo_mm_align.miniature.pipeline import SHIPPED_BASE
+from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from tests.e2e.test_evaluate import held_out as charts  # noqa: F401
 from tests.e2e.test_evaluate import write_answers
 from tests.judge_server import Files, judge_server, make_files

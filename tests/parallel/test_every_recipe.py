@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTE_PAIRS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS
-from nemo_mm_align.miniature.pipeline import SHIPPED_BASE
+from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.recipes.registry import all_recipes
 from tests.golden.runs import losses

@@ -17,7 +17,7 @@ LAYERS = (
     {"datasets", "callbacks"},
     {"objectives"},
     {"recipes"},
-    {"capacity"},
+    {"capacity", "workflow"},
     {"labeling", "training", "inference", "evaluation", "miniature", "launch", "preflight"},
     {"benchmarks", "verify"},
 )
@@ -61,9 +61,11 @@ def test_recipes_are_named_by_themselves_alone():
     assert elsewhere == {
         "datasets/build_settings.py",
         "benchmarks/recipes.py",
-        "miniature/pipeline.py",
         *("labeling/judges/model_head.py", "evaluation/results.py"),  # a judge and a key of that name
-        *(f"miniature/{name}.py" for name in ("attribute_model", "outcome", "settings")),
+        *(
+            f"miniature/{name}.py"
+            for name in ("attribute_model", "base_steps", "folders", "outcome", "seed_steps", "settings")
+        ),
     }
 
 

@@ -19,7 +19,7 @@ from nemo_mm_align.configuration import Count, Share, StrictModel
 from nemo_mm_align.configuration_help import OneOf, Parts, Words, settings_at, settings_of, table, words_for
 from nemo_mm_align.inference.settings import register_open_attributes
 from nemo_mm_align.launch.settings import register_open_nodes
-from nemo_mm_align.stages import STAGES
+from nemo_mm_align.workflow.stages import STAGES
 
 SCRIPTS = sorted(path.stem for path in (Path(__file__).parents[2] / "scripts").glob("*.py"))
 CHOSEN = {

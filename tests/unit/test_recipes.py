@@ -20,9 +20,10 @@ from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, RAT
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.plots import BASE_COLOUR, SPARE_COLOURS, colour_of
 from nemo_mm_align.evaluation.wording import label_of
-from nemo_mm_align.miniature.pipeline import MiniatureRun
+from nemo_mm_align.miniature.folders import MiniatureRun
+from nemo_mm_align.miniature.pipeline import steps_of
 from nemo_mm_align.miniature.settings import MiniatureSettings
-from nemo_mm_align.miniature.stages import Stage
+from nemo_mm_align.miniature.steps import Step
 from nemo_mm_align.objectives.preference import PairLogRatios
 from nemo_mm_align.recipes import registry
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
@@ -147,26 +148,26 @@ def miniature(repository: Path, *methods: str, overrides: Sequence[str] = ()) ->
 
 def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(repository: Path) -> None:
     speaking = [name for name, spec in all_recipes().items() if not spec.rates]
-    stages = {stage.name: stage for stage in miniature(repository, *speaking).stages()}
-    made = [output for stage in stages.values() for output in stage.outputs]
+    steps = {step.name: step for step in steps_of(miniature(repository, *speaking))}
+    made = [output for step in steps.values() for output in step.outputs]
     assert len(set(made)) == len(made)
-    names = {name: stages[f"seed0_build_{name}"].outputs[0].name for name in speaking}
+    names = {name: steps[f"seed0_build_{name}"].outputs[0].name for name in speaking}
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
-    seeded = [name for name in speaking if "method.seed=0" in stages[f"seed0_build_{name}"].command]
+    seeded = [name for name in speaking if "method.seed=0" in steps[f"seed0_build_{name}"].command]
     assert seeded == ["rejection", "steerlm", "dpo", "attribute_dpo", "ipo"]
 
 
-def words_of(stage: Stage, *beginnings: str) -> list[str]:
-    command = () if callable(stage.command) else stage.command
+def words_of(step: Step, *beginnings: str) -> list[str]:
+    command = () if callable(step.command) else step.command
     return [word for word in command if word.startswith(beginnings)]
 
 
 def test_steered_models_of_the_miniature_answer_several_requests(repository: Path) -> None:
     run = miniature(repository, "dpo", "steerlm")
     asked = {
-        stage.name.removeprefix("seed0_answers_"): words_of(stage, "ask_defaults", "attributes.")
-        for stage in run.stages()
-        if "_answers_" in stage.name
+        step.name.removeprefix("seed0_answers_"): words_of(step, "ask_defaults", "attributes.")
+        for step in steps_of(run)
+        if "_answers_" in step.name
     }
     assert asked == {
         "base": [],
@@ -184,8 +185,8 @@ def test_steered_models_of_the_miniature_answer_several_requests(repository: Pat
 
 def test_parts_of_the_miniature_are_tensor_parallel_as_named(repository: Path) -> None:
     def sizes(*overrides: str) -> dict[str, list[str]]:
-        stages = miniature(repository, "sft", "dpo", overrides=overrides).stages()
-        found = {stage.name: words_of(stage, "model.tensor_", "tensor_") for stage in stages}
+        steps = steps_of(miniature(repository, "sft", "dpo", overrides=overrides))
+        found = {step.name: words_of(step, "model.tensor_", "tensor_") for step in steps}
         return {name: [word[-1] for word in words] for name, words in found.items() if words}
 
     shipped = sizes()
@@ -200,7 +201,7 @@ def test_parts_of_the_miniature_are_tensor_parallel_as_named(repository: Path) -
 
 def test_a_later_round_of_the_miniature_samples_at_a_temperature_of_its_own(repository: Path) -> None:
     run = miniature(repository, "steerlm", "attribute_dpo", overrides=["sampling.later_temperature=1.3"])
-    found = {stage.name: words_of(stage, "temperature=") for stage in run.stages() if "sample" in stage.name}
+    found = {step.name: words_of(step, "temperature=") for step in steps_of(run) if "sample" in step.name}
     assert found["seed0_sample"] == found["seed0_sample_heldout"] == ["temperature=0.7"]
     assert found["seed0_sample_steerlm"] == ["temperature=1.3"]
 

@@ -1,4 +1,4 @@
-"""Stages of a run: commands that are started once, remembered when they have finished, and repeated if they change."""
+"""Steps of a run: commands that are started once, remembered when they have finished, and repeated if they change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,23 +18,28 @@ from typing import Any, Protocol
 
 from nemo_mm_align.atomic import write_text
 from nemo_mm_align.errors import UserError
+from nemo_mm_align.repository import SCRIPTS
+from nemo_mm_align.workflow.overrides import overrides_of
+from nemo_mm_align.workflow.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
 
+RANKED = {*(name for name, stage in STAGES.items() if stage.ranked), "probe"}
+"""Scripts that are started in many processes."""
 _TAIL_LINES = 30
 _PATIENCE_S, _POLL_S = 60.0, 0.5
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of a run.
+class Step:
+    """One step of a run: a stage of the loop for one model or seed, or what prepares it.
 
     Args:
         name: also the name of its log and its marker.
         command: what to start, or a function of this process.
         outputs: files and folders that it makes; removed before it is started with other arguments than before.
-        depends: names of stages whose repetition makes this one stale.
+        depends: names of steps whose repetition makes this one stale.
         settings: beside the command, what its results depend on.
         progress: how much of it is done, from 0 to 1, as its files show.
     """
@@ -56,21 +61,21 @@ class Stage:
 class Display(Protocol):
     """Shows a run to its user."""
 
-    def begin(self, number: int, count: int, stage: Stage) -> None:
-        """A stage starts."""
+    def begin(self, number: int, count: int, step: Step) -> None:
+        """A step starts."""
         ...
 
     def advance(self, fraction: float) -> None:
-        """So much of the stage is done, from 0 to 1."""
+        """So much of the step is done, from 0 to 1."""
         ...
 
     def end(self, outcome: str) -> None:
-        """The stage ended: its duration, or that it was done before."""
+        """The step ended: its duration, or that it was done before."""
         ...
 
 
-class StageRunner:
-    """Runs stages in order, skipping those whose marker stands; a killed run goes on where it was.
+class StepRunner:
+    """Runs steps in order, skipping those whose marker stands; a killed run goes on where it was.
 
     Args:
         folder: holds ``logs/`` and ``done/``.
@@ -82,71 +87,71 @@ class StageRunner:
         self.environment = {**os.environ, **(environment or {})}
         self._stopped_by: int | None = None
 
-    def run(self, stages: Sequence[Stage], display: Display) -> None:
+    def run(self, steps: Sequence[Step], display: Display) -> None:
         """Run what is not done yet.
 
         Raises:
             UserError: a command failed (its log is named, its last lines are shown), or the run was asked to stop.
         """
         repeated: set[str] = set()
-        for number, stage in enumerate(stages, start=1):
-            display.begin(number, len(stages), stage)
-            fresh = not (set(stage.depends) & repeated)
-            if fresh and self._is_done(stage):
+        for number, step in enumerate(steps, start=1):
+            display.begin(number, len(steps), step)
+            fresh = not (set(step.depends) & repeated)
+            if fresh and self._is_done(step):
                 display.end("done before")
                 continue
             started = time.monotonic()
-            self._prepare(stage, fresh)
-            self._execute(stage, display)
-            self._mark(stage, time.monotonic() - started)
-            repeated.add(stage.name)
+            self._prepare(step, fresh)
+            self._execute(step, display)
+            self._mark(step, time.monotonic() - started)
+            repeated.add(step.name)
             display.end(f"{time.monotonic() - started:.0f} s")
 
     def seconds(self, name: str) -> float | None:
-        """How long a finished stage took."""
+        """How long a finished step took."""
         marker = self._marker(name)
         return float(json.loads(marker.read_text())["seconds"]) if marker.is_file() else None
 
     def _marker(self, name: str) -> Path:
         return self.folder / "done" / f"{name}.json"
 
-    def _is_done(self, stage: Stage) -> bool:
-        marker = self._marker(stage.name)
-        if not marker.is_file() or not all(path.exists() for path in stage.outputs):
+    def _is_done(self, step: Step) -> bool:
+        marker = self._marker(step.name)
+        if not marker.is_file() or not all(path.exists() for path in step.outputs):
             return False
-        return bool(json.loads(marker.read_text())["identity"] == stage.identity)
+        return bool(json.loads(marker.read_text())["identity"] == step.identity)
 
-    def _prepare(self, stage: Stage, fresh: bool) -> None:
+    def _prepare(self, step: Step, fresh: bool) -> None:
         """Remove what an earlier start with other arguments or inputs left; keep what one of the same kind began."""
-        marker, begun = self._marker(stage.name), self.folder / "done" / f"{stage.name}.begun"
-        same = fresh and begun.is_file() and begun.read_text() == stage.identity
+        marker, begun = self._marker(step.name), self.folder / "done" / f"{step.name}.begun"
+        same = fresh and begun.is_file() and begun.read_text() == step.identity
         if not same:
-            for path in stage.outputs:
+            for path in step.outputs:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                 for kind in ("settings.json", "provenance.jsonl", "images"):  # of sample and generate
                     path.with_name(f"{path.stem}.{kind}").unlink(missing_ok=True)
         marker.unlink(missing_ok=True)
         begun.parent.mkdir(parents=True, exist_ok=True)
-        begun.write_text(stage.identity)
+        begun.write_text(step.identity)
 
-    def _mark(self, stage: Stage, seconds: float) -> None:
-        write_text(self._marker(stage.name), json.dumps({"identity": stage.identity, "seconds": seconds}))
+    def _mark(self, step: Step, seconds: float) -> None:
+        write_text(self._marker(step.name), json.dumps({"identity": step.identity, "seconds": seconds}))
 
-    def _execute(self, stage: Stage, display: Display) -> None:
-        if callable(stage.command):
-            stage.command()
+    def _execute(self, step: Step, display: Display) -> None:
+        if callable(step.command):
+            step.command()
             return
-        log = self.folder / "logs" / f"{stage.name}.log"
+        log = self.folder / "logs" / f"{step.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            process = subprocess.Popen(stage.command, stdout=file, stderr=subprocess.STDOUT, env=self.environment)
-            code = self._wait(process, stage, display)
+            process = subprocess.Popen(step.command, stdout=file, stderr=subprocess.STDOUT, env=self.environment)
+            code = self._wait(process, step, display)
         if self._stopped_by is not None:
             raise UserError("stopped as asked. Start the same command again to go on.")
         if code != 0:
-            raise UserError(f"stage {stage.name} failed with exit code {code}; its log is {log}:\n{_tail(log)}")
+            raise UserError(f"step {step.name} failed with exit code {code}; its log is {log}:\n{_tail(log)}")
 
-    def _wait(self, process: subprocess.Popen[bytes], stage: Stage, display: Display) -> int:
+    def _wait(self, process: subprocess.Popen[bytes], step: Step, display: Display) -> int:
         """Wait for a command; hand SIGINT and SIGTERM on to it, and end it if it does not heed them."""
         deadline = float("inf")
 
@@ -161,8 +166,8 @@ class StageRunner:
                 try:
                     return process.wait(timeout=_POLL_S)
                 except subprocess.TimeoutExpired:
-                    if stage.progress is not None:
-                        display.advance(stage.progress())
+                    if step.progress is not None:
+                        display.advance(step.progress())
                     if time.monotonic() > deadline:
                         process.kill()
         finally:
@@ -175,17 +180,24 @@ def _tail(log: Path) -> str:
     return "\n".join(lines[-_TAIL_LINES:])
 
 
-def python_command(script: Path, *arguments: str) -> list[str]:
-    """Command line of an entry point in one process."""
-    return [sys.executable, str(script), *arguments]
+def command_of(
+    stage: str, values: Mapping[str, Any], processes: int | None = None, words: Sequence[str] = ()
+) -> list[str]:
+    """Command line of a stage of the loop, or of another script of its kind.
+
+    Args:
+        stage: name of its script.
+        values: its settings, by dotted key.
+        processes: that a stage with ranks is started in, on this machine and at a free port; the others, and all where it is
+            None, are one process without any launcher.
+        words: further overrides, as they are.
+    """
+    launcher = [sys.executable]
+    if stage in RANKED and processes is not None:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launcher, str(SCRIPTS / f"{stage}.py"), *overrides_of(values), *words]
 
 
 def module_command(name: str, *arguments: str) -> list[str]:
     """Command line of a module of the miniature in one process."""
     return [sys.executable, "-m", f"nemo_mm_align.miniature.{name}", *arguments]
-
-
-def torchrun_command(processes: int, script: Path, *arguments: str) -> list[str]:
-    """Command line of an entry point in several processes on this machine, at a free port."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*launcher, str(script), *arguments]
