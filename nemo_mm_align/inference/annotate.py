@@ -15,7 +15,7 @@ from torch import Tensor
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.hashing import hash_bytes
-from nemo_mm_align.inference.annotate_inputs import AttributeRater, JobPictures, key_of, make_samples, read_jobs
+from nemo_mm_align.inference.annotate_inputs import AttributeRater, ItemPictures, key_of, make_samples, read_items
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.identity import rating_facts
@@ -24,7 +24,7 @@ from nemo_mm_align.inference.requests import Key, request_key
 from nemo_mm_align.inference.scores import predicted, scores
 from nemo_mm_align.labeling.annotations import rebase_images
 from nemo_mm_align.labeling.inputs import Selection
-from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.items import Item, LabelContext
 from nemo_mm_align.labeling.judges.model_head import NAME
 from nemo_mm_align.labeling.provenance import settings_of
 from nemo_mm_align.parallel import runtime, stopping
@@ -59,24 +59,24 @@ def _annotate(settings: AnnotateSettings, stop: stopping.StopRequest) -> None:
     rater = AttributeRater(rating_facts(opened, settings.shuffled_by), name)
     context = LabelContext(rater, opened.schema, want_reference=False)
     runtime.initialize(opened.parallel, settings.seed)
-    jobs: list[Job] = share(open_on_first_rank(lambda: read_jobs(settings, context)))
-    samples = make_samples(jobs, opened.encoder, opened.source.config.language.max_position_embeddings)
-    file = open_on_first_rank(lambda: _open_file(settings, context, jobs))
+    items: list[Item] = share(open_on_first_rank(lambda: read_items(settings, context)))
+    samples = make_samples(items, opened.encoder, opened.source.config.language.max_position_embeddings)
+    file = open_on_first_rank(lambda: _open_file(settings, context, items))
     try:
-        done = share(file and frozenset(place for place, job in enumerate(jobs) if key_of(job) in file.sets))
-        if len(done) < len(jobs):
+        done = share(file and frozenset(place for place, item in enumerate(items) if key_of(item) in file.sets))
+        if len(done) < len(items):
             stop.check()
-            _rate(settings, opened, context, jobs, samples, done, file, stop)
+            _rate(settings, opened, context, items, samples, done, file, stop)
         if file is not None:
-            file.finish([key_of(job) for job in jobs])
+            file.finish([key_of(item) for item in items])
             write_layout(settings.out, runtime.layout())
-            logger.info("%s: candidates of %d prompts rated, %d of them before", settings.out, len(jobs), len(done))
+            logger.info("%s: candidates of %d prompts rated, %d of them before", settings.out, len(items), len(done))
     finally:
         if file is not None:
             file.close()
 
 
-def _open_file(settings: AnnotateSettings, context: LabelContext, jobs: Sequence[Job]) -> AnnotationFile:
+def _open_file(settings: AnnotateSettings, context: LabelContext, items: Sequence[Item]) -> AnnotationFile:
     identity = {
         **settings_of(context, Selection()),
         "values": settings.values,
@@ -84,7 +84,7 @@ def _open_file(settings: AnnotateSettings, context: LabelContext, jobs: Sequence
         "candidates": hash_bytes(settings.candidates.read_bytes()),
         **({"add_image_placeholders": True} if settings.add_image_placeholders else {}),
     }
-    return AnswerFile(settings.out, identity, JobPictures(jobs), (Annotation, _key))
+    return AnswerFile(settings.out, identity, ItemPictures(items), (Annotation, _key))
 
 
 def _key(record: Annotation) -> Key:
@@ -95,7 +95,7 @@ def _rate(
     settings: AnnotateSettings,
     opened: OpenedModel,
     context: LabelContext,
-    jobs: Sequence[Job],
+    items: Sequence[Item],
     samples: Sequence[Sample],
     done: frozenset[int],
     file: AnnotationFile | None,
@@ -103,7 +103,7 @@ def _rate(
 ) -> None:
     rater = opened.rater(settings.max_batch_tokens, settings.base)
     for batch in rater.stream(samples, done):
-        records = open_on_first_rank(partial(_records, settings, context, jobs, batch))
+        records = open_on_first_rank(partial(_records, settings, context, items, batch))
         for record in records or ():
             assert file is not None
             file.append(record)
@@ -111,20 +111,20 @@ def _rate(
 
 
 def _records(
-    settings: AnnotateSettings, context: LabelContext, jobs: Sequence[Job], batch: Mapping[int, Tensor]
+    settings: AnnotateSettings, context: LabelContext, items: Sequence[Item], batch: Mapping[int, Tensor]
 ) -> list[Annotation]:
-    return [annotation(settings, context, jobs[place], outputs_AT) for place, outputs_AT in batch.items()]
+    return [annotation(settings, context, items[place], outputs_AT) for place, outputs_AT in batch.items()]
 
 
-def annotation(settings: AnnotateSettings, context: LabelContext, job: Job, outputs_AT: Tensor) -> Annotation:
+def annotation(settings: AnnotateSettings, context: LabelContext, item: Item, outputs_AT: Tensor) -> Annotation:
     """Return the record of what a head tells of a prompt's candidates; raise `UserError` where that is no number."""
     try:
         values = [predicted(context.schema, outputs_T) for outputs_T in outputs_AT.tolist()]
     except UserError as error:
-        raise UserError(f"prompt {job.prompt.id!r}: {error}") from None
+        raise UserError(f"prompt {item.prompt.id!r}: {error}") from None
     return Annotation(
-        prompt=rebase_images(job.prompt, settings.prompts, settings.image_root, settings.out),
-        asked=job.candidates.asked,
+        prompt=rebase_images(item.prompt, settings.prompts, settings.image_root, settings.out),
+        asked=item.candidates.asked,
         candidates=tuple(
             RatedCandidate(
                 text=candidate.text,
@@ -132,13 +132,13 @@ def annotation(settings: AnnotateSettings, context: LabelContext, job: Job, outp
                 ratings=scores(context.schema, told),
                 **_real(settings, told),
             )
-            for candidate, told in zip(job.candidates.candidates, values, strict=True)
+            for candidate, told in zip(item.candidates.candidates, values, strict=True)
         ),
         judge=context.judge.name,
         schema_name=context.schema.name,
         schema_fingerprint=context.schema.fingerprint,
         configuration=context.fingerprint,
-        request_key=job.key,
+        request_key=item.key,
     )
 
 

@@ -18,7 +18,7 @@ from nemo_mm_align.inference.derangement import derange
 from nemo_mm_align.inference.requests import Key, raise_faults, request_key
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.inputs import LabelInputs
-from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key
+from nemo_mm_align.labeling.items import Item, LabelContext, content_key
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.judges.model_head import NAME
 from nemo_mm_align.prompts import EncodedSequence, Encoder
@@ -38,30 +38,30 @@ class AttributeRater:
         raise UserError(f"{self.name} is not asked prompt by prompt here, but with scripts/annotate.py.")
 
 
-class JobPictures:
-    """The pictures that jobs are about, as they were when the input was checked."""
+class ItemPictures:
+    """The pictures that items are about, as they were when the input was checked."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs = {key_of(job): job for job in jobs}
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = {key_of(item): item for item in items}
 
     def read(self, keys: Iterable[Key]) -> None:
         """They were read when the input was checked."""
 
     def of(self, key: Key) -> Hashes:
         """Return their hashes."""
-        return self._jobs[key].image_hashes if key in self._jobs else ()
+        return self._items[key].image_hashes if key in self._items else ()
 
     def names(self, key: Key) -> list[str]:
         """Return their paths."""
-        return list(map(str, self._jobs[key].image_paths)) if key in self._jobs else []
+        return list(map(str, self._items[key].image_paths)) if key in self._items else []
 
 
-def key_of(job: Job) -> Key:
-    """Return what tells a job from the others of its run."""
-    return request_key(job.prompt.id, None)
+def key_of(item: Item) -> Key:
+    """Return what tells an item from the others of its run."""
+    return request_key(item.prompt.id, None)
 
 
-def read_jobs(settings: AnnotateSettings, context: LabelContext) -> list[Job]:
+def read_items(settings: AnnotateSettings, context: LabelContext) -> list[Item]:
     """Read and check prompts, candidates and pictures, and return what is to be rated, in the order of the prompts.
 
     Pictures of prompts that `out` rates already are not decoded again.
@@ -78,8 +78,8 @@ def read_jobs(settings: AnnotateSettings, context: LabelContext) -> list[Job]:
     )
     rated = _rated_keys(settings.out) if not settings.shuffle_images else frozenset()
     inputs.check(context, rated.__contains__)
-    jobs = list(inputs.jobs())
-    return _shuffled(jobs, settings.seed, context.fingerprint) if settings.shuffle_images else jobs
+    items = list(inputs.items())
+    return _shuffled(items, settings.seed, context.fingerprint) if settings.shuffle_images else items
 
 
 def _rated_keys(out: Path) -> frozenset[str]:
@@ -94,21 +94,21 @@ def _rated_keys(out: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _shuffled(jobs: Sequence[Job], seed: int, fingerprint: str) -> list[Job]:
-    """Each job with the pictures of another one, under a key of its own."""
-    others = [jobs[place] for place in derange([job.image_hashes for job in jobs], seed)]
+def _shuffled(items: Sequence[Item], seed: int, fingerprint: str) -> list[Item]:
+    """Each item with the pictures of another one, under a key of its own."""
+    others = [items[place] for place in derange([item.image_hashes for item in items], seed)]
     return [
         replace(
-            job,
+            item,
             image_paths=other.image_paths,
             image_hashes=other.image_hashes,
-            key=content_key(fingerprint, job.prompt, other.image_hashes, job.candidates, False),
+            key=content_key(fingerprint, item.prompt, other.image_hashes, item.candidates, False),
         )
-        for job, other in zip(jobs, others, strict=True)
+        for item, other in zip(items, others, strict=True)
     ]
 
 
-def make_samples(jobs: Sequence[Job], encoder: Encoder, max_positions: int) -> list[Sample]:
+def make_samples(items: Sequence[Item], encoder: Encoder, max_positions: int) -> list[Sample]:
     """Tokenise every candidate behind its prompt, as in training: one sample per prompt.
 
     Args:
@@ -118,18 +118,18 @@ def make_samples(jobs: Sequence[Job], encoder: Encoder, max_positions: int) -> l
         UserError: candidates that cannot be encoded or do not fit; the message names them.
     """
     samples, faults = [], []
-    for job in jobs:
+    for item in items:
         sequences: list[EncodedSequence] = []
-        for number, candidate in enumerate(job.candidates.candidates, start=1):
+        for number, candidate in enumerate(item.candidates.candidates, start=1):
             try:
-                (sequence,) = encoder.encode_answers(job.prompt.turns, [candidate.text], may_be_empty=True)
+                (sequence,) = encoder.encode_answers(item.prompt.turns, [candidate.text], may_be_empty=True)
             except UserError as error:
-                faults.append(f"prompt {job.prompt.id!r}, candidate {number}: {error}")
+                faults.append(f"prompt {item.prompt.id!r}, candidate {number}: {error}")
                 continue
             if len(sequence) > max_positions:
                 longer = f"{len(sequence)} tokens, but the model has {max_positions} positions."
-                faults.append(f"prompt {job.prompt.id!r}, candidate {number}: {longer}")
+                faults.append(f"prompt {item.prompt.id!r}, candidate {number}: {longer}")
             sequences.append(sequence)
-        samples.append(Sample(job.prompt.id, list(job.image_paths), sequences))
+        samples.append(Sample(item.prompt.id, list(item.image_paths), sequences))
     raise_faults(faults, "Correct or remove these prompts or candidates. Nothing was rated.")
     return samples

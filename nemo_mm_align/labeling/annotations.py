@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.labeling.inputs import LabelInputs
-from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.items import Item, LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 from nemo_mm_align.labeling.ledger_check import checked_results
 from nemo_mm_align.labeling.provenance import write_settings
@@ -35,8 +35,8 @@ def write_unlabelled(path: Path, inputs: LabelInputs, ledger: JudgeLedger) -> in
     if all(ledger.succeeded(key) for key in inputs.keys):
         path.unlink(missing_ok=True)
         return 0
-    missing = (job for job in inputs.jobs() if not ledger.succeeded(job.key))
-    return write_lines(path, (json.dumps(_describe_failure(job, ledger)) for job in missing))
+    missing = (item for item in inputs.items() if not ledger.succeeded(item.key))
+    return write_lines(path, (json.dumps(_describe_failure(item, ledger)) for item in missing))
 
 
 def rebase_images(prompt: Prompt, prompts: Path, image_root: Path | None, out: Path) -> Prompt:
@@ -55,31 +55,31 @@ def rebase_images(prompt: Prompt, prompts: Path, image_root: Path | None, out: P
 
 def _annotations(out: Path, inputs: LabelInputs, ledger: JudgeLedger, context: LabelContext) -> Iterator[Annotation]:
     fingerprint = context.fingerprint
-    for job, attempt in checked_results(ledger, inputs.jobs(), inputs.keys, context.schema):
+    for item, attempt in checked_results(ledger, inputs.items(), inputs.keys, context.schema):
         if attempt is not None:
             yield Annotation(
-                prompt=rebase_images(job.prompt, inputs.prompts, inputs.image_root, out),
-                asked=job.candidates.asked,
-                candidates=tuple(_rated(job, attempt)),
+                prompt=rebase_images(item.prompt, inputs.prompts, inputs.image_root, out),
+                asked=item.candidates.asked,
+                candidates=tuple(_rated(item, attempt)),
                 reference_answer=attempt.reference_answer,
                 judge=context.judge.name,
                 schema_name=context.schema.name,
                 schema_fingerprint=context.schema.fingerprint,
                 configuration=fingerprint,
-                request_key=job.key,
+                request_key=item.key,
                 order=attempt.order,
             )
 
 
-def _rated(job: Job, attempt: JudgeAttempt) -> Iterator[RatedCandidate]:
-    candidates: tuple[Candidate, ...] = job.candidates.candidates
+def _rated(item: Item, attempt: JudgeAttempt) -> Iterator[RatedCandidate]:
+    candidates: tuple[Candidate, ...] = item.candidates.candidates
     for candidate, ratings, reasoning in zip(candidates, attempt.ratings, attempt.reasoning, strict=True):
         yield RatedCandidate(
             text=candidate.text, finish_reason=candidate.finish_reason, ratings=ratings, reasoning=reasoning
         )
 
 
-def _describe_failure(job: Job, ledger: JudgeLedger) -> dict[str, object]:
-    failures = ledger.failures(job.key)
+def _describe_failure(item: Item, ledger: JudgeLedger) -> dict[str, object]:
+    failures = ledger.failures(item.key)
     last = {"kind": failures.kind, "message": failures.message} if failures.total else {"kind": "not asked yet"}
-    return {"prompt_id": job.prompt.id, "request_key": job.key, "failed_attempts": failures.total, **last}
+    return {"prompt_id": item.prompt.id, "request_key": item.key, "failed_attempts": failures.total, **last}

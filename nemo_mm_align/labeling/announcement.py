@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nemo_mm_align.labeling.inputs import LabelInputs
-from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.nested import differing
 

@@ -17,7 +17,7 @@ from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.input_reader import InputReader, check_is_file, read_candidates
 from nemo_mm_align.labeling.input_table import InputTable
-from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key, draw_prompts
+from nemo_mm_align.labeling.items import Item, LabelContext, content_key, draw_prompts
 from nemo_mm_align.records import CandidateSet, Prompt, parse_line, resolve_image
 
 log = logging.getLogger(__name__)
@@ -109,11 +109,11 @@ class LabelInputs:
         if remembered is None:
             self._memory.keep(self._table)
 
-    def jobs(self, wanted: Callable[[str], bool] | None = None) -> Iterator[Job]:
-        """Yield the jobs in the order of the prompts file; `check` must have been called.
+    def items(self, wanted: Callable[[str], bool] | None = None) -> Iterator[Item]:
+        """Yield the items in the order of the prompts file; `check` must have been called.
 
         Args:
-            wanted: tells by its key whether a job is wanted; the lines of others are not read. By default all are.
+            wanted: tells by its key whether an item is wanted; the lines of others are not read. By default all are.
         """
         with self.prompts.open("rb") as prompts_file, self.candidates.open("rb") as candidates_file:
             for index, key in enumerate(self.keys):
@@ -124,11 +124,11 @@ class LabelInputs:
                     candidates = read_candidates(candidates_file, self.candidates, candidates_place, prompt.id)
                     paths = self._image_paths(prompt)
                     hashes = tuple(self._memory.hashes.checked(path) or "" for path in paths)
-                    yield Job(prompt, candidates, paths, key, hashes)
+                    yield Item(prompt, candidates, paths, key, hashes)
 
-    def job(self, key: str) -> Job | None:
-        """Return the first job of a key, None where there is none; `check` must have been called."""
-        return next(self.jobs(lambda each: each == key), None)
+    def item(self, key: str) -> Item | None:
+        """Return the first item of a key, None where there is none; `check` must have been called."""
+        return next(self.items(lambda each: each == key), None)
 
     def _read(self, context: LabelContext, faults: InputFaults) -> InputTable:
         fingerprint, repeat, origins = context.fingerprint, self.selection.repeat, CandidateOrigins(self.candidates)

@@ -6,29 +6,29 @@ from collections.abc import Iterable, Iterator
 
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.jobs import Job
+from nemo_mm_align.labeling.items import Item
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 
 
 def checked_results(
-    ledger: JudgeLedger, jobs: Iterable[Job], keys: list[str], schema: AttributeSchema
-) -> Iterator[tuple[Job, JudgeAttempt | None]]:
-    """Yield each job with the judgement that holds for it, or None; `keys` are those of the jobs, in their order.
+    ledger: JudgeLedger, items: Iterable[Item], keys: list[str], schema: AttributeSchema
+) -> Iterator[tuple[Item, JudgeAttempt | None]]:
+    """Yield each item with the judgement that holds for it, or None; `keys` are those of the items, in their order.
 
     Raises:
-        RecordError: a line is no judgement of its job's candidates on this schema.
+        RecordError: a line is no judgement of its item's candidates on this schema.
     """
-    for job, attempt in zip(jobs, ledger.results(keys), strict=True):
+    for item, attempt in zip(items, ledger.results(keys), strict=True):
         if attempt is not None:
-            check_attempt(ledger, attempt, job, schema)
-        yield job, attempt
+            check_attempt(ledger, attempt, item, schema)
+        yield item, attempt
 
 
-def check_attempt(ledger: JudgeLedger, attempt: JudgeAttempt, job: Job, schema: AttributeSchema) -> None:
-    """Raise `RecordError`, with file and line, where a judgement is not one of the job's candidates on this schema."""
-    problem = _problem(attempt, len(job.candidates.candidates), schema)
+def check_attempt(ledger: JudgeLedger, attempt: JudgeAttempt, item: Item, schema: AttributeSchema) -> None:
+    """Raise `RecordError`, with file and line, where a judgement is not one of the item's candidates on this schema."""
+    problem = _problem(attempt, len(item.candidates.candidates), schema)
     if problem:
-        raise ledger.line_error(job.key, problem)
+        raise ledger.line_error(item.key, problem)
 
 
 def _problem(attempt: JudgeAttempt, count: int, schema: AttributeSchema) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from nemo_mm_align.atomic import write_json
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.inputs import Selection
-from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge import price_of
 
 

@@ -13,7 +13,7 @@ from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.image_hashes import ImageHashes
 from nemo_mm_align.images import read_image_bytes
-from nemo_mm_align.labeling.jobs import Job, LabelContext, content_key
+from nemo_mm_align.labeling.items import Item, LabelContext, content_key
 from nemo_mm_align.labeling.judge import Judge, check_processes, max_output_tokens_of, price_of
 from nemo_mm_align.labeling.judge_call import JudgeCall, calls_of
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
@@ -95,27 +95,27 @@ class AnswerRater:
     def rate(self, answers: Sequence[tuple[Prompt, tuple[Path, ...], str]]) -> list[Rated]:
         """Return what the judge says of (prompt, its images' paths, answer), in order."""
         hashes = ImageHashes()
-        jobs = [self._job(prompt, paths, text, hashes) for prompt, paths, text in answers]
-        if not jobs:
+        items = [self._item(prompt, paths, text, hashes) for prompt, paths, text in answers]
+        if not items:
             return []
         with JudgeLedger(self.ledger) as ledger:
-            known = sum(ledger.succeeded(job.key) for job in jobs)
-            log.info("%d answers for %s, %d of them judged before (%s)", len(jobs), self._name, known, self.ledger)
-            self._ask(ledger, [job for job in jobs if not ledger.succeeded(job.key)], known)
-            return [self._rated(ledger, job) for job in jobs]
+            known = sum(ledger.succeeded(item.key) for item in items)
+            log.info("%d answers for %s, %d of them judged before (%s)", len(items), self._name, known, self.ledger)
+            self._ask(ledger, [item for item in items if not ledger.succeeded(item.key)], known)
+            return [self._rated(ledger, item) for item in items]
 
     @property
     def _name(self) -> str:
         return self.context.judge.name
 
-    def _job(self, prompt: Prompt, paths: tuple[Path, ...], text: str, hashes: ImageHashes) -> Job:
+    def _item(self, prompt: Prompt, paths: tuple[Path, ...], text: str, hashes: ImageHashes) -> Item:
         candidates = CandidateSet(prompt_id=prompt.id, candidates=(Candidate(text=text),))
         images = tuple(hashes.of(path, lambda data, path=path: read_image_bytes(path)) for path in paths)  # type: ignore[misc]
         key = content_key(self.context.fingerprint, prompt, images, candidates, self.context.judge.reads_metadata)
-        return Job(prompt, candidates, paths, key, images)
+        return Item(prompt, candidates, paths, key, images)
 
-    def _ask(self, ledger: JudgeLedger, jobs: Sequence[Job], known: int) -> None:
-        if not jobs:
+    def _ask(self, ledger: JudgeLedger, items: Sequence[Item], known: int) -> None:
+        if not items:
             return
         context = self.context
         with open_admission(
@@ -124,25 +124,25 @@ class AnswerRater:
             self.estimate,
             ledger,
             context.fingerprint,
-            JudgeCall(jobs[0], context),
+            JudgeCall(items[0], context),
             price_of(context.judge),
             max_output_tokens_of(context.judge),
         ) as admission:
             run = CallRunner(
                 ledger, context.fingerprint, context.configuration, self.runner, admission, known, doing="judging"
             )
-            tally = run.run(calls_of(jobs, context), len(jobs) + known)
+            tally = run.run(calls_of(items, context), len(items) + known)
         log.info("judged: %s", tally.describe())
         if run.error is not None:
             raise run.error
         if run.stopped_by_signal is not None:
             raise SystemExit(128 + run.stopped_by_signal)
 
-    def _rated(self, ledger: JudgeLedger, job: Job) -> Rated:
-        if not ledger.succeeded(job.key):
-            return Rated(None, ledger.failures(job.key).kind or "not asked: the budget is used up")
-        attempt = ledger.result(job.key)
-        check_attempt(ledger, attempt, job, self.context.schema)
+    def _rated(self, ledger: JudgeLedger, item: Item) -> Rated:
+        if not ledger.succeeded(item.key):
+            return Rated(None, ledger.failures(item.key).kind or "not asked: the budget is used up")
+        attempt = ledger.result(item.key)
+        check_attempt(ledger, attempt, item, self.context.schema)
         return Rated(dict(attempt.ratings[0]))
 
 

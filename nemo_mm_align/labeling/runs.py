@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nemo_mm_align.labeling.batch.reader import BatchReader
 from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.inputs import LabelInputs
-from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge import Judge
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge

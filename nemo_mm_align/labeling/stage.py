@@ -20,7 +20,7 @@ from nemo_mm_align.labeling.batch.settings import BatchSettings
 from nemo_mm_align.labeling.batch.writer import write_batch
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
-from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge import Judge, check_processes, max_output_tokens_of, price_of
 from nemo_mm_align.labeling.judge_call import JudgeCall, calls_of
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
@@ -156,12 +156,12 @@ def label(settings: LabelSettings, judge: Judge) -> LabelSummary:
         other = other_run(settings.batch, context, ledger, inputs)
         known = sum(map(ledger.knew, inputs.keys))
         if other is None:
-            to_do = calls_of(inputs.jobs(lambda key: not ledger.knew(key)), context)
+            to_do = calls_of(inputs.items(lambda key: not ledger.knew(key)), context)
             fingerprint, configuration = context.fingerprint, context.configuration
             asking = CallRunner(ledger, fingerprint, configuration, settings.runner, admission, known)
             tally = asking.run(to_do, len(inputs))
         else:
-            tally = other.run(inputs.jobs(), len(inputs))
+            tally = other.run(inputs.items(), len(inputs))
         run = other or asking
         annotations = write_annotations(settings.out, inputs, ledger, context)
         unlabelled = write_unlabelled(settings.unlabelled_path, inputs, ledger)
@@ -186,7 +186,7 @@ def dry_run(settings: LabelSettings, judge: Judge) -> Estimate:
     """Print what `label` would ask, cost and take; ask nothing that costs, write nothing. Raises as `label` does."""
     with _opened(settings, judge) as (context, inputs, ledger, admission):
         known = ledger.spending(context.fingerprint)
-        calls = track(calls_of(inputs.jobs(), context), "estimating", len(inputs))
+        calls = track(calls_of(inputs.items(), context), "estimating", len(inputs))
         work = survey(calls, ledger, settings.runner, admission.estimator)
         estimated = estimate(work, known, settings.runner, admission)
     print_estimate(estimated, len(inputs), price_of(judge), settings.budget)
@@ -219,7 +219,7 @@ def _opened(
             settings.estimate,
             ledger,
             context.fingerprint,
-            JudgeCall(next(inputs.jobs()), context),
+            JudgeCall(next(inputs.items()), context),
             price_of(judge),
             max_output_tokens_of(judge),
         ) as admission:

@@ -14,7 +14,7 @@ from nemo_mm_align.errors import UserError
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.input_reader import InputReader
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
-from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.outputs import check_outputs
@@ -62,7 +62,7 @@ def test_a_byte_order_mark_changes_nothing(files: Files, helpsteer: AttributeSch
     for path in (files.prompts_path, files.candidates_path):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     inputs = check(files, helpsteer)
-    assert inputs.keys == keys and [job.prompt.id for job in inputs.jobs()] == [f"p{number}" for number in range(6)]
+    assert inputs.keys == keys and [item.prompt.id for item in inputs.items()] == [f"p{number}" for number in range(6)]
     files.prompts_path.write_bytes(b"[" + files.prompts_path.read_bytes() + b"]")
     with pytest.raises(UserError, match="is a JSON list. Give a plain JSONL file, one Prompt record per line"):
         check(files, helpsteer)
@@ -79,7 +79,7 @@ def test_places_of_images_are_added_where_that_is_asked_for(files: Files, helpst
     inputs = LabelInputs(files.prompts_path, files.candidates_path, prompt_kind=PlacedPrompt)
     inputs.check(LabelContext(HumanJudge("anna"), helpsteer, True), lambda key: False)
     assert text.count("<image>\\n") and inputs.keys == keys
-    assert all(job.prompt.turns[0].content.startswith("<image>\n") for job in inputs.jobs() if job.prompt.images)
+    assert all(item.prompt.turns[0].content.startswith("<image>\n") for item in inputs.items() if item.prompt.images)
 
 
 def test_candidates_about_another_picture_are_refused_and_edited_ones_counted(
@@ -87,8 +87,10 @@ def test_candidates_about_another_picture_are_refused_and_edited_ones_counted(
 ) -> None:
     keys = check(files, helpsteer).keys
     candidates = list(read_records(files.candidates_path, CandidateSet))
-    jobs = {job.prompt.id: job for job in check(files, helpsteer).jobs()}
-    hashes = {name: [hashlib.sha256(path.read_bytes()).hexdigest() for path in jobs[name].image_paths] for name in jobs}
+    items = {item.prompt.id: item for item in check(files, helpsteer).items()}
+    hashes = {
+        name: [hashlib.sha256(path.read_bytes()).hexdigest() for path in items[name].image_paths] for name in items
+    }
     noted = {digest(record): tuple(hashes[record.prompt_id]) for record in candidates}
     ProvenanceFile(files.candidates_path, noted.items()).close()
     with caplog.at_level(logging.WARNING):
@@ -97,7 +99,7 @@ def test_candidates_about_another_picture_are_refused_and_edited_ones_counted(
         write_records(files.candidates_path, [edited, *candidates[1:]])
         check(files, helpsteer)
     assert "1 lines were changed after sample.py had written them" in caplog.text
-    jobs["p2"].image_paths[0].write_bytes(jobs["p3"].image_paths[0].read_bytes())
+    items["p2"].image_paths[0].write_bytes(items["p3"].image_paths[0].read_bytes())
     with pytest.raises(
         UserError, match=f"1 faults(?s:.*){files.prompts_path}:3: its candidates are about another picture"
     ):
@@ -118,10 +120,10 @@ def test_two_files_in_each_others_place_are_one_message(files: Files, helpsteer:
         LabelInputs(files.prompts_path, files.folder)
 
 
-def test_a_job_is_found_by_its_key(files: Files, helpsteer: AttributeSchema) -> None:
+def test_an_item_is_found_by_its_key(files: Files, helpsteer: AttributeSchema) -> None:
     inputs = check(files, helpsteer)
-    assert [inputs.job(key).prompt.id for key in reversed(inputs.keys)] == ["p5", "p4", "p3", "p2", "p1", "p0"]
-    assert inputs.job("0" * 32) is None
+    assert [inputs.item(key).prompt.id for key in reversed(inputs.keys)] == ["p5", "p4", "p3", "p2", "p1", "p0"]
+    assert inputs.item("0" * 32) is None
 
 
 def test_files_that_cannot_be_written_are_named_before_any_call(tmp_path: Path) -> None:
@@ -145,8 +147,8 @@ def remembering(files: Files, schema: AttributeSchema, read_only: bool = False, 
         files.prompts_path, files.candidates_path, memory=InputMemory(files.folder / "a.jsonl", read_only), **more
     )
     inputs.check(LabelContext(HumanJudge("anna"), schema, True), lambda key: False)
-    assert [job.key for job in inputs.jobs()] == inputs.keys
-    assert [job.candidates.prompt_id for job in inputs.jobs()] == [job.prompt.id for job in inputs.jobs()]
+    assert [item.key for item in inputs.items()] == inputs.keys
+    assert [item.candidates.prompt_id for item in inputs.items()] == [item.prompt.id for item in inputs.items()]
     return inputs.keys
 
 

@@ -17,7 +17,7 @@ import nemo_mm_align.llm.clients.question_images
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.configuration import read as read_settings
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest, price_of
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge

@@ -5,7 +5,7 @@ from pathlib import Path
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import rubric
-from nemo_mm_align.labeling.jobs import Job, content_key, draw_prompts, in_file_order
+from nemo_mm_align.labeling.items import Item, content_key, draw_prompts, in_file_order
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.llm.question import QuestionImage
 from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn
@@ -109,11 +109,11 @@ def test_a_sample_depends_on_seed_and_ids_alone() -> None:
 
 def test_order_is_a_permutation_fixed_by_the_key_and_undone_again() -> None:
     texts = [str(index) for index in range(5)]
-    jobs = [Job(PROMPT, candidate_set(*texts), PATHS, f"key{index}") for index in range(400)]
-    assert jobs[0].order == Job(PROMPT, candidate_set(*texts), PATHS, "key0").order
-    for job in jobs[:20]:
-        shown = [texts[index] for index in job.order]
-        assert in_file_order(shown, job.order) == texts
+    items = [Item(PROMPT, candidate_set(*texts), PATHS, f"key{index}") for index in range(400)]
+    assert items[0].order == Item(PROMPT, candidate_set(*texts), PATHS, "key0").order
+    for item in items[:20]:
+        shown = [texts[index] for index in item.order]
+        assert in_file_order(shown, item.order) == texts
     # Each candidate comes first equally often: 80 of 400 expected, standard deviation 8.
-    first = [sum(job.order[0] == index for job in jobs) for index in range(5)]
+    first = [sum(item.order[0] == index for item in items) for index in range(5)]
     assert all(48 <= count <= 112 for count in first)

@@ -3,7 +3,7 @@
 import pytest
 
 from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.labeling import jobs
+from nemo_mm_align.labeling import items
 from nemo_mm_align.labeling.announcement import differences
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.nested import differing
@@ -28,8 +28,8 @@ def test_a_ledgers_line_is_compared_without_its_hash_and_date() -> None:
 
 
 def test_the_configuration_of_a_run_is_hashed_once(helpsteer: AttributeSchema, monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed, digest = [], jobs.digest
-    monkeypatch.setattr(jobs, "digest", lambda value: hashed.append(value) or digest(value))
-    context = jobs.LabelContext(HumanJudge("anna"), helpsteer, True)
+    hashed, digest = [], items.digest
+    monkeypatch.setattr(items, "digest", lambda value: hashed.append(value) or digest(value))
+    context = items.LabelContext(HumanJudge("anna"), helpsteer, True)
     assert context.fingerprint == context.fingerprint == digest(context.configuration) and len(hashed) == 1
-    assert jobs.LabelContext(HumanJudge("bert"), helpsteer, True).fingerprint != context.fingerprint
+    assert items.LabelContext(HumanJudge("bert"), helpsteer, True).fingerprint != context.fingerprint

@@ -16,7 +16,7 @@ from typing import Any
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.labeling.batch.settings import BatchSettings, WritesBatches, batch_judge
-from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.items import Item, LabelContext
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply, price_of
 from nemo_mm_align.labeling.judge_call import recorded
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
@@ -69,8 +69,8 @@ class BatchReader:
         self.faults: list[str] = []
         self._judge: WritesBatches = batch_judge(context.judge)
 
-    def run(self, jobs: Iterable[Job], total: int) -> Tally:
-        """Record the replies to all jobs. `faults` names the lines that were not used, with file and number.
+    def run(self, items: Iterable[Item], total: int) -> Tally:
+        """Record the replies to all items. `faults` names the lines that were not used, with file and number.
 
         Raises:
             UserError: a file is missing, holds no reply at all, or none that belongs to a prompt of this run.
@@ -81,13 +81,13 @@ class BatchReader:
             raise UserError(f"batch.read: no line of {files} is a reply of a batch. The first: {replies.faults[0]}.")
         self.tally.total = total
         self.ledger.add_configuration(self.context.fingerprint, self.context.configuration)
-        for job in jobs:
-            if self.ledger.succeeded(job.key):
+        for item in items:
+            if self.ledger.succeeded(item.key):
                 self.tally.reused += 1
-            for place in replies.places.pop(job.key, ()):
+            for place in replies.places.pop(item.key, ()):
                 replies.matched += 1
                 if place.digest not in known:
-                    self._take(job, place)
+                    self._take(item, place)
         self.faults = replies.faults + self._strangers(replies)
         self._report(replies)
         return self.tally
@@ -114,19 +114,19 @@ class BatchReader:
                     replies.places.setdefault(key, []).append(_Place(path, number, offset, digest))
         return replies
 
-    def _take(self, job: Job, place: _Place) -> None:
-        """Record the reply at a place, unless the job has a judgement already."""
-        if self.ledger.succeeded(job.key):
-            log.warning("%s:%d: prompt %s has a judgement already", place.path, place.line, job.prompt.id)
+    def _take(self, item: Item, place: _Place) -> None:
+        """Record the reply at a place, unless the item has a judgement already."""
+        if self.ledger.succeeded(item.key):
+            log.warning("%s:%d: prompt %s has a judgement already", place.path, place.line, item.prompt.id)
             return
         with place.path.open("rb") as file:
             file.seek(place.offset)
             line = json.loads(file.readline())
-        request = job.request(self.context)
+        request = item.request(self.context)
         try:
-            self._record_success(job, self._reply(line, request), place)
+            self._record_success(item, self._reply(line, request), place)
         except CallFailure as failure:
-            self._record_failure(job, failure, place)
+            self._record_failure(item, failure, place)
 
     def _reply(self, line: Mapping[str, Any], request: JudgeRequest) -> JudgeReply:
         try:
@@ -135,19 +135,19 @@ class BatchReader:
             raw = json.dumps(line, ensure_ascii=False)
             raise CallFailure("server", f"not a reply of the service ({error!r})", raw) from None
 
-    def _record_success(self, job: Job, reply: JudgeReply, place: _Place) -> None:
-        self._record(job, place, "ok", reply.usage, **recorded(reply, job))
+    def _record_success(self, item: Item, reply: JudgeReply, place: _Place) -> None:
+        self._record(item, place, "ok", reply.usage, **recorded(reply, item))
         self.tally.answered += 1
 
-    def _record_failure(self, job: Job, failure: CallFailure, place: _Place) -> None:
+    def _record_failure(self, item: Item, failure: CallFailure, place: _Place) -> None:
         what = {"kind": failure.kind, "message": failure.message, "raw": failure.raw}
-        self._record(job, place, "failed", failure.usage, **what)
+        self._record(item, place, "failed", failure.usage, **what)
         self.tally.failures[failure.kind] += 1
         self.tally.last_failure = str(failure)
 
-    def _record(self, job: Job, place: _Place, status: str, usage: Mapping[str, int], **outcome: Any) -> None:
-        common = {"key": job.key, "prompt_id": job.prompt.id, "configuration": self.context.fingerprint}
-        origin = {"order": job.order, "source": place.digest, "time": now(), "usage": dict(usage)}
+    def _record(self, item: Item, place: _Place, status: str, usage: Mapping[str, int], **outcome: Any) -> None:
+        common = {"key": item.key, "prompt_id": item.prompt.id, "configuration": self.context.fingerprint}
+        origin = {"order": item.order, "source": place.digest, "time": now(), "usage": dict(usage)}
         self.ledger.add(JudgeAttempt.model_validate({**common, **origin, "status": status, **outcome}))
         self.tally.calls += 1
         self.tally.usage.update(usage)

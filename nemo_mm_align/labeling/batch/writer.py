@@ -13,7 +13,7 @@ from nemo_mm_align.atomic import write_json
 from nemo_mm_align.labeling.batch.files import NumberedFiles
 from nemo_mm_align.labeling.batch.settings import BatchSettings, batch_judge
 from nemo_mm_align.labeling.inputs import LabelInputs
-from nemo_mm_align.labeling.jobs import LabelContext
+from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.ledger import now
@@ -45,18 +45,18 @@ def write_batch(
     counts: Counter[str] = Counter()
     asked: set[str] = set()
     with NumberedFiles(path, round(settings.max_file_mb * 1e6), settings.max_file_requests) as files:
-        for job in track(inputs.jobs(), "writing requests", len(inputs)):
-            if ledger.succeeded(job.key) or job.key in asked:
+        for item in track(inputs.items(), "writing requests", len(inputs)):
+            if ledger.succeeded(item.key) or item.key in asked:
                 counts["known"] += 1
-            elif is_set_aside(ledger, job.key):
+            elif is_set_aside(ledger, item.key):
                 counts["set_aside"] += 1
             else:
-                asked.add(job.key)
+                asked.add(item.key)
                 try:
-                    line = judge.batch_request(job.key, job.request(context))
+                    line = judge.batch_request(item.key, item.request(context))
                 except CallFailure as failure:
                     counts["unreadable"] += 1
-                    log.warning("prompt %s is left out: %s", job.prompt.id, failure.message)
+                    log.warning("prompt %s is left out: %s", item.prompt.id, failure.message)
                     continue
                 files.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
                 counts["requests"] += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.labeling.jobs import in_file_order
+from nemo_mm_align.labeling.items import in_file_order
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt
 
 MAX_TEXT = 20_000

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.labeling.jobs import Job
+from nemo_mm_align.labeling.items import Item
 from nemo_mm_align.labeling.judges.human.answers import note_field, score_field
 from nemo_mm_align.labeling.judges.human.desk import Desk, Task
 from nemo_mm_align.labeling.judges.human.template import TEMPLATES
@@ -35,7 +35,7 @@ def render_task(desk: Desk, nonce: str, task: Task, values: Mapping[str, str] | 
         values, error: what was filled in, and why it was not accepted.
     """
     task_values = task.values if values is None else values
-    common = {"error": error, "values": task_values, "before": desk.before(task.job.key)}
+    common = {"error": error, "values": task_values, "before": desk.before(task.item.key)}
     return _render("task", desk, nonce, **common, **_describe(task, desk))
 
 
@@ -44,16 +44,16 @@ def render_answers(desk: Desk, nonce: str) -> str:
     schema = desk.context.schema
     rows = [
         {
-            "key": job.key,
-            "prompt": job.prompt.id,
-            "question": _question(job),
+            "key": item.key,
+            "prompt": item.prompt.id,
+            "question": _question(item),
             "scores": [
                 " ".join(f"{attempt.ratings[index][name]:g}" for name in schema.names) for index in attempt.order
             ],
             "time": attempt.time.replace("T", " ")[:19],
             "revision": attempt.revision,
         }
-        for job, attempt in desk.answers()
+        for item, attempt in desk.answers()
     ]
     return _render("answers", desk, nonce, rows=rows, names=schema.names)
 
@@ -81,16 +81,16 @@ def _render(template: str, desk: Desk, nonce: str, **values: Any) -> str:
 
 
 def _describe(task: Task, desk: Desk) -> dict[str, Any]:
-    job, schema = task.job, desk.context.schema
-    texts = [job.candidates.candidates[index].text for index in job.order]
+    item, schema = task.item, desk.context.schema
+    texts = [item.candidates.candidates[index].text for index in item.order]
     return {
-        "key": job.key,
-        "prompt": job.prompt.id,
+        "key": item.key,
+        "prompt": item.prompt.id,
         "skipped": task.skipped,
         "revision": task.revision,
         "answered": task.answer.time.replace("T", " ")[:19] if task.answer else None,
         "want_reference": desk.context.want_reference,
-        "turns": list(_turns(job)),
+        "turns": list(_turns(item)),
         "candidates": [
             {
                 "position": position,
@@ -103,19 +103,19 @@ def _describe(task: Task, desk: Desk) -> dict[str, Any]:
     }
 
 
-def _question(job: Job) -> str:
+def _question(item: Item) -> str:
     """Return the start of the last question, in one line."""
-    text = " ".join(job.prompt.turns[-1].content.replace(IMAGE_PLACEHOLDER, " ").split())
+    text = " ".join(item.prompt.turns[-1].content.replace(IMAGE_PLACEHOLDER, " ").split())
     return text if len(text) <= QUESTION_LENGTH else text[: QUESTION_LENGTH - 1] + "…"
 
 
-def _turns(job: Job) -> Iterator[dict[str, Any]]:
+def _turns(item: Item) -> Iterator[dict[str, Any]]:
     number = 0
-    for turn in job.prompt.turns:
+    for turn in item.prompt.turns:
         parts: list[dict[str, Any]] = []
         for index, text in enumerate(turn.content.split(IMAGE_PLACEHOLDER)):
             if index:
-                parts.append({"image": f"image/{job.key}/{number}", "number": number + 1})
+                parts.append({"image": f"image/{item.key}/{number}", "number": number + 1})
                 number += 1
             parts.append({"image": None, "text": text.strip("\n")})
         yield {"speaker": SPEAKERS[turn.role], "parts": parts}

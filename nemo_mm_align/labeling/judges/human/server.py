@@ -155,12 +155,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_html(render_task(self.server.desk, self._nonce, task, values, error), status)
 
     def _send_image(self, key: str, number: int) -> None:
-        job = self.server.desk.job(key)
+        item = self.server.desk.item(key)
         try:
-            if job is None:
+            if item is None:
                 raise CallFailure("bad_request", "an image of a prompt that is not to be shown")
-            checked = job.image_hashes[number] if job.image_hashes else ""
-            image = load_question_image(QuestionImage(job.image_paths[number], checked), IMAGE_TYPES)
+            checked = item.image_hashes[number] if item.image_hashes else ""
+            image = load_question_image(QuestionImage(item.image_paths[number], checked), IMAGE_TYPES)
         except (CallFailure, IndexError):
             self._refuse()
             return

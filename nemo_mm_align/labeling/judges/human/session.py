@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 
 from nemo_mm_align.labeling.inputs import LabelInputs
-from nemo_mm_align.labeling.jobs import Job, LabelContext
+from nemo_mm_align.labeling.items import Item, LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.desk import Desk
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
@@ -35,7 +35,7 @@ class HumanSession:
         self.stopped_by_signal: int | None = None
         self.error: BaseException | None = None
 
-    def run(self, jobs: Iterable[Job], total: int) -> Tally:
+    def run(self, items: Iterable[Item], total: int) -> Tally:
         """Serve the page until the person ends it, or Ctrl-C or SIGTERM comes; not at all where nothing is to label.
 
         `error` is set where an answer could not be saved: the sitting ends then.
@@ -44,7 +44,7 @@ class HumanSession:
             UserError: the port is taken.
         """
         self.ledger.add_configuration(self.context.fingerprint, self.context.configuration)
-        desk = Desk(jobs, self.inputs, self.context, self.ledger)
+        desk = Desk(items, self.inputs, self.context, self.ledger)
         if desk.current is None and not self.judge.revise:
             log.info("all %d prompts are labelled as %s; judge.revise=true corrects answers", total, self.judge.name)
             return desk.tally

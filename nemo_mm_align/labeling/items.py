@@ -44,7 +44,7 @@ class LabelContext:
 
 
 @dataclass(frozen=True)
-class Job:
+class Item:
     """A prompt to label. `key` is the hash of everything that the judgement depends on, `image_hashes` included."""
 
     prompt: Prompt
