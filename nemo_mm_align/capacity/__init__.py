@@ -2,6 +2,6 @@
 
 from nemo_mm_align.capacity.estimate import Estimate, estimate
 from nemo_mm_align.capacity.gpus import GPU, GPUS, find_gpu
-from nemo_mm_align.capacity.job import Job, read_job
+from nemo_mm_align.capacity.job import TrainingJob, read_job
 
-__all__ = ["GPU", "GPUS", "Estimate", "Job", "estimate", "find_gpu", "read_job"]
+__all__ = ["GPU", "GPUS", "Estimate", "TrainingJob", "estimate", "find_gpu", "read_job"]

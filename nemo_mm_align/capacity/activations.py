@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 
 _INDEX = 8  # bytes of an int64
 _FLOAT = 4
@@ -41,7 +41,7 @@ CPU_KERNELS = Kernels(dropout_mask=None, repeats_keys=True, saves_normalised=Tru
 class LayerActivations:
     """Saved tensors of one decoder layer."""
 
-    def __init__(self, job: Job, kernels: Kernels) -> None:
+    def __init__(self, job: TrainingJob, kernels: Kernels) -> None:
         language, self.job, self.kernels = job.config.language, job, kernels
         self.t = job.parallel.tensor_model_parallel_size
         self.element = job.element_bytes
@@ -144,7 +144,7 @@ class LayerActivations:
         return self.split_tokens * self.hidden * self.element
 
 
-def _projector(job: Job) -> Bytes:
+def _projector(job: TrainingJob) -> Bytes:
     vision, hidden = job.config.vision, job.config.language.hidden_size
     t, element = job.parallel.tensor_model_parallel_size, job.element_bytes
     embeddings = job.images * vision.tokens_per_image
@@ -154,7 +154,7 @@ def _projector(job: Job) -> Bytes:
     return saved
 
 
-def _tower(job: Job) -> Bytes:
+def _tower(job: TrainingJob) -> Bytes:
     """The vision tower's layers where it is trained; frozen, it saves nothing."""
     if not job.train_vision:
         return {}
@@ -165,7 +165,7 @@ def _tower(job: Job) -> Bytes:
     return {"vision tower": vision.computed_layers * tokens * layer * job.element_bytes}
 
 
-def logits(job: Job) -> Bytes:
+def logits(job: TrainingJob) -> Bytes:
     """Softmax over this rank's vocabulary columns at labelled positions, always in fp32, and what leads to it."""
     language, t = job.config.language, job.parallel.tensor_model_parallel_size
     columns = job.config.padded_vocab_size(t) / t
@@ -178,7 +178,7 @@ def logits(job: Job) -> Bytes:
     return saved
 
 
-def saved_tensors(job: Job, stage: int, kernels: Kernels = GPU_KERNELS) -> Bytes:
+def saved_tensors(job: TrainingJob, stage: int, kernels: Kernels = GPU_KERNELS) -> Bytes:
     """Bytes that autograd keeps of one micro batch on a stage, by name."""
     layer, stages = LayerActivations(job, kernels), job.config.layers_per_stage(job.parallel)
     full = job.engine.recompute == "full"
@@ -193,7 +193,7 @@ def saved_tensors(job: Job, stage: int, kernels: Kernels = GPU_KERNELS) -> Bytes
     return saved
 
 
-def inputs(job: Job, stage: int) -> Bytes:
+def inputs(job: TrainingJob, stage: int) -> Bytes:
     """Bytes of a micro batch itself, of its rotary angles, and of the mask of shared prefixes."""
     positions = job.rows * job.row_length
     held: Bytes = {
@@ -207,6 +207,6 @@ def inputs(job: Job, stage: int) -> Bytes:
     return held
 
 
-def stage_activations(job: Job, stage: int, kernels: Kernels = GPU_KERNELS) -> Bytes:
+def stage_activations(job: TrainingJob, stage: int, kernels: Kernels = GPU_KERNELS) -> Bytes:
     """Bytes that one micro batch takes on a stage from its forward to its backward pass, by name."""
     return saved_tensors(job, stage, kernels) | inputs(job, stage)

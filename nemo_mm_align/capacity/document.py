@@ -10,7 +10,7 @@ from typing import Any
 from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import MODELS as EXPERIMENT_MODELS
 from nemo_mm_align.capacity.gpus import GPU, GPUS, REFERENCE_GPU, find_gpu
-from nemo_mm_align.capacity.job import ANSWER_TOKENS, USUAL_ANSWER_TOKENS, USUAL_PROMPT_TOKENS, Job, read_job
+from nemo_mm_align.capacity.job import ANSWER_TOKENS, USUAL_ANSWER_TOKENS, USUAL_PROMPT_TOKENS, TrainingJob, read_job
 from nemo_mm_align.capacity.memory import CUDA_CONTEXT, NCCL_PER_GROUP
 from nemo_mm_align.capacity.steptime import (
     ASSUMED_FP8_GAIN,
@@ -89,7 +89,7 @@ def _examples() -> str:
     return ", ".join(f"{recipe.label} {recipe.paper_examples:,}" for recipe in paper_recipes().values())
 
 
-def _titles(job: Job) -> str:
+def _titles(job: TrainingJob) -> str:
     return ", ".join(recipe.label for recipe in recipes_by_rows()[job.method])
 
 
@@ -98,13 +98,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _place(job: Job, number: int, gpu: GPU) -> Job:
+def _place(job: TrainingJob, number: int, gpu: GPU) -> TrainingJob:
     """The job on `number` GPUs: part of a node, or whole nodes."""
     return replace(job, nodes=max(1, number // gpu.per_node), gpus_per_node=min(number, gpu.per_node))
 
 
 @functools.cache
-def _try(job: Job, number: int, gpu: GPU) -> Suggestion | None:
+def _try(job: TrainingJob, number: int, gpu: GPU) -> Suggestion | None:
     try:
         return suggest(_place(job, number, gpu), gpu, explain=False)
     except UserError:
@@ -117,7 +117,7 @@ def _hours(found: Suggestion, recipe: RecipeSpec) -> str:
     return f"{found.time.total * steps / 3600:.2g}"
 
 
-def _rows(job: Job, gpu: GPU) -> list[list[str]]:
+def _rows(job: TrainingJob, gpu: GPU) -> list[list[str]]:
     rows, recipes = [], recipes_by_rows()[job.method]
     for number in NUMBERS:
         found = _try(job, number, gpu)
@@ -129,7 +129,7 @@ def _rows(job: Job, gpu: GPU) -> list[list[str]]:
     return rows
 
 
-def _section(title: str, job: Job, gpu: GPU) -> str:
+def _section(title: str, job: TrainingJob, gpu: GPU) -> str:
     recipes = recipes_by_rows()[job.method]
     hours = [f"hours {recipe.label}" for recipe in recipes] if len(recipes) > 1 else ["hours"]
     single = estimate_job(_place(job, 1, gpu), gpu)
@@ -141,11 +141,11 @@ def _section(title: str, job: Job, gpu: GPU) -> str:
     return f"### {title}: {_titles(job)}, {job.kind}\n{caption}\n\n{_table(header, _rows(job, gpu))}\n"
 
 
-def _smallest(job: Job, gpu: GPU) -> str:
+def _smallest(job: TrainingJob, gpu: GPU) -> str:
     return next((str(number) for number in NUMBERS if _try(job, number, gpu)), "more than 512")
 
 
-def _overview(jobs: Mapping[str, list[Job]]) -> str:
+def _overview(jobs: Mapping[str, list[TrainingJob]]) -> str:
     header = [
         "",
         *(f"{_titles(job)}, {job.kind}" for job in next(iter(jobs.values()))),
@@ -164,7 +164,7 @@ def write_document(composed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> s
         composed: conf/train.yaml composed for each of `MODELS` and of `recipes_by_rows`, as ``composed[model][recipe]``.
     """
     gpu = find_gpu(REFERENCE_GPU)
-    jobs: dict[str, list[Job]] = {}
+    jobs: dict[str, list[TrainingJob]] = {}
     for model in MODELS:
         with_lora = [read_job(composed[model][method], 1, 1) for method in recipes_by_rows()]
         jobs[model] = [replace(job, lora=lora) for lora in (with_lora[0].lora, None) for job in with_lora]

@@ -8,7 +8,7 @@ from typing import Any
 
 from nemo_mm_align.capacity.activations import GPU_KERNELS, Kernels
 from nemo_mm_align.capacity.gpus import GPU, REFERENCE_GPU, find_gpu
-from nemo_mm_align.capacity.job import Job, read_job
+from nemo_mm_align.capacity.job import TrainingJob, read_job
 from nemo_mm_align.capacity.memory import StageMemory, checkpoint_bytes, stage_memory
 from nemo_mm_align.capacity.steptime import StepTime, step_time
 from nemo_mm_align.errors import UserError
@@ -21,7 +21,7 @@ RESERVE = 0.10
 class Estimate:
     """Bytes per rank of every pipeline stage of a run on a GPU type."""
 
-    job: Job
+    job: TrainingJob
     gpu: GPU
     reserve: float
     stages: list[StageMemory]
@@ -57,13 +57,13 @@ class Estimate:
         return step_time(self.job, self.gpu)
 
 
-def check_number_format(job: Job, gpu: GPU) -> None:
+def check_number_format(job: TrainingJob, gpu: GPU) -> None:
     """Raise `UserError` where the GPU cannot compute in the job's number format."""
     if job.fp8 and not gpu.fp8:
         raise UserError(f"precision={job.engine.precision}: {gpu.name} has no FP8 units. Set precision=bf16.")
 
 
-def estimate_job(job: Job, gpu: GPU, reserve: float = RESERVE, kernels: Kernels = GPU_KERNELS) -> Estimate:
+def estimate_job(job: TrainingJob, gpu: GPU, reserve: float = RESERVE, kernels: Kernels = GPU_KERNELS) -> Estimate:
     """Estimate a checked job on a GPU type."""
     job.check()
     check_number_format(job, gpu)

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from nemo_mm_align.capacity.gpus import REFERENCE_GPU, find_gpu
-from nemo_mm_align.capacity.job import Job, read_job
+from nemo_mm_align.capacity.job import TrainingJob, read_job
 from nemo_mm_align.capacity.suggest import describe, suggest
 from nemo_mm_align.recipes.registry import paper_recipes
 from nemo_mm_align.recipes.spec import RecipeSpec
@@ -80,7 +80,7 @@ def _text(name: str, head: str, job: Mapping[str, Any]) -> str:
     return f"# @package _global_\n{head}{_made_by()}" + "\n\n".join([defaults.rstrip(), top, *sections]) + "\n"
 
 
-def _layout(job: Job) -> dict[str, Any]:
+def _layout(job: TrainingJob) -> dict[str, Any]:
     return {
         **asdict(job.parallel),
         "recompute": job.engine.recompute,
@@ -95,7 +95,7 @@ def _with_data(text: str, recipe: RecipeSpec) -> str:
     return text.replace("train: ???", f"train: ???             # {made_by}")
 
 
-def _cluster_experiment(recipe: RecipeSpec, model: str, base: Mapping[str, Any], job: Job, name: str) -> str:
+def _cluster_experiment(recipe: RecipeSpec, model: str, base: Mapping[str, Any], job: TrainingJob, name: str) -> str:
     chosen = suggest(job, find_gpu(REFERENCE_GPU))
     found, values = chosen.job, base["model"]
     head = (

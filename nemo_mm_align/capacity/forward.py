@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nemo_mm_align.capacity.activations import inputs, logits
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.memory import stage_memory
 
 ENOUGH_TOKENS = 16_384
@@ -17,7 +17,7 @@ _HIDDEN = 4
 """Tensors of the hidden width: the residual, the normed input, and two that are being added."""
 
 
-def forward_bytes(job: Job, stage: int) -> float:
+def forward_bytes(job: TrainingJob, stage: int) -> float:
     """Bytes beside the weights at the worst moment of a micro batch's pass through a stage: in a layer, or at the logits."""
     language, t = job.config.language, job.parallel.tensor_model_parallel_size
     tokens, held = job.rows * job.row_length * job.element_bytes, sum(inputs(job, stage).values())
@@ -30,7 +30,7 @@ def forward_bytes(job: Job, stage: int) -> float:
     return held + max(in_layer, at_logits + tokens * language.hidden_size)
 
 
-def samples_without_gradients(job: Job, longest_row: int) -> int:
+def samples_without_gradients(job: TrainingJob, longest_row: int) -> int:
     """Return how many samples a pass without gradients takes at a time: at least a training micro batch's.
 
     As many as there is memory for that training will need anyway (activations, gradients, optimizer: none of it is there
@@ -47,7 +47,7 @@ def samples_without_gradients(job: Job, longest_row: int) -> int:
     return chosen
 
 
-def _fits(wider: Job, job: Job) -> bool:
+def _fits(wider: TrainingJob, job: TrainingJob) -> bool:
     stages = range(job.parallel.pipeline_model_parallel_size)
     trained = [stage_memory(job, stage) for stage in stages]
     return all(

@@ -59,7 +59,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training run as far as memory and time depend on it.
 
     `distributed_optimizer` spreads the optimizer's state over data-parallel ranks; `fused_attention` says that attention
@@ -88,7 +88,7 @@ class Job:
     outputs: int = 0
 
     @property
-    def usual(self) -> Job:
+    def usual(self) -> TrainingJob:
         """The same with rows of usual length."""
         work = self.workload
         images = work.images_per_sample * self.config.tokens_per_image
@@ -183,7 +183,7 @@ class Job:
             max_length=self.workload.length,
         )
 
-    def with_layout(self, **changes: Any) -> Job:
+    def with_layout(self, **changes: Any) -> TrainingJob:
         """Return the job with fields of its `ParallelConfig` changed."""
         return replace(self, parallel=replace(self.parallel, **changes))
 
@@ -209,7 +209,7 @@ def read_job(
     nodes: int | None = None,
     gpus_per_node: int | None = None,
     workload: Mapping[str, Any] | None = None,
-) -> Job:
+) -> TrainingJob:
     """Read a composed conf/train.yaml as plain dictionaries; mandatory values that do not matter here may be missing.
 
     Args:
@@ -240,15 +240,15 @@ def read_job(
     )
 
 
-def job_of(model: ModelSettings, recipe: Objective, schema: AttributeSchema | None = None, **facts: Any) -> Job:
+def job_of(model: ModelSettings, recipe: Objective, schema: AttributeSchema | None = None, **facts: Any) -> TrainingJob:
     """Return the job that typed settings describe.
 
     Args:
         schema: of the attributes that a head tells; without one there is no head.
-        facts: of `Job`, what its other fields are.
+        facts: of `TrainingJob`, what its other fields are.
     """
     head = None if schema is None else recipe.head(schema)
-    return Job(
+    return TrainingJob(
         outputs=len(head.outputs) if head is not None else 0,
         lora=model.lora,
         method=recipe.name,

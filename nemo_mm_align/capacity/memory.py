@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nemo_mm_align.capacity.activations import GPU_KERNELS, Kernels, LayerActivations, logits, stage_activations
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.parameters import RankParameters, rank_parameters
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.units import GIB
@@ -52,20 +52,20 @@ class StageMemory:
         return self.static + self.activations + self.workspace
 
 
-def communicators(job: Job) -> int:
+def communicators(job: TrainingJob) -> int:
     """NCCL groups of more than one rank that a rank belongs to."""
     parallel = job.parallel
     sizes = (parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size, job.data_parallel_size)
     return sum(size > 1 for size in sizes) + (job.world_size > 1)
 
 
-def optimizer_bytes(job: Job, trained: int) -> float:
+def optimizer_bytes(job: TrainingJob, trained: int) -> float:
     """AdamW's state of one rank."""
     each = _MOMENTS + (0 if job.engine.precision == "fp32" else _MASTER)
     return trained * each / (job.data_parallel_size if job.distributed_optimizer else 1)
 
 
-def workspace(job: Job, stage: int, kernels: Kernels) -> float:
+def workspace(job: TrainingJob, stage: int, kernels: Kernels) -> float:
     """Bytes on top of the saved ones at the worst moment: in the loss, or while a layer is recomputed and differentiated."""
     layer = LayerActivations(job, kernels)
     recomputed = {"none": 0.0, "selective": sum(layer.attention_kernel().values()), "full": layer.total()}
@@ -78,7 +78,7 @@ def workspace(job: Job, stage: int, kernels: Kernels) -> float:
     return max(at_loss, in_layer - softmax)  # the loss's own tensors are gone when the layers' turn comes
 
 
-def stage_memory(job: Job, stage: int, kernels: Kernels = GPU_KERNELS) -> StageMemory:
+def stage_memory(job: TrainingJob, stage: int, kernels: Kernels = GPU_KERNELS) -> StageMemory:
     """Add up the memory of one tensor-parallel rank of a stage (from 0)."""
     parallel = job.parallel
     stages = parallel.pipeline_model_parallel_size
@@ -102,12 +102,12 @@ def stage_memory(job: Job, stage: int, kernels: Kernels = GPU_KERNELS) -> StageM
     )
 
 
-def whole_model(job: Job) -> Job:
+def whole_model(job: TrainingJob) -> TrainingJob:
     """The same model on a single rank."""
     return replace(job, parallel=ParallelConfig(), nodes=1, gpus_per_node=1, distributed_optimizer=False)
 
 
-def checkpoint_bytes(job: Job) -> float:
+def checkpoint_bytes(job: TrainingJob) -> float:
     """Bytes of one checkpoint on disk: weights (adapters, head and projector alone with LoRA) and the optimizer's state."""
     whole = whole_model(job)
     parameters = rank_parameters(whole, 0)
@@ -115,7 +115,7 @@ def checkpoint_bytes(job: Job) -> float:
     return stored * job.element_bytes + optimizer_bytes(whole, parameters.trained(job))
 
 
-def key_value_bytes(job: Job, stage: int, rows: int, length: int) -> float:
+def key_value_bytes(job: TrainingJob, stage: int, rows: int, length: int) -> float:
     """Keys and values of all layers of a stage on one rank while `rows` answers of up to `length` positions are sampled."""
     language, parallel = job.config.language, job.parallel
     heads = language.groups / parallel.tensor_model_parallel_size

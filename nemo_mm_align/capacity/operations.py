@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Work:
         )
 
 
-def estimated_work(job: Job) -> Work:
+def estimated_work(job: TrainingJob) -> Work:
     """One micro batch of a job's longest rows, as kernels compute it: a mask hides what is not needed."""
     pairs = job.rows * job.row_length**2 * (1.0 if job.has_shared_prefix else 0.5)
     return Work(job.rows * job.row_length, pairs, job.labelled, job.images)
 
 
-def stage_flops(job: Job, stage: int, work: Work, recompute: str) -> tuple[float, float]:
+def stage_flops(job: TrainingJob, stage: int, work: Work, recompute: str) -> tuple[float, float]:
     """Operations of a pipeline stage for `work`, over all its TP ranks: in the decoder's linear layers, and elsewhere.
 
     Args:
@@ -65,12 +65,12 @@ def stage_flops(job: Job, stage: int, work: Work, recompute: str) -> tuple[float
     return linear * passes, other
 
 
-def computed_flops(job: Job, stage: int) -> tuple[float, float]:
+def computed_flops(job: TrainingJob, stage: int) -> tuple[float, float]:
     """The same for one micro batch of the job's longest rows, with what the job computes again."""
     return stage_flops(job, stage, estimated_work(job), job.engine.recompute)
 
 
-def model_flops(job: Job, work: Work) -> float:
+def model_flops(job: TrainingJob, work: Work) -> float:
     """Operations that training on `work` needs, over all stages: what MFU is reckoned with, nothing counted twice."""
     stages = range(job.parallel.pipeline_model_parallel_size)
     return sum(sum(stage_flops(job, stage, work, "none")) for stage in stages)

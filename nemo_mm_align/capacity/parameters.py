@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.model.config import LlavaConfig
 
 
@@ -28,7 +28,7 @@ class RankParameters:
         """All of them."""
         return self.vision + self.projector + self.embedding + self.decoder + self.output + self.adapters + self.head
 
-    def trained(self, job: Job) -> int:
+    def trained(self, job: TrainingJob) -> int:
         """Those that training changes."""
         count = self.adapters + self.head
         if job.trains_language:
@@ -51,7 +51,7 @@ def _projector(config: LlavaConfig, t: int) -> int:
     return (config.vision.hidden_size + 1) * hidden // t + hidden * hidden // t + hidden
 
 
-def rank_parameters(job: Job, stage: int) -> RankParameters:
+def rank_parameters(job: TrainingJob, stage: int) -> RankParameters:
     """Count the parameters of one tensor-parallel rank of a pipeline stage (from 0)."""
     config, language, parallel = job.config, job.config.language, job.parallel
     t = parallel.tensor_model_parallel_size

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nemo_mm_align.capacity.activations import LayerActivations
 from nemo_mm_align.capacity.gpus import GPU
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.memory import GPU_KERNELS
 from nemo_mm_align.capacity.operations import computed_flops
 from nemo_mm_align.capacity.parameters import rank_parameters
@@ -40,7 +40,7 @@ class StepTime:
         return self.compute + self.tensor_parallel + self.pipeline + self.bubble + self.data_parallel
 
 
-def _stage_seconds(job: Job, stage: int, gpu: GPU) -> float:
+def _stage_seconds(job: TrainingJob, stage: int, gpu: GPU) -> float:
     """The GPU's time, or the host's where it launches kernels more slowly than they run."""
     linear, other = computed_flops(job, stage)
     rate = gpu.bf16_flops * ASSUMED_MFU * job.parallel.tensor_model_parallel_size
@@ -48,7 +48,7 @@ def _stage_seconds(job: Job, stage: int, gpu: GPU) -> float:
     return max(computing, _launch_seconds(job, stage))
 
 
-def _launch_seconds(job: Job, stage: int) -> float:
+def _launch_seconds(job: TrainingJob, stage: int) -> float:
     layers = job.config.layers_per_stage(job.parallel)[stage]
     again = (
         4 / 3 if job.engine.recompute == "full" else 1.0
@@ -56,7 +56,7 @@ def _launch_seconds(job: Job, stage: int) -> float:
     return layers * HOST_SECONDS_PER_LAYER * again * (HOST_FP8 if job.fp8 else 1.0)
 
 
-def _tensor_parallel_seconds(job: Job, gpu: GPU, layers: int) -> float:
+def _tensor_parallel_seconds(job: TrainingJob, gpu: GPU, layers: int) -> float:
     t = job.parallel.tensor_model_parallel_size
     if t == 1:
         return 0.0
@@ -66,7 +66,7 @@ def _tensor_parallel_seconds(job: Job, gpu: GPU, layers: int) -> float:
     return layers * passes * 2 * (t - 1) / t * state / (bandwidth * ASSUMED_LINK_SHARE)
 
 
-def step_time(job: Job, gpu: GPU) -> StepTime:
+def step_time(job: TrainingJob, gpu: GPU) -> StepTime:
     """Estimate a step of rows of usual length: the slowest stage times micro batches, the bubble, what does not overlap."""
     job = job.usual
     parallel, replicas = job.parallel, job.data_parallel_size

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from nemo_mm_align.capacity.estimate import RESERVE, Estimate, check_number_format, estimate_job
 from nemo_mm_align.capacity.gpus import GPU
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.operations import computed_flops
 from nemo_mm_align.capacity.steptime import StepTime
 from nemo_mm_align.errors import UserError
@@ -30,12 +30,12 @@ class Suggestion:
     reason: str
 
     @property
-    def job(self) -> Job:
+    def job(self) -> TrainingJob:
         """The job with the chosen layout."""
         return self.estimate.job
 
 
-def balance_stages(job: Job, pipeline: int) -> ParallelConfig | None:
+def balance_stages(job: TrainingJob, pipeline: int) -> ParallelConfig | None:
     """Decoder layers per stage such that the slowest is as quick as can be: the first one also runs the tower."""
     layers = job.config.language.num_layers
     even = -(-layers // pipeline)
@@ -60,7 +60,7 @@ def balance_stages(job: Job, pipeline: int) -> ParallelConfig | None:
     return min(quick, key=lambda split: split[1])[2] if quick else None
 
 
-def _layouts(job: Job, gpu: GPU) -> Iterator[Job]:
+def _layouts(job: TrainingJob, gpu: GPU) -> Iterator[TrainingJob]:
     """Tensor x pipeline sizes that divide the ranks and the model; TP stays inside a node."""
     tensor = 1
     while tensor <= min(job.gpus_per_node, gpu.per_node):
@@ -75,7 +75,7 @@ def _layouts(job: Job, gpu: GPU) -> Iterator[Job]:
         tensor *= 2
 
 
-def _settings(job: Job) -> Iterator[Job]:
+def _settings(job: TrainingJob) -> Iterator[TrainingJob]:
     """From the quickest to the leanest: no recomputation first, the optimizer whole first."""
     spread = (False, True) if job.data_parallel_size > 1 else (False,)
     for recompute in _RECOMPUTE:
@@ -84,7 +84,7 @@ def _settings(job: Job) -> Iterator[Job]:
             yield replace(job, engine=engine, distributed_optimizer=distributed)
 
 
-def _candidates(job: Job, gpu: GPU, reserve: float) -> tuple[list[Estimate], Estimate | None]:
+def _candidates(job: TrainingJob, gpu: GPU, reserve: float) -> tuple[list[Estimate], Estimate | None]:
     """For each layout and micro batch the first settings that fit; and the leanest of all that do not."""
     fitting: list[Estimate] = []
     leanest: Estimate | None = None
@@ -118,7 +118,7 @@ def _simplicity(found: Estimate) -> tuple[int, ...]:
     )
 
 
-def suggest(job: Job, gpu: GPU, reserve: float = RESERVE, explain: bool = True) -> Suggestion:
+def suggest(job: TrainingJob, gpu: GPU, reserve: float = RESERVE, explain: bool = True) -> Suggestion:
     """Return the layout for `job.nodes` x `job.gpus_per_node` GPUs of a type.
 
     Tensor parallelism (always with sequence parallelism) stays inside a node; pipeline stages get uneven layers because
@@ -138,7 +138,7 @@ def suggest(job: Job, gpu: GPU, reserve: float = RESERVE, explain: bool = True) 
     return Suggestion(chosen, chosen.time, _reason(chosen, fitting))
 
 
-def _nothing_fits(job: Job, gpu: GPU, reserve: float, leanest: Estimate | None, explain: bool) -> str:
+def _nothing_fits(job: TrainingJob, gpu: GPU, reserve: float, leanest: Estimate | None, explain: bool) -> str:
     where = f"{job.nodes} x {job.gpus_per_node} {gpu.name}"
     if leanest is None:
         return (
@@ -156,7 +156,7 @@ def _nothing_fits(job: Job, gpu: GPU, reserve: float, leanest: Estimate | None, 
     return f"{text} More of them alone do not help: {remedy}" if explain else text
 
 
-def _larger(job: Job, gpu: GPU) -> Iterator[Job]:
+def _larger(job: TrainingJob, gpu: GPU) -> Iterator[TrainingJob]:
     """The job on twice as many GPUs again and again: first the whole node, then more nodes."""
     while job.world_size < _MOST_GPUS:
         wider = job.gpus_per_node * 2 <= gpu.per_node
@@ -164,7 +164,7 @@ def _larger(job: Job, gpu: GPU) -> Iterator[Job]:
         yield job
 
 
-def describe(job: Job) -> str:
+def describe(job: TrainingJob) -> str:
     """A layout in short, for example ``TP2+SP PP2 (18+22) DP4, micro batch 1, full recomputation``."""
     parallel = job.parallel
     parts = [f"TP{parallel.tensor_model_parallel_size}{'+SP' if parallel.sequence_parallel else ''}"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nemo_mm_align.capacity.forward import samples_without_gradients
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES
 
@@ -39,7 +39,7 @@ class Passes:
         return [group for group in (whole, parts[len(whole) :]) if group]
 
 
-def choose_passes(job: Job, longest_row: int, asked: int | None) -> Passes:
+def choose_passes(job: TrainingJob, longest_row: int, asked: int | None) -> Passes:
     """Return the passes of a run.
 
     Args:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from nemo_mm_align.capacity.job import Job, Workload, job_of
+from nemo_mm_align.capacity.job import TrainingJob, Workload, job_of
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.training.settings import TrainSettings
 
 
-def running_job(settings: TrainSettings, config: LlavaConfig, nodes: int, ranks_per_node: int) -> Job:
+def running_job(settings: TrainSettings, config: LlavaConfig, nodes: int, ranks_per_node: int) -> TrainingJob:
     """Return the job that these settings are on the ranks that were started.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.operations import Work, model_flops
 
 
@@ -19,7 +19,9 @@ class Throughput:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, job: Job, ranks: int, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, job: TrainingJob, ranks: int, rate: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.job, self.ranks, self.rate, self.clock = job, ranks, rate, clock
         self._last = clock()
 

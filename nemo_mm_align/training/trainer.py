@@ -21,7 +21,7 @@ from nemo_mm_align.callbacks.metrics import WriteMetrics
 from nemo_mm_align.callbacks.stopping import StopOnRequest
 from nemo_mm_align.callbacks.stragglers import ReportStragglers
 from nemo_mm_align.capacity.gpus import data_sheet_rate
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.image_hashes import ImageHashes
@@ -221,7 +221,7 @@ class TrainingRun:
         return Throughput(self.job, runtime.world_size(), rate)
 
     @property
-    def job(self) -> Job:
+    def job(self) -> TrainingJob:
         """The run as the estimator sees it."""
         ranks_per_node = runtime.local_world_size()
         nodes = max(1, runtime.world_size() // ranks_per_node)

@@ -13,7 +13,7 @@ pytest.importorskip("megatron.core")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from nemo_mm_align.capacity.job import Job, Workload  # noqa: E402
+from nemo_mm_align.capacity.job import TrainingJob, Workload  # noqa: E402
 from nemo_mm_align.capacity.memory import stage_memory  # noqa: E402
 from nemo_mm_align.model.config import EngineConfig, LanguageConfig, LlavaConfig, LoRAConfig, VisionConfig  # noqa: E402
 from nemo_mm_align.parallel import runtime  # noqa: E402
@@ -37,7 +37,7 @@ JOBS = {
 
 @pytest.mark.parametrize("name", JOBS)
 def test_peak_of_a_step_is_near_the_estimate(name: str) -> None:
-    job: Job = JOBS[name]
+    job: TrainingJob = JOBS[name]
     os.environ.setdefault("MASTER_PORT", "29593")
     runtime.initialize(job.parallel, 0)
     gc.collect()  # the engines of other tests: cycles, which would be freed in the middle of this one

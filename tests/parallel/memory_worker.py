@@ -17,7 +17,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from nemo_mm_align.capacity.job import Job, Workload
+from nemo_mm_align.capacity.job import TrainingJob, Workload
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.sample import Sample
@@ -48,7 +48,7 @@ CONFIG = LlavaConfig(
 GROUPED = replace(CONFIG, language=replace(CONFIG.language, num_query_groups=2, tie_word_embeddings=True))
 LORA = LoRAConfig(rank=8, alpha=16, dropout=0.0)
 
-PLAIN = Job(
+PLAIN = TrainingJob(
     config=CONFIG,
     parallel=ParallelConfig(),
     engine=EngineConfig("fp32"),
@@ -65,7 +65,7 @@ _SP2 = replace(_TP2, sequence_parallel=True)
 _PP2 = ParallelConfig(pipeline_model_parallel_size=2, num_layers_in_first_pipeline_stage=1)
 
 
-def _jobs(world: int) -> dict[str, Job]:
+def _jobs(world: int) -> dict[str, TrainingJob]:
     full = replace(PLAIN, nodes=world)
     lora = replace(full, lora=LORA)
     dpo = replace(lora, method="dpo", shared_prefix=True)
@@ -103,7 +103,7 @@ def _jobs(world: int) -> dict[str, Job]:
 JOBS = {world: _jobs(world) for world in (1, 2)}
 
 
-def micro_batch(job: Job, number: int) -> Batch:
+def micro_batch(job: TrainingJob, number: int) -> Batch:
     """A micro batch of the longest rows: an image, a question and an answer (or two)."""
     config, work = job.config, job.workload
     generator = numpy.random.default_rng(number)
@@ -146,14 +146,14 @@ def optimizer_tensors(engine: TrainingEngine) -> list[Tensor]:
     return found
 
 
-def build(job: Job) -> TrainingEngine:
+def build(job: TrainingJob) -> TrainingEngine:
     """Model, gradient buffers and optimizer of a job."""
     model: Llava = build_llava(job.config, job.parallel, job.engine, job.lora)
     set_trainable(model, language=job.trains_language, projector=True, vision=job.train_vision, adapters=True)
     return TrainingEngine(model, find_recipe(job.method).configured(), OptimConfig(), 10, seed=0)
 
 
-def measure(job: Job) -> dict[str, Any]:
+def measure(job: TrainingJob) -> dict[str, Any]:
     """Bytes of one rank: parameters, gradients, optimizer, tensors saved by one micro batch, peak of a step."""
     engine = build(job)
     buffers = [buffer.grad_data for buffer in engine.ddp.buffers + engine.ddp.expert_parallel_buffers]

@@ -9,7 +9,7 @@ import pytest
 
 from nemo_mm_align.capacity.activations import CPU_KERNELS, saved_tensors
 from nemo_mm_align.capacity.forward import forward_bytes
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.memory import StageMemory, checkpoint_bytes, stage_memory
 from tests.distributed import run_distributed
 from tests.parallel.memory_worker import JOBS
@@ -34,7 +34,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ranks]:
 CASES = [(world, name, rank) for world, jobs in JOBS.items() for name in jobs for rank in range(world)]
 
 
-def stage_of(job: Job, rank: int) -> int:
+def stage_of(job: TrainingJob, rank: int) -> int:
     return rank if job.parallel.pipeline_model_parallel_size > 1 else 0
 
 

@@ -14,7 +14,7 @@ from nemo_mm_align.capacity.activations import CPU_KERNELS, LayerActivations, st
 from nemo_mm_align.capacity.document import MODELS
 from nemo_mm_align.capacity.estimate import estimate, estimate_job
 from nemo_mm_align.capacity.gpus import GPUS
-from nemo_mm_align.capacity.job import Job, Workload, read_job
+from nemo_mm_align.capacity.job import TrainingJob, Workload, read_job
 from nemo_mm_align.capacity.memory import checkpoint_bytes, key_value_bytes, stage_memory
 from nemo_mm_align.capacity.parameters import rank_parameters
 from nemo_mm_align.capacity.report import render
@@ -35,9 +35,9 @@ def preset(repository: Path, name: str) -> LlavaConfig:
 
 
 @pytest.fixture
-def job(repository: Path) -> Job:
+def job(repository: Path) -> TrainingJob:
     """DPO of the 13B with LoRA as the paper has it."""
-    return Job(
+    return TrainingJob(
         config=preset(repository, "llava15_13b"),
         parallel=ParallelConfig(),
         engine=EngineConfig("bf16"),
@@ -52,7 +52,7 @@ def job(repository: Path) -> Job:
     )
 
 
-def over_all_ranks(job: Job, count: str) -> int:
+def over_all_ranks(job: TrainingJob, count: str) -> int:
     """Sum over stages and tensor ranks, of which each holds its own part of what is split."""
     stages = range(job.parallel.pipeline_model_parallel_size)
     return (
@@ -60,7 +60,7 @@ def over_all_ranks(job: Job, count: str) -> int:
     )
 
 
-def test_parameters_of_the_paper(job: Job) -> None:
+def test_parameters_of_the_paper(job: TrainingJob) -> None:
     parameters = rank_parameters(job, 0)
     assert (parameters.adapters, parameters.projector) == (LORA_13B, PROJECTOR_13B)
     assert parameters.trained(job) == LORA_13B + PROJECTOR_13B
@@ -68,7 +68,7 @@ def test_parameters_of_the_paper(job: Job) -> None:
 
 
 @pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b", "llava_llama2_70b", "smollm2_llava", "mini"])
-def test_one_rank_holds_the_whole_model(job: Job, repository: Path, name: str) -> None:
+def test_one_rank_holds_the_whole_model(job: TrainingJob, repository: Path, name: str) -> None:
     config = preset(repository, name)
     whole = replace(job, config=config, lora=None)
     assert rank_parameters(whole, 0).total == config.num_parameters()
@@ -79,7 +79,7 @@ def test_70b_is_llama_2_70b(repository: Path) -> None:
     assert preset(repository, "llava_llama2_70b").language.num_parameters() == 68_976_648_192 + 2 * 64 * 8192
 
 
-def test_stages_and_tied_matrices_add_up(job: Job, repository: Path) -> None:
+def test_stages_and_tied_matrices_add_up(job: TrainingJob, repository: Path) -> None:
     layout = ParallelConfig(pipeline_model_parallel_size=4, num_layers_in_first_pipeline_stage=7)
     split = replace(job, parallel=layout, lora=None)
     assert over_all_ranks(split, "total") == job.config.num_parameters()
@@ -88,7 +88,7 @@ def test_stages_and_tied_matrices_add_up(job: Job, repository: Path) -> None:
     assert over_all_ranks(tied, "total") == tied.config.num_parameters() + table
 
 
-def test_tensor_parallel_pads_the_vocabulary_and_copies_what_is_not_split(job: Job) -> None:
+def test_tensor_parallel_pads_the_vocabulary_and_copies_what_is_not_split(job: TrainingJob) -> None:
     parallel = ParallelConfig(tensor_model_parallel_size=4)
     config = replace(job.config, language=replace(job.config.language, vocab_size=32065))
     split = replace(job, config=config, parallel=parallel, lora=None)
@@ -98,7 +98,7 @@ def test_tensor_parallel_pads_the_vocabulary_and_copies_what_is_not_split(job: J
     assert rank_parameters(split, 0).decoder == layer + norms
 
 
-def test_optimizer_states_of_13b(job: Job) -> None:
+def test_optimizer_states_of_13b(job: TrainingJob) -> None:
     full = replace(job, lora=None)
     trained = full.config.language.num_parameters() + PROJECTOR_13B
     whole = stage_memory(full, 0)
@@ -107,11 +107,11 @@ def test_optimizer_states_of_13b(job: Job) -> None:
     assert stage_memory(replace(full, distributed_optimizer=True), 0).optimizer == 12.0 * trained / 8
 
 
-def test_checkpoint_holds_adapters_projector_and_moments(job: Job) -> None:
+def test_checkpoint_holds_adapters_projector_and_moments(job: TrainingJob) -> None:
     assert checkpoint_bytes(job) == 14.0 * (LORA_13B + PROJECTOR_13B)
 
 
-def test_rows_of_shared_prefixes(job: Job) -> None:
+def test_rows_of_shared_prefixes(job: TrainingJob) -> None:
     assert (job.rows, job.row_length, job.labelled, job.images) == (1, 2999 + 1024, 2048, 1)
     apart = replace(job, shared_prefix=False)
     assert (apart.rows, apart.row_length, apart.labelled) == (2, 2999, 2048)
@@ -119,7 +119,7 @@ def test_rows_of_shared_prefixes(job: Job) -> None:
     assert eights.with_layout(tensor_model_parallel_size=2, sequence_parallel=True).row_length == 3008
 
 
-def test_a_head_is_on_the_last_stage_and_reads_every_answer(job: Job, repository: Path) -> None:
+def test_a_head_is_on_the_last_stage_and_reads_every_answer(job: TrainingJob, repository: Path) -> None:
     rated = replace(job, method="attribute_model", workload=Workload(2048), reads=Reads(hidden="last"), outputs=5)
     assert (rated.sequences, rated.rows, rated.row_length, rated.labelled) == (4, 1, 2048 + 3 * 1024, 0)
     split = rated.with_layout(pipeline_model_parallel_size=2)
@@ -136,20 +136,20 @@ def test_a_head_is_on_the_last_stage_and_reads_every_answer(job: Job, repository
     assert (found.outputs, found.reads) == (5, Reads(hidden="last"))
 
 
-def test_micro_batches_in_flight(job: Job) -> None:
+def test_micro_batches_in_flight(job: TrainingJob) -> None:
     split = job.with_layout(pipeline_model_parallel_size=4)
     assert [stage_memory(split, stage).in_flight for stage in range(4)] == [4, 3, 2, 1]
     few = replace(split, global_batch_size=2 * split.data_parallel_size)
     assert [stage_memory(few, stage).in_flight for stage in range(4)] == [2, 2, 2, 1]
 
 
-def test_recomputation_leaves_one_hidden_state_per_layer(job: Job) -> None:
+def test_recomputation_leaves_one_hidden_state_per_layer(job: TrainingJob) -> None:
     full = replace(job, engine=EngineConfig("bf16", recompute="full"))
     assert stage_activations(full, 0)["decoder layers"] == 40 * 4023 * 5120 * 2
     assert stage_activations(job, 0)["decoder layers"] > 20 * 40 * 4023 * 5120 * 2
 
 
-def test_sequence_parallel_divides_what_is_kept_whole_otherwise(job: Job) -> None:
+def test_sequence_parallel_divides_what_is_kept_whole_otherwise(job: TrainingJob) -> None:
     split = job.with_layout(tensor_model_parallel_size=2)
     apart = split.with_layout(sequence_parallel=True)
     saved = [LayerActivations(one, CPU_KERNELS).all() for one in (split, apart)]
@@ -158,19 +158,19 @@ def test_sequence_parallel_divides_what_is_kept_whole_otherwise(job: Job) -> Non
     assert saved[0]["queries"] == pytest.approx(saved[1]["queries"], rel=1e-3)
 
 
-def test_scores_of_unfused_attention(job: Job) -> None:
+def test_scores_of_unfused_attention(job: TrainingJob) -> None:
     kept = LayerActivations(replace(job, fused_attention=False), CPU_KERNELS).attention_kernel()
     assert kept["attention scores"] == 2 * 40 * 4023**2 * 2
 
 
-def test_keys_and_values_of_grouped_heads(job: Job, repository: Path) -> None:
+def test_keys_and_values_of_grouped_heads(job: TrainingJob, repository: Path) -> None:
     grouped = replace(job, config=preset(repository, "llava_llama2_70b"))
     assert key_value_bytes(grouped, 0, rows=4, length=100) == 80 * 2 * 4 * 8 * 100 * 128 * 2
     halves = grouped.with_layout(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
     assert key_value_bytes(halves, 0, rows=4, length=100) == 80 * 2 * 4 * 8 * 100 * 128 * 2 / 4
 
 
-def test_step_flops_and_bubble(job: Job) -> None:
+def test_step_flops_and_bubble(job: TrainingJob) -> None:
     full = replace(job, lora=None, method="sft", workload=Workload(2048))
     tokens = 128 * (576 + 60 + 200 - 1)  # rows of usual length
     linear = 6 * tokens * (full.config.language.num_parameters() - 2 * 32064 * 5120 - 81 * 5120)
@@ -180,7 +180,7 @@ def test_step_flops_and_bubble(job: Job) -> None:
     assert time.bubble / (time.compute + time.pipeline) == pytest.approx(3 / split.micro_batches)
 
 
-def test_the_host_sets_the_pace_of_small_micro_batches(job: Job) -> None:
+def test_the_host_sets_the_pace_of_small_micro_batches(job: TrainingJob) -> None:
     small = replace(job, config=replace(job.config, language=replace(job.config.language, num_layers=32)))
     times = {rows: step_time(replace(small, micro_batch_size=rows), H100).compute / 128 for rows in (1, 2, 4, 8)}
     assert times[1] * 8 == pytest.approx(32 * 0.010), "the same per micro batch, whatever it holds"
@@ -190,14 +190,14 @@ def test_the_host_sets_the_pace_of_small_micro_batches(job: Job) -> None:
     assert step_time(fp8, H100).compute == pytest.approx(1.19 * 128 * times[1])
 
 
-def test_time_goes_by_usual_rows_and_memory_by_the_longest(job: Job) -> None:
+def test_time_goes_by_usual_rows_and_memory_by_the_longest(job: TrainingJob) -> None:
     assert (job.usual.row_length, job.row_length) == (576 + 260 - 1 + 200, 2999 + 1024)
     assert step_time(replace(job, workload=Workload(1500)), H100) == step_time(job, H100)
     short = replace(job, workload=Workload(700, answer_tokens=50))
     assert (short.usual.workload, stage_memory(short, 0).peak < stage_memory(job, 0).peak) == (short.workload, True)
 
 
-def test_suggests_the_least_splitting_that_is_quick(job: Job) -> None:
+def test_suggests_the_least_splitting_that_is_quick(job: TrainingJob) -> None:
     found = suggest(job, H100)
     assert describe(found.job) == "TP1 DP8, micro batch 2, full recomputation"
     assert found.estimate.peak <= 0.9 * H100.memory
@@ -205,7 +205,7 @@ def test_suggests_the_least_splitting_that_is_quick(job: Job) -> None:
 
 
 @pytest.mark.parametrize(("nodes", "gpu"), [(2, "a100_40gb"), (4, "h100_80gb"), (16, "b200_180gb")])
-def test_suggested_layouts_are_possible(job: Job, repository: Path, nodes: int, gpu: str) -> None:
+def test_suggested_layouts_are_possible(job: TrainingJob, repository: Path, nodes: int, gpu: str) -> None:
     for name in ("llava15_7b", "llava15_13b"):
         for lora in (LoRAConfig(), None):
             asked = replace(job, config=preset(repository, name), nodes=nodes, lora=lora)
@@ -215,7 +215,7 @@ def test_suggested_layouts_are_possible(job: Job, repository: Path, nodes: int, 
             assert chosen.parallel.tensor_model_parallel_size <= GPUS[gpu].per_node
 
 
-def test_a_busy_tower_takes_layers_from_its_stage(job: Job, repository: Path) -> None:
+def test_a_busy_tower_takes_layers_from_its_stage(job: TrainingJob, repository: Path) -> None:
     short = replace(job, config=preset(repository, "llava15_7b"), lora=None, method="sft", workload=Workload(600))
     assert short.config.layers_per_stage(balance_stages(short, 4)) == [8, 8, 8, 8]
     trained = replace(short, train_vision=True)
@@ -224,7 +224,7 @@ def test_a_busy_tower_takes_layers_from_its_stage(job: Job, repository: Path) ->
     assert sum(thirty.config.layers_per_stage(balance_stages(thirty, 4))) == 30
 
 
-def test_says_what_is_missing(job: Job) -> None:
+def test_says_what_is_missing(job: TrainingJob) -> None:
     full = replace(job, lora=None, gpus_per_node=1)
     with pytest.raises(UserError, match=r"223\.\d GiB per GPU, .* It fits on 1 x 4 of them"):
         suggest(full, H100)
@@ -232,7 +232,7 @@ def test_says_what_is_missing(job: Job) -> None:
         suggest(replace(job, global_batch_size=7, nodes=5), H100)
 
 
-def test_refuses_fp8_without_its_units(job: Job) -> None:
+def test_refuses_fp8_without_its_units(job: TrainingJob) -> None:
     with pytest.raises(UserError, match="a100_80gb has no FP8 units"):
         estimate_job(replace(job, engine=EngineConfig("fp8_tensorwise")), GPUS["a100_80gb"])
 

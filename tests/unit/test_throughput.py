@@ -10,7 +10,7 @@ import pytest
 from nemo_mm_align.callbacks.health import verdict
 from nemo_mm_align.callbacks.health_series import Series
 from nemo_mm_align.capacity.forward import ENOUGH_TOKENS, forward_bytes, samples_without_gradients
-from nemo_mm_align.capacity.job import Job, Workload
+from nemo_mm_align.capacity.job import TrainingJob, Workload
 from nemo_mm_align.capacity.memory import stage_memory
 from nemo_mm_align.capacity.operations import Work, estimated_work, model_flops, stage_flops
 from nemo_mm_align.datasets.sample import Sample
@@ -34,12 +34,12 @@ N = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
 """Weights of the decoder's linear layers."""
 
 
-def job(**changes: object) -> Job:
+def job(**changes: object) -> TrainingJob:
     values = dict(
         config=SEVEN, parallel=ParallelConfig(), engine=EngineConfig("bf16"), lora=LoRAConfig(), method="dpo",
         workload=Workload(2048), nodes=1, gpus_per_node=1, micro_batch_size=1, global_batch_size=16, shared_prefix=True,
     )  # fmt: skip
-    return Job(**values | changes)  # type: ignore[arg-type]
+    return TrainingJob(**values | changes)  # type: ignore[arg-type]
 
 
 def sample(prompt: list[int], *answers: list[int], images: int = 0) -> Sample:

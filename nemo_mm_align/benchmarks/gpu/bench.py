@@ -16,7 +16,7 @@ from nemo_mm_align.benchmarks.gpu.records import Context, Skipped
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
 from nemo_mm_align.benchmarks.pairs import positions
 from nemo_mm_align.benchmarks.recipes import PREFERENCE
-from nemo_mm_align.capacity.job import Job
+from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig, fp8_capability, is_fp8
 from nemo_mm_align.model.layer_specs import transformer_engine_available
@@ -108,7 +108,7 @@ class TrainingBench:
         self._step = 0
         print(self.label, kernels.active(model.transformer_impl), flush=True)
 
-    def job(self, rows: Rows) -> Job:
+    def job(self, rows: Rows) -> TrainingJob:
         """The training run that these rows are."""
         return shapes.job_of(self.size, self.config, self.engine_config, self.lora, self.method, rows, MICRO_BATCHES)
 
@@ -201,7 +201,7 @@ def label_of(
     return " ".join([size, *more, precision, method, "LoRA" if lora else "full"])
 
 
-def speeds(size: str, job: Job, batch: Batch, step_s: float) -> dict[str, Any]:
+def speeds(size: str, job: TrainingJob, batch: Batch, step_s: float) -> dict[str, Any]:
     """Rates of a step of `MICRO_BATCHES` such batches; MFU against the data sheet where the card is known."""
     rate = shapes.flops(size, job) * MICRO_BATCHES / step_s
     sheet = card.data_sheet_flops()

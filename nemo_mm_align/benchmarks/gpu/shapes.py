@@ -9,7 +9,7 @@ from nemo_mm_align.benchmarks.gpu.records import Skipped
 from nemo_mm_align.benchmarks.pairs import Pair, PairSizes, batch_of, draw_pairs, random_pixels, samples_of
 from nemo_mm_align.benchmarks.random_models import IMAGE_ID
 from nemo_mm_align.benchmarks.recipes import CONDITIONED, PREFERENCE
-from nemo_mm_align.capacity.job import Job, Workload
+from nemo_mm_align.capacity.job import TrainingJob, Workload
 from nemo_mm_align.capacity.memory import stage_memory
 from nemo_mm_align.capacity.operations import model_flops
 from nemo_mm_align.datasets.batch import Batch
@@ -80,18 +80,18 @@ class Rows:
 
 def job_of(
     size: str, config: LlavaConfig, engine: EngineConfig, lora: LoRAConfig | None, method: str, rows: Rows, count: int
-) -> Job:
+) -> TrainingJob:
     """The training run that `count` micro batches of these rows per step are, for the project's estimates."""
     given = words(size, method)
     length = config.tokens_per_image + given.prompt + given.answer + 1
     shared = rows.shared and find_recipe(method).samples.usual_sequences > 1
     workload = Workload(length, given.answer + 1)
-    return Job(
+    return TrainingJob(
         config, ParallelConfig(), engine, lora, method, workload, 1, 1, rows.samples, rows.samples * count, shared
     )
 
 
-def batch_for(size: str, job: Job, multiple: int | None = None, extra: int = 0, seed: int = 0) -> Batch:
+def batch_for(size: str, job: TrainingJob, multiple: int | None = None, extra: int = 0, seed: int = 0) -> Batch:
     """One micro batch of a job, random; its rows are `extra` positions longer than they need to be."""
     pairs = _pairs(size, job, seed)
     samples = samples_of(pairs, job.config, chosen_only=job.sequences == 1)
@@ -99,24 +99,24 @@ def batch_for(size: str, job: Job, multiple: int | None = None, extra: int = 0, 
     return batch_of(samples, job.config, random_pixels(pairs), job.has_shared_prefix, length)
 
 
-def _pairs(size: str, job: Job, seed: int = 0) -> list[Pair]:
+def _pairs(size: str, job: TrainingJob, seed: int = 0) -> list[Pair]:
     given = words(size, job.method)
     return draw_pairs(job.config, PairSizes(job.micro_batch_size, given.prompt, (given.answer, given.answer)), seed)
 
 
-def flops(size: str, job: Job) -> float:
+def flops(size: str, job: TrainingJob) -> float:
     """Operations that a micro batch needs, as every training counts them for its MFU; answers are all of one length."""
     samples = samples_of(_pairs(size, job), job.config, chosen_only=job.sequences == 1)
     return model_flops(job, work_of(samples, job.has_shared_prefix))
 
 
-def estimated_gib(job: Job) -> float:
+def estimated_gib(job: TrainingJob) -> float:
     """Peak of a step by the project's estimate, without its allowance for CUDA's context."""
     found = stage_memory(job, 0)
     return (found.peak - found.context) / GIB
 
 
-def check_memory(job: Job) -> None:
+def check_memory(job: TrainingJob) -> None:
     """Raise `Skipped` where the estimate, context included, is clearly above the card's memory."""
     card, needed = clock.card_gib(), stage_memory(job, 0).peak / GIB
     if card is not None and needed > card * (1 + _DOUBT):
