@@ -21,7 +21,8 @@ _Calls = list[tuple[Literal["admit", "retire"], tuple[Any, ...]]]
 class LedSession:
     """On the replica's first rank `admit`, `step` and `retire` as a `DecodingSession` does; on the others `follow`.
 
-    Leaving the block ends the others' `follow`, after an error too. While nothing is asked the leader goes on calling `step`
+    Leaving the block ends the others' `follow`, unless a step was interrupted: they are in the middle of it then, and the process
+    has to end, with which its launcher ends theirs. While nothing is asked the leader goes on calling `step`
     now and then: a broadcast that waits for longer than the process group's time-out is taken for a dead rank.
 
     Args:
@@ -33,6 +34,7 @@ class LedSession:
         self._group = parallel_state.get_model_parallel_group()
         self._leader = min(torch.distributed.get_process_group_ranks(self._group))
         self._calls: _Calls = []
+        self._within_step = False
 
     @property
     def leads(self) -> bool:
@@ -51,8 +53,9 @@ class LedSession:
 
     def admit(self, requests: Sequence[DecodingRequest], images: ImageBatch | None = None) -> list[int]:
         """See `DecodingSession.admit`; what is refused here, nobody hears of."""
+        arrays = images and (images.pixels_NCHW.numpy(), images.index_K.numpy())
         rows = self._session.admit(requests, images)
-        self._calls.append(("admit", (list(requests), images and (images.pixels_NCHW.numpy(), images.index_K.numpy()))))
+        self._calls.append(("admit", (list(requests), arrays)))
         return rows
 
     def retire(self, row: int) -> GeneratedAnswer:
@@ -65,7 +68,10 @@ class LedSession:
         """See `DecodingSession.step`."""
         calls, self._calls = self._calls, []
         self._tell(calls)
-        return self._session.step()
+        self._within_step = True
+        progress = self._session.step()
+        self._within_step = False
+        return progress
 
     def follow(self, on_progress: Callable[[list[Progress]], object] = lambda progress: None) -> None:
         """Do what the leader does, until it leaves."""
@@ -91,5 +97,5 @@ class LedSession:
 
     def __exit__(self, *error: object) -> None:
         self._session.__exit__(*error)
-        if self.leads:
+        if self.leads and not self._within_step:
             self._tell(None)

@@ -5,6 +5,7 @@ Each dialogue goes on as soon as its answer has ended, whatever the others are a
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from tqdm import tqdm
 
 from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.generator import Generator, gather
+from nemo_mm_align.inference.image_check import verify_images
 from nemo_mm_align.inference.requests import Assignment, EncodedPrompt, raise_faults
 from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.first_rank import raise_fault, share
 from nemo_mm_align.records import Candidate, Prompt, Turn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,25 @@ class Dialogue:
             raise UserError("a dialogue has one answer to each of its questions: set num_samples=1.")
 
 
-@dataclass
-class _Rolled:
+@dataclass(frozen=True)
+class RolledOut:
+    """A dialogue's answers, to as many questions as could be asked; where that is not all, `fault` says why."""
+
+    answers: tuple[Candidate, ...]
+    fault: str = ""
+
+
+class _Rolling:
     """A dialogue on its way."""
 
-    dialogue: Dialogue
-    turns: list[Turn]
-    answers: list[Candidate]
+    def __init__(self, dialogue: Dialogue) -> None:
+        self.dialogue, self.turns = dialogue, list(dialogue.prompt.turns)
+        self.answers: list[Candidate] = []
+        self.fault = ""
 
     @property
     def ended(self) -> bool:
-        return len(self.answers) > len(self.dialogue.follow_ups)
+        return bool(self.fault) or len(self.answers) > len(self.dialogue.follow_ups)
 
     def add(self, answer: Candidate) -> None:
         self.answers.append(answer)
@@ -62,17 +73,21 @@ class _Rolled:
             question = self.dialogue.follow_ups[len(self.answers) - 1]
             self.turns += [Turn(role="assistant", content=answer.text), Turn(role="user", content=question)]
 
+    def result(self) -> RolledOut:
+        return RolledOut(tuple(self.answers), self.fault)
+
 
 def roll_out(
     generator: Generator,
     dialogues: Sequence[Dialogue],
     resolve: Callable[[str], Path] = Path,
     progress: bool = True,
-) -> list[tuple[Candidate, ...]]:
+) -> list[RolledOut]:
     """Answer every question of every dialogue; every rank calls this with the same arguments.
 
     A first answer is the one that `Generator.generate` gives. What a dialogue's answers are does not depend on the other
-    dialogues.
+    dialogues. One that cannot be carried on (an answer that no conversation may have, or that takes too many tokens as text)
+    ends with the answers that it has.
 
     Args:
         generator: of the model.
@@ -81,27 +96,19 @@ def roll_out(
         progress: show a bar on the first rank.
 
     Returns:
-        For each dialogue its answers, on rank 0; an empty list elsewhere.
+        For each dialogue what became of it, on rank 0; an empty list elsewhere.
 
     Raises:
         UserError: dialogues that cannot be encoded or may not fit into the model's positions; an image that cannot be read.
     """
     lengths = _lengths(generator, dialogues)
-    replica, replicas = runtime.data_parallel_rank(), runtime.data_parallel_size()
-    mine = range(replica, len(dialogues), replicas)
-    found: dict[int, tuple[Candidate, ...]] = {}
-    fault = None
+    verify_images(resolve(path) for dialogue in dialogues for path in dialogue.prompt.images)
+    mine = range(runtime.data_parallel_rank(), len(dialogues), runtime.data_parallel_size())
     with tqdm(total=len(dialogues), desc="dialogues", disable=not progress or runtime.rank() != 0) as bar:
-        try:
-            answers = _roll_out([dialogues[place] for place in mine], generator, max(lengths, default=0), resolve, bar)
-            found = dict(zip(mine, answers, strict=True))
-        except UserError as error:  # the other replicas must not wait for this one
-            fault = str(error)
-        faults = gather({replica: fault})
-        raise_fault(share(next((text for text in faults.values() if text), None)))
-        gathered = gather(found)
-        bar.update(len(gathered) - bar.n)
-    return [gathered[place] for place in sorted(gathered)]
+        rolled = _roll_out([dialogues[place] for place in mine], generator, max(lengths, default=0), resolve, bar)
+        found = gather(dict(zip(mine, rolled, strict=True)))
+        bar.update(len(found) - bar.n)
+    return [found[place] for place in sorted(found)]
 
 
 def _lengths(generator: Generator, dialogues: Sequence[Dialogue]) -> list[int]:
@@ -137,15 +144,24 @@ def _complete(generator: Generator, dialogue: Dialogue) -> dict[str, float] | No
 
 def _roll_out(
     dialogues: Sequence[Dialogue], generator: Generator, length: int, resolve: Callable[[str], Path], bar: tqdm[None]
-) -> list[tuple[Candidate, ...]]:
-    rolled = [_Rolled(dialogue, list(dialogue.prompt.turns), []) for dialogue in dialogues]
-    waiting, at_work = deque(rolled), dict[int, _Rolled]()
+) -> list[RolledOut]:
+    rolled = [_Rolling(dialogue) for dialogue in dialogues]
+    waiting, at_work = deque(rolled), dict[int, _Rolling]()
     slots = max(1, min(len(rolled), generator.max_batch_tokens // max(length, 1)))
     with DecodingSession(generator.model, slots, length, generator.encoder.decode_whole, generator.graphs) as session:
         while waiting or session.busy:
-            joining = [waiting.popleft() for _ in range(min(session.room, len(waiting)))]
+            joining: list[_Rolling] = []
+            requests = []
+            while waiting and len(joining) < session.room:
+                item = waiting.popleft()
+                try:
+                    requests.append(_request(item, generator, length, resolve))
+                    joining.append(item)
+                except UserError as error:
+                    item.fault = str(error)
+                    logger.warning("%s", item.fault)
+                    bar.update()
             if joining:
-                requests = [_request(item, generator, length, resolve) for item in joining]
                 images = generator.load([path for request in requests for path in request.prompt.image_paths])
                 at_work.update(zip(session.admit(requests, images), joining, strict=True))
             for progress in session.step():
@@ -156,10 +172,10 @@ def _roll_out(
                         bar.update()
                     else:
                         waiting.append(item)
-    return [tuple(item.answers) for item in rolled]
+    return [item.result() for item in rolled]
 
 
-def _request(item: _Rolled, generator: Generator, length: int, resolve: Callable[[str], Path]) -> DecodingRequest:
+def _request(item: _Rolling, generator: Generator, length: int, resolve: Callable[[str], Path]) -> DecodingRequest:
     """Return what a dialogue's next question asks of the model."""
     dialogue, turn = item.dialogue, len(item.answers) + 1
     prompt_id = dialogue.prompt.id if turn == 1 else f"{dialogue.prompt.id}\0{turn}"  # random numbers of its own

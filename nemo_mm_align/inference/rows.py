@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nemo_mm_align.inference.growing_text import Decode, StopTexts
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.sampling import stream_key
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 
 FinishReason = Literal["stop", "length", "abort"]
-"""``stop``: a stop token or text; ``length``: the limit cut the answer; ``abort``: it was given up."""
-
-Decode = Callable[[Sequence[int]], str]
-"""Token ids to text."""
+"""``stop``: a stop token or text; ``length``: the limit cut the answer; ``abort``: it was given up, or its prompt failed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,13 @@ class DecodingRequest:
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """Token ids without the stop token; `text` is what stands before a stop text, where one ended the answer."""
+    """What a row has come to.
+
+    Args:
+        ids: tokens without the stop token; those of a stop text are among them.
+        finish_reason: why it ended.
+        text: what stands before the stop text, where one ended the answer: not all that `ids` say.
+    """
 
     ids: list[int]
     finish_reason: FinishReason
@@ -48,7 +51,13 @@ class GeneratedAnswer:
 
 @dataclass(frozen=True)
 class Progress:
-    """One row's new token, if it is part of the answer (a stop token is not), and why the answer ends with it, if it does."""
+    """What a step has done for one row.
+
+    Args:
+        row: its number.
+        token: the new one; None for a stop token. The tokens of a stop text are told like all others.
+        finish_reason: why the answer ends with it; None where it goes on.
+    """
 
     row: int
     token: int | None
@@ -63,54 +72,41 @@ class Row:
         number: which the session's client knows it by.
         request: that it answers.
         sample: which of the request's answers.
+        decode: for requests with stop texts.
     """
 
     number: int
     request: DecodingRequest
     sample: int
+    decode: Decode | None = None
     ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     text: str | None = None
+    stream: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.stream = stream_key(self.request.sampling.seed, self.request.prompt.id, self.sample)
+        sampling = self.request.sampling
+        self.stream = stream_key(sampling.seed, self.request.prompt.id, self.sample)
+        self._stops = StopTexts(sampling.stop, self.decode) if sampling.stop and self.decode else None
 
     @property
     def column(self) -> int:
         """Where the newest token's keys and values belong: its position."""
         return len(self.request.prompt.ids) + len(self.ids) - 1
 
-    def append(self, token: int, decode: Decode | None) -> Progress:
+    def append(self, token: int) -> Progress:
         """Take the next token; the answer may end with it."""
         if token in self.request.stop_ids:
             self.finish_reason = "stop"
             return Progress(self.number, None, "stop")
         self.ids.append(token)
-        stops, limit = self.request.sampling.stop, self.request.sampling.max_new_tokens
-        if stops:
-            assert decode is not None
-            self.text = text_before(stops, self.ids, decode)
+        self.text = self._stops.before(self.ids) if self._stops else None
         if self.text is not None:
             self.finish_reason = "stop"
-        elif len(self.ids) == limit:
+        elif len(self.ids) == self.request.sampling.max_new_tokens:
             self.finish_reason = "length"
         return Progress(self.number, token, self.finish_reason)
 
     def answer(self) -> GeneratedAnswer:
         """What there is of it; an answer that has not ended is given up."""
         return GeneratedAnswer(self.ids, self.finish_reason or "abort", self.text)
-
-
-def text_before(stops: Sequence[str], ids: Sequence[int], decode: Decode) -> str | None:
-    """Return the text before the first stop text that the newest token completes, None where it completes none.
-
-    A stop text of n characters lies within the last tokens that have n bytes or more, as none is shorter than a byte; only
-    these are looked at, so that long answers cost no more than short ones.
-    """
-    reach = 4 * max(map(len, stops)) + 8
-    tail = decode(ids[-reach:])
-    if not any(stop in tail for stop in stops):
-        return None
-    text = decode(ids)
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(places)] if places else None

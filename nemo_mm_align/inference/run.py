@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
-from tqdm import tqdm
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.early import check_mode
 from nemo_mm_align.inference.generator import candidate_set
 from nemo_mm_align.inference.identity import identity
+from nemo_mm_align.inference.image_check import verify_images
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.pictures import Pictures
-from nemo_mm_align.inference.requests import Request, check_lengths, make_requests, raise_faults
+from nemo_mm_align.inference.requests import Request, check_lengths, make_requests
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.parallel.first_rank import open_on_first_rank, share
@@ -73,7 +70,7 @@ def _answer_prompts(settings: InferenceSettings, stop: stopping.StopRequest) -> 
         done = share(file and frozenset(index for index, item in enumerate(requests) if item.key in file.sets))
         if len(done) < len(requests):
             missing = [item for index, item in enumerate(requests) if index not in done]
-            _verify_images(missing)
+            verify_images(_paths(missing))
             if file is not None:
                 pictures.read(item.key for item in missing)
             _answer(settings, opened, requests, done, file, stop)
@@ -119,19 +116,11 @@ def answer_question(settings: InferenceSettings) -> list[str]:
     sampling = settings.sampling
     check_lengths(requests, sampling.max_new_tokens, opened.source.config.language.max_position_embeddings)
     runtime.initialize(opened.parallel, settings.seed)
-    _verify_images(requests)
+    verify_images(_paths(requests))
     generator = opened.generator(settings.max_batch_tokens, settings.base, settings.cuda_graphs)
     found = [item for batch in generator.stream(requests, sampling, progress=False) for item in sorted(batch.items())]
     return [candidate.text for _, candidates in sorted(found) for candidate in candidates]
 
 
-def _verify_images(requests: Sequence[Request]) -> None:
-    """Decode every image once, shared among ranks; raise `UserError` on all of them if one is broken."""
-    paths = list(dict.fromkeys(path for request in requests for path in request.encoded.image_paths))
-    mine = paths[runtime.rank() :: runtime.world_size()]
-    with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
-        found = tqdm(pool.map(image_fault, mine), "checking images", len(mine), disable=runtime.rank() != 0)
-        faults = [fault for fault in found if fault is not None]
-    parts: list[list[str]] = [[]] * runtime.world_size()
-    torch.distributed.all_gather_object(parts, faults)
-    raise_faults([fault for part in parts for fault in part], "Nothing was generated.")
+def _paths(requests: Sequence[Request]) -> Iterator[Path]:
+    return (path for request in requests for path in request.encoded.image_paths)

@@ -48,13 +48,26 @@ class SamplingKind:
 
     Args:
         draws: some row samples.
-        top_k: largest number of tokens that a row keeps, 0 where all rows keep all.
+        top_k: no row that keeps some tokens only keeps more; 0 where all rows keep all.
         top_p: some row keeps less than the whole probability.
     """
 
     draws: bool
     top_k: int
     top_p: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingSettings], vocabulary: int) -> SamplingKind:
+        """What these rows take; `top_k` is rounded up to a power of two, so that there are few kinds."""
+        drawn = [settings for settings in rows if not settings.greedy]
+        most = max((settings.top_k for settings in drawn if settings.top_k < vocabulary), default=0)
+        return cls(
+            bool(drawn), min(1 << (most - 1).bit_length(), vocabulary) if most else 0, any(s.top_p < 1 for s in drawn)
+        )
+
+    def covers(self, other: SamplingKind) -> bool:
+        """Whether what this kind computes is right for rows of the other."""
+        return self.draws >= other.draws and self.top_k >= other.top_k and self.top_p >= other.top_p
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class RowSampling:
         kind: what has to be computed.
         greedy_B: rows that take the most probable token.
         temperature_B1: 1 for greedy rows.
-        top_k_B1: the vocabulary's size at most; 0 keeps all.
+        top_k_B1: 0 keeps all.
         dropped_B1: 1 - top_p, the share of probability that is given up; -1 keeps all.
     """
 
@@ -76,22 +89,32 @@ class RowSampling:
     dropped_B1: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[SamplingSettings | None], device: torch.device | str = "cpu") -> RowSampling:
-        """Bring settings to the device; None is a row whose token is of no interest."""
+    def of(
+        cls,
+        rows: Sequence[SamplingSettings | None],
+        vocabulary: int,
+        device: torch.device | str = "cpu",
+        kind: SamplingKind | None = None,
+    ) -> RowSampling:
+        """Bring settings to the device.
+
+        Args:
+            rows: None is a row whose token is of no interest.
+            vocabulary: number of tokens; a row that keeps as many keeps all.
+            kind: compute this, where it covers the rows.
+        """
         asked = [settings or SamplingSettings(temperature=0) for settings in rows]
-        drawn = [settings for settings in asked if not settings.greedy]
-        kind = SamplingKind(
-            draws=bool(drawn),
-            top_k=max((settings.top_k for settings in drawn), default=0),
-            top_p=any(settings.top_p < 1 for settings in drawn),
-        )
-        dropped = [1 - settings.top_p if settings.top_p < 1 else -1.0 for settings in asked]
+        own = SamplingKind.of(asked, vocabulary)
+
+        def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            return to_device(torch.tensor(values, dtype=dtype).unsqueeze(1), device)
+
         return cls(
-            kind,
+            kind if kind is not None and kind.covers(own) else own,
             to_device(torch.tensor([settings.greedy for settings in asked]), device),
-            to_device(torch.tensor([[settings.temperature or 1.0] for settings in asked]), device),
-            to_device(torch.tensor([[settings.top_k] for settings in asked]), device),
-            to_device(torch.tensor(dropped, dtype=torch.float32).unsqueeze(1), device),
+            column([settings.temperature or 1.0 for settings in asked], torch.float32),
+            column([settings.top_k if settings.top_k < vocabulary else 0 for settings in asked], torch.int64),
+            column([1 - settings.top_p if settings.top_p < 1 else -1.0 for settings in asked], torch.float32),
         )
 
     def copy_(self, other: RowSampling) -> None:
@@ -100,44 +123,47 @@ class RowSampling:
             getattr(self, name).copy_(getattr(other, name))
 
 
-def filter_logits(logits_BV: Tensor, rows: RowSampling) -> Tensor:
+def filter_logits(logits_BV: Tensor, sampling: RowSampling) -> Tensor:
     """Apply temperature, top-k, top-p in this order; what is filtered out becomes minus infinity.
 
     Equal to the warpers of transformers: of tokens that tie at the k-th place all are kept.
     """
-    logits_BV = logits_BV / rows.temperature_B1
-    most = min(rows.kind.top_k, logits_BV.shape[-1])
+    logits_BV = logits_BV / sampling.temperature_B1
+    most = min(sampling.kind.top_k, logits_BV.shape[-1])
     if most:
-        place_B1 = (rows.top_k_B1 - 1).clamp(0, most - 1)
+        place_B1 = (sampling.top_k_B1 - 1).clamp(0, most - 1)
         least_B1 = logits_BV.topk(most, dim=-1).values.gather(1, place_B1)
-        removed_BV = (logits_BV < least_B1) & (rows.top_k_B1 > 0)
+        removed_BV = (logits_BV < least_B1) & (sampling.top_k_B1 > 0)
         logits_BV = logits_BV.masked_fill(removed_BV, float("-inf"))
-    if rows.kind.top_p:
+    if sampling.kind.top_p:
         ascending_BV, order_BV = logits_BV.sort(dim=-1)
-        removed_BV = ascending_BV.softmax(dim=-1).cumsum(dim=-1) <= rows.dropped_B1
+        removed_BV = ascending_BV.softmax(dim=-1).cumsum(dim=-1) <= sampling.dropped_B1
         removed_BV[:, -1] = False
         removed_BV = removed_BV.scatter(1, order_BV, removed_BV)
         logits_BV = logits_BV.masked_fill(removed_BV, float("-inf"))
     return logits_BV
 
 
-def sample_tokens(logits_BV: Tensor, rows: RowSampling, uniform_B: Tensor | None = None) -> Tensor:
+def sample_tokens(logits_BV: Tensor, sampling: RowSampling, uniform_B: Tensor | None = None) -> Tensor:
     """Return the next token of every row, int64 [B].
 
     Args:
         logits_BV: scores of the whole vocabulary; minus infinity is never chosen.
-        rows: temperature, top-k, top-p of each.
+        sampling: temperature, top-k, top-p of each row.
         uniform_B: float64 numbers in [0, 1) on the device, see `uniform_numbers`; the token is the inverse of the
             cumulative distribution there. Greedy decoding needs none.
     """
     best_B = logits_BV.argmax(dim=-1)
-    if not rows.kind.draws:
+    if not sampling.kind.draws:
         return best_B
     assert uniform_B is not None
-    probabilities_BV = filter_logits(logits_BV.float(), rows).softmax(dim=-1)
+    probabilities_BV = filter_logits(logits_BV.float(), sampling).softmax(dim=-1)
     cumulative_BV = probabilities_BV.double().cumsum(dim=-1)
     total_B1 = cumulative_BV[:, -1:]
     below_total_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
     target_B1 = torch.minimum(uniform_B.unsqueeze(1) * total_B1, below_total_B1)
     drawn_B = torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1)
-    return torch.where(rows.greedy_B, best_B, drawn_B)
+    drawn_B = drawn_B.clamp_max(
+        logits_BV.shape[-1] - 1
+    )  # logits that are no numbers must not become a token that is none
+    return torch.where(sampling.greedy_B, best_B, drawn_B)

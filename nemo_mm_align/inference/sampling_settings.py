@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_mm_align.errors import UserError
+
+LEAST_TEMPERATURE = 1e-5
+"""Logits divided by less leave the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,19 @@ class SamplingSettings:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise UserError(f"temperature={self.temperature:g}: must be 0 (greedy) or above.")
+        if not (self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < math.inf):
+            raise UserError(
+                f"temperature={self.temperature:g}: must be 0 (greedy) or above, and then at least {LEAST_TEMPERATURE:g}."
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p:g}: must be above 0 and at most 1 (1 keeps every token).")
         if self.top_k < 0:
             raise UserError(f"top_k={self.top_k}: must be 0 (keeps every token) or the number of tokens to keep.")
         if self.max_new_tokens < 1 or self.num_samples < 1:
             raise UserError("max_new_tokens and num_samples must be at least 1.")
+        if isinstance(self.stop, str):
+            raise UserError(f"stop={self.stop!r}: give a list of texts, [{self.stop!r}].")
+        object.__setattr__(self, "stop", tuple(self.stop))
         if "" in self.stop:
             raise UserError("stop holds an empty text, which would end every answer; [] is none.")
         if self.greedy and self.num_samples > 1:

@@ -6,6 +6,8 @@ all of them learn what they are, and the rest follows from these. Where one rank
 
 An answer depends on its request alone, up to rounding: not on what else is in the batch, nor on when it joined.
 
+A session is no thread's: whoever serves several threads makes its calls from one of them, between steps.
+
 Shapes: B slots, P prompts, S sequence, R rows.
 """
 
@@ -19,7 +21,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from nemo_mm_align.inference.rows import Decode, DecodingRequest, GeneratedAnswer, Progress, Row
+from nemo_mm_align.inference.growing_text import Decode
+from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import GraphedSteps, Steps
 from nemo_mm_align.model.llava import Llava
@@ -48,8 +51,15 @@ class _Admitted:
     images: ImageBatch | None
 
 
+class NoRoom(ValueError):
+    """So many answers do not fit now; they will, once others have ended."""
+
+
 class DecodingSession:
     """Answers on their way, in slots of a cache of fixed size; a context manager, within which the model evaluates.
+
+    The cache takes its whole memory with the first prompt: slots x length x what a position's keys and values take in all
+    layers of this stage. Answers are kept until they are retired.
 
     Args:
         model: this rank's pipeline stage, on its device, built without sequence parallelism.
@@ -57,11 +67,17 @@ class DecodingSession:
         length: positions of each, the prompt included.
         decode: token ids to text as it stands, not stripped; needed for requests with stop texts.
         graphs: step from CUDA graphs; ``None`` = where the model lies on one GPU.
+
+    Raises:
+        ValueError: the model has fewer positions.
     """
 
     def __init__(
         self, model: Llava, slots: int, length: int, decode: Decode | None = None, graphs: bool | None = None
     ) -> None:
+        positions = model.model_config.language.max_position_embeddings
+        if length > positions:
+            raise ValueError(f"slots of {length} positions, and the model has {positions}")
         self._model, self._decode = model, decode
         self._stage = DecodingStage(model, slots, length)
         on_gpu = next(model.parameters()).is_cuda
@@ -70,7 +86,7 @@ class DecodingSession:
         self._slots: list[Row | None] = []
         self._waiting: deque[_Admitted] = deque()
         self._rows: dict[int, Row] = {}
-        self._count = 0
+        self._count = self._unfinished = 0
         self._changed = False
 
     def __enter__(self) -> Self:
@@ -82,14 +98,24 @@ class DecodingSession:
         self._model.train(self._training)
 
     @property
+    def slots(self) -> int:
+        """Answers at a time."""
+        return self._stage.cache.slots
+
+    @property
+    def length(self) -> int:
+        """Positions of each."""
+        return self._stage.cache.length
+
+    @property
     def room(self) -> int:
         """How many more rows can be admitted now."""
-        return self._stage.cache.slots - sum(row.finish_reason is None for row in self._rows.values())
+        return self.slots - self._unfinished
 
     @property
     def busy(self) -> bool:
         """Whether some answer has not ended."""
-        return any(row.finish_reason is None for row in self._rows.values())
+        return self._unfinished > 0
 
     def admit(self, requests: Sequence[DecodingRequest], images: ImageBatch | None = None) -> list[int]:
         """Take requests in; their prompts are computed together by the next step that has none before them.
@@ -102,24 +128,51 @@ class DecodingSession:
             A number for each answer, request by request: what `step` and `retire` know it by.
 
         Raises:
-            ValueError: there are not as many slots, or a request is longer than a slot.
+            NoRoom: not as many slots are free.
+            ValueError: requests that will never fit, or that the model cannot read. Nothing has been taken in.
         """
         answers = sum(request.sampling.num_samples for request in requests)
-        if not 0 < answers <= self.room:
-            raise ValueError(f"{answers} answers asked for, and room for {self.room}")
-        longest = max(request.length for request in requests)
-        if longest > self._stage.cache.length:
-            raise ValueError(f"a request of {longest} positions, and room for {self._stage.cache.length} each")
-        if self._decode is None and any(request.sampling.stop for request in requests):
-            raise ValueError("stop texts take a session that can decode")
+        for request in requests:
+            self._check(request)
+        self._check_images(requests, images)
+        if not 0 < answers <= self.slots:
+            raise ValueError(f"{answers} answers asked for at once, of {self.slots} slots")
+        if answers > self.room:
+            raise NoRoom(f"{answers} answers asked for, and room for {self.room}")
         rows = []
         for prompt, request in enumerate(requests):
             for sample in range(request.sampling.num_samples):
-                rows.append((Row(self._count, request, sample), prompt))
+                rows.append((Row(self._count, request, sample, self._decode), prompt))
                 self._count += 1
+        self._unfinished += answers
         self._rows.update({row.number: row for row, _ in rows})
         self._waiting.append(_Admitted(requests, rows, images))
         return [row.number for row, _ in rows]
+
+    def _check(self, request: DecodingRequest) -> None:
+        ids = request.prompt.ids
+        if not ids or min(ids) < 0 or max(ids) >= self._model.model_config.language.vocab_size:
+            raise ValueError(f"prompt {request.prompt.id!r} is empty, or has tokens that the model does not know")
+        if request.length > self.length:
+            raise ValueError(
+                f"prompt {request.prompt.id!r}: {request.length} positions, and room for {self.length} each"
+            )
+        if request.sampling.stop and self._decode is None:
+            raise ValueError("stop texts take a session that can decode")
+
+    def _check_images(self, requests: Sequence[DecodingRequest], images: ImageBatch | None) -> None:
+        """On the stage that reads them: as many as the prompts have places for."""
+        if not self._model.pre_process:
+            return
+        config = self._model.model_config
+        tokens = sum(request.prompt.ids.count(config.image_token_id) for request in requests)
+        given = 0 if images is None else len(images.index_K)
+        if tokens != given * config.tokens_per_image:
+            raise ValueError(f"{tokens} image tokens, and {given} images of {config.tokens_per_image} each")
+        if images is not None and not 0 <= int(images.index_K.min()) <= int(images.index_K.max()) < len(
+            images.pixels_NCHW
+        ):
+            raise ValueError("an image is named that is not there")
 
     def retire(self, row: int) -> GeneratedAnswer:
         """Forget an answer and return what there is of it; its slot is free, if it was not before.
@@ -128,7 +181,9 @@ class DecodingSession:
             KeyError: there is no such row, or it has been retired.
         """
         found = self._rows.pop(row)
-        found.finish_reason = found.finish_reason or "abort"
+        if found.finish_reason is None:
+            found.finish_reason = "abort"
+            self._unfinished -= 1
         self._slots = [None if other is found else other for other in self._slots]
         return found.answer()
 
@@ -136,13 +191,15 @@ class DecodingSession:
     def step(self) -> list[Progress]:
         """Compute what was admitted first, or else one more token of every row; return what has become of them.
 
-        Nothing is returned where no answer is on its way.
+        Nothing is returned where no answer is on its way. Where prompts cannot be computed, their answers end as given up, the
+        error is raised, and the others can go on.
         """
-        if self._waiting:
-            return self._prefill(self._waiting.popleft())
+        while self._waiting:
+            admitted = self._waiting.popleft()
+            if any(row.finish_reason is None for row, _ in admitted.rows):
+                return self._prefill(admitted)
         self._compact()
-        alive = [row for row in self._slots if row]
-        if not alive:
+        if not any(self._slots):
             return []
         if self._changed:
             self._steps.load(self._slots)
@@ -151,23 +208,35 @@ class DecodingSession:
         return self._append([(row, token) for row, token in zip(self._slots, tokens, strict=True) if row])
 
     def _append(self, tokens: Sequence[tuple[Row, int]]) -> list[Progress]:
-        progress = [row.append(token, self._decode) for row, token in tokens]
+        progress = [row.append(token) for row, token in tokens]
+        self._unfinished -= sum(one.finish_reason is not None for one in progress)
         self._slots = [None if row is None or row.finish_reason else row for row in self._slots]
         return progress
 
     def _prefill(self, admitted: _Admitted) -> list[Progress]:
         """Compute prompts into free slots; return the first token of each answer that has not been given up since."""
         wanted = [(row, prompt) for row, prompt in admitted.rows if row.finish_reason is None]
-        if not wanted:
-            return []
         rows, prompts = zip(*wanted, strict=True)
         free = [slot for slot, row in enumerate(self._slots) if row is None]
         free += range(len(self._slots), self._stage.cache.slots)
         taken = free[: len(rows)]
-        self._slots += [None] * (max(taken) + 1 - len(self._slots))
+        try:
+            tokens = self._compute(admitted, rows, prompts, taken)
+        except Exception:
+            for row in rows:
+                row.finish_reason = "abort"
+            self._unfinished -= len(rows)
+            raise
+        self._slots += [None] * (self._steps.width(max(taken) + 1) - len(self._slots))
         for slot, row in zip(taken, rows, strict=True):
             self._slots[slot] = row
         self._changed = True
+        return self._append(list(zip(rows, tokens, strict=True)))
+
+    def _compute(
+        self, admitted: _Admitted, rows: Sequence[Row], prompts: Sequence[int], slots: Sequence[int]
+    ) -> list[int]:
+        """Compute all prompts, store those of `rows` in their slots, and return the first token of each of these."""
         device = self._steps.device
         lengths = [len(request.prompt.ids) for request in admitted.requests]
         ids = [request.prompt.ids + [0] * (max(lengths) - len(request.prompt.ids)) for request in admitted.requests]
@@ -177,23 +246,24 @@ class DecodingSession:
         logits_RV = self._stage.prefill(
             to_device(torch.tensor(ids), device),
             to_device(torch.tensor(lengths) - 1, device),
-            to_device(torch.tensor(taken), device),
+            to_device(torch.tensor(slots), device),
             to_device(torch.tensor(prompts), device),
             pixels_NCHW,
             index_K,
         )
-        tokens = self._steps.first(logits_RV, rows).tolist()
-        return self._append(list(zip(rows, tokens, strict=True)))
+        tokens: list[int] = self._steps.first(logits_RV, rows).tolist()
+        return tokens
 
     def _compact(self) -> None:
         """Move rows to the first slots once few of the slots are taken, so that a step computes few."""
         taken = [slot for slot, row in enumerate(self._slots) if row]
-        width = len(taken)
+        width = self._steps.width(len(taken))
         if width == len(self._slots) or width > self._steps.compact_below * len(self._slots):
             return
         holes = [slot for slot in range(width) if self._slots[slot] is None]
-        movers = taken[width - len(holes) :]
-        if holes:
+        movers = [slot for slot in taken if slot >= width]
+        holes = holes[: len(movers)]
+        if movers:
             length = max(row.column for row in (self._slots[slot] for slot in movers) if row)
             device = self._steps.device
             self._stage.cache.move(

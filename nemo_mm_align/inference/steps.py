@@ -3,8 +3,8 @@
 A decoding step of a 7B model is some 1,500 small kernels. Launched one by one they keep the host busy for 40 ms while the
 GPU works for 5; played from a graph they cost the host next to nothing. A graph plays into the same memory each time, so
 everything that changes from step to step (ids, columns, random numbers, sampling settings) lies in tensors of fixed size.
-Attention then reads a whole *window* of the cache, of which the mask shows what is there so far; when the window is full, or
-the number of rows changes, another graph is recorded.
+Attention then reads a whole *window* of the cache, of which the mask shows what is there so far. When the window is full, or
+rows or the kind of their sampling no longer fit, another graph is recorded; so that this is rare, rows come in round numbers.
 
 A row's position is its column in the cache, as every prompt begins in column 0.
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nemo_mm_align.inference.rows import Row
-from nemo_mm_align.inference.sampling import RowSampling, sample_tokens, uniform_numbers
+from nemo_mm_align.inference.sampling import RowSampling, SamplingKind, sample_tokens, uniform_numbers
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.transfers import to_device
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _WINDOW = 256
 """Columns by which the window grows: a new graph takes as long as some 20 steps."""
 
-Slots = Sequence[Row | None]
+Rows = Sequence[Row | None]
 """Rows by their slot in the cache; what stands in a slot without a row is computed, and nobody looks at it."""
 
 
@@ -41,12 +41,17 @@ class Steps:
     """
 
     compact_below = 0.75
-    """Rows move together once at most this share of the slots is taken: moving them costs about as much as a step."""
+    """Rows move together once a step could do with this share of its slots: moving them costs about as much as a step."""
 
     def __init__(self, stage: DecodingStage) -> None:
         self.stage = stage
+        self._vocabulary = stage.model.model_config.language.vocab_size
         self.device = next(stage.model.parameters()).device
         self._image_id = torch.tensor([stage.model.model_config.image_token_id], device=self.device)
+
+    def width(self, rows: int) -> int:
+        """Return how many slots a step computes that has so many rows."""
+        return rows
 
     def first(self, logits_RV: Tensor | None, rows: Sequence[Row]) -> Tensor:
         """Return the first token of each of these rows, [R], given what their prompts' last tokens come to."""
@@ -54,19 +59,23 @@ class Steps:
         uniform_R = None if logits_RV is None else self._uniform(rows, sampling)
         return self.stage.choose(logits_RV, len(rows), lambda whole: self._choose(whole, sampling, uniform_R))
 
-    def load(self, slots: Slots) -> None:
-        """Go on with these rows; to be called whenever a row has come to a slot."""
-        self._sampling = self._sampling_of(slots)
-        self._ids_B = self._put([row.ids[-1] if row else 0 for row in slots])
-        self._columns_B = self._put([row.column if row else 0 for row in slots])
+    def load(self, rows: Rows, kind: SamplingKind | None = None) -> None:
+        """Go on with these rows; to be called whenever a row has come to a slot.
 
-    def next(self, slots: Slots) -> Tensor:
+        Args:
+            kind: of sampling to compute, where that covers the rows.
+        """
+        self._sampling = self._sampling_of(rows, kind)
+        self._ids_B = self._put([row.ids[-1] if row else 0 for row in rows])
+        self._columns_B = self._put([row.column if row else 0 for row in rows])
+
+    def next(self, rows: Rows) -> Tensor:
         """Return the next token of every slot, int64 [B]; valid until the next call.
 
         Args:
-            slots: as loaded; rows may have gone since.
+            rows: as loaded; some may have gone since.
         """
-        columns = {row.column for row in slots if row}
+        columns = {row.column for row in rows if row}
         end = max(columns) + 1
         level = len(columns) == 1
         logits_BV = self.stage.step(
@@ -76,9 +85,9 @@ class Steps:
             end - 1 if level else self._columns_B,
             end,
         )
-        uniform_B = None if logits_BV is None else self._uniform(slots, self._sampling)
+        uniform_B = None if logits_BV is None else self._uniform(rows, self._sampling)
         self._ids_B = self.stage.choose(
-            logits_BV, len(slots), lambda whole: self._choose(whole, self._sampling, uniform_B)
+            logits_BV, len(rows), lambda whole: self._choose(whole, self._sampling, uniform_B)
         )
         self._columns_B = (self._columns_B + 1).clamp_max(
             self.stage.cache.length - 1
@@ -88,14 +97,15 @@ class Steps:
     def _put(self, values: list[int]) -> Tensor:
         return to_device(torch.tensor(values), self.device)
 
-    def _sampling_of(self, slots: Slots) -> RowSampling:
-        return RowSampling.of([row.request.sampling if row else None for row in slots], self.device)
+    def _sampling_of(self, rows: Rows, kind: SamplingKind | None = None) -> RowSampling:
+        settings = [row.request.sampling if row else None for row in rows]
+        return RowSampling.of(settings, self._vocabulary, self.device, kind)
 
-    def _uniform(self, slots: Slots, sampling: RowSampling) -> Tensor | None:
+    def _uniform(self, rows: Rows, sampling: RowSampling) -> Tensor | None:
         """Random numbers of each row's next token, float64 [B] on the device; none where no row draws."""
         if not sampling.kind.draws:
             return None
-        keys, places = [row.stream if row else 0 for row in slots], [len(row.ids) if row else 0 for row in slots]
+        keys, places = [row.stream if row else 0 for row in rows], [len(row.ids) if row else 0 for row in rows]
         return to_device(uniform_numbers(keys, places), self.device)
 
     def _choose(self, logits_BV: Tensor, sampling: RowSampling, uniform_B: Tensor | None) -> Tensor:
@@ -105,6 +115,9 @@ class Steps:
 
 class GraphedSteps(Steps):
     """The same steps within fixed memory, recorded as CUDA graphs; without a GPU they run in that memory as calls.
+
+    Attributes:
+        windows: how many there have been, a graph each.
 
     Raises:
         ValueError: the model lies on several ranks. What their graphs exchange would have to be recorded on all at once.
@@ -119,15 +132,22 @@ class GraphedSteps(Steps):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._end = 0  # the window's end; 0: there is none
         self._refused = False
+        self.windows = 0
 
-    def load(self, slots: Slots) -> None:
-        """As `Steps.load`; the window stays where the number of slots and the kind of sampling do."""
+    def width(self, rows: int) -> int:
+        """Powers of two, and multiples of eight: one graph for several numbers of rows."""
+        rounded = 1 << (rows - 1).bit_length() if 0 < rows < 8 else -(-rows // 8) * 8
+        return min(rounded, self.stage.cache.slots)
+
+    def load(self, rows: Rows, kind: SamplingKind | None = None) -> None:
+        """As `Steps.load`; the window stays where as many slots, and all that the rows take, fit into it."""
         if self._end == 0:
-            super().load(slots)
+            super().load(rows, kind)
             return
         ids_B, columns_B, sampling = self._ids_B, self._columns_B, self._sampling
-        super().load(slots)
-        if len(ids_B) == len(slots) and sampling.kind == self._sampling.kind:
+        super().load(rows, sampling.kind)
+        column = max((row.column for row in rows if row), default=0)
+        if len(ids_B) == len(rows) and sampling.kind == self._sampling.kind and self._window(column) * 2 > self._end:
             ids_B.copy_(self._ids_B)
             columns_B.copy_(self._columns_B)
             sampling.copy_(self._sampling)
@@ -135,14 +155,14 @@ class GraphedSteps(Steps):
         else:
             self._graph, self._end = None, 0
 
-    def next(self, slots: Slots) -> Tensor:
+    def next(self, rows: Rows) -> Tensor:
         """As `Steps.next`."""
-        column = max(row.column for row in slots if row)
+        column = max(row.column for row in rows if row)
         if column >= self._end and not self._refused:
-            self._make_window(slots, column)
+            self._make_window(rows, column)
         if self._refused:
-            return super().next(slots)
-        uniform_B = self._uniform(slots, self._sampling)
+            return super().next(rows)
+        uniform_B = self._uniform(rows, self._sampling)
         if uniform_B is not None:
             self._uniform_B.copy_(uniform_B)
         if self._graph is None:
@@ -151,17 +171,22 @@ class GraphedSteps(Steps):
             self._graph.replay()
         return self._ids_B
 
-    def _make_window(self, slots: Slots, column: int) -> None:
-        """Take new memory for the coming steps, with room for `column` and some after it, and record one there."""
+    def _window(self, column: int) -> int:
+        """End of the window that has room for `column` and some after it."""
+        return min(self.stage.cache.length, (column // _WINDOW + 1) * _WINDOW)
+
+    def _make_window(self, rows: Rows, column: int) -> None:
+        """Take new memory for the coming steps, and record one there."""
         self._graph, self._end = None, 0
-        self.load(slots)
-        self._end = min(self.stage.cache.length, (column // _WINDOW + 1) * _WINDOW)
-        self._uniform_B = torch.zeros(len(slots), dtype=torch.float64, device=self.device)
+        self.load(rows, self._sampling.kind)
+        self._end = self._window(column)
+        self._uniform_B = torch.zeros(len(rows), dtype=torch.float64, device=self.device)
+        self.windows += 1
         if self._ids_B.is_cuda:
             self._graph = self._record()
-            if self._graph is None:
-                self._refused, self._end = True, 0
-            self.load(slots)
+            self.load(rows)
+            if self._refused:
+                self._end = 0
 
     def _play(self) -> None:
         """One step in fixed memory; leaves everything ready for the next one."""
@@ -173,7 +198,10 @@ class GraphedSteps(Steps):
         self._columns_B.add_(1).clamp_(max=self._end - 1)
 
     def _record(self) -> torch.cuda.CUDAGraph | None:
-        """Record a step, which leaves ids and columns astray; where a kernel cannot be recorded, say so and return None."""
+        """Record a step, which leaves ids and columns astray; None where that cannot be.
+
+        A kernel that cannot be recorded ends the recording for good; without memory for a graph this window does without.
+        """
         try:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -181,10 +209,16 @@ class GraphedSteps(Steps):
                 self._play()  # workspaces and compiled kernels must be there before
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(
+                graph, capture_error_mode="thread_local"
+            ):  # other threads may use the device meanwhile
                 self._play()
+        except torch.OutOfMemoryError as error:
+            logger.warning("some steps of decoding go without a CUDA graph: %s", str(error).splitlines()[0])
+            return None
         except RuntimeError as error:
             logger.warning("decoding without CUDA graphs: %s", str(error).splitlines()[0])
+            self._refused = True
             return None
         return graph
 

@@ -16,10 +16,12 @@ from nemo_mm_align.inference import steps  # noqa: E402
 from nemo_mm_align.inference.decode import generate_batch  # noqa: E402
 from nemo_mm_align.inference.requests import EncodedPrompt  # noqa: E402
 from nemo_mm_align.inference.sampling_settings import SamplingSettings  # noqa: E402
+from nemo_mm_align.inference.session import DecodingSession  # noqa: E402
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig  # noqa: E402
 from nemo_mm_align.model.llava import Llava, build_llava  # noqa: E402
 from nemo_mm_align.parallel import runtime  # noqa: E402
 from tests.gpu import cpu_parity_worker as small  # noqa: E402
+from tests.parallel import test_decoding_session as sessions  # noqa: E402
 
 GREEDY = SamplingSettings(temperature=0, max_new_tokens=40)
 SAMPLED = SamplingSettings(temperature=1.5, top_k=40, top_p=0.95, max_new_tokens=40, num_samples=3, seed=5)
@@ -52,6 +54,19 @@ def test_graphs_give_the_same_tokens(
         assert answers(model, settings, True, [-1]) == free
         assert answers(model, settings, True, stops) == answers(model, settings, False, stops)
     assert "without CUDA graphs" not in caplog.text
+
+
+def test_rows_that_join_and_leave_under_graphs(caplog: pytest.LogCaptureFixture) -> None:
+    """In fp32; with settings of several kinds, into memory that a graph reads already."""
+    model, asked = small.build(None), sessions.requests()
+    found = {}
+    with caplog.at_level(logging.WARNING):
+        for graphs in (False, True):
+            with DecodingSession(model, 5, sessions.LENGTH, graphs=graphs) as session:
+                found[graphs] = sessions.run(session, asked, 2, 3)
+                windows = getattr(session._steps, "windows", 0)
+    assert found[True] == found[False] and 0 < windows < 20
+    assert "CUDA graph" not in caplog.text
 
 
 def test_graphs_of_fused_kernels(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.led_session import LedSession
@@ -119,6 +120,16 @@ def turn_by_turn(generator: Generator, asked: list[Dialogue], folder: Path) -> l
     return found
 
 
+def refused(generator: Generator, prompts: list[Prompt], folder: Path) -> str:
+    """What every rank hears of a picture that cannot be read."""
+    prompt = next(prompt for prompt in prompts if prompt.images)
+    try:
+        roll_out(generator, [Dialogue(prompt, (), ROLLED)], lambda path: folder / "none" / path, progress=False)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
     found = list(read_records(prompts, Prompt))
     requests = make_requests(found, opened.encoder, resolve=lambda path: prompts.parent / path)
@@ -141,8 +152,8 @@ def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
         ],
         "led": led(generator, requests, SAMPLED),
         "rolled_out": [
-            [answer.model_dump(mode="json") for answer in answers]
-            for answers in roll_out(
+            [answer.model_dump(mode="json") for answer in rolled.answers]
+            for rolled in roll_out(
                 Generator(generator.model, opened.encoder, opened.image_processor, 600),
                 dialogues(found[:6]),
                 lambda path: prompts.parent / path,
@@ -150,6 +161,7 @@ def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
             )
         ],
         "turn_by_turn": turn_by_turn(generator, dialogues(found[:6]), prompts.parent),
+        "refused": refused(generator, found, prompts.parent),
         "cache_error": float(error),
     }
     if runtime.rank() == 0:

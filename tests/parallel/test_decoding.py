@@ -114,6 +114,11 @@ def test_dialogues_are_rolled_out_as_if_each_question_were_asked_alone(results):
         assert result["rolled_out"] == reference, name
 
 
+def test_a_picture_that_cannot_be_read_is_heard_of_in_every_layout(results):
+    for name, result in results.items():
+        assert "none/" in result["refused"] and "Nothing was generated" in result["refused"], name
+
+
 def test_generator_gathers_the_replicas_and_asks_for_attributes(results):
     reference = results["dp2"]["records"]
     asked = [record["sampling"].get("attributes") for record in reference]

@@ -6,6 +6,7 @@ In float64, as where two tokens are about as probable rounding would choose.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ import torch
 from nemo_mm_align.inference import steps
 from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.requests import EncodedPrompt
-from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, text_before
+from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import DecodingSession, ImageBatch
+from nemo_mm_align.inference.session import DecodingSession, ImageBatch, NoRoom
 from nemo_mm_align.model.llava import Llava
 from tests.float64 import Float64
 from tests.gpu import cpu_parity_worker as small
@@ -122,7 +123,7 @@ def test_answers_that_are_given_up_make_room_and_disturb_nobody(model: Llava) ->
     expected = {request.prompt.id: alone(model, request) for request in asked}
     with DecodingSession(model, 5, LENGTH) as session:
         first, *rest = session.admit(asked, images_of(asked))
-        with pytest.raises(ValueError, match="1 answers asked for, and room for 0"):
+        with pytest.raises(NoRoom, match="1 answers asked for, and room for 0"):
             session.admit(asked[:1], images_of(asked[:1]))
         for _ in range(4):
             session.step()
@@ -130,54 +131,101 @@ def test_answers_that_are_given_up_make_room_and_disturb_nobody(model: Llava) ->
         with pytest.raises(KeyError):
             session.retire(first)
         (again,) = session.admit(asked[2:3])
-        (unseen,) = session.admit(asked[3:4], images_of(asked[3:4]))
-        assert session.retire(unseen) == GeneratedAnswer([], "abort")
+        session.step()
+        assert session.retire(session.admit(asked[3:4], images_of(asked[3:4]))[0]) == GeneratedAnswer([], "abort")
+        assert session.step(), "a prompt that nobody waits for is passed over"
         while session.busy:
             session.step()
         found = [session.retire(row) for row in (*rest, again)]
     assert found == [*expected["r1"], *expected["r2"], *expected["r3"], *expected["r2"]]
 
 
-def test_what_does_not_fit_is_refused(model: Llava) -> None:
+def refused(session: DecodingSession, request: DecodingRequest, images: ImageBatch | None = None) -> str:
+    with pytest.raises(ValueError) as caught:
+        session.admit([request], images)
+    assert not isinstance(caught.value, NoRoom) and not session.busy
+    return str(caught.value)
+
+
+def test_what_will_never_fit_is_refused(model: Llava) -> None:
     (request,) = requests(1)
-    with DecodingSession(model, 1, request.length - 1) as session:
-        with pytest.raises(
-            ValueError, match=f"a request of {request.length} positions, and room for {request.length - 1}"
-        ):
-            session.admit([request], images_of([request]))
-        with pytest.raises(ValueError, match="can decode"):
-            session.admit(
-                [DecodingRequest(EncodedPrompt("s", [7]), SamplingSettings(max_new_tokens=2, stop=("x",)), STOPS)]
+    settings = SamplingSettings(max_new_tokens=2, stop=("x",))
+    image = images_of([request])
+    assert image is not None
+    with DecodingSession(model, 1, request.length) as session:
+        longer = replace(request, sampling=replace(request.sampling, max_new_tokens=15))
+        assert f"{request.length + 1} positions, and room for {request.length} each" in refused(session, longer, image)
+        assert "2 answers asked for at once, of 1 slots" in refused(session, replace(request, sampling=KINDS[1]), image)
+        assert "can decode" in refused(session, DecodingRequest(EncodedPrompt("s", [7]), settings, STOPS))
+        assert "16 image tokens, and 0 images" in refused(session, request)
+        wrong = ImageBatch(image.pixels_NCHW, image.index_K + 1)
+        assert "an image is named that is not there" in refused(session, request, wrong)
+        for ids in ([], [-1], [small.CONFIG.language.vocab_size]):
+            assert "is empty, or has tokens" in refused(
+                session, DecodingRequest(EncodedPrompt("e", ids), KINDS[0], STOPS)
             )
-        assert not session.busy
+    with pytest.raises(ValueError, match="and the model has"):
+        DecodingSession(model, 1, small.CONFIG.language.max_position_embeddings + 1)
 
 
-def letters(ids: list[int]) -> str:
-    return "".join(map(chr, ids))
+def test_a_prompt_that_cannot_be_computed_ends_and_the_others_go_on(
+    model: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = requests(3)
+    expected = [alone(model, request) for request in asked]
+    with DecodingSession(model, 8, LENGTH) as session:
+        first = session.admit(asked[:1], images_of(asked[:1]))
+        session.step()
+        broken = session.admit(asked[1:2])
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "logits", lambda hidden: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                session.step()
+        later = session.admit(asked[2:])
+        while session.busy:
+            session.step()
+        assert [session.retire(row) for row in first] == expected[0]
+        assert [session.retire(row) for row in later] == expected[2]
+        assert {session.retire(row).finish_reason for row in broken} == {"abort"} and session.room == 8
 
 
-@pytest.mark.parametrize(
-    ("stops", "text"),
-    [(("END",), "abc"), (("END", "bcE"), "a"), (("c",), "ab"), (("\n\n",), None), (("D", "E"), "abc"), (("a",), "")],
-)
-def test_an_answer_ends_before_its_first_stop_text(stops: tuple[str, ...], text: str | None) -> None:
-    ids = [ord(letter) for letter in "abcEND of it"]
-    cuts = [text_before(stops, ids[:end], letters) for end in range(1, len(ids) + 1)]
-    assert next((cut for cut in cuts if cut is not None), None) == text
+def test_settings_of_another_kind_come_into_the_same_memory(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and broken temperatures, with and without filters; one window serves kinds that its own covers."""
+    monkeypatch.setattr(steps, "_WINDOW", 64)
+    base = DecodingRequest(EncodedPrompt("k", list(range(7, 17))), SamplingSettings(max_new_tokens=12), frozenset({-1}))
+    kinds = [
+        SamplingSettings(temperature=1, top_k=5, top_p=0.9, max_new_tokens=12),
+        SamplingSettings(temperature=0.7, max_new_tokens=12),
+        SamplingSettings(temperature=0, max_new_tokens=12),
+        SamplingSettings(temperature=1.7, top_k=7, max_new_tokens=12),
+    ]
+    asked = [replace(base, sampling=kind) for kind in kinds]
+    expected = [alone(model, request) for request in asked]
+    assert len({tuple(answer.ids) for answers in expected for answer in answers}) > 2
+    with DecodingSession(model, 1, LENGTH, graphs=True) as session:
+        assert run(session, asked, 1, 1)[-1] == expected[-1]
+        found = []
+        for request in asked:
+            rows = session.admit([request])
+            while session.busy:
+                session.step()
+            found.append([session.retire(row) for row in rows])
+        assert found == expected
+        assert isinstance(session._steps, steps.GraphedSteps) and session._steps.windows == 1
 
 
-def test_a_stop_text_is_found_late_in_a_long_answer_and_within_a_token() -> None:
-    ids = list(range(300))
-    decoded = []
-
-    def decode(some: list[int]) -> str:
-        decoded.append(len(some))
-        return "".join(f"<{token}>" for token in some)
-
-    found = [text_before(("9><27", "zz"), ids[:end], decode) for end in range(1, 301)]
-    assert next(end for end, text in enumerate(found, start=1) if text is not None) == 271
-    assert found[270] == "".join(f"<{token}>" for token in range(269)) + "<26"
-    assert all(length < 40 for length in decoded[:270]), "long answers are not decoded anew for each token"
+def test_traffic_takes_few_windows(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a graph, which takes as long to record as some 20 steps."""
+    monkeypatch.setattr(steps, "_WINDOW", 64)
+    asked = [
+        DecodingRequest(
+            EncodedPrompt(f"t{number}", list(range(7, 12 + number % 9))), KINDS[number % 4], frozenset({-1})
+        )
+        for number in range(60)
+    ]
+    with DecodingSession(model, 8, LENGTH, graphs=True) as session:
+        run(session, asked, 1, 2)
+        assert isinstance(session._steps, steps.GraphedSteps) and 1 < session._steps.windows < 12
 
 
 def test_stop_texts_of_rows(model: Llava) -> None:

@@ -12,11 +12,20 @@ from transformers.generation.logits_process import (
 )
 
 from nemo_mm_align.errors import UserError
-from nemo_mm_align.inference.sampling import RowSampling, filter_logits, sample_tokens, stream_key, uniform_numbers
+from nemo_mm_align.inference.sampling import (
+    RowSampling,
+    SamplingKind,
+    filter_logits,
+    sample_tokens,
+    stream_key,
+    uniform_numbers,
+)
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 
+VOCABULARY = 131
 
-def logits(rows: int = 64, vocabulary: int = 131) -> torch.Tensor:
+
+def logits(rows: int = 64, vocabulary: int = VOCABULARY) -> torch.Tensor:
     values = 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(3))
     values[:, 7] = values[:, 9]  # ties
     values[:, -3:] = float("-inf")  # padded columns
@@ -24,7 +33,7 @@ def logits(rows: int = 64, vocabulary: int = 131) -> torch.Tensor:
 
 
 def rows_of(settings: SamplingSettings, rows: int = 64) -> RowSampling:
-    return RowSampling.of([settings] * rows)
+    return RowSampling.of([settings] * rows, VOCABULARY)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
@@ -102,8 +111,8 @@ MIXED = [
 def test_rows_of_one_batch_have_settings_of_their_own():
     """To the bit what each row gives in a batch of rows like it."""
     values, uniform = logits(len(MIXED)), torch.rand(len(MIXED), dtype=torch.float64)
-    together = sample_tokens(values, RowSampling.of(MIXED), uniform)
-    filtered = filter_logits(values, RowSampling.of(MIXED))
+    together = sample_tokens(values, RowSampling.of(MIXED, VOCABULARY), uniform)
+    filtered = filter_logits(values, RowSampling.of(MIXED, VOCABULARY))
     for place, settings in enumerate(MIXED):
         row, one = values[place : place + 1], rows_of(settings, 1)
         assert sample_tokens(row, one, uniform[place : place + 1]) == together[place]
@@ -111,10 +120,50 @@ def test_rows_of_one_batch_have_settings_of_their_own():
             assert torch.equal(filter_logits(row, one)[0], filtered[place])
 
 
+def test_a_kind_that_covers_others_changes_nothing_of_them():
+    values, uniform = logits(len(MIXED)), torch.rand(len(MIXED), dtype=torch.float64)
+    kind = SamplingKind.of(MIXED, VOCABULARY)
+    assert kind == SamplingKind(True, 64, True) and SamplingKind.of(MIXED[:1], VOCABULARY) == SamplingKind(
+        False, 0, False
+    )
+    expected = sample_tokens(values, RowSampling.of(MIXED, VOCABULARY), uniform)
+    for place, settings in enumerate(MIXED):
+        wide = RowSampling.of([settings], VOCABULARY, kind=kind)
+        assert wide.kind == kind
+        assert sample_tokens(values[place : place + 1], wide, uniform[place : place + 1]) == expected[place]
+    narrow = SamplingKind.of(MIXED[:2], VOCABULARY)
+    assert RowSampling.of(MIXED, VOCABULARY, kind=narrow).kind == kind
+
+
+def test_settings_of_any_size_give_tokens_that_exist():
+    settings = [
+        SamplingSettings(temperature=1, top_k=2**63),
+        SamplingSettings(temperature=1e-5),
+        SamplingSettings(temperature=1e30, top_k=VOCABULARY),
+        SamplingSettings(temperature=1, top_p=1e-9),
+    ]
+    rows = RowSampling.of(settings, VOCABULARY)
+    assert rows.temperature_B1.dtype == torch.float32 and rows.kind.top_k == 0
+    values = logits(4)
+    ids = sample_tokens(values, rows, torch.full((4,), 0.5, dtype=torch.float64))
+    assert values.gather(1, ids.unsqueeze(1)).isfinite().all() and ids[1] == values[1].argmax()
+    nothing = torch.full((4, VOCABULARY), float("nan"))
+    assert sample_tokens(nothing, rows, torch.full((4,), 0.5, dtype=torch.float64)).max() < VOCABULARY
+
+
+def test_stop_texts_are_a_list():
+    assert SamplingSettings(stop=["a", "b"]).stop == ("a", "b")
+    with pytest.raises(UserError, match="stop='END': give a list"):
+        SamplingSettings(stop="END")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"temperature": -1},
+        {"temperature": 1e-39},
+        {"temperature": float("inf")},
+        {"temperature": float("nan")},
         {"top_p": 0},
         {"top_p": 1.1},
         {"top_k": -1},
