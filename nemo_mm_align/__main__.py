@@ -9,10 +9,10 @@ import runpy
 import sys
 
 from nemo_mm_align import __version__
-from nemo_mm_align.cli import end
-from nemo_mm_align.errors import suggestion
-from nemo_mm_align.packages import describe_missing
-from nemo_mm_align.repository import SCRIPTS
+from nemo_mm_align.cli.entry_point import end
+from nemo_mm_align.core.errors import suggestion
+from nemo_mm_align.core.packages import describe_missing
+from nemo_mm_align.core.repository import SCRIPTS
 
 USAGE = """\
 nemo-mm-align STAGE overrides...      one stage; its own settings: nemo-mm-align STAGE --help

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 from nemo_mm_align.inference.annotate_settings import check_early
 from nemo_mm_align.parallel.stopping import StopRequest
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 
 
 @command("attribute_report", types=("nemo_mm_align.evaluation.attribute_report.settings:ReportSettings",))

@@ -11,9 +11,9 @@ import sys
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.benchmarks.settings import BenchmarkSettings
-from nemo_mm_align.command import command
-from nemo_mm_align.configuration import read
-from nemo_mm_align.outputs import file_to_write, folder_to_write
+from nemo_mm_align.cli.command import command
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.outputs import file_to_write, folder_to_write
 
 
 @command("benchmark", types=("nemo_mm_align.benchmarks.settings:BenchmarkSettings",))

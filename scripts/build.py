@@ -5,7 +5,7 @@ build.py method=preference annotations=annotations.jsonl out=preference.jsonl
 
 from omegaconf import DictConfig
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 from nemo_mm_align.datasets.build_stage import build_from_config
 
 

@@ -11,7 +11,7 @@ import logging
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 from nemo_mm_align.parallel.conversion_checks import check_early
 
 

@@ -10,14 +10,14 @@ import sys
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import leave_note
-from nemo_mm_align.command import command
-from nemo_mm_align.configuration import read
-from nemo_mm_align.outputs import file_to_write
+from nemo_mm_align.cli.command import command
+from nemo_mm_align.cli.entry_point import leave_note
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.outputs import file_to_write
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.preflight.collectives import leave_hanging_group
 from nemo_mm_align.preflight.doctor import DoctorSettings, Examination, examine
 from nemo_mm_align.preflight.job import split_words
-from nemo_mm_align.repository import CONF
 
 CONFIG = CONF / "doctor.yaml"
 OWN, TRAINING = split_words(sys.argv[1:], set(OmegaConf.load(CONFIG)) | {"hydra", "judge"})

@@ -10,7 +10,7 @@ import sys
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 
 
 @command("estimate", types=("nemo_mm_align.capacity.run:EstimateSettings", "nemo_mm_align.training.sections:TopLevel"))

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 from nemo_mm_align.evaluation.stage import check_start, evaluate, settings_of
 from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.labeling.rating import rated_by

@@ -10,7 +10,7 @@ import sys
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 from nemo_mm_align.inference.early import check_early
 from nemo_mm_align.inference.settings import register_open_attributes
 from nemo_mm_align.parallel.stopping import StopRequest

@@ -10,7 +10,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.launch.settings import register_open_nodes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 from nemo_mm_align.miniature.run import run_miniature
 
 

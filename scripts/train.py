@@ -8,7 +8,7 @@ if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper 
 
     from omegaconf import DictConfig
 
-    from nemo_mm_align.command import command
+    from nemo_mm_align.cli.command import command
     from nemo_mm_align.parallel.stopping import StopRequest
     from nemo_mm_align.training.early import check_early
 
@@ -17,7 +17,7 @@ if __name__ == "__main__":  # imports inside: saving a checkpoint starts helper 
 
     def hydra_runner() -> Any:
         """NeMo's, which is slow to import."""
-        from nemo_mm_align.quiet import quiet_import
+        from nemo_mm_align.core.quiet import quiet_import
 
         with quiet_import():
             from nemo.core.config import hydra_runner

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig, Pooling
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.source import build_from, open_source
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.distributed import REPOSITORY
 
 LORA = LoRAConfig(rank=4, alpha=8, dropout=0.0)

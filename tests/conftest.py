@@ -33,7 +33,7 @@ if str(REPOSITORY) not in sys.path:
 
 import pytest  # noqa: E402
 
-from nemo_mm_align.attributes import AttributeSchema  # noqa: E402
+from nemo_mm_align.schema.attributes import AttributeSchema  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)

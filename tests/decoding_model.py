@@ -12,9 +12,9 @@ from PIL import Image
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.records import Prompt, Turn, write_records
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.records import Prompt, Turn, write_records
 from tests.tiny_llava import IMAGE_SIZE, IMAGE_TOKEN, VOCABULARY, make_llava
 
 GREEDY = SamplingSettings(temperature=0, max_new_tokens=24)

@@ -22,7 +22,7 @@ from nemo_mm_align.benchmarks.judge_server.server import (
     reference_answer,
     true_ratings,
 )
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, write_records
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, Turn, write_records
 
 __all__ = [
     "FAULTS",

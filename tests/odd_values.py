@@ -13,11 +13,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import read
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.repository import CONF, ROOT
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface_head import MODULE, with_head
-from nemo_mm_align.repository import CONF, ROOT
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 BASE = ROOT / "nemo_mm_align/miniature/base"
 

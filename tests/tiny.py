@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.schema.images import ImageProcessor
 from tests.unit.toy_tokenizers import llama_like
 
 WORDS = "a red circle and blue square there is no triangle in the image I think yes five tallest bar shows".split()  # noqa: SIM905

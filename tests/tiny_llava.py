@@ -13,7 +13,7 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import LoRAConfig
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 
 VOCABULARY, IMAGE_TOKEN, PAD, TOKENS_PER_IMAGE, IMAGE_SIZE = 99, 98, 0, 4, 28
 LORA = LoRAConfig(rank=4, alpha=8, dropout=0.0)

@@ -11,7 +11,7 @@ import torch
 
 from nemo_mm_align.benchmarks.engine import SEED
 from nemo_mm_align.benchmarks.machine import Growth, anonymous_growth, load_average
-from nemo_mm_align.configuration import read
+from nemo_mm_align.core.configuration import read
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.repository import ROOT
 
 SCRIPT = ROOT / "scripts/label.py"
 

@@ -15,8 +15,8 @@ from nemo_mm_align.benchmarks.labeling_command import LabelCommand
 from nemo_mm_align.benchmarks.labeling_inputs import write_inputs
 from nemo_mm_align.benchmarks.labeling_kills import measure_kills
 from nemo_mm_align.benchmarks.machine import load_average
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.file_state import SETTLED_S
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.file_state import SETTLED_S
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nemo_mm_align.benchmarks.dying_label import SCRIPT
 from nemo_mm_align.benchmarks.machine import peak_resident_bytes
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.labeling.provenance import default_ledger
-from nemo_mm_align.repository import ROOT
 
 KEY = "benchmark-key-0123456789"
 _POLL_SECONDS = 0.02

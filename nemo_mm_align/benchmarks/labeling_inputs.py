@@ -10,7 +10,7 @@ import numpy
 from PIL import Image
 
 from nemo_mm_align.benchmarks.judge_server.server import question_id
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, read_records, write_records
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, Turn, read_records, write_records
 
 IMAGE_SIZE = 336
 CANDIDATES = 4

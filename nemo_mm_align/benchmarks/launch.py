@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.repository import ROOT
 
 _LIMIT_SECONDS = 900
 

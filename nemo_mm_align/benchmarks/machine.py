@@ -15,8 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.packages import installed_versions
-from nemo_mm_align.units import GIB
+from nemo_mm_align.core.packages import installed_versions
+from nemo_mm_align.core.units import GIB
 
 _PACKAGES = ("torch", "megatron-core", "transformers", "trl", "accelerate")
 _POLL_SECONDS = 0.005

@@ -21,7 +21,7 @@ from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.rows import batch_length
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import LlavaConfig
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 
 
 @dataclass(frozen=True)

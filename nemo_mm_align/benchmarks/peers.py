@@ -10,8 +10,8 @@ import torch
 
 from nemo_mm_align.benchmarks.pairs import Pair
 from nemo_mm_align.benchmarks.random_models import IMAGE_ID, PAD_ID
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.parallel.optim_config import OptimConfig
 
 SETTINGS = {

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import hf_config_from_llava
 from nemo_mm_align.model.huggingface_export import Companions
 from nemo_mm_align.model.huggingface_names import file_name, uncomputed_vision_shapes, weight_pieces
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_writer import Entry, ShardWriter, dtype_name
+from nemo_mm_align.schema.images import ImageProcessor
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD_ID, END_ID, IMAGE_ID = 0, 2, 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from nemo_mm_align.units import MIB
+from nemo_mm_align.core.units import MIB
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.atomic import write_json
 from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
@@ -20,6 +19,7 @@ from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
 from nemo_mm_align.benchmarks.settings import BenchmarkSettings, BenchmarkSize
+from nemo_mm_align.core.atomic import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nemo_mm_align.benchmarks.gpu.options import Options
-from nemo_mm_align.configuration import Count, Natural, Seconds, StrictModel
+from nemo_mm_align.core.configuration import Count, Natural, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
 Part = Literal["training", "layouts", "reference", "import", "decoding", "labeling", "gpu"]

@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nemo_mm_align.callbacks.health_rules import RULES
 from nemo_mm_align.callbacks.health_series import Series
+from nemo_mm_align.core.run_files import METRICS_FILE, read_metrics
+from nemo_mm_align.core.run_health import Finding, Verdict, read_health, write_health
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.run_files import METRICS_FILE, read_metrics
-from nemo_mm_align.run_health import Finding, Verdict, read_health, write_health
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable
 
 from nemo_mm_align.callbacks.health_series import Series
-from nemo_mm_align.run_health import Finding, ImageEffect
+from nemo_mm_align.core.run_health import Finding, ImageEffect
 
 FEWEST_STEPS = 20
 """With fewer, a fifth of the steps is less than four of them, and their mean is mostly chance."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nemo_mm_align.run_health import ImageSensitivity
+from nemo_mm_align.core.run_health import ImageSensitivity
 
 TAIL = 0.2
 """Share of the steps that stands for the start, and for the end, of a run."""

@@ -9,10 +9,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.first_rank import on_first_rank
-from nemo_mm_align.run_health import (
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.run_health import (
     ImageEffect,
     ImageMeasurement,
     ImageSensitivity,
@@ -20,6 +18,8 @@ from nemo_mm_align.run_health import (
     read_health,
     write_health,
 )
+from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.first_rank import on_first_rank
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from nemo_mm_align.atomic import write_lines
+from nemo_mm_align.core.atomic import write_lines
+from nemo_mm_align.core.run_files import read_metrics
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.run_files import read_metrics
 
 
 class WriteMetrics(Callback):

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nemo_mm_align.core.processes import node_name
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.processes import node_name
 
 logger = logging.getLogger(__name__)
 

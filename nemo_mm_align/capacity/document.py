@@ -20,10 +20,10 @@ from nemo_mm_align.capacity.steptime import (
     HOST_SECONDS_PER_LAYER,
 )
 from nemo_mm_align.capacity.suggest import Suggestion, describe, suggest
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.units import GIB, gib
 from nemo_mm_align.recipes.registry import paper_recipes
 from nemo_mm_align.recipes.spec import RecipeSpec
-from nemo_mm_align.units import GIB, gib
 
 MODELS = {**EXPERIMENT_MODELS, "llava_llama2_70b": "A LLaVA with Llama-2-70B"}
 NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

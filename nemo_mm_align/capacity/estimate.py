@@ -11,7 +11,7 @@ from nemo_mm_align.capacity.gpus import GPU, REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import TrainingJob, read_job
 from nemo_mm_align.capacity.memory import StageMemory, checkpoint_bytes, stage_memory
 from nemo_mm_align.capacity.steptime import StepTime, step_time
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 RESERVE = 0.10
 """Share of a GPU's memory that stays free: fragmentation, and what the estimate does not know."""

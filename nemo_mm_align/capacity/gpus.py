@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.units import GIB
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.units import GIB
 
 REFERENCE_GPU = "h100_80gb"
 """What estimates are for where nothing else is asked."""

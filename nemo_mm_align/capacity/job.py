@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import STRICT, Count, read, read_known
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import STRICT, Count, read, read_known
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.settings import ModelSettings, read_engine, read_model, sizes_of
@@ -21,6 +20,7 @@ from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
 from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
 from nemo_mm_align.recipes.registry import find_recipe, read_recipe
 from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 ANSWER_TOKENS = 1024
 """Longest answer that is reckoned with: the paper samples at most so many new tokens."""

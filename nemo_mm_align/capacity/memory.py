@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from nemo_mm_align.capacity.activations import GPU_KERNELS, Kernels, LayerActivations, logits, stage_activations
 from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.parameters import RankParameters, rank_parameters
+from nemo_mm_align.core.units import GIB
 from nemo_mm_align.model.config import ParallelConfig
-from nemo_mm_align.units import GIB
 
 CUDA_CONTEXT = 1.2 * GIB
 """Allowance for CUDA's context, cuBLAS and TransformerEngine workspaces of a process; not measured, see CAPACITY.md."""

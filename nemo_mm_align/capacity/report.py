@@ -8,7 +8,7 @@ from nemo_mm_align.capacity.estimate import Estimate
 from nemo_mm_align.capacity.memory import StageMemory, key_value_bytes
 from nemo_mm_align.capacity.steptime import ASSUMED_FP8_GAIN, ASSUMED_LINK_SHARE, ASSUMED_MFU
 from nemo_mm_align.capacity.suggest import describe
-from nemo_mm_align.units import GIB, gib
+from nemo_mm_align.core.units import GIB, gib
 
 SAMPLED_ROWS = 32
 _CACHE_LINE = 100  # bytes of one pair in the reference cache

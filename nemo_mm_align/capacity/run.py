@@ -12,7 +12,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from nemo_mm_align.atomic import write_text
 from nemo_mm_align.capacity.document import MODELS, recipes_by_rows, write_document
 from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
@@ -20,9 +19,10 @@ from nemo_mm_align.capacity.gpus import GPUS, REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import ANSWER_TOKENS, StartedRanks, read_job
 from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.suggest import describe, suggest
-from nemo_mm_align.configuration import Count, Natural, StrictModel, keys_of, read_known
-from nemo_mm_align.outputs import file_to_write, folder_to_write
-from nemo_mm_align.repository import CONF
+from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.configuration import Count, Natural, StrictModel, keys_of, read_known
+from nemo_mm_align.core.outputs import file_to_write, folder_to_write
+from nemo_mm_align.core.repository import CONF
 
 
 class WorkloadSettings(StrictModel):

@@ -10,9 +10,9 @@ from nemo_mm_align.capacity.gpus import GPU
 from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.operations import computed_flops
 from nemo_mm_align.capacity.steptime import StepTime
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.units import GIB, gib
 from nemo_mm_align.model.config import ParallelConfig
-from nemo_mm_align.units import GIB, gib
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 _RECOMPUTE = ("none", "selective", "full")

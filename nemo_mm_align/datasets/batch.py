@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.datasets.rows import PREFIX_SEGMENT
-from nemo_mm_align.transfers import to_device
 
 
 @dataclass(frozen=True)

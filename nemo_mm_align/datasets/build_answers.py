@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.candidates import (
@@ -16,7 +15,8 @@ from nemo_mm_align.datasets.candidates import (
     random_of,
     usable_candidates,
 )
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, Annotation, TrainingExample, Turn
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Annotation, TrainingExample, Turn
 
 
 def build_sft(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.candidates import (
@@ -25,7 +24,8 @@ from nemo_mm_align.datasets.candidates import (
     random_of,
     usable_candidates,
 )
-from nemo_mm_align.records import Annotation, PreferenceExample
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, PreferenceExample
 
 Line = dict[str, float]
 """Values of the attributes that are asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.candidates import (
@@ -16,8 +16,8 @@ from nemo_mm_align.datasets.candidates import (
     random_of,
     usable_candidates,
 )
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation, PreferenceExample
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, PreferenceExample
 
 Pair = tuple[Scored, Scored]
 

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.candidates import Scored, checked, metadata_of, usable_candidates
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.rated import rated_answers
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation, RatedAnswers, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, RatedAnswers, read_records
 
 Ratings = dict[str, float]
 

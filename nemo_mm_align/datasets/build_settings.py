@@ -23,8 +23,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import Count, NotNegative, Positive, Share, StrictModel
+from nemo_mm_align.core.configuration import Count, NotNegative, Positive, Share, StrictModel
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 Method = Literal[
     "sft",

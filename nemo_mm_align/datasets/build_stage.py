@@ -9,8 +9,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import StrictModel, read
+from nemo_mm_align.core.configuration import StrictModel, read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.lock import owned_output
+from nemo_mm_align.core.outputs import file_to_write
 from nemo_mm_align.datasets.build_rated import heldout_path, keep_training
 from nemo_mm_align.datasets.build_settings import ATTRIBUTE_MODEL, BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
@@ -18,10 +20,8 @@ from nemo_mm_align.datasets.builders import BUILDERS, stream
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.exports import Export, export_named
 from nemo_mm_align.datasets.relocate import relocate_images
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.lock import owned_output
-from nemo_mm_align.outputs import file_to_write
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, read_records
 
 logger = logging.getLogger(__name__)
 

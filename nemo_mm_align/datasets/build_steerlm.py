@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.datasets.ablations import first_share
 from nemo_mm_align.datasets.build_answers import answer_example
 from nemo_mm_align.datasets.build_settings import BuildSettings
@@ -24,7 +23,8 @@ from nemo_mm_align.datasets.candidates import Scored, check_scored, checked, usa
 from nemo_mm_align.datasets.quotas import draw_evenly
 from nemo_mm_align.datasets.replay import replay_examples
 from nemo_mm_align.datasets.steerlm_plan import Place, Pools, Rows, collect, plan_rows, source_of
-from nemo_mm_align.records import Annotation, TrainingExample
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, TrainingExample
 
 
 def build_steerlm_paper(

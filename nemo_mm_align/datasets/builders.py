@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
 from nemo_mm_align.datasets.build_answers import build_rejection, build_sft
 from nemo_mm_align.datasets.build_attribute_pairs import build_attribute_preference
@@ -30,8 +30,8 @@ from nemo_mm_align.datasets.build_settings import (
 from nemo_mm_align.datasets.build_steerlm import build_steerlm, build_steerlm_paper
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.draft import Example
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation, PreferenceExample
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, PreferenceExample
 
 Builder = Callable[[Iterable[Annotation], BuildSettings, AttributeSchema, BuildSummary], Iterator[Example]]
 

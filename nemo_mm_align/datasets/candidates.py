@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, Annotation
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Annotation
 
 TOLERANCE = 1e-9
 """Scores are sums of decimal fractions: 0.3 is at least 0.1 + 0.2."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nemo_mm_align.attribute import spelling
-from nemo_mm_align.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema
+from nemo_mm_align.core.errors import UserError, shorten
 from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.datasets.rated import ASKS_FOR_ATTRIBUTES, SAME_TEXT, check_ratings, rated_answers
-from nemo_mm_align.errors import UserError, shorten
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, RatedAnswers, TrainingExample, Turn
+from nemo_mm_align.schema.attribute import spelling
+from nemo_mm_align.schema.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, PreferenceExample, RatedAnswers, TrainingExample, Turn
 
 Example = TrainingExample | PreferenceExample | RatedAnswers
 

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from nemo_mm_align.atomic import write_lines
-from nemo_mm_align.errors import shorten
+from nemo_mm_align.core.atomic import write_lines
+from nemo_mm_align.core.errors import shorten
 
 SHOWN = 5
 """Examples of faults in a summary; the report has them all."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.image_store import default_cache, store_image
-from nemo_mm_align.errors import UserError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?|[\w-]+")
 IMAGE_KEYS = ("image", "images")

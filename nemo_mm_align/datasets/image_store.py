@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from PIL import Image
 
-from nemo_mm_align.errors import UserError, shorten
-from nemo_mm_align.hashing import hash_bytes
-from nemo_mm_align.images import FORMATS, MAX_FILE_BYTES
+from nemo_mm_align.core.errors import UserError, shorten
+from nemo_mm_align.core.hashing import hash_bytes
+from nemo_mm_align.schema.images import FORMATS, MAX_FILE_BYTES
 
 DATA_URL = re.compile(r"data:([^,]{0,200}?)(;base64)?,", re.IGNORECASE)
 

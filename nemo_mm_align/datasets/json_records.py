@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from nemo_mm_align.core.errors import UserError, shorten
+from nemo_mm_align.core.file_kinds import BOM, open_plain
 from nemo_mm_align.datasets.faults import Problem
-from nemo_mm_align.errors import UserError, shorten
-from nemo_mm_align.file_kinds import BOM, open_plain
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 """Images inside a record included."""

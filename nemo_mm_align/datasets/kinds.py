@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sample import ANSWER, CANDIDATE, CHOSEN, REJECTED, Sample
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import PreferenceExample, RatedAnswers, TrainingExample
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_mm_align.atomic import write_json
+from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.prompts import EncodedSequence, Encoder
+from nemo_mm_align.schema.prompts import EncodedSequence, Encoder
 
 SHOWN = 5
 BINS = 10

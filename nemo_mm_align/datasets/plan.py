@@ -16,13 +16,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds import Example, SampleKind
 from nemo_mm_align.datasets.length_report import Dropped, LengthPlan
 from nemo_mm_align.datasets.sample import Sample, SampleStore
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.image_hashes import ImageHashes
-from nemo_mm_align.images import verify_bytes
-from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.schema.image_hashes import ImageHashes
+from nemo_mm_align.schema.images import verify_bytes
+from nemo_mm_align.schema.prompts import Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import TrainingExample
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import TrainingExample
 
 
 def replay_examples(files: Sequence[Path], schema: AttributeSchema) -> Iterator[TrainingExample]:

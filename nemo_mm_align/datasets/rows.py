@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.arithmetic import round_up
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 
 IGNORE_INDEX = -100
 PADDING_SEGMENT = -1

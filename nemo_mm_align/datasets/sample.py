@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 
 ANSWER, CHOSEN, REJECTED, CANDIDATE = "answer", "chosen", "rejected", "candidate"
 

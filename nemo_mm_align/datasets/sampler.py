@@ -7,7 +7,7 @@ import math
 
 import numpy
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.arithmetic import micro_batches_per_step
 
 NOTABLE = 0.05

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.file_kinds import is_gzip, kind_of
 from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.datasets.huggingface import read_rows
 from nemo_mm_align.datasets.json_records import is_spread_object, json_items, json_lines
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.file_kinds import is_gzip, kind_of
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 FILE_SUFFIXES = (*JSON_SUFFIXES, ".parquet", ".arrow", ".csv", ".tsv", ".txt", ".gz", ".zip", ".zst", ".xz", ".bz2")

@@ -7,14 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.candidates import TOLERANCE, usable_candidates
 from nemo_mm_align.datasets.quotas import apportion, draw_evenly
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation
 
 Place = tuple[str, int]
 """A candidate: its prompt's id, its number among that prompt's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from nemo_mm_align.records import Record
+from nemo_mm_align.schema.records import Record
 
 
 class ScoredAnswer(Record):

@@ -8,11 +8,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.results import BASE, MethodResult, variant_of
 from nemo_mm_align.recipes.registry import all_recipes
 from nemo_mm_align.reporting.figures import INK, STYLE, figure_uri
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 BASE_COLOUR = "#8a8f98"
 SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")

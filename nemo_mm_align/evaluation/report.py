@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_mm_align.atomic import write_text
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.atomic import write_text
 from nemo_mm_align.evaluation import page, plots, steering_report, tables, wording
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import Interval
@@ -19,9 +18,10 @@ from nemo_mm_align.evaluation.results import BASE, Results, variant_of
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.evaluation.tasks.rated import JUDGED, WORDS
-from nemo_mm_align.records import Prompt
 from nemo_mm_align.reporting.page import render
 from nemo_mm_align.reporting.tables import cells
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt
 
 TITLE = "Aligning a vision-language model with attribute annotations"
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nemo_mm_align import packages
-from nemo_mm_align.atomic import write_text
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core import packages
+from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.run_health import Verdict
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.measures import Measure, Measurement
 from nemo_mm_align.recipes.registry import paper_recipes
-from nemo_mm_align.run_health import Verdict
 
 BASE = "base"
 """What all methods start from, and are compared with."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import Field
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import StrictModel, read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import StrictModel, read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.lock import owned_output
+from nemo_mm_align.core.outputs import check_folder, folder_to_write
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.report import choose_samples
@@ -22,9 +23,8 @@ from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.evaluation.tasks.task import Answered, Task
 from nemo_mm_align.llm.running.budget import BudgetSettings
 from nemo_mm_align.llm.running.runner import RunnerSettings
-from nemo_mm_align.lock import owned_output
-from nemo_mm_align.outputs import check_folder, folder_to_write
-from nemo_mm_align.records import CandidateSet, Prompt, prompt_kind, read_records, resolve_image, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import CandidateSet, Prompt, prompt_kind, read_records, resolve_image, write_records
 
 log = logging.getLogger(__name__)
 

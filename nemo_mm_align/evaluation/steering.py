@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from scipy import stats
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import Interval, interval_of, t_interval
 from nemo_mm_align.evaluation.results import CurvePoint, SteeringResult
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 def steering_results(

@@ -11,16 +11,16 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import plots, wording
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.results import Results, SteeringResult
-from nemo_mm_align.records import Prompt
 from nemo_mm_align.reporting.figures import GUIDE, STYLE, figure_uri
 from nemo_mm_align.reporting.images import image_uri
 from nemo_mm_align.reporting.tables import Cell, measured, named_values, number
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt
 
 HEADS = [
     "Model",

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results, text_ability
 from nemo_mm_align.evaluation.report import write_report
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts, installed_versions, write_results
@@ -16,6 +15,7 @@ from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.evaluation.tasks.task import Task
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 def summarise(

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation import plots, wording
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.results import MethodResult, Results
 from nemo_mm_align.evaluation.tasks.rated import CORRECTNESS
-from nemo_mm_align.records import Prompt
 from nemo_mm_align.reporting.images import image_uri
 from nemo_mm_align.reporting.tables import Cell, Fact, cells, fact_lists, flat, measured, named_values, number
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt
 
 MAX_EDGE = 512
 """Larger sample images are scaled down to this many pixels."""

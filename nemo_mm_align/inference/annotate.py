@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.hashing import hash_bytes
+from nemo_mm_align.core.run_files import write_layout
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.hashing import hash_bytes
 from nemo_mm_align.inference.annotate_inputs import AttributeRater, ItemPictures, key_of, make_samples, read_items
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.answer_file import AnswerFile
@@ -29,8 +30,7 @@ from nemo_mm_align.labeling.judges.model_head import NAME
 from nemo_mm_align.labeling.provenance import settings_of
 from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.parallel.first_rank import open_on_first_rank, share
-from nemo_mm_align.records import Annotation, RatedCandidate
-from nemo_mm_align.run_files import write_layout
+from nemo_mm_align.schema.records import Annotation, RatedCandidate
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from nemo_mm_align.answer_provenance import Hashes
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.derangement import derange
 from nemo_mm_align.inference.requests import Key, raise_faults, request_key
@@ -21,8 +20,9 @@ from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.items import Item, LabelContext, content_key
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.judges.model_head import NAME
-from nemo_mm_align.prompts import EncodedSequence, Encoder
-from nemo_mm_align.records import prompt_kind
+from nemo_mm_align.schema.answer_provenance import Hashes
+from nemo_mm_align.schema.prompts import EncodedSequence, Encoder
+from nemo_mm_align.schema.records import prompt_kind
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import StrictBool, model_validator
 
-from nemo_mm_align.configuration import Count, Seed, read
+from nemo_mm_align.core.configuration import Count, Seed, read
 from nemo_mm_align.inference.early import check_base, check_model, reserve_output
 from nemo_mm_align.inference.model_settings import ModelSettings
 from nemo_mm_align.labeling.outputs import check_inputs

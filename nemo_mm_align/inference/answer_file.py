@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol
 
-from nemo_mm_align import lock
-from nemo_mm_align.answer_provenance import Hashes, ProvenanceFile, digest, provenance_path, read_provenance
-from nemo_mm_align.atomic import write_json
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.core import lock
+from nemo_mm_align.core.atomic import write_json
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.core.lock import lock_of
+from nemo_mm_align.core.nested import differing
+from nemo_mm_align.core.outputs import file_to_write
 from nemo_mm_align.inference.requests import Key, raise_faults, request_key
-from nemo_mm_align.lock import lock_of
-from nemo_mm_align.nested import differing
-from nemo_mm_align.outputs import file_to_write
-from nemo_mm_align.records import CandidateSet, RecordAppender, RecordType, numbered_records, write_records
+from nemo_mm_align.schema.answer_provenance import Hashes, ProvenanceFile, digest, provenance_path, read_provenance
+from nemo_mm_align.schema.records import CandidateSet, RecordAppender, RecordType, numbered_records, write_records
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 Hashes = tuple[str, ...]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.candidates import TOLERANCE
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, read_records
 
 
 class DrawnAttributes:

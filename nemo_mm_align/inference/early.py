@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align import lock
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import image_fault
+from nemo_mm_align.core import lock
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.outputs import file_to_write
+from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.inference.requests import raise_faults
 from nemo_mm_align.inference.settings import InferenceSettings, settings_from_config
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
-from nemo_mm_align.outputs import file_to_write
 from nemo_mm_align.parallel.source import ModelSource, open_source
-from nemo_mm_align.processes import this_process
-from nemo_mm_align.records import Prompt, read_records
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.images import image_fault
+from nemo_mm_align.schema.records import Prompt, read_records
 
 _EITHER = "give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone."
 

@@ -15,7 +15,6 @@ import torch
 from megatron.core import parallel_state
 from tqdm import tqdm
 
-from nemo_mm_align.images import ImageProcessor, load_image
 from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.requests import (
     Assignment,
@@ -30,8 +29,9 @@ from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.session import ImageBatch
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt
+from nemo_mm_align.schema.images import ImageProcessor, load_image
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt
 
 Answers = tuple[Candidate, ...]
 Result = TypeVar("Result")

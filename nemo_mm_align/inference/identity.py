@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.hashing import hash_bytes
+from nemo_mm_align.core.hashing import hash_bytes
 from nemo_mm_align.inference.drawn import DrawnAttributes
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.settings import InferenceSettings
-from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.prompts import Encoder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 

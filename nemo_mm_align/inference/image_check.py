@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.requests import raise_faults
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.schema.images import image_fault
 
 
 def verify_images(paths: Iterable[Path]) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.inference.early import check_model
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.rating import Rater
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.parallel.source import ModelSource, build_from
-from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.prompts import Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from nemo_mm_align.configuration import Count, StrictModel
+from nemo_mm_align.core.configuration import Count, StrictModel
 from nemo_mm_align.model.config import ParallelConfig, Precision
 from nemo_mm_align.model.settings import layout_of
 

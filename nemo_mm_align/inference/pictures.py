@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from nemo_mm_align.answer_provenance import Hashes
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.image_hashes import ImageHashes
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.requests import Key, Request
+from nemo_mm_align.schema.answer_provenance import Hashes
+from nemo_mm_align.schema.image_hashes import ImageHashes
 
 
 class Pictures:

@@ -14,16 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nemo_mm_align.atomic import write_json
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.atomic import write_json
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds import RATED_ANSWERS
 from nemo_mm_align.datasets.plan import encode_sample
 from nemo_mm_align.datasets.rated import rated_answers
 from nemo_mm_align.datasets.relocate import relocate_images
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import image_fault
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.probe_settings import ProbeSettings
 from nemo_mm_align.inference.rating import Rater, rate_answers
@@ -31,8 +29,10 @@ from nemo_mm_align.inference.requests import raise_faults
 from nemo_mm_align.inference.ridge import Array, Ridge, fit_ridge
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.source import build_from
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import RatedAnswers, read_records, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.images import image_fault
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import RatedAnswers, read_records, write_records
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import Count, Positive, Seed, read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import Count, Positive, Seed, read
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.early import check_base, check_model, reserve_output
 from nemo_mm_align.inference.model_settings import ModelSettings
 from nemo_mm_align.model.head_config import Pooling
-from nemo_mm_align.records import RatedAnswers, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import RatedAnswers, read_records
 
 
 class ProbeSettings(ModelSettings):

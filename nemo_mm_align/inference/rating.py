@@ -21,13 +21,13 @@ from tqdm import tqdm
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.rows import row_lengths
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.arithmetic import round_up, row_length_multiple
 from nemo_mm_align.model.head_config import Pooling
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.objective import Reading, Reads
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.training.data import BatchShape, Collator
 from nemo_mm_align.training.reference_passes import Passes
 from nemo_mm_align.training.step import run_schedule

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import Prompt
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import Prompt
 
 SHOWN_FAULTS = 5
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.generator import Generator, gather
 from nemo_mm_align.inference.image_check import verify_images
 from nemo_mm_align.inference.requests import Assignment, EncodedPrompt, raise_faults
@@ -21,7 +21,7 @@ from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.records import Candidate, Prompt, Turn
+from nemo_mm_align.schema.records import Candidate, Prompt, Turn
 
 logger = logging.getLogger(__name__)
 

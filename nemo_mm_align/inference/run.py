@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.run_files import write_layout
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.early import check_mode
 from nemo_mm_align.inference.generator import candidate_set
@@ -18,7 +19,7 @@ from nemo_mm_align.inference.requests import Request, check_lengths, make_reques
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.parallel.first_rank import open_on_first_rank, share
-from nemo_mm_align.records import (
+from nemo_mm_align.schema.records import (
     IMAGE_PLACEHOLDER,
     CandidateSet,
     Prompt,
@@ -27,7 +28,6 @@ from nemo_mm_align.records import (
     read_records,
     resolve_image,
 )
-from nemo_mm_align.run_files import write_layout
 
 logger = logging.getLogger(__name__)
 

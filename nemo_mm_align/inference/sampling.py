@@ -16,8 +16,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.transfers import to_device
 
 
 def stream_key(seed: int, prompt_id: str, sample: int) -> int:

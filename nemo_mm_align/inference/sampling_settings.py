@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 LEAST_TEMPERATURE = 1e-5
 """Logits divided by less leave the range of float32."""

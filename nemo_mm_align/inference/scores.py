@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 _DECIMALS = 4
 """What is kept of a number: layouts and batches round differently beyond."""

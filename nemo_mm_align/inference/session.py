@@ -21,12 +21,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.growing_text import Decode
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import GraphedSteps, Steps
 from nemo_mm_align.model.llava import Llava
-from nemo_mm_align.transfers import to_device
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from pydantic import Field, StrictBool, field_validator, model_validator
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import Count, Natural, NotNegative, Seed, read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import Count, Natural, NotNegative, Seed, read
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.drawn import DrawnAttributes
 from nemo_mm_align.inference.model_settings import ModelSettings
 from nemo_mm_align.inference.requests import Assignment, sweep_assignments
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 if TYPE_CHECKING:
     from nemo_mm_align.inference.loading import OpenedModel

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.rows import Row
 from nemo_mm_align.inference.sampling import RowSampling, SamplingKind, sample_tokens, uniform_numbers
 from nemo_mm_align.inference.stage import DecodingStage
-from nemo_mm_align.transfers import to_device
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nemo_mm_align.core.nested import differing
 from nemo_mm_align.labeling.inputs import LabelInputs
 from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
-from nemo_mm_align.nested import differing
 
 log = logging.getLogger(__name__)
 

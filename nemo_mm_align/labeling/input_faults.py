@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
-from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.records import Record
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.schema.records import Record
 
 SHOWN_FAULTS = 10
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align import __version__
-from nemo_mm_align.file_state import file_state, is_settled
-from nemo_mm_align.image_hashes import ImageHashes
+from nemo_mm_align.core.file_state import file_state, is_settled
 from nemo_mm_align.labeling.input_table import InputTable
+from nemo_mm_align.schema.image_hashes import ImageHashes
 
 TABLE_VERSION = 1
 """To be raised where the input is checked more strictly than before: tables of earlier checks then hold no longer."""

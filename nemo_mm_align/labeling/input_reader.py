@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, TypeVar
 
-from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.file_kinds import check_is_json_lines
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.core.file_kinds import check_is_json_lines
 from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_table import InputTable, Place
 from nemo_mm_align.llm.running.progress import track
-from nemo_mm_align.records import CandidateSet, Prompt, Record, parse_line
+from nemo_mm_align.schema.records import CandidateSet, Prompt, Record, parse_line
 
 CANDIDATES_HEAD = re.compile(rb'\{"prompt_id": ?"([^"\\\x00-\x1f\x80-\xff]+)"')
 """How a line of candidates begins as this package writes it: its id is read without parsing the line."""

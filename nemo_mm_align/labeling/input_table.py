@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nemo_mm_align.atomic import write_lines
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.atomic import write_lines
+from nemo_mm_align.core.errors import UserError
 
 log = logging.getLogger(__name__)
 

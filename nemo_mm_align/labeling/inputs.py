@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.answer_provenance import CandidateOrigins, provenance_path
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.file_state import file_state
-from nemo_mm_align.images import read_image_bytes
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.file_state import file_state
 from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.input_reader import InputReader, check_is_file, read_candidates
 from nemo_mm_align.labeling.input_table import InputTable
 from nemo_mm_align.labeling.items import Item, LabelContext, content_key, draw_prompts
-from nemo_mm_align.records import CandidateSet, Prompt, parse_line, resolve_image
+from nemo_mm_align.schema.answer_provenance import CandidateOrigins, provenance_path
+from nemo_mm_align.schema.images import read_image_bytes
+from nemo_mm_align.schema.records import CandidateSet, Prompt, parse_line, resolve_image
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.hashing import hash_json
+from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.labeling.judge import Judge, JudgeRequest
-from nemo_mm_align.records import CandidateSet, Prompt
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import CandidateSet, Prompt
 
 KEY_VERSION = 1
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.items import Item
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 def checked_results(

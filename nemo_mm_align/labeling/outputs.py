@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.outputs import file_to_write
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.outputs import file_to_write
 
 
 def check_inputs(paths: Iterable[Path]) -> None:

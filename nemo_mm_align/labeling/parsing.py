@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.reply.claims import (
     Claims,
     UnparsableError,
@@ -22,6 +21,7 @@ from nemo_mm_align.labeling.reply.sections import read_sections
 from nemo_mm_align.labeling.reply.thinking import without_thinking
 from nemo_mm_align.labeling.rubric import CANDIDATE_KEY, RATINGS_KEY, REASONING_KEY, REFERENCE_KEY, SCORES_KEY
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 MAX_TEXT = 400_000
 """Characters of a reply with thinking; 65,536 tokens are fewer."""

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.atomic import write_json
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.atomic import write_json
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.inputs import Selection
 from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge import price_of

@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.image_hashes import ImageHashes
-from nemo_mm_align.images import read_image_bytes
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.items import Item, LabelContext, content_key
 from nemo_mm_align.labeling.judge import Judge, check_processes, max_output_tokens_of, price_of
 from nemo_mm_align.labeling.judge_call import JudgeCall, calls_of
@@ -25,7 +22,10 @@ from nemo_mm_align.llm.running.admission import open_admission
 from nemo_mm_align.llm.running.budget import BudgetSettings
 from nemo_mm_align.llm.running.estimates import EstimateSettings
 from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.image_hashes import ImageHashes
+from nemo_mm_align.schema.images import read_image_bytes
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.construction import construct
+from nemo_mm_align.core.construction import construct
 from nemo_mm_align.labeling.judge import Judge
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.llm.client import Asks
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 MOVED = {
     f"nemo_mm_align.labeling.judges.{before}": f"nemo_mm_align.llm.clients.{now}"

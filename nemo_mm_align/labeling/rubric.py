@@ -9,12 +9,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.hashing import hash_text
+from nemo_mm_align.core.hashing import hash_text
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.llm.question import Question, QuestionImage
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, Prompt, Turn
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Prompt, Turn
 
 # Services that know no property order write the keys of a JSON reply alphabetically. The names are chosen so that the
 # alphabetical order is the wanted one: own answer, then ratings; in a rating the reasoning before the scores.

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import StrictModel, read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import StrictModel, read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.lock import owned_output
 from nemo_mm_align.labeling.annotations import write_annotations, write_unlabelled
 from nemo_mm_align.labeling.announcement import announce
 from nemo_mm_align.labeling.batch.settings import BatchSettings
@@ -36,8 +36,8 @@ from nemo_mm_align.llm.running.dry_run import Estimate, estimate, print_estimate
 from nemo_mm_align.llm.running.estimates import EstimateSettings
 from nemo_mm_align.llm.running.progress import Tally, track
 from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
-from nemo_mm_align.lock import owned_output
-from nemo_mm_align.records import prompt_kind
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import prompt_kind
 
 log = logging.getLogger(__name__)
 

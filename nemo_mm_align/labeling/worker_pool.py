@@ -21,12 +21,12 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import Judge, JudgeReply, JudgeRequest, max_output_tokens_of, price_of
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import Price
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 log = logging.getLogger(__name__)
 

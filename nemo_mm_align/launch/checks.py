@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from nemo_mm_align.core.credentials import judge_key_variables, wandb_login
+from nemo_mm_align.core.folders import can_write
 from nemo_mm_align.evaluation.tasks.task import wants_ratings
-from nemo_mm_align.folders import can_write
-from nemo_mm_align.keys import judge_key_variables, wandb_login
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.mounts import outside
 from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster

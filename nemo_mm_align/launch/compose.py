@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import UnsupportedInterpolationType
 
-from nemo_mm_align.command import describe_refusal, groups_of, top_level_keys
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.cli.command import describe_refusal, groups_of, top_level_keys
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.inference.settings import register_open_attributes
-from nemo_mm_align.repository import CONF
 
 
 @dataclass(frozen=True)

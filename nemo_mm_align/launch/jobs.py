@@ -10,14 +10,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from nemo_mm_align.configuration import check_section, read_known
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import check_section, read_known
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import CONF
+from nemo_mm_align.core.run_files import DONE_FILE
 from nemo_mm_align.launch.compose import Composed, compose_stage, missing_keys, whole_values
 from nemo_mm_align.launch.settings import InteractiveCluster, LaunchSettings
 from nemo_mm_align.launch.types import check_types
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.repository import CONF
-from nemo_mm_align.run_files import DONE_FILE
 from nemo_mm_align.training.sections import ManagerSettings, TrainerSettings
 from nemo_mm_align.workflow.overrides import overrides_of
 from nemo_mm_align.workflow.stages import STAGES

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from nemo_mm_align.cli import EXIT_CODE as SETTINGS_EXIT_CODE
+from nemo_mm_align.cli.entry_point import EXIT_CODE as SETTINGS_EXIT_CODE
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.kubernetes_script import pod_script
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster

@@ -6,13 +6,13 @@ Of a PyTorchJob the operator makes a pod anew whose exit code is above 128, ends
 
 from __future__ import annotations
 
-from nemo_mm_align.cli import EXIT_CODE as SETTINGS_EXIT_CODE
+from nemo_mm_align.cli.entry_point import EXIT_CODE as SETTINGS_EXIT_CODE
+from nemo_mm_align.core.run_files import FAULT_FILE_VARIABLE, JOB_VARIABLE
 from nemo_mm_align.launch import script
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.settings import LaunchSettings
 from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
-from nemo_mm_align.run_files import FAULT_FILE_VARIABLE, JOB_VARIABLE
 
 SIGNALLED = 143
 """Exit code of a pod that shall be made anew, as of one that TERM has ended."""

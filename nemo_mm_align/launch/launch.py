@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.configuration import check_section, read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import check_section, read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.launch.checks import find_faults, warn_of_missing_mounts
 from nemo_mm_align.launch.interactive import render_interactive
 from nemo_mm_align.launch.jobs import Job, make_jobs
@@ -24,7 +25,6 @@ from nemo_mm_align.launch.kubernetes import condition, kind, object_name, render
 from nemo_mm_align.launch.secrets import check_env_vars, check_text, job_environment
 from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.slurm import render_submission, warn_of_unknown
-from nemo_mm_align.repository import ROOT
 from nemo_mm_align.workflow.stages import STAGES
 
 logger = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nemo_mm_align.cli import EXIT_CODE as SETTINGS_EXIT_CODE
+from nemo_mm_align.cli.entry_point import EXIT_CODE as SETTINGS_EXIT_CODE
+from nemo_mm_align.core.run_files import STOP_FILE, STOP_FILE_VARIABLE
 from nemo_mm_align.launch.checks import asks_judge
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.settings import LaunchSettings
 from nemo_mm_align.launch.shell import export_lines, quote
-from nemo_mm_align.run_files import STOP_FILE, STOP_FILE_VARIABLE
 from nemo_mm_align.workflow.overrides import overrides_of
 
 _INPUTS = {

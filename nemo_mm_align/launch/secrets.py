@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 _NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _HARMLESS_NAME = re.compile(r"TOKENIZERS?_|_FILE$|_PATH$|_DIR$|MONKEY|KEYBOARD", re.IGNORECASE)

@@ -10,8 +10,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, field_validator
 
-from nemo_mm_align.configuration import STRICT, Count, Natural, StrictModel
-from nemo_mm_align.configuration_help import Words
+from nemo_mm_align.cli.configuration_help import Words
+from nemo_mm_align.core.configuration import STRICT, Count, Natural, StrictModel
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.mounts import Mount, read_mount
 from nemo_mm_align.workflow.stages import STAGES

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from nemo_mm_align.core.run_files import FAULT_FILE, FAULT_FILE_VARIABLE, JOB_VARIABLE, STOP_FILE_VARIABLE
 from nemo_mm_align.launch import script
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.settings import LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.shell import RUN_FUNCTION, command_lines, python_words, quote, torchrun_words
-from nemo_mm_align.run_files import FAULT_FILE, FAULT_FILE_VARIABLE, JOB_VARIABLE, STOP_FILE_VARIABLE
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from nemo_mm_align.cli import EXIT_CODE
+from nemo_mm_align.cli.entry_point import EXIT_CODE
 
 _SIGNALLED = 128
 

@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import UnsupportedInterpolationType
 
-from nemo_mm_align.configuration import read
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_stage import BuildFile
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.stage import settings_of as evaluation_settings
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.settings import settings_from_config

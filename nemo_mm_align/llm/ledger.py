@@ -21,11 +21,11 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import ValidationError
 
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.llm.failures import FailureKind
 from nemo_mm_align.llm.ledger_index import RECENT_S, Failures, Index, timestamp
 from nemo_mm_align.llm.running.spending import Spending
-from nemo_mm_align.records import Record
+from nemo_mm_align.schema.records import Record
 
 log = logging.getLogger(__name__)
 

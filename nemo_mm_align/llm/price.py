@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from nemo_mm_align.configuration import StrictModel
+from nemo_mm_align.core.configuration import StrictModel
 
 
 class Price(StrictModel):

@@ -8,7 +8,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from nemo_mm_align.hashing import hash_bytes
+from nemo_mm_align.core.hashing import hash_bytes
 from nemo_mm_align.miniature.commands import Commands
 from nemo_mm_align.miniature.folders import CRITERIA, SHIPPED_BASE, TEXT_BEFORE, MiniatureRun
 from nemo_mm_align.miniature.steps import Step, module_command

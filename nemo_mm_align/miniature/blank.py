@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.miniature.tokenizer import build_tokenizer
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.schema.images import ImageProcessor
 
 _SPREAD = 0.05
 _HALF = (0.5, 0.5, 0.5)

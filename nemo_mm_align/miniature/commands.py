@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.core.run_files import METRICS_FILE, read_facts, read_metrics
 from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.settings import ANSWERS
 from nemo_mm_align.miniature.steps import Step, command_of
-from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_metrics
 
 TEMPLATE = {"template": "vicuna_v1", "template.system": ""}
 """Chat template of the base, which a Hugging Face folder does not name."""

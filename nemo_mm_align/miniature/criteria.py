@@ -20,17 +20,17 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from nemo_mm_align.atomic import write_text
-from nemo_mm_align.cli import user_errors
-from nemo_mm_align.configuration import Count, Positive, StrictModel, read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.cli.entry_point import user_errors
+from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.configuration import Count, Positive, StrictModel, read
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.miniature.commands import TEMPLATE
 from nemo_mm_align.miniature.criteria_counts import Drawn, Measured, judge, measure
 from nemo_mm_align.miniature.folders import CRITERIA
 from nemo_mm_align.miniature.judged import JudgedAnswer, judge_answer
 from nemo_mm_align.miniature.oracle import RULES
 from nemo_mm_align.miniature.steps import command_of
-from nemo_mm_align.records import CandidateSet, Prompt, read_records
+from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records
 
 logger = logging.getLogger(__name__)
 

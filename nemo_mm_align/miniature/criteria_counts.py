@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from nemo_mm_align.configuration import StrictModel
+from nemo_mm_align.core.configuration import StrictModel
 from nemo_mm_align.miniature.judged import JudgedAnswer
 
 QUALITY = ("helpfulness", "correctness", "coherence")

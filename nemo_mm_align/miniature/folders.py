@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.results import BRIEF, UNASKED
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.recipes.registry import find_recipe

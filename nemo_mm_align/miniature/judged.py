@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from nemo_mm_align.miniature.clauses import words_of
 from nemo_mm_align.miniature.oracle import claims_presence, rate, text_ok, yes_no_correct
 from nemo_mm_align.miniature.truth import truth_of
-from nemo_mm_align.records import Prompt, Record
+from nemo_mm_align.schema.records import Prompt, Record
 
 
 class JudgedAnswer(Record):

@@ -28,8 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.miniature.answers import main_claim
@@ -43,6 +42,7 @@ from nemo_mm_align.miniature.clauses import (
     words_of,
 )
 from nemo_mm_align.miniature.truth import NONE, Truth, truth_of
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 RULES = "miniature-2"
 """Version of the rules above; change it whenever a rating can change."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.core.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
+from nemo_mm_align.core.run_health import read_health
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.report import choose_samples
@@ -19,9 +21,7 @@ from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.task import MiniatureTask
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.records import Prompt, read_records, resolve_image
-from nemo_mm_align.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
-from nemo_mm_align.run_health import read_health
+from nemo_mm_align.schema.records import Prompt, read_records, resolve_image
 
 _SAMPLES, _STEERED, _CURVE_POINTS = 8, 2, 200
 

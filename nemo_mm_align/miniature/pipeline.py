@@ -9,7 +9,7 @@ from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.seed_steps import SeedSteps
 from nemo_mm_align.miniature.steps import Step
 from nemo_mm_align.miniature.world import build_world
-from nemo_mm_align.records import Prompt, read_records, write_records
+from nemo_mm_align.schema.records import Prompt, read_records, write_records
 
 
 def steps_of(run: MiniatureRun) -> list[Step]:

@@ -8,14 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from nemo_mm_align.configuration import read
-from nemo_mm_align.lock import owned_output
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.lock import owned_output
+from nemo_mm_align.core.outputs import folder_to_write
 from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.outcome import write_outcome
 from nemo_mm_align.miniature.pipeline import steps_of
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.miniature.steps import Step, StepRunner
-from nemo_mm_align.outputs import folder_to_write
 
 logger = logging.getLogger(__name__)
 

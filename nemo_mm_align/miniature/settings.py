@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, field_validator, model_validator
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import Count, Natural, Positive, StrictModel, read
+from nemo_mm_align.core.configuration import Count, Natural, Positive, StrictModel, read
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.miniature.world import WorldSettings
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.recipes.registry import all_recipes
-from nemo_mm_align.repository import CONF
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 ANSWERS = "answers"
 """In `MiniatureSettings.tensor_parallel`: all sampling, answering and rating."""

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nemo_mm_align.configuration import read
-from nemo_mm_align.images import ImageProcessor, load_image
+from nemo_mm_align.core.configuration import read
 from nemo_mm_align.miniature.lexicon import COLOURS, SHAPES, VALUES
 from nemo_mm_align.miniature.settings import SightSettings
 from nemo_mm_align.miniature.sources.charts import SLOT
@@ -35,7 +34,8 @@ from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.records import read_records
+from nemo_mm_align.schema.images import ImageProcessor, load_image
+from nemo_mm_align.schema.records import read_records
 
 logger = logging.getLogger(__name__)
 

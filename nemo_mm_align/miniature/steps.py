@@ -16,9 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from nemo_mm_align.atomic import write_text
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.repository import SCRIPTS
+from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import SCRIPTS
 from nemo_mm_align.workflow.overrides import overrides_of
 from nemo_mm_align.workflow.stages import STAGES
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.results import MethodResult
@@ -13,7 +12,8 @@ from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.miniature.judged import JudgedAnswer, judge_answer
 from nemo_mm_align.miniature.truth import truth_of
-from nemo_mm_align.records import Prompt
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt
 
 HALLUCINATION = Measure(
     name="hallucination",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from nemo_mm_align.attributes import STEERING_LINE
 from nemo_mm_align.miniature import lexicon
 from nemo_mm_align.miniature.sources import captions, charts, easyvqa, text
+from nemo_mm_align.schema.attributes import STEERING_LINE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Prompt, Record
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.records import Prompt, Record
 
 NONE = "none"
 """Expected answer of a question about the attribute of an object that is not there."""

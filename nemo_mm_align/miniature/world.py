@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 
 from pydantic import field_validator
 
-from nemo_mm_align.configuration import Count, Natural, Seed, Share, StrictModel
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import Count, Natural, Seed, Share, StrictModel
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.miniature.answers import Fault, write_answer
 from nemo_mm_align.miniature.sources import charts, easyvqa
 from nemo_mm_align.miniature.sources.captions import caption
 from nemo_mm_align.miniature.sources.text import text_question
 from nemo_mm_align.miniature.truth import Scene, Split, Truth
-from nemo_mm_align.records import Prompt, Record, TrainingExample, Turn, write_records
+from nemo_mm_align.schema.records import Prompt, Record, TrainingExample, Turn, write_records
 
 logger = logging.getLogger(__name__)
 

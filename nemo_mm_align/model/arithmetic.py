@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
 
 _FP8_MULTIPLE = 16

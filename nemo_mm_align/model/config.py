@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
-from nemo_mm_align.configuration import STRICT, Count, Positive, read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import STRICT, Count, Positive, read
+from nemo_mm_align.core.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp8_delayed", "fp8_tensorwise", "fp8_blockwise"]
 TransformerImpl = Literal["auto", "local", "transformer_engine"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from nemo_mm_align.configuration import STRICT
+from nemo_mm_align.core.configuration import STRICT
 
 Pooling = Literal["last", "mean"]
 

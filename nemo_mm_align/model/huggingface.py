@@ -15,7 +15,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.head_config import left_out
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf

@@ -15,11 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import check_files, read_object
-from nemo_mm_align.image_settings import has_image_settings
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import check_files, read_object
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_config import (
     adapter_fault,
@@ -41,8 +38,11 @@ from nemo_mm_align.model.huggingface_names import (
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_reader import WeightFiles
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, new_folder
-from nemo_mm_align.prompts import Encoder, add_image_token
-from nemo_mm_align.tokenizer_files import load_tokenizer
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.image_settings import has_image_settings
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.prompts import Encoder, add_image_token
+from nemo_mm_align.schema.tokenizer_files import load_tokenizer
 
 _STANDARD_DEVIATION = 0.02
 _LANGUAGE, _TOWER = "model.language_model.", "model.vision_tower.vision_model."

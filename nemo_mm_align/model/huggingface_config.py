@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import read_object
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import read_object
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.model.huggingface_head import head_faults, without_head
 from nemo_mm_align.model.huggingface_keys import llava_faults, shown

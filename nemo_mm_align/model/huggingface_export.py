@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import read_object
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import read_object
 from nemo_mm_align.model.huggingface import check_same_model
 from nemo_mm_align.model.huggingface_config import config_from_values
 from nemo_mm_align.model.huggingface_gather import merged_rows, rows_of, stream_to_first_rank
@@ -31,6 +30,7 @@ from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_writer import DTYPES, Entry, ShardWriter, dtype_name, new_folder
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel.first_rank import attempt, raise_fault, share
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_names import HEAD, OUTPUT, uncomputed_vision_shapes, weight_pieces
 from nemo_mm_align.model.huggingface_reader import FLOATS, WeightFiles

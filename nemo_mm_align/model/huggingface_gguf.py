@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 _log = logging.getLogger(__name__)
 

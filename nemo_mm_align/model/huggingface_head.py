@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import read_object
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import read_object
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface_keys import shown
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 MODULE = Path(__file__).with_name("huggingface_attribute_model.py")
 """What is copied beside the weights; transformers runs it, this engine does not."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_mm_align.folder_files import read_object
+from nemo_mm_align.core.folder_files import read_object
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import config_from_values, hf_config_from_llava
 from nemo_mm_align.model.huggingface_head import has_head

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import read_object
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import read_object
 from nemo_mm_align.model.config import LoRAConfig
 from nemo_mm_align.model.huggingface import copy_into, stage_pieces
 from nemo_mm_align.model.huggingface_export import Companions, torch_dtype, write_on_first_rank

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import REMEDY, file_fault, read_object
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import REMEDY, file_fault, read_object
 from nemo_mm_align.model.huggingface_names import Piece, canonical_name
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -18,8 +18,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from nemo_mm_align.errors import UserError, is_full_disk
-from nemo_mm_align.outputs import check_unused
+from nemo_mm_align.core.errors import UserError, is_full_disk
+from nemo_mm_align.core.outputs import check_unused
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,

@@ -18,7 +18,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.attention import CoreAttention
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig
 from nemo_mm_align.model.linear import LocalColumnLinear, LocalRowLinear

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from nemo_mm_align.configuration import STRICT, Count, check_section, keys_of, read, read_known, read_together
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import STRICT, Count, check_section, keys_of, read, read_known, read_together
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.model.config import (
     EngineConfig,
     LlavaConfig,
@@ -23,7 +24,6 @@ from nemo_mm_align.model.config import (
 )
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.parallel.optim_config import OptimConfig
-from nemo_mm_align.repository import CONF
 
 
 @dataclass(frozen=True)

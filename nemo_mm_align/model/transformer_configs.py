@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.arithmetic import odd_fp8_widths
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig, fp8_capability
 from nemo_mm_align.model.layer_specs import transformer_engine_available

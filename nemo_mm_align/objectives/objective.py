@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from nemo_mm_align.configuration import STRICT
+from nemo_mm_align.core.configuration import STRICT
 from nemo_mm_align.model.head_config import HeadConfig, Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nemo_mm_align.attributes import AttributeSchema
     from nemo_mm_align.datasets.batch import Batch
+    from nemo_mm_align.schema.attributes import AttributeSchema
 
 Epochs = Annotated[float, Field(gt=0, le=1e6)]
 

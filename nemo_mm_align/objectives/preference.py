@@ -9,7 +9,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from nemo_mm_align.configuration import NotNegative, Positive
+from nemo_mm_align.core.configuration import NotNegative, Positive
 from nemo_mm_align.datasets.sample import CHOSEN, REJECTED
 from nemo_mm_align.objectives.objective import LossOutput, Objective, Reading
 

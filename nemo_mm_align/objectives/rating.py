@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.head_config import HeadConfig, Pooling
 from nemo_mm_align.objectives.objective import LossOutput, Objective, Reading, Reads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nemo_mm_align.attributes import AttributeSchema
     from nemo_mm_align.datasets.batch import Batch
+    from nemo_mm_align.schema.attributes import AttributeSchema
 
 LossFunction = Literal["mse", "bradley_terry", "margin_bradley_terry", "scaled_bradley_terry"]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -136,7 +136,7 @@ class Rating(Objective):
         """Return every two answers of each prompt; which of them count is known on the device alone."""
         import torch
 
-        from nemo_mm_align.transfers import to_device
+        from nemo_mm_align.core.transfers import to_device
 
         weights_T = to_device(torch.tensor(list((self.weights or {}).values())), outputs_QT.device)
         first_P, second_P = to_device(

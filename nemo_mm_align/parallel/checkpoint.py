@@ -23,12 +23,12 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.nested import differing
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.head_config import left_out
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.llava import Llava
-from nemo_mm_align.nested import differing
 from nemo_mm_align.parallel import background, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter
 from nemo_mm_align.parallel.checkpoint_folder import (

@@ -21,9 +21,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.parallel.checkpoint_metadata import METADATA_FILE, CheckpointMetadata, LaterFormat, read_metadata
-from nemo_mm_align.processes import this_process
 
 logger = logging.getLogger(__name__)
 

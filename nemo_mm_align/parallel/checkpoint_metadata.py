@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError, shorten
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError, shorten
 from nemo_mm_align.model.head_config import HeadConfig
 
 METADATA_FILE = "metadata.json"

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from nemo_mm_align.configuration import STRICT, Count, Natural
+from nemo_mm_align.core.configuration import STRICT, Count, Natural
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.lock import owned_output
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.lock import owned_output
+from nemo_mm_align.core.packages import installed_versions
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_compose import compose_llava
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
@@ -16,7 +17,6 @@ from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
 from nemo_mm_align.model.huggingface_peft import export_peft
 from nemo_mm_align.model.serving_names import name_warning
 from nemo_mm_align.model.transformer_configs import language_config
-from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.conversion_checks import check_conversion, layout_of, place_of
 from nemo_mm_align.parallel.conversion_settings import ConvertSettings

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align import lock
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core import lock
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.outputs import check_folder, check_unused, folder_to_make, folder_to_write
+from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.model.config import ParallelConfig
-from nemo_mm_align.outputs import check_folder, check_unused, folder_to_make, folder_to_write
 from nemo_mm_align.parallel.checkpoint_folder import step_folder
 from nemo_mm_align.parallel.conversion_settings import ConvertSettings
 from nemo_mm_align.parallel.source import open_source
-from nemo_mm_align.processes import this_process
 
 
 def check_early(values: Mapping[str, Any]) -> ConvertSettings:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.configuration import Count, Positive, Seed, StrictModel, read
+from nemo_mm_align.core.configuration import Count, Positive, Seed, StrictModel, read
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.settings import layout_of
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
 
 
 class ConvertSettings(StrictModel):

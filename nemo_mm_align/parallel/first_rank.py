@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 
-from nemo_mm_align.packages import installed_version
+from nemo_mm_align.core.packages import installed_version
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from nemo_mm_align.configuration import STRICT, NotNegative, Positive, Share
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import STRICT, NotNegative, Positive, Share
+from nemo_mm_align.core.errors import UserError
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -11,7 +11,7 @@ from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_mega
 from megatron.core.optimizer.optimizer_config import ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel.optim_config import OptimConfig
 

@@ -15,10 +15,10 @@ import numpy
 import torch
 from megatron.core import parallel_state, tensor_parallel
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import cpu, cuda
-from nemo_mm_align.processes import this_process
 
 
 def world_size() -> int:

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import check_files
-from nemo_mm_align.image_settings import check_processor
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import check_files
+from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.model.huggingface_head import module_fault, read_head, read_schema
 from nemo_mm_align.parallel import checkpoint_folder
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
-from nemo_mm_align.processes import this_process
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.template_choice import choose_template
-from nemo_mm_align.tokenizer_files import load_tokenizer
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.image_settings import check_processor
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.template_choice import choose_template
+from nemo_mm_align.schema.tokenizer_files import load_tokenizer
 
 if TYPE_CHECKING:
     from nemo_mm_align.model.llava import Llava

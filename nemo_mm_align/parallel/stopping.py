@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nemo_mm_align.run_files import STOP_FILE_VARIABLE
+from nemo_mm_align.core.run_files import STOP_FILE_VARIABLE
 
 logger = logging.getLogger(__name__)
 

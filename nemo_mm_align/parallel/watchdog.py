@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch.distributed import Store, distributed_c10d
 
-from nemo_mm_align.processes import node_name
+from nemo_mm_align.core.processes import node_name
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from nemo_mm_align.core.units import MIB
 from nemo_mm_align.preflight.finding import Finding, amber, green, rank_list, red
 from nemo_mm_align.preflight.rendezvous import Rendezvous
 from nemo_mm_align.preflight.report import EXIT_RED
-from nemo_mm_align.units import MIB
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.keys import judge_key_variables, wandb_login
+from nemo_mm_align.core.credentials import judge_key_variables, wandb_login
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.job import Job
 from nemo_mm_align.preflight.storage import looks_like_hub_name

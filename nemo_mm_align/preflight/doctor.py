@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nemo_mm_align.capacity.gpus import GPUS
-from nemo_mm_align.configuration import StrictModel
-from nemo_mm_align.packages import installed_versions
+from nemo_mm_align.core.configuration import StrictModel
+from nemo_mm_align.core.packages import installed_versions
+from nemo_mm_align.core.processes import node_name
 from nemo_mm_align.parallel import kernels
 from nemo_mm_align.preflight import collectives, credentials, hardware, layout, storage, system, versions
 from nemo_mm_align.preflight.finding import Finding, amber, merge_nodes, rank_list, red
@@ -24,7 +25,6 @@ from nemo_mm_align.preflight.memory import check_memory_and_disk
 from nemo_mm_align.preflight.ranks import Ranks, ranks_from_environment
 from nemo_mm_align.preflight.rendezvous import Rendezvous
 from nemo_mm_align.preflight.report import exit_code, render, write_json
-from nemo_mm_align.processes import node_name
 from nemo_mm_align.training.settings import read_values
 
 _SHARE_TIMEOUT_S = 30.0

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nemo_mm_align.core.units import MIB, gib
 from nemo_mm_align.model.config import FP8_CAPABILITY, is_fp8
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.programs import run_program
-from nemo_mm_align.units import MIB, gib
 
 _FIELDS = (
     "index,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,ecc.mode.current,"

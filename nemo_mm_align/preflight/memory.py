@@ -8,13 +8,13 @@ from typing import Any
 
 from nemo_mm_align.capacity.estimate import Estimate, estimate
 from nemo_mm_align.capacity.gpus import GPU, REFERENCE_GPU, find_gpu
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.units import MIB, gib
 from nemo_mm_align.preflight import storage
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.hardware import Gpu
 from nemo_mm_align.preflight.job import Job
 from nemo_mm_align.preflight.ranks import Ranks
-from nemo_mm_align.units import MIB, gib
 
 _TITLE = "memory per rank"
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.processes import Process, read_number, this_process
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.processes import Process, read_number, this_process
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.preflight.finding import Finding, green, rank_list, red
 from nemo_mm_align.preflight.ranks import Ranks
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align import atomic
-from nemo_mm_align.cli import EXIT_CODE
+from nemo_mm_align.cli.entry_point import EXIT_CODE
+from nemo_mm_align.core import atomic
 from nemo_mm_align.preflight.finding import Finding, Level
 
 EXIT_RED = EXIT_CODE  # a restart mends it as little as a mistake in the settings

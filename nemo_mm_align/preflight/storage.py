@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nemo_mm_align.folders import can_write, nearest_existing
+from nemo_mm_align.core.folders import can_write, nearest_existing
+from nemo_mm_align.core.units import gib
 from nemo_mm_align.preflight.finding import Finding, amber, green, rank_list, red
 from nemo_mm_align.preflight.job import Job
-from nemo_mm_align.units import gib
 
 _SKEW_AMBER_S = 2.0
 _SLOW_TOKEN_S = 5.0

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nemo_mm_align.folders import can_write
+from nemo_mm_align.core.folders import can_write
+from nemo_mm_align.core.units import GIB, MIB, gib
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.programs import run_program
-from nemo_mm_align.units import GIB, MIB, gib
 
 _SHM_SMALL, _SHM_TINY = 1 * GIB, 128 * MIB
 _FILES_FEW, _FILES_TOO_FEW = 4096, 512

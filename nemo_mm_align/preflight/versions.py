@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nemo_mm_align.core.packages import installed_versions
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.model.config import is_fp8
-from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel.kernels import Installed
 from nemo_mm_align.preflight.finding import Finding, amber, green, rank_list, red
 from nemo_mm_align.preflight.programs import run_program
-from nemo_mm_align.repository import ROOT
 
 IMAGE_PINS = Path("/opt/nemo_mm_align/image-versions.txt")
 """What an image built from containers/Dockerfile held when it was built; it keeps the base image's own versions."""

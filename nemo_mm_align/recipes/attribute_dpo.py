@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nemo_mm_align.configuration import NotNegative
+from nemo_mm_align.core.configuration import NotNegative
 from nemo_mm_align.datasets.kinds import ATTRIBUTE_PAIRS
 from nemo_mm_align.datasets.sample import CHOSEN
 from nemo_mm_align.objectives.preference import PairLogRatios, Preference

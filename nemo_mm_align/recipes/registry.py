@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from nemo_mm_align import recipes
-from nemo_mm_align.configuration import check_section, keys_of, read
-from nemo_mm_align.errors import UserError, foreign_key
+from nemo_mm_align.core.configuration import check_section, keys_of, read
+from nemo_mm_align.core.errors import UserError, foreign_key
 from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.recipes.spec import RecipeSpec
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from nemo_mm_align.configuration import read
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.datasets.kinds import SampleKind
 from nemo_mm_align.objectives.objective import Objective
-from nemo_mm_align.repository import CONF
 
 
 @dataclass(frozen=True)

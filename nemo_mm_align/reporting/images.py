@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Literal
 
-from nemo_mm_align.images import load_image
+from nemo_mm_align.schema.images import load_image
 
 JPEG_QUALITY = 85
 

@@ -21,11 +21,11 @@ from nemo_mm_align.datasets.rows import batch_length
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.image_hashes import ImageHashes
-from nemo_mm_align.images import ImageProcessor, load_image
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
-from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.schema.image_hashes import ImageHashes
+from nemo_mm_align.schema.images import ImageProcessor, load_image
+from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.training.work import work_of
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import UnsupportedInterpolationType
 
-from nemo_mm_align import lock
+from nemo_mm_align.core import lock
+from nemo_mm_align.core.outputs import folder_to_write
+from nemo_mm_align.core.processes import this_process
+from nemo_mm_align.core.run_files import OWNER_FILE
 from nemo_mm_align.datasets.sources import check_present
 from nemo_mm_align.model.arithmetic import check_started_ranks, check_training
-from nemo_mm_align.outputs import folder_to_write
 from nemo_mm_align.parallel.source import ModelSource, source_settings
-from nemo_mm_align.processes import this_process
-from nemo_mm_align.run_files import OWNER_FILE
 from nemo_mm_align.training.resume import checkpoint_to_resume
 from nemo_mm_align.training.settings import TrainSettings, read_settings
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.inference.rating import Rater, rate_answers
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.prompts import Encoder
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.prompts import Encoder
 
 _SAMPLES = 256
 """Spread over the training set; means over more of them differ by less than the first steps change."""

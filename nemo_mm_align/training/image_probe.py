@@ -21,14 +21,14 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
+from nemo_mm_align.core.hashing import hash_text
+from nemo_mm_align.core.run_health import ImageEffect
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import ANSWER, Sample
-from nemo_mm_align.hashing import hash_text
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.common_metrics import common_metrics
 from nemo_mm_align.objectives.objective import Objective, Reading
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.run_health import ImageEffect
 from nemo_mm_align.training.data import Collator
 from nemo_mm_align.training.reference import sample_key
 from nemo_mm_align.training.reference_passes import Passes

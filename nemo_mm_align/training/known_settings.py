@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from nemo_mm_align.errors import UserError, check_keys
+from nemo_mm_align.core.errors import UserError, check_keys
+from nemo_mm_align.core.nested import differing
 from nemo_mm_align.model.config import LlavaConfig
-from nemo_mm_align.nested import differing
 
 _OFTEN_UNSAID = ("num_query_groups", "head_dim")
 """What one configuration says and another leaves to follow from other sizes."""

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.core.packages import installed_versions
+from nemo_mm_align.core.run_files import write_facts
 from nemo_mm_align.datasets.sample import SampleStore
-from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.llava import Llava
-from nemo_mm_align.packages import installed_versions
 from nemo_mm_align.parallel import checkpoint, kernels, runtime
 from nemo_mm_align.parallel.optimizer import state_form
 from nemo_mm_align.parallel.source import ModelSource
-from nemo_mm_align.run_files import write_facts
+from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)

@@ -20,15 +20,15 @@ from megatron.core import parallel_state
 from torch import Tensor
 from tqdm import tqdm
 
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.hashing import hash_json
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reading
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
-from nemo_mm_align.records import RecordAppender
+from nemo_mm_align.schema.records import RecordAppender
 from nemo_mm_align.training.data import Collator
 from nemo_mm_align.training.reference_passes import Passes
 from nemo_mm_align.training.step import run_schedule

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.nested import differing
 from nemo_mm_align.model.config import LlavaConfig
-from nemo_mm_align.nested import differing
 from nemo_mm_align.parallel.checkpoint_folder import CheckpointMetadata, latest_checkpoint, read_metadata
+from nemo_mm_align.schema.images import ImageProcessor
 
 logger = logging.getLogger(__name__)
 

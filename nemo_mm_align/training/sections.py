@@ -8,18 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.capacity.job import StartedRanks
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.configuration import STRICT, Name, Natural, Seconds, Seed
-from nemo_mm_align.configuration_help import OneOf, Parts
+from nemo_mm_align.cli.configuration_help import OneOf, Parts
+from nemo_mm_align.core.configuration import STRICT, Name, Natural, Seconds, Seed
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig, Precision
 from nemo_mm_align.model.settings import ModelSettings
 from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
 from nemo_mm_align.recipes.registry import objectives
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.configuration import read, read_known
+from nemo_mm_align.core.configuration import read, read_known
 from nemo_mm_align.datasets.plan import PlanSettings
 from nemo_mm_align.datasets.sources import SourceSettings
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
@@ -19,6 +17,8 @@ from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
 from nemo_mm_align.recipes.registry import find_recipe, read_recipe
 from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
 from nemo_mm_align.training.sections import (
     DataSettings,
     FaultSettings,

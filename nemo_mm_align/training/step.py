@@ -15,8 +15,8 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.common_metrics import common_metrics
 from nemo_mm_align.objectives.objective import Objective, Reading, Reads

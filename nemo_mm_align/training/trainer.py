@@ -22,21 +22,9 @@ from nemo_mm_align.callbacks.stopping import StopOnRequest
 from nemo_mm_align.callbacks.stragglers import ReportStragglers
 from nemo_mm_align.capacity.gpus import data_sheet_rate
 from nemo_mm_align.capacity.job import TrainingJob
-from nemo_mm_align.datasets.sample import SampleStore
-from nemo_mm_align.datasets.sampler import GlobalBatchSampler
-from nemo_mm_align.image_hashes import ImageHashes
-from nemo_mm_align.lock import release, take
-from nemo_mm_align.model.arithmetic import row_length_multiple
-from nemo_mm_align.model.llava import Llava, set_trainable
-from nemo_mm_align.orphans import end_forks_with_this_process
-from nemo_mm_align.parallel import checkpoint, runtime
-from nemo_mm_align.parallel.background import BackgroundWriter
-from nemo_mm_align.parallel.first_rank import on_first_rank
-from nemo_mm_align.parallel.source import build_from
-from nemo_mm_align.parallel.stopping import Stopped, StopRequest, requests
-from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.run_files import (
+from nemo_mm_align.core.lock import release, take
+from nemo_mm_align.core.orphans import end_forks_with_this_process
+from nemo_mm_align.core.run_files import (
     DONE_FILE,
     IMAGES_FILE,
     LENGTH_PLAN_FILE,
@@ -46,7 +34,19 @@ from nemo_mm_align.run_files import (
     write_diverged,
     write_done,
 )
-from nemo_mm_align.run_health import ImageSensitivity, RunHealth, read_health, write_health
+from nemo_mm_align.core.run_health import ImageSensitivity, RunHealth, read_health, write_health
+from nemo_mm_align.datasets.sample import SampleStore
+from nemo_mm_align.datasets.sampler import GlobalBatchSampler
+from nemo_mm_align.model.arithmetic import row_length_multiple
+from nemo_mm_align.model.llava import Llava, set_trainable
+from nemo_mm_align.parallel import checkpoint, runtime
+from nemo_mm_align.parallel.background import BackgroundWriter
+from nemo_mm_align.parallel.first_rank import on_first_rank
+from nemo_mm_align.parallel.source import build_from
+from nemo_mm_align.parallel.stopping import Stopped, StopRequest, requests
+from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
+from nemo_mm_align.schema.image_hashes import ImageHashes
+from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.training import reference
 from nemo_mm_align.training.data import (
     BatchShape,

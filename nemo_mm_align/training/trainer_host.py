@@ -11,14 +11,14 @@ import torch
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 
+from nemo_mm_align.core.run_files import STOP_FILE
+from nemo_mm_align.core.units import GIB
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
-from nemo_mm_align.run_files import STOP_FILE
 from nemo_mm_align.training.data import StepBatches
 from nemo_mm_align.training.step import TrainingEngine
 from nemo_mm_align.training.throughput import Throughput
-from nemo_mm_align.units import GIB
 
 _TALKATIVE = ("megatron.core.distributed", "megatron.core.optimizer", "megatron.core.optimizer_param_scheduler")
 """They list every trainable tensor, hundreds of lines."""

@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.verify import options
 from nemo_mm_align.verify.redact import redact
 from nemo_mm_align.verify.run import run

@@ -14,10 +14,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.atomic import write_json
 from nemo_mm_align.benchmarks.report import text_table
+from nemo_mm_align.core.atomic import write_json
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.preflight.versions import ENGINE_RANGES, normalise, read_pins
-from nemo_mm_align.repository import ROOT
 from nemo_mm_align.verify.context import Context
 from nemo_mm_align.verify.outcome import Outcome, Verdict
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from nemo_mm_align.errors import UserError, suggestion
+from nemo_mm_align.core.errors import UserError, suggestion
 from nemo_mm_align.verify.plan import NAMES
 
 REPORT = Path("verify_report.md")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nemo_mm_align.benchmarks.gpu.run import environment
 from nemo_mm_align.benchmarks.machine import kill_tree
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.repository import ROOT
 
 _POLL_S = 0.01
 _LAST_LINES, _LINE_LENGTH = 40, 400

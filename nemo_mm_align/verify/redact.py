@@ -7,9 +7,9 @@ import re
 import socket
 from collections.abc import Iterable
 
+from nemo_mm_align.core.processes import node_name
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.launch.secrets import hide
-from nemo_mm_align.processes import node_name
-from nemo_mm_align.repository import ROOT
 
 _PACKAGES = re.compile(r"/[^\s'\"`|:,()]*/(?:site|dist)-packages/")
 _PATH = re.compile(r"(?<![\w.\-/~*])/(?!(?:dev|proc|sys)/)(?:[\w.+@\-]+/)+([\w.+@\-]*)")

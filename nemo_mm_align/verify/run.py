@@ -11,8 +11,8 @@ import traceback
 from pathlib import Path
 
 from nemo_mm_align.benchmarks.gpu import facts
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.outputs import file_to_write
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.outputs import file_to_write
 from nemo_mm_align.preflight import hardware
 from nemo_mm_align.preflight.versions import fingerprint
 from nemo_mm_align.verify.context import Context

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from nemo_mm_align.benchmarks.gpu import junit
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.verify.context import Context
 from nemo_mm_align.verify.outcome import Outcome, Verdict, skipped
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from nemo_mm_align.benchmarks.recipes import PREFERENCE
 from nemo_mm_align.benchmarks.report import markdown_table
+from nemo_mm_align.core.run_files import METRICS_FILE, read_metrics
 from nemo_mm_align.parallel.checkpoint_folder import latest_checkpoint
-from nemo_mm_align.run_files import METRICS_FILE, read_metrics
 from nemo_mm_align.verify.context import Context
 from nemo_mm_align.verify.outcome import Outcome, Verdict
 from nemo_mm_align.verify.programs import torchrun

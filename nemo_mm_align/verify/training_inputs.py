@@ -10,8 +10,8 @@ import random
 import sys
 from pathlib import Path
 
-from nemo_mm_align.atomic import write_lines
 from nemo_mm_align.benchmarks.random_models import IMAGE_ID, SPECIAL, write_random_model
+from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.verify.training import MODEL, PAIRS
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@%+-]*")
 _WORDS_WITH_A_MEANING = frozenset({"null", "true", "false", "yes", "no", "on", "off", "nan", "inf"})

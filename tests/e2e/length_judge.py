@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 class LengthJudge:

@@ -17,9 +17,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import load_huggingface
 from nemo_mm_align.model.llava import build_llava
@@ -27,6 +26,7 @@ from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.conversion import convert
 from nemo_mm_align.parallel.conversion_settings import ConvertSettings
 from nemo_mm_align.parallel.source import open_source
+from nemo_mm_align.schema.images import ImageProcessor
 from tests.distributed import REPOSITORY, run_distributed
 from tests.float64 import TOLERANCE, Float64
 from tests.tiny_llava import LORA, make_llava, micro_batch

@@ -7,7 +7,7 @@ import pytest
 
 from nemo_mm_align.miniature.sources.charts import chart_question, draw_chart, draw_scene
 from nemo_mm_align.miniature.truth import truth_of
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, write_records
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, Turn, write_records
 
 
 @pytest.fixture

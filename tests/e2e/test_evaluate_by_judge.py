@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from nemo_mm_align.evaluation.answers import ScoredAnswer
-from nemo_mm_align.records import (
+from nemo_mm_align.schema.records import (
     Candidate,
     CandidateSet,
     Prompt,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nemo_mm_align.run_files import DONE_FILE, FACTS_FILE, METRICS_FILE, read_metrics
+from nemo_mm_align.core.run_files import DONE_FILE, FACTS_FILE, METRICS_FILE, read_metrics
 from tests.distributed import REPOSITORY, free_port
 from tests.waiting import PATIENCE_S
 

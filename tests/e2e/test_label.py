@@ -12,7 +12,7 @@ import pytest
 
 from nemo_mm_align.benchmarks.judge_server.faults import NEVER_S
 from nemo_mm_align.benchmarks.judge_server.process import wait_until_alone
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.judge_server import (
     Behaviour,
     Exchange,

@@ -8,7 +8,7 @@ import yaml
 
 from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.labeling import measure_labeling
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 pytestmark = pytest.mark.e2e
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.benchmarks.judge_server.faults import PASSING
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.failures import PERMANENT_KINDS
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.judge_server import (
     FAULTS,
     RETRY_AFTER_S,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.judge_server import Files, make_files
 from tests.waiting import PATIENCE_S, wait_until
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, label
 from nemo_mm_align.llm.clients.gemini import Gemini
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import Files, JudgeServer, judge_server, make_files
 from tests.unit.test_images import huge_png, noise
 

@@ -7,7 +7,7 @@ import pytest
 
 from nemo_mm_align.miniature.truth import truth_of
 from nemo_mm_align.miniature.world import SplitSize, WorldSettings, build_world
-from nemo_mm_align.records import Annotation, Candidate, CandidateSet, Prompt, read_records, write_records
+from nemo_mm_align.schema.records import Annotation, Candidate, CandidateSet, Prompt, read_records, write_records
 from tests.e2e.test_label import Command
 from tests.judge_server import Files
 

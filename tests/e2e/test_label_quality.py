@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.inputs import Selection
 from nemo_mm_align.labeling.provenance import check_selection
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.e2e.test_label import Command
 from tests.judge_server import judge_server, make_files
 from tests.waiting import PATIENCE_S

@@ -14,7 +14,7 @@ from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.miniature.world import SplitSize, WorldSettings, build_world
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.records import (
+from nemo_mm_align.schema.records import (
     Annotation,
     Prompt,
     RatedCandidate,

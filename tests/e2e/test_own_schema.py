@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation, Candidate, CandidateSet, Prompt, read_records, write_records
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, Candidate, CandidateSet, Prompt, read_records, write_records
 from tests.tiny import tiny_llava, training_data
 from tests.waiting import PATIENCE_S
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.registry import MOVED, build_judge
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.golden.runs import GOLDEN
 
 SETTINGS = json.loads(gzip.decompress((GOLDEN / "settings.json.gz").read_bytes()))

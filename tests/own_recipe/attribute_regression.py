@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_mm_align.configuration import NotNegative
+from nemo_mm_align.core.configuration import NotNegative
 from nemo_mm_align.datasets.kinds import Answers, Example
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.head_config import HeadConfig, Pooling
 from nemo_mm_align.objectives.objective import LossOutput, Objective, Reading, Reads
-from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.schema.prompts import Encoder
 
 if TYPE_CHECKING:
-    from nemo_mm_align.attributes import AttributeSchema
     from nemo_mm_align.datasets.batch import Batch
+    from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 class RatedAnswers(Answers):

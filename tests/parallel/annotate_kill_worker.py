@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Any
 
-from nemo_mm_align import records
+from nemo_mm_align.schema import records
 from tests.golden.worker import SCRIPTS
 
 LINES = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.led_session import LedSession
@@ -23,7 +23,7 @@ from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.first_rank import share
-from nemo_mm_align.records import Prompt, Turn, read_records
+from nemo_mm_align.schema.records import Prompt, Turn, read_records
 from tests.decoding_model import GREEDY, SAMPLED, STOP_IDS, TEMPLATE
 from tests.float64 import Float64
 
@@ -169,7 +169,7 @@ def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
 
 
 def main(folder: str, prompts: str, out: str, tensor: str, pipeline: str, first: str) -> None:
-    from nemo_mm_align.attributes import AttributeSchema
+    from nemo_mm_align.schema.attributes import AttributeSchema
 
     schema = AttributeSchema.model_validate_json((Path(prompts).parent / "schema.json").read_text(encoding="utf-8"))
     parallel = ParallelConfig(int(tensor), int(pipeline), num_layers_in_first_pipeline_stage=int(first) or None)

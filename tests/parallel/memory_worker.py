@@ -34,8 +34,8 @@ from nemo_mm_align.objectives.objective import TOKEN_LOSSES
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
-from nemo_mm_align.prompts import EncodedSequence
 from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.reference import _log_probs
 from nemo_mm_align.training.step import TrainingEngine, run_schedule
 from tests.memory import PeakMemory, SavedTensors

@@ -20,9 +20,9 @@ from megatron.core.distributed import finalize_model_grads
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.config import LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.huggingface_export import export_huggingface

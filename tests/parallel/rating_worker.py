@@ -12,7 +12,7 @@ from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.source import build_from, open_source
-from nemo_mm_align.records import Turn
+from nemo_mm_align.schema.records import Turn
 
 HEAD = HeadConfig(("depth", "tone", "length"), "mean")
 PROMPTS = [("<image>\nIs there a triangle?", ("yes", "no there is no triangle", "five")), ("a tallest bar?", ("five",))]

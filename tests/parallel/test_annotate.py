@@ -19,8 +19,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.inference.annotate import annotate
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.derangement import derange
@@ -30,8 +31,7 @@ from nemo_mm_align.labeling.stage import label_from_config
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.stopping import EXIT_CODE, StopRequest
-from nemo_mm_align.records import Annotation, read_records
-from nemo_mm_align.repository import CONF
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.attribute_checkpoints import LORA, attribute_checkpoint, helpsteer
 from tests.distributed import REPOSITORY
 from tests.golden.worker import run_scripts

@@ -16,15 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.inference.rating import Rater, rate_answers
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface_head import MODULE
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.source import build_from, open_source
-from nemo_mm_align.records import Turn
+from nemo_mm_align.schema.records import Turn
 from tests.attribute_checkpoints import LORA, attribute_checkpoint, helpsteer
 from tests.distributed import REPOSITORY
 from tests.golden.worker import run_scripts

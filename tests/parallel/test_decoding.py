@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.images import load_image
 from nemo_mm_align.inference.loading import open_for_inference
 from nemo_mm_align.model.config import ParallelConfig
-from nemo_mm_align.records import Prompt, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.images import load_image
+from nemo_mm_align.schema.records import Prompt, read_records
 from tests.decoding_model import GREEDY, SAMPLED, STOP_IDS, TEMPLATE, make_folder, make_prompts
 from tests.distributed import run_distributed
 from tests.float64 import TOLERANCE, Float64

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nemo_mm_align.records import CandidateSet, read_records
+from nemo_mm_align.schema.records import CandidateSet, read_records
 from tests.decoding_model import make_folder, make_prompts
 from tests.distributed import REPOSITORY, free_port
 from tests.waiting import PATIENCE_S, wait_until
@@ -195,7 +195,7 @@ def test_bad_input_is_told_before_anything_is_built(folder, monkeypatch, overrid
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from nemo_mm_align.errors import UserError
+    from nemo_mm_align.core.errors import UserError
     from nemo_mm_align.inference.run import answer_prompts
     from nemo_mm_align.inference.settings import settings_from_config
 

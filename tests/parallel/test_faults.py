@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.background import BackgroundWriter, _ResultFile

@@ -13,10 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, VisionConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.huggingface_compose import compose_llava
@@ -25,8 +22,11 @@ from nemo_mm_align.model.huggingface_names import canonical_name
 from nemo_mm_align.model.huggingface_origin import Origin
 from nemo_mm_align.model.huggingface_peft import export_peft, load_peft
 from nemo_mm_align.model.llava import Llava, build_llava
-from nemo_mm_align.prompts import with_attributes
-from nemo_mm_align.records import Turn
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.prompts import with_attributes
+from nemo_mm_align.schema.records import Turn
 from tests.float64 import TOLERANCE, Float64
 from tests.tiny_llava import LORA, make_llava, micro_batch
 from tests.unit.toy_tokenizers import byte_level

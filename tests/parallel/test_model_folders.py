@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.huggingface import llava_config_from_hf
 from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_origin import Origin

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nemo_mm_align.images import load_image
 from nemo_mm_align.inference.rating import Rater
 from nemo_mm_align.model.llava import build_llava
 from nemo_mm_align.parallel.source import open_source
+from nemo_mm_align.schema.images import load_image
 from tests.distributed import run_distributed
 from tests.parallel.rating_worker import HEAD, samples
 from tests.tiny import tiny_llava

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.loading import open_for_inference
 from nemo_mm_align.inference.rollout import Dialogue, roll_out
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.records import Candidate, Prompt, Turn
+from nemo_mm_align.schema.records import Candidate, Prompt, Turn
 from tests.decoding_model import GREEDY, TEMPLATE, make_folder
 
 pytestmark = pytest.mark.parallel

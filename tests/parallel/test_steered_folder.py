@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.parallel.source import open_source
-from nemo_mm_align.records import CandidateSet, Prompt, read_records
+from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records
 from tests.golden.runs import small_run
 from tests.golden.worker import run_scripts
 from tests.parallel.test_conditioned import conditioned

@@ -218,7 +218,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], str]:
     """Compose the configuration and start the run in this process, which spares the launch; return the error's text."""
     from hydra import compose, initialize_config_dir
 
-    from nemo_mm_align.cli import describe
+    from nemo_mm_align.cli.entry_point import describe
     from nemo_mm_align.training.trainer import train
 
     def run(arguments: list[str]) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Turn, write_records
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import LAYOUTS, STEPS, Job, launch
 

@@ -1,7 +1,7 @@
 """Run by test_cli.py under torchrun: every rank meets the same bad input."""
 
-from nemo_mm_align.cli import user_errors
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.cli.entry_point import user_errors
+from nemo_mm_align.core.errors import UserError
 
 
 @user_errors

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.benchmarks.settings import BenchmarkSettings
 from nemo_mm_align.capacity.run import run_estimate, training_of
-from nemo_mm_align.configuration import read
+from nemo_mm_align.core.configuration import read
 from nemo_mm_align.datasets.build_stage import build_from_config
 from nemo_mm_align.evaluation.attribute_report.stage import report_from_config
 from nemo_mm_align.evaluation.stage import settings_of

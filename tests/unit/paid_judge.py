@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.rubric import build_question
 from nemo_mm_align.llm.failures import CallFailure

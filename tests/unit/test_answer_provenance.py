@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nemo_mm_align import file_state, image_hashes
-from nemo_mm_align.answer_provenance import CandidateOrigins, digest, provenance_path, read_provenance
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core import file_state
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.pictures import Pictures
 from nemo_mm_align.inference.requests import EncodedPrompt, Request
-from nemo_mm_align.records import Candidate, CandidateSet, PlacedPrompt, Prompt, parse_line, prompt_kind
+from nemo_mm_align.schema import image_hashes
+from nemo_mm_align.schema.answer_provenance import CandidateOrigins, digest, provenance_path, read_provenance
+from nemo_mm_align.schema.records import Candidate, CandidateSet, PlacedPrompt, Prompt, parse_line, prompt_kind
 
 SETTINGS = {"seed": 1, "model": "m0", "tokenizer": "t0", "image_processor": "p0"}
 

@@ -9,12 +9,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.drawn import DrawnAttributes
 from nemo_mm_align.inference.identity import asking
 from nemo_mm_align.inference.settings import InferenceSettings, register_open_attributes, settings_from_config
-from nemo_mm_align.records import CandidateSet, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import CandidateSet, write_records
 from tests.unit.test_build_steerlm import annotation, candidate
 
 

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.build_attribute_pairs import utility
 from nemo_mm_align.datasets.build_settings import BuildSettings
@@ -17,11 +16,12 @@ from nemo_mm_align.datasets.candidates import Scored
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.kinds import ATTRIBUTE_PAIRS
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.objectives.objective import Reading
-from nemo_mm_align.prompts import Encoder
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.records import Annotation, PreferenceExample, TrainingExample, Turn, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import Annotation, PreferenceExample, TrainingExample, Turn, write_records
 from tests.unit.test_build_steerlm import annotation, candidate
 from tests.unit.toy_tokenizers import word_level
 

@@ -3,10 +3,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 VALUES = {"helpfulness": 4, "correctness": 3, "coherence": 4, "complexity": 1, "verbosity": 0}
 

@@ -10,14 +10,14 @@ import numpy
 import pytest
 import torch
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.rows import batch_length, row_lengths, shared_prefix_length
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.objectives.objective import Reads
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.reading import pool
 from nemo_mm_align.training.work import work_of
 

@@ -15,8 +15,8 @@ from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, posi
 from nemo_mm_align.benchmarks.random_models import END_ID, IMAGE_ID, words_tokenizer, write_random_model
 from nemo_mm_align.benchmarks.timing import Timing, alternate, speedup
 from nemo_mm_align.benchmarks.training import check_equal
+from nemo_mm_align.core.units import MIB
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
-from nemo_mm_align.units import MIB
 from tests.waiting import wait_until
 
 CONFIG = LlavaConfig(

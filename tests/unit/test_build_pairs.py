@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.ablations import flip
 from nemo_mm_align.datasets.build_settings import PAIR_METHODS, BuildSettings
 from nemo_mm_align.datasets.builders import BUILDERS, build
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import PreferenceExample, Turn
+from nemo_mm_align.schema.records import PreferenceExample, Turn
 from tests.unit.test_builders import BEST, FAIR, GOOD, POOR, annotation, dropped, rated
 
 

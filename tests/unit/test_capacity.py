@@ -21,10 +21,10 @@ from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.run import compose_training, document_text
 from nemo_mm_align.capacity.steptime import step_time
 from nemo_mm_align.capacity.suggest import balance_stages, describe, suggest
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.units import GIB
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.objectives.objective import Reads
-from nemo_mm_align.units import GIB
 
 H100 = GPUS["h100_80gb"]
 LORA_13B, PROJECTOR_13B = 500_695_040, 31_467_520

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.parallel.checkpoint_folder import checkpoints_of, damage_of, latest_checkpoint, shard_sizes
 from nemo_mm_align.training.resume import checkpoint_to_resume
 from tests.checkpoint_files import SHARDS, metadata_of, write_checkpoint

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.parallel.checkpoint_folder import checkpoints_of, latest_checkpoint
 from nemo_mm_align.parallel.checkpoint_metadata import FORMAT_VERSION, METADATA_FILE, read_metadata
 from nemo_mm_align.training.resume import checkpoint_to_resume

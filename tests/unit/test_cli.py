@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from nemo_mm_align.cli import describe, user_errors
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.cli.entry_point import describe, user_errors
+from nemo_mm_align.core.errors import UserError
 from tests.distributed import DistributedError, run_distributed
 
 

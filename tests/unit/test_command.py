@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from nemo_mm_align.cli import describe
-from nemo_mm_align.configuration import keys_of
+from nemo_mm_align.cli.entry_point import describe
+from nemo_mm_align.core.configuration import keys_of
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.settings import ModelSettings
 from nemo_mm_align.parallel.optim_config import OptimConfig
@@ -20,7 +20,7 @@ from nemo_mm_align.training.sections import TopLevel
 from nemo_mm_align.training.settings import read_settings
 
 SCRIPT = """\
-from nemo_mm_align.command import command
+from nemo_mm_align.cli.command import command
 
 @command("x")
 def main(config):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 import pytest
 from pydantic import ConfigDict, Field, field_validator
 
-from nemo_mm_align.configuration import (
+from nemo_mm_align.core.configuration import (
     STRICT,
     Count,
     Positive,
@@ -21,7 +21,7 @@ from nemo_mm_align.configuration import (
     read_known,
     read_together,
 )
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 
 @dataclass(frozen=True)

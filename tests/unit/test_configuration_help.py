@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from nemo_mm_align.configuration import Count, Share, StrictModel
-from nemo_mm_align.configuration_help import OneOf, Parts, Words, settings_at, settings_of, table, words_for
+from nemo_mm_align.cli.configuration_help import OneOf, Parts, Words, settings_at, settings_of, table, words_for
+from nemo_mm_align.core.configuration import Count, Share, StrictModel
 from nemo_mm_align.inference.settings import register_open_attributes
 from nemo_mm_align.launch.settings import register_open_nodes
 from nemo_mm_align.workflow.stages import STAGES

@@ -15,12 +15,20 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
 from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.labeling.judge import CallFailure, JudgeRequest, check_reply
 from nemo_mm_align.labeling.registry import build_judge
-from nemo_mm_align.records import Annotation, Candidate, CandidateSet, Prompt, RatedCandidate, Turn, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import (
+    Annotation,
+    Candidate,
+    CandidateSet,
+    Prompt,
+    RatedCandidate,
+    Turn,
+    write_records,
+)
 from tests.distributed import REPOSITORY
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "containers/README.md"])

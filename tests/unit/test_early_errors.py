@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.repository import ROOT
 from tests.checkpoint_files import metadata_of, write_checkpoint
 from tests.odd_values import write_rater
 

@@ -10,11 +10,11 @@ from nemo_mm_align.capacity.estimate import estimate
 from nemo_mm_align.capacity.experiments import CLUSTERS, MODELS, PRECISIONS
 from nemo_mm_align.capacity.gpus import REFERENCE_GPU
 from nemo_mm_align.capacity.run import compose_training, experiment_texts
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import CONF
+from nemo_mm_align.core.units import gib
 from nemo_mm_align.model.arithmetic import check_started_ranks
 from nemo_mm_align.recipes.registry import paper_recipes
-from nemo_mm_align.repository import CONF
-from nemo_mm_align.units import gib
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 LEARNING_RATES = {"sft": 4e-4, "rejection": 4e-4, "steerlm": 4e-4, "dpo": 5e-5}

@@ -16,11 +16,11 @@ from tokenizers import decoders, pre_tokenizers
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import Turn
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import Turn
 from tests.unit import toy_tokenizers
 
 QUESTION = [{"role": "user", "content": "What is it?"}]

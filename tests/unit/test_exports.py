@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.datasets.build_settings import PAIR_METHODS
 from nemo_mm_align.datasets.builders import BUILDERS
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.records import Annotation, Prompt, Turn, write_records
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.records import Annotation, Prompt, Turn, write_records
 from tests.unit.test_builders import BEST, FAIR, GOOD, POOR, annotation, rated, run
 
 WORDS = ("A red circle .", "I think there is no triangle .", "yes", "no")

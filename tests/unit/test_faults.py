@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.callbacks.stragglers import slow_ranks
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.run_files import STOP_FILE_VARIABLE
 from nemo_mm_align.parallel import runtime, stopping
 from nemo_mm_align.parallel.background import _ResultFile
 from nemo_mm_align.parallel.stopping import StopRequest, requests
 from nemo_mm_align.parallel.watchdog import Place, late_ranks, silent_ranks
-from nemo_mm_align.run_files import STOP_FILE_VARIABLE
 from nemo_mm_align.training.settings import FaultSettings
 from nemo_mm_align.training.step import TrainingDiverged
 

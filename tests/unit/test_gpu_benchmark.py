@@ -17,7 +17,7 @@ from nemo_mm_align.benchmarks.gpu.profiling import summary
 from nemo_mm_align.benchmarks.gpu.records import Recorder, Skipped
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
 from nemo_mm_align.capacity.gpus import data_sheet_rate
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import EngineConfig
 from tests.waiting import wait_until
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.rows import row_lengths
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 
 IMAGE = 9
 

@@ -9,9 +9,9 @@ import pytest
 
 from nemo_mm_align.callbacks.health import report_health, verdict
 from nemo_mm_align.callbacks.health_series import Series
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.run_files import METRICS_FILE
-from nemo_mm_align.run_health import (
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.run_files import METRICS_FILE
+from nemo_mm_align.core.run_health import (
     HEALTH_FILE,
     Finding,
     ImageEffect,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.image_probe import Exchange, draw_exchanges
 
 

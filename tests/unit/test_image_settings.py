@@ -13,9 +13,9 @@ from transformers import CLIPImageProcessor, LlavaProcessor
 from transformers.image_processing_utils_fast import DefaultFastImageProcessorKwargs
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.image_settings import KNOWN, check_processor, has_image_settings
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.image_settings import KNOWN, check_processor, has_image_settings
+from nemo_mm_align.schema.images import ImageProcessor
 from tests.unit.toy_tokenizers import byte_level
 
 SQUARE = {"height": 32, "width": 32}

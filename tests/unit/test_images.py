@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from nemo_mm_align import images
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor, load_image, read_file, read_image_bytes, verify_image
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema import images
+from nemo_mm_align.schema.images import ImageProcessor, load_image, read_file, read_image_bytes, verify_image
 
 EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
 SHAPES = [(50, 80), (81, 50), (56, 56), (33, 100), (300, 171)]
@@ -311,7 +311,7 @@ STRIPS = """
 import resource, sys
 import numpy as np
 from PIL import Image
-from nemo_mm_align.images import ImageProcessor, load_image, verify_image
+from nemo_mm_align.schema.images import ImageProcessor, load_image, verify_image
 folder, gib = sys.argv[1], 1 << 30
 for shape in ((1, 60_000), (60_000, 1), (64, 1_000_000)):
     Image.fromarray(np.full((*shape, 3), 77, np.uint8)).save(f"{folder}/{shape[0]}.png")

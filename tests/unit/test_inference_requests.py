@@ -2,8 +2,7 @@
 
 import pytest
 
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.answer_file import AnswerFile
 from nemo_mm_align.inference.requests import (
     EncodedPrompt,
@@ -14,8 +13,9 @@ from nemo_mm_align.inference.requests import (
     sweep_assignments,
 )
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt, RecordAppender, Turn, read_records
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, RecordAppender, Turn, read_records
 from tests.unit.toy_tokenizers import word_level
 
 TEMPLATE = ChatTemplate(

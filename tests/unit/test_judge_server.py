@@ -13,7 +13,7 @@ import pytest
 from nemo_mm_align.benchmarks.judge_server.process import server_process
 from nemo_mm_align.benchmarks.labeling import most_in_window
 from nemo_mm_align.benchmarks.labeling_inputs import questions, write_inputs
-from nemo_mm_align.records import CandidateSet, read_records
+from nemo_mm_align.schema.records import CandidateSet, read_records
 from tests.judge_server import FAULTS, FaultPlan, judge_server, question_id, true_ratings
 
 IMAGE = b"not really an image"

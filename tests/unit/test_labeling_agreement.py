@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.quality.comparison import compare
 from nemo_mm_align.labeling.quality.sources import read_ratings
-from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, write_records
 from nemo_mm_align.reporting.agreement import agreement, pair_credits, pairwise_accuracy, quadratic_kappa
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Turn, write_records
 
 SCHEMA = AttributeSchema(
     name="two",

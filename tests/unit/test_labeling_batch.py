@@ -9,8 +9,7 @@ import pytest
 import requests
 
 import nemo_mm_align.labeling.stage
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
 from nemo_mm_align.llm.clients.anthropic import Anthropic
@@ -18,7 +17,8 @@ from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.google_genai import GoogleGenai
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.miniature.oracle import OracleJudge
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.judge_server import FAULTS, Files, judge_server, make_files, true_ratings
 
 JUDGES = {

@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.registry import build_judge
@@ -26,7 +25,8 @@ from nemo_mm_align.llm.running.budget import Budget, BudgetSettings
 from nemo_mm_align.llm.running.estimates import EstimateSettings, TokenEstimator
 from nemo_mm_align.llm.running.progress import Rate, Tally, describe_seconds, eta_seconds
 from nemo_mm_align.llm.running.spending import Spending, Tokens
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, Turn, write_records
 from tests.distributed import REPOSITORY
 from tests.unit.paid_judge import DEADLY, MAX_OUTPUT_TOKENS, SLOW, calls_of
 from tests.waiting import PATIENCE_S, wait_until

@@ -2,10 +2,10 @@
 
 import pytest
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.parsing import parse_reply
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 MISTAKES = Attribute(name="mistakes", integer=False, maximum=1, default=0, higher_is_better=False)
 OTHERS = tuple(Attribute(name=name, integer=False, maximum=1, default=1) for name in ("clarity", "local_knowledge"))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.benchmarks.judge_server.faults import NEVER_S
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import (
     Files,
     JudgeServer,

@@ -15,13 +15,13 @@ import pytest
 import requests
 
 import nemo_mm_align.labeling.stage
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judges.human.answers import FormError, read_score
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.quality.collect import collect
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
-from nemo_mm_align.records import Annotation, Candidate, read_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, Candidate, read_records
 from tests.judge_server import Files, make_files, true_ratings
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/[\w-]+/")

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align import file_state
-from nemo_mm_align.answer_provenance import ProvenanceFile, digest
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core import file_state
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.input_memory import InputMemory
 from nemo_mm_align.labeling.input_reader import InputReader
 from nemo_mm_align.labeling.inputs import LabelInputs, Selection
@@ -18,7 +16,9 @@ from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeLedger
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.outputs import check_outputs
-from nemo_mm_align.records import CandidateSet, PlacedPrompt, read_records, write_records
+from nemo_mm_align.schema.answer_provenance import ProvenanceFile, digest
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import CandidateSet, PlacedPrompt, read_records, write_records
 from tests.judge_server import Files, make_files
 
 

@@ -14,9 +14,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 import nemo_mm_align.llm.clients.question_images
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import read as read_settings
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import read as read_settings
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.items import LabelContext
 from nemo_mm_align.labeling.judge import CountsTokens, JudgeRequest, price_of
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
@@ -27,7 +26,8 @@ from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.google_genai import GoogleGenai
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
-from nemo_mm_align.records import Prompt, Turn
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt, Turn
 from tests.judge_server import FAULTS, Files, Reply, error, judge_server, make_files, reference_answer, true_ratings
 from tests.waiting import wait_until
 

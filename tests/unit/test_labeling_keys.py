@@ -11,11 +11,11 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.llm.clients.api_key import conceal, hide_key, read_api_key, shows_key
 from nemo_mm_align.llm.clients.key_spellings import is_secret
 from nemo_mm_align.llm.failures import LONGEST_MESSAGE, CallFailure
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import Files, Reply, honest, judge_server, make_files
 from tests.unit.test_labeling_judges import anthropic, ask, gemini, google_genai, openai
 

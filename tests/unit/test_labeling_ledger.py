@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align import file_state, image_hashes
-from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.image_hashes import ImageHashes
-from nemo_mm_align.images import read_file
+from nemo_mm_align.core import file_state
+from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 from nemo_mm_align.llm.ledger import now
 from nemo_mm_align.llm.running.spending import Tokens
+from nemo_mm_align.schema import image_hashes
+from nemo_mm_align.schema.image_hashes import ImageHashes
+from nemo_mm_align.schema.images import read_file
 from tests.waiting import wait_until
 
 

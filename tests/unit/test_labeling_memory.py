@@ -18,8 +18,8 @@ WORK = """
 import os, resource, sys
 from pathlib import Path
 os.environ.update(GEMINI_API_KEY="memory-key-0123456789", OPENAI_API_KEY="memory-key-0123456789")
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.labeling import stage
 from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.google_genai import GoogleGenai

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.parsing import MAX_FREE_TEXT, MAX_TEXT, parse_reply
 from nemo_mm_align.labeling.reply.thinking import without_thinking
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 SCHEMA = AttributeSchema(name="s", attributes=(Attribute(name="quality"), Attribute(name="depth")), score=("quality",))
 RATED = ({"quality": 4, "depth": 3}, {"quality": 1, "depth": 0})
@@ -167,8 +167,8 @@ BUSY = (
 WORK = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.labeling.judge import CallFailure
 from nemo_mm_align.labeling.parsing import MAX_TEXT, MAX_FREE_TEXT, parse_reply
 schema = AttributeSchema(name="s", attributes=(Attribute(name="quality"),), score=())

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.parsing import parse_reply
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 SCHEMA = AttributeSchema(
     name="two",

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.running_mean import Mean
 from nemo_mm_align.labeling.quality.collect import collect
 from nemo_mm_align.labeling.quality.findings import findings
 from nemo_mm_align.labeling.quality.report import write_report
 from nemo_mm_align.labeling.quality.statistics import BUFFERED_ROWS, Correlations, Histogram, Timeline
-from nemo_mm_align.records import Annotation, Prompt, RatedCandidate, Turn, write_records
-from nemo_mm_align.running_mean import Mean
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Turn, write_records
 
 SCHEMA = AttributeSchema(
     name="three",

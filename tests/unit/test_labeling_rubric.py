@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import rubric
 from nemo_mm_align.labeling.items import Item, content_key, draw_prompts, in_file_order
 from nemo_mm_align.labeling.judge import JudgeRequest
 from nemo_mm_align.llm.question import QuestionImage
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, Turn
 
 TURNS = (
     Turn(role="system", content="Be kind."),

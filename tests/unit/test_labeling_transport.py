@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.llm.clients.transport import MAX_REPLY_BYTES
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.hostile_server import Behaviour, HostileServer, head, hostile_server, whole
 from tests.judge_server import Files, generated, make_files
 from tests.unit.test_labeling_judges import KEY, anthropic, gemini, google_genai, openai

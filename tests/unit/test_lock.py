@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align import lock
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.owner import Attempt, Owner, start_of
+from nemo_mm_align.core import lock
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.owner import Attempt, Owner, start_of
 from tests.conftest import REPOSITORY
 from tests.waiting import wait_until
 
@@ -22,7 +22,7 @@ REMEDY = "give another out"
 HOLD = """
 import sys
 from pathlib import Path
-from nemo_mm_align import lock
+from nemo_mm_align.core import lock
 lock.take(Path(sys.argv[1]), "results", "give another out")
 print("held", flush=True)
 sys.stdin.read()

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeRequest, check_reply
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.miniature.answers import can_be_written, write_answer
@@ -16,7 +15,8 @@ from nemo_mm_align.miniature.sources.charts import chart_question, draw_scene
 from nemo_mm_align.miniature.sources.easyvqa import shape_question
 from nemo_mm_align.miniature.sources.text import text_question
 from nemo_mm_align.miniature.truth import Bar, Question, Scene, Truth, make_truth
-from nemo_mm_align.records import Prompt, Turn
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt, Turn
 
 CIRCLE = Scene(source="easyvqa", colour="red", shape="circle")
 CHART = Scene(source="chart", bars=tuple(Bar(colour=c, value=v) for c, v in (("red", 2), ("blue", 5), ("teal", 3))))

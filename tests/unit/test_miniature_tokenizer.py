@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.miniature.answers import write_answer
 from nemo_mm_align.miniature.sources.charts import chart_question, draw_scene
 from nemo_mm_align.miniature.sources.text import text_question
 from nemo_mm_align.miniature.tokenizer import SPECIAL_TOKENS, build_tokenizer
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import Turn
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import Turn
 
 TOKENIZER = build_tokenizer()
 TEMPLATE = ChatTemplate(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, LoRAConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_config import hf_config_from_llava, llava_config_from_hf
 

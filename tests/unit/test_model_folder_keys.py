@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, MistralConfig, PretrainedConfig, Qwen2Config
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.model.huggingface_keys import TEXT, TOP, VISION, Keys, text_faults
 

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.model.huggingface_config import llava_config_from_hf
 from nemo_mm_align.model.settings import read_model, sizes_of

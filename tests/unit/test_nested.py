@@ -2,11 +2,11 @@
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.nested import differing
 from nemo_mm_align.labeling import items
 from nemo_mm_align.labeling.announcement import differences
 from nemo_mm_align.labeling.judges.human.judge import HumanJudge
-from nemo_mm_align.nested import differing
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 def test_settings_that_differ_are_named_with_both_values() -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.inference.loading import open_for_inference
 from nemo_mm_align.model.arithmetic import odd_fp8_widths, row_length_multiple
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig, fp8_capability
 from nemo_mm_align.model.layer_specs import kernels
 from nemo_mm_align.model.transformer_configs import check_fp8_widths
-from nemo_mm_align.repository import ROOT
 
 
 def preset(name: str) -> LlavaConfig:

@@ -16,10 +16,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_mm_align.cli import describe
+from nemo_mm_align.cli.entry_point import describe
+from nemo_mm_align.core.repository import CONF, ROOT
 from nemo_mm_align.inference.settings import register_open_attributes
 from nemo_mm_align.launch.settings import register_open_nodes
-from nemo_mm_align.repository import CONF, ROOT
 from tests.odd_values import ODD, calls, keys_of, put, write_inputs
 from tests.unit.odd_checks import CHECKS
 

@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 
 RANK = """
 import os, sys, time
-from nemo_mm_align.orphans import end_forks_with_this_process, end_with_launcher
+from nemo_mm_align.core.orphans import end_forks_with_this_process, end_with_launcher
 end_with_launcher()
 end_forks_with_this_process()
 if os.fork() == 0:

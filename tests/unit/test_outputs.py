@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.atomic import write_text
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.outputs import beside, check_folder, file_to_write, folder_to_write
+from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.outputs import beside, check_folder, file_to_write, folder_to_write
 
 
 def kind(path: Path) -> int:

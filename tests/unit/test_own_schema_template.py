@@ -2,11 +2,11 @@
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.inference.requests import sweep_assignments
-from nemo_mm_align.prompts import with_attributes
-from nemo_mm_align.records import Turn
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.prompts import with_attributes
+from nemo_mm_align.schema.records import Turn
 from tests.unit import toy_tokenizers
 from tests.unit.test_attributes import fractions, schema_with
 

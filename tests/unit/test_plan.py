@@ -5,16 +5,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from nemo_mm_align import file_state
+from nemo_mm_align.core import file_state
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds import ANSWERS, PAIRS, SampleKind
 from nemo_mm_align.datasets.length_report import show_loss_mask
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
 from nemo_mm_align.datasets.rows import batch_length
 from nemo_mm_align.datasets.sample import Sample, SampleStore
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.image_hashes import ImageHashes
-from nemo_mm_align.prompts import ChatTemplate, EncodedSequence, Encoder
-from nemo_mm_align.records import PreferenceExample, TrainingExample, Turn
+from nemo_mm_align.schema.image_hashes import ImageHashes
+from nemo_mm_align.schema.prompts import ChatTemplate, EncodedSequence, Encoder
+from nemo_mm_align.schema.records import PreferenceExample, TrainingExample, Turn
 from tests.unit import toy_tokenizers
 
 IMAGE_TOKENS = 5

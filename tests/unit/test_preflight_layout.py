@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra import initialize_config_dir
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.preflight.job import Job, compose_training
 from nemo_mm_align.preflight.layout import check_layout
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.preflight import report
 from nemo_mm_align.preflight.finding import Finding, amber, green, merge_nodes, rank_list, red
 from nemo_mm_align.preflight.job import Job, split_words

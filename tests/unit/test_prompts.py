@@ -2,10 +2,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds import PAIRS
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.prompts import ChatTemplate, EncodedSequence, Encoder, add_image_token, with_attributes
-from nemo_mm_align.records import PreferenceExample, Turn
+from nemo_mm_align.schema.prompts import ChatTemplate, EncodedSequence, Encoder, add_image_token, with_attributes
+from nemo_mm_align.schema.records import PreferenceExample, Turn
 from tests.unit import toy_tokenizers
 
 SYSTEM = (

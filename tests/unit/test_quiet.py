@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from nemo_mm_align.quiet import quiet_import
+from nemo_mm_align.core.quiet import quiet_import
 
 
 @pytest.mark.parametrize(

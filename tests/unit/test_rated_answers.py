@@ -11,8 +11,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.datasets.build_rated import heldout_path, is_held_out
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_stage import build_from_config
@@ -20,10 +20,18 @@ from nemo_mm_align.datasets.builders import build
 from nemo_mm_align.datasets.kinds import RATED_ANSWERS
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.prompts import Encoder
-from nemo_mm_align.records import Annotation, Prompt, RatedAnswers, RatedCandidate, Turn, read_records, write_records
-from nemo_mm_align.repository import CONF
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import (
+    Annotation,
+    Prompt,
+    RatedAnswers,
+    RatedCandidate,
+    Turn,
+    read_records,
+    write_records,
+)
 from tests.unit.toy_tokenizers import llama_like
 
 QUESTION = {"role": "user", "content": "is there a triangle?"}

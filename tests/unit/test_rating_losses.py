@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.objectives.objective import LossOutput, Reading, Reads
 from nemo_mm_align.objectives.rating import Rating
 from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 NAN = math.nan
 SCHEMA = AttributeSchema.model_validate(

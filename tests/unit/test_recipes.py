@@ -15,9 +15,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_mm_align.configuration import keys_of, read
+from nemo_mm_align.core.configuration import keys_of, read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS, check_kind
-from nemo_mm_align.errors import UserError
 from nemo_mm_align.evaluation.plots import BASE_COLOUR, SPARE_COLOURS, colour_of
 from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.miniature.folders import MiniatureRun
@@ -27,8 +28,7 @@ from nemo_mm_align.miniature.steps import Step
 from nemo_mm_align.objectives.preference import PairLogRatios
 from nemo_mm_align.recipes import registry
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
-from nemo_mm_align.records import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample, Turn
-from nemo_mm_align.repository import CONF
+from nemo_mm_align.schema.records import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample, Turn
 from nemo_mm_align.training.sections import TopLevel
 from tests.own_recipe.attribute_regression import RECIPE as OWN
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.formats import FORMATS, detect, keys
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Annotation, CandidateSet, Prompt, read_records
+from nemo_mm_align.schema.records import Annotation, CandidateSet, Prompt, read_records
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/records.md"
 

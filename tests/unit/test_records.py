@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.records import (
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.schema.records import (
     Prompt,
     RecordAppender,
     TrainingExample,

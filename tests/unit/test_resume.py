@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sample import Sample, SampleStore
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.parallel.checkpoint_folder import METADATA_FILE, CheckpointMetadata, read_metadata
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.resume import check_resumable, check_same_model, checkpoint_to_resume
 from tests.checkpoint_files import write_checkpoint
 

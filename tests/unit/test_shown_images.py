@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.derangement import derange
 from nemo_mm_align.inference.scores import predicted, scores
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 PICTURES = [("a",), (), ("b",), ("a",), ("c", "d"), ("b",), ("d", "c"), ("e",), ()]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets import faults, json_records
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.errors import UserError
 
 RECORD = {
     "id": "1",

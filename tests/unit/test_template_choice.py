@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate
 from nemo_mm_align.parallel.source import ModelSource
-from nemo_mm_align.template_choice import choose_template, own_chat_template, own_text
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.template_choice import choose_template, own_chat_template, own_text
 
 LLAVA_HF = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"

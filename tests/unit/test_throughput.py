@@ -22,7 +22,7 @@ from nemo_mm_align.model.config import (
     ParallelConfig,
     VisionConfig,
 )
-from nemo_mm_align.prompts import EncodedSequence
+from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.reference_passes import Passes, choose_passes
 from nemo_mm_align.training.throughput import Throughput
 from nemo_mm_align.training.work import work_of

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import MAX_JSON_BYTES, read_object
-from nemo_mm_align.tokenizer_files import load_tokenizer
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import MAX_JSON_BYTES, read_object
+from nemo_mm_align.schema.tokenizer_files import load_tokenizer
 from tests.unit.toy_tokenizers import SENTENCES, llama_like
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1843000\n"
@@ -42,8 +42,8 @@ import json, sys, sentencepiece
 folder, newer, sentences = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 if newer:
     sentencepiece.__path__ = [newer]
-from nemo_mm_align.folder_files import MAX_JSON_BYTES, read_object
-from nemo_mm_align.tokenizer_files import load_tokenizer
+from nemo_mm_align.core.folder_files import MAX_JSON_BYTES, read_object
+from nemo_mm_align.schema.tokenizer_files import load_tokenizer
 tokenizer = load_tokenizer(folder)
 tokenizer.save_pretrained(folder + "/saved")
 print(json.dumps([tokenizer(text).input_ids for text in sentences]))

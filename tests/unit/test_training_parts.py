@@ -10,15 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import ImageProcessor
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.run_files import METRICS_FILE, read_metrics
 from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import Schedule
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.run_files import METRICS_FILE, read_metrics
+from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.training.data import BatchShape, Collator
 from nemo_mm_align.training.known_settings import differing_sizes
 from nemo_mm_align.training.reference import ReferenceCache, settings_key

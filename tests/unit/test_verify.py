@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.verify import benchmark, doctor, imports, programs, redact, report, run, tests, training
 from nemo_mm_align.verify.options import from_words
 from nemo_mm_align.verify.outcome import Outcome, Verdict

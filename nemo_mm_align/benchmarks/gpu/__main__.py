@@ -13,7 +13,7 @@ import sys
 
 from nemo_mm_align.benchmarks.gpu import options, plan
 from nemo_mm_align.benchmarks.gpu.run import run
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from nemo_mm_align.units import GIB
+from nemo_mm_align.core.units import GIB
 
 
 def cuda() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from nemo_mm_align.benchmarks.gpu import clock, junit
 from nemo_mm_align.benchmarks.gpu.records import Context, Skipped
 from nemo_mm_align.benchmarks.machine import kill_tree
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.repository import ROOT
 
 _PARTS = {"tests_bf16": "not fp8 and not delayed and not two_gpus", "tests_fp8": "fp8 or delayed"}
 _TO_WRITE_S = 5.0

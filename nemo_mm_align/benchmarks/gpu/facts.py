@@ -9,7 +9,7 @@ import subprocess
 from datetime import UTC, datetime
 from typing import Any
 
-from nemo_mm_align.packages import installed_version
+from nemo_mm_align.core.packages import installed_version
 
 _PACKAGES = {
     "torch": ("torch",),

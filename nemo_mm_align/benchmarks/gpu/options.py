@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from nemo_mm_align.configuration import STRICT
-from nemo_mm_align.errors import UserError, check_keys
+from nemo_mm_align.core.configuration import STRICT
+from nemo_mm_align.core.errors import UserError, check_keys
 
 SIZE_NAMES = ("7b", "13b", "toy")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nemo_mm_align.errors import UserError, suggestion
+from nemo_mm_align.core.errors import UserError, suggestion
 
 LEAST_S = 12.0
 """A step is not begun with less: it would end before its model is built."""

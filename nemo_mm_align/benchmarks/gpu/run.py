@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from nemo_mm_align.atomic import write_text
 from nemo_mm_align.benchmarks.gpu import facts, plan, records, table
 from nemo_mm_align.benchmarks.gpu.options import Options
 from nemo_mm_align.benchmarks.gpu.plan import Step
-from nemo_mm_align.repository import ROOT
+from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.repository import ROOT
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from nemo_mm_align.benchmarks.recipes import CONDITIONED, PREFERENCE
 from nemo_mm_align.capacity.job import TrainingJob, Workload
 from nemo_mm_align.capacity.memory import stage_memory
 from nemo_mm_align.capacity.operations import model_flops
+from nemo_mm_align.core.units import GIB
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.model.config import (
@@ -24,7 +25,6 @@ from nemo_mm_align.model.config import (
 )
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.training.work import work_of
-from nemo_mm_align.units import GIB
 
 _CLIP = VisionConfig(24, 1024, 4096, 16, 336, 14)
 _MODELS = {

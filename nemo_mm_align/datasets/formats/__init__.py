@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nemo_mm_align.core.errors import UserError, shorten
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.formats import llava, native, nemo_aligner
 from nemo_mm_align.datasets.formats.common import Context
 from nemo_mm_align.datasets.formats.keys import says_nothing
-from nemo_mm_align.errors import UserError, shorten
 
 __all__ = ["FORMATS", "Context", "Format", "detect"]
 

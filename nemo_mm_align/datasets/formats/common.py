@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import IMAGE_PART
+from nemo_mm_align.core.errors import shorten
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
 from nemo_mm_align.datasets.formats.keys import OTHER_FORMATS, as_listed, says_nothing
-from nemo_mm_align.errors import shorten
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import IMAGE_PART
 
 SCORE_KEYS = ("chosen_score", "rejected_score")
 PART_KEYS = {"image": ("type", "index"), "text": ("type", "text", "index")}

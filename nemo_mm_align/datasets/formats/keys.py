@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nemo_mm_align.core.errors import shorten
 from nemo_mm_align.datasets.faults import Problem
-from nemo_mm_align.errors import shorten
 
 
 def _words(text: str) -> frozenset[str]:

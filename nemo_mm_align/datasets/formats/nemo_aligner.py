@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.draft import Draft, parse_labels
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
 from nemo_mm_align.datasets.formats.common import (
@@ -16,7 +17,6 @@ from nemo_mm_align.datasets.formats.common import (
     text_field,
     turn_list,
 )
-from nemo_mm_align.errors import UserError
 
 DPO_KEYS = (
     "id",

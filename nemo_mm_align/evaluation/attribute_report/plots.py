@@ -8,9 +8,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.attribute_report.calibration import Calibration
 from nemo_mm_align.reporting.figures import BLUE, GUIDE, STYLE, figure_uri
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 def plot_calibration(calibrations: Mapping[str, Calibration], schema: AttributeSchema) -> str:

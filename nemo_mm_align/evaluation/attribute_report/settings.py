@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import Seed, StrictModel
+from nemo_mm_align.core.configuration import Seed, StrictModel
 from nemo_mm_align.objectives.rating import Weight
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 class ReportSettings(StrictModel):

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from nemo_mm_align.atomic import write_json, write_text
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.atomic import write_json, write_text
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.lock import owned_output
+from nemo_mm_align.core.outputs import file_to_write
 from nemo_mm_align.evaluation.attribute_report.measures import SCORE, Told, tell, with_sum
 from nemo_mm_align.evaluation.attribute_report.page import render_report
 from nemo_mm_align.evaluation.attribute_report.settings import ReportSettings
 from nemo_mm_align.evaluation.attribute_report.values import Answers, Array, ValueFile, in_common, read_values
 from nemo_mm_align.evaluation.attribute_report.verdicts import CEILING, MODEL, PROBE, SHUFFLED, verdicts
-from nemo_mm_align.lock import owned_output
 from nemo_mm_align.objectives.rating import complete_weights
-from nemo_mm_align.outputs import file_to_write
 
 logger = logging.getLogger(__name__)
 

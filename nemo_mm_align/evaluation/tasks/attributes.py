@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.tasks.rated import BY_SOURCE, CORRECT, JUDGED, WORDS, score_measure, values_of
 from nemo_mm_align.evaluation.tasks.task import Answered
-from nemo_mm_align.records import Prompt
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt
 
 SOURCES = ("source", "dataset")
 """Keys of a prompt's metadata that say where it comes from."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.measures import Measure
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 CORRECTNESS = "correctness"
 """The attribute whose highest value makes an answer count as correct."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.construction import construct
+from nemo_mm_align.core.construction import construct
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.results import MethodResult
-from nemo_mm_align.records import Prompt
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Prompt
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 
 @dataclass

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.hashing import hash_bytes
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.hashing import hash_bytes
 from nemo_mm_align.labeling.batch.settings import BatchSettings, WritesBatches, batch_judge
 from nemo_mm_align.labeling.items import Item, LabelContext
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest, check_reply, price_of

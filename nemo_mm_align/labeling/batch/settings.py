@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field, field_validator, model_validator
 
-from nemo_mm_align.configuration import StrictModel
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import StrictModel
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import Judge, JudgeReply, JudgeRequest
 
 

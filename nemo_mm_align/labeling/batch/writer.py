@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.atomic import write_json
+from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.labeling.batch.files import NumberedFiles
 from nemo_mm_align.labeling.batch.settings import BatchSettings, batch_judge
 from nemo_mm_align.labeling.inputs import LabelInputs

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 from nemo_mm_align.llm.clients.question_images import read_checked
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.question import QuestionImage
 from nemo_mm_align.model.config import ParallelConfig, Precision
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 if TYPE_CHECKING:
     from nemo_mm_align.datasets.sample import Sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 def report_quality(

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.core.running_mean import Mean
 from nemo_mm_align.labeling.input_reader import numbered_lines
 from nemo_mm_align.labeling.provenance import read_settings
 from nemo_mm_align.labeling.quality.statistics import Correlations, Histogram, Timeline
 from nemo_mm_align.llm.ledger import REMEDY
-from nemo_mm_align.records import Annotation, parse_line
-from nemo_mm_align.running_mean import Mean
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, parse_line
 
 LENGTH, SCORE = "length (words)", "score"
 

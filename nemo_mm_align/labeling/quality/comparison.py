@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.quality.collect import SCORE
 from nemo_mm_align.labeling.quality.sources import RatedFile, Values, match
 from nemo_mm_align.reporting.agreement import (
@@ -20,6 +19,7 @@ from nemo_mm_align.reporting.agreement import (
     pair_credits,
     pairwise_accuracy,
 )
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 @dataclass

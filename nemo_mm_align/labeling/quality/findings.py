@@ -7,8 +7,8 @@ import logging
 import math
 from collections.abc import Iterator
 
+from nemo_mm_align.core.running_mean import Mean
 from nemo_mm_align.labeling.quality.collect import LENGTH, SCORE, Quality, best_value
-from nemo_mm_align.running_mean import Mean
 
 log = logging.getLogger(__name__)
 

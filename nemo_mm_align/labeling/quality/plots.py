@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from nemo_mm_align.core.running_mean import Mean
 from nemo_mm_align.labeling.quality.collect import Quality
 from nemo_mm_align.labeling.quality.statistics import Histogram
 from nemo_mm_align.reporting.figures import BLUE, GUIDE, INK, STYLE, figure_uri
-from nemo_mm_align.running_mean import Mean
 
 STRETCHES = 40
 

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nemo_mm_align.atomic import write_text
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.atomic import write_text
 from nemo_mm_align.labeling.provenance import report_path
 from nemo_mm_align.labeling.quality import findings, page, plots, tables
 from nemo_mm_align.labeling.quality.collect import Quality, collect
@@ -17,6 +16,7 @@ from nemo_mm_align.llm.running.budget import describe_tokens
 from nemo_mm_align.llm.running.spending import Tokens
 from nemo_mm_align.reporting.page import render
 from nemo_mm_align.reporting.tables import cells
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.attribute import spelling
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.labeling.input_reader import numbered_lines
 from nemo_mm_align.labeling.reply.claims import attribute_spellings
-from nemo_mm_align.records import Annotation, parse_line
+from nemo_mm_align.schema.attribute import spelling
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Annotation, parse_line
 
 TABLES = (".csv", ".jsonl", ".json", ".ndjson")
 PROMPT, CANDIDATE, CHOSEN, REJECTED = "prompt_id", "candidate", "chosen", "rejected"

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.atomic import write_json
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.configuration import StrictModel, read
+from nemo_mm_align.core.atomic import write_json
+from nemo_mm_align.core.configuration import StrictModel, read
 from nemo_mm_align.labeling.provenance import default_ledger
 from nemo_mm_align.labeling.quality.collect import SCORE
 from nemo_mm_align.labeling.quality.comparison import Comparison, compare
 from nemo_mm_align.labeling.quality.report import write_report
 from nemo_mm_align.labeling.quality.sources import RatedFile, read_ratings
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 log = logging.getLogger(__name__)
 

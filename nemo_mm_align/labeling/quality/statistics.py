@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nemo_mm_align.running_mean import Mean
+from nemo_mm_align.core.running_mean import Mean
 
 BUFFERED_ROWS = 1000
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.quality.collect import LENGTH, SCORE, Quality
 from nemo_mm_align.labeling.quality.comparison import Comparison
-from nemo_mm_align.records import Annotation, resolve_image
 from nemo_mm_align.reporting.agreement import MEASURES, Estimate, PairwiseAccuracy
 from nemo_mm_align.reporting.images import image_uri
 from nemo_mm_align.reporting.tables import Cell, Fact, cells, fact_lists, flat, measured, named_values, number
+from nemo_mm_align.schema.records import Annotation, resolve_image
 
 log = logging.getLogger(__name__)
 

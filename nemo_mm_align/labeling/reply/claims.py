@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from nemo_mm_align.attribute import spelling
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.schema.attribute import spelling
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 class UnparsableError(Exception):

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from nemo_mm_align.attribute import spelling
 from nemo_mm_align.labeling.reply.claims import UnparsableError
 from nemo_mm_align.labeling.reply.relaxed import BLANK, NotReadableError, Pairs, read_relaxed
+from nemo_mm_align.schema.attribute import spelling
 
 __all__ = ["Found", "Pairs", "as_dict", "find_objects", "leaves"]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nemo_mm_align.attribute import spelling
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling.reply.claims import Claims, attribute_spellings, candidate_number
 from nemo_mm_align.labeling.reply.objects import Pairs, find_objects, leaves
+from nemo_mm_align.schema.attribute import spelling
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 LONGEST_LINE = 5_000
 """Characters of a line that are read: prose behind them holds no ratings."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 
 def check_address(address: str, setting: str) -> str:

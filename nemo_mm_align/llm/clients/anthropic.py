@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.clients.addresses import check_address
 from nemo_mm_align.llm.clients.api_key import conceal, read_api_key
 from nemo_mm_align.llm.clients.base import ServiceClient

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.clients.key_spellings import is_secret, without_key
 from nemo_mm_align.llm.failures import CallFailure, one_line
 from nemo_mm_align.llm.question import Answer

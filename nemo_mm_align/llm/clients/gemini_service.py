@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from nemo_mm_align.keys import GOOGLE_KEYS
+from nemo_mm_align.core.credentials import GOOGLE_KEYS
 from nemo_mm_align.llm.clients.api_key import conceal, read_api_key
 from nemo_mm_align.llm.clients.base import ServiceClient
 from nemo_mm_align.llm.clients.gemini_messages import Decoding, GeminiMessage, build_message

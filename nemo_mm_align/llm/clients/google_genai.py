@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.clients.gemini_messages import Decoding, GeminiMessage
 from nemo_mm_align.llm.clients.gemini_replies import failure_of_status
 from nemo_mm_align.llm.clients.gemini_service import GeminiService

@@ -9,10 +9,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.images import MAX_JUDGE_BYTES, load_image, read_file
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.question import Question, QuestionImage
+from nemo_mm_align.schema.images import MAX_JUDGE_BYTES, load_image, read_file
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as BrokenError
 from requests.exceptions import ContentDecodingError, ReadTimeout, RequestException, Timeout
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.clients.deadline import POOLS, Deadline
 
 MAX_REPLY_BYTES = 4 * 1024 * 1024

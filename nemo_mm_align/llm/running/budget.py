@@ -6,8 +6,8 @@ import threading
 
 from pydantic import Field
 
-from nemo_mm_align.configuration import StrictModel
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import StrictModel
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.running.spending import Tokens
 

@@ -6,7 +6,7 @@ import threading
 
 from pydantic import Field
 
-from nemo_mm_align.configuration import StrictModel
+from nemo_mm_align.core.configuration import StrictModel
 from nemo_mm_align.llm.question import Question
 from nemo_mm_align.llm.running.call import Call
 from nemo_mm_align.llm.running.spending import Spending, Tokens

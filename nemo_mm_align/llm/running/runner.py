@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from nemo_mm_align.configuration import StrictModel
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.configuration import StrictModel
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.failures import PERMANENT_KINDS, SERVICE_KINDS, CallFailure
 from nemo_mm_align.llm.ledger import Ledger, now
 from nemo_mm_align.llm.running.admission import Admission, Ticket

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from omegaconf import OmegaConf
 
-from nemo_mm_align.attributes import AttributeSchema
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results
 from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.miniature.judged import JudgedAnswer
 from nemo_mm_align.miniature.task import MiniatureTask
-from nemo_mm_align.repository import CONF
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 
 def ratings(correctness=4, verbosity=2, **others) -> dict[str, float]:

@@ -11,13 +11,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.evaluation.attribute_report.calibration import calibrate
 from nemo_mm_align.evaluation.attribute_report.measures import tell, with_sum
 from nemo_mm_align.evaluation.attribute_report.stage import report_from_config
 from nemo_mm_align.evaluation.attribute_report.values import in_common, read_values
-from nemo_mm_align.records import (
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import (
     Annotation,
     Prompt,
     RatedAnswer,
@@ -27,7 +28,6 @@ from nemo_mm_align.records import (
     Turn,
     write_records,
 )
-from nemo_mm_align.repository import CONF
 
 TURNS = (Turn(role="user", content="q"),)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import interval_of, share_interval, t_interval
 from nemo_mm_align.evaluation.metrics import SeedAnswers, text_ability

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.run_health import Finding, Verdict
 from nemo_mm_align.evaluation.metrics import SeedAnswers, text_ability
 from nemo_mm_align.evaluation.report import ReportSample, choose_samples, write_report
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
 from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
-from nemo_mm_align.records import Prompt, Turn
-from nemo_mm_align.run_health import Finding, Verdict
+from nemo_mm_align.schema.records import Prompt, Turn
 from tests.unit.evaluation.judged import TASK, image_answer, results_by_method, seed_answers, text_answer
 from tests.unit.evaluation.test_steering import sweep
 

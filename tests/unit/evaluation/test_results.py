@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.results import (
     Layout,
     Results,

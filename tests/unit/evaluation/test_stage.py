@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.results import read_results
 from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
 from nemo_mm_align.evaluation.tasks.rated import CORRECT, JUDGED, score_measure, values_of
 from nemo_mm_align.evaluation.tasks.task import Answered
-from nemo_mm_align.records import Candidate, CandidateSet, Prompt, Turn, read_records, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, Turn, read_records, write_records
 from tests.unit.evaluation.judged import ratings
 
 COUNT = 6

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.steering import steering_results
 from tests.unit.evaluation.judged import image_answer
 

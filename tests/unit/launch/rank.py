@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from nemo_mm_align.cli import user_errors
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.cli.entry_point import user_errors
+from nemo_mm_align.core.errors import UserError
 
 
 @user_errors

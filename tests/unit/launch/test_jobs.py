@@ -9,12 +9,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.launch.checks import find_faults
 from nemo_mm_align.launch.kubernetes_settings import amount
 from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.launch.mounts import Mount, outside, read_mount
-from nemo_mm_align.repository import ROOT
 from nemo_mm_align.workflow.overrides import override_value, overrides_of
 from tests.unit.launch.cases import CONTAINER, DATA, KUBERNETES, PLACES, TRAINING, jobs_of, launch_config
 

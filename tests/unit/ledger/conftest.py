@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.attributes import AttributeSchema
 from nemo_mm_align.labeling import stage
 from nemo_mm_align.labeling.stage import LabelSettings, LabelSummary, label
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import (
     Files,
     JudgeServer,

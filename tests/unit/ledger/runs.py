@@ -9,7 +9,7 @@ from nemo_mm_align.labeling.stage import LabelSummary
 from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.google_genai import GoogleGenai
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
-from nemo_mm_align.records import Annotation, read_records
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.judge_server import (
     Files,
     true_ratings,

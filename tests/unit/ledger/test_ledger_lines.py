@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import RecordError, UserError
+from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 from nemo_mm_align.labeling.quality.collect import collect
 from nemo_mm_align.llm.ledger import RAW_LIMITS
 from nemo_mm_align.llm.running.runner import RunnerSettings
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import (
     Exchange,
     Files,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.refusals import kind_of_error, kind_of_recorded
 from tests.judge_server import (
     Files,

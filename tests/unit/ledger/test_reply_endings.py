@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from tests.judge_server import (
     Exchange,
     Files,

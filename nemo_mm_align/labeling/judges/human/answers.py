@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.items import in_file_order
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 
 MAX_TEXT = 20_000
 REFERENCE_FIELD = "reference"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judge import JudgeReply, JudgeRequest
 
 PAGE_VERSION = 1

@@ -7,13 +7,13 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from nemo_mm_align.attribute import Attribute
 from nemo_mm_align.labeling.items import Item
 from nemo_mm_align.labeling.judges.human.answers import note_field, score_field
 from nemo_mm_align.labeling.judges.human.desk import Desk, Task
 from nemo_mm_align.labeling.judges.human.template import TEMPLATES
 from nemo_mm_align.labeling.rubric import SPEAKERS
-from nemo_mm_align.records import IMAGE_PLACEHOLDER
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER
 
 MOST_CHOICES = 11
 """Scales of more whole numbers get a number field."""

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.judges.human.answers import FormError
 from nemo_mm_align.labeling.judges.human.desk import Desk
 from nemo_mm_align.labeling.judges.human.page import render_answers, render_closing, render_complete, render_task

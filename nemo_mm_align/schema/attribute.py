@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
-from nemo_mm_align.errors import UserError, shorten
+from nemo_mm_align.core.errors import UserError, shorten
 
 FRACTION_STEPS = 5
 """Values that a sweep over an attribute of fractions takes, both ends included."""

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffTags import TAGS_V2
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 _TAG = {info.name: tag for tag, info in TAGS_V2.items()}
 

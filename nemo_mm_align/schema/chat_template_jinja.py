@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from nemo_mm_align.attribute import Attribute
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.records import IMAGE_PLACEHOLDER
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER
 
 IMAGE_PART = IMAGE_PLACEHOLDER + "\n"
 """What an image part of a content list renders as, as in LLaVA's own chat template."""

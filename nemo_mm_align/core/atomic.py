@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from nemo_mm_align.outputs import beside, file_to_write
+from nemo_mm_align.core.outputs import beside, file_to_write
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from nemo_mm_align.file_state import file_state, is_settled
-from nemo_mm_align.images import read_file
+from nemo_mm_align.core.file_state import file_state, is_settled
+from nemo_mm_align.schema.images import read_file
 
 LINE = re.compile(r"([0-9a-f]{64}) (\d+ \d+) ([^\n]+)\n")
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template import ChatTemplate, with_attributes
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate, with_attributes
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.image_settings import CLIP_MEAN, CLIP_STD, read_image_settings
-from nemo_mm_align.pixel_values import eight_bits
-from nemo_mm_align.png_metadata import without_metadata
-from nemo_mm_align.resampling import pad_and_resize, resize_and_cut
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.image_settings import CLIP_MEAN, CLIP_STD, read_image_settings
+from nemo_mm_align.schema.pixel_values import eight_bits
+from nemo_mm_align.schema.png_metadata import without_metadata
+from nemo_mm_align.schema.resampling import pad_and_resize, resize_and_cut
 
 MAX_PIXELS = 64_000_000
 """Of the picture, and of the square or enlargement that a resize may hold in memory."""

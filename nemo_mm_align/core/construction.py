@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.configuration import check_arguments, check_section
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.packages import describe_missing
+from nemo_mm_align.core.configuration import check_arguments, check_section
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.packages import describe_missing
 
 
 def construct(config: Mapping[str, Any], section: str, what: str, offered: Mapping[str, Any] | None = None) -> Any:

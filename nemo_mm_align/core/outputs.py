@@ -10,8 +10,8 @@ import os
 import stat
 from pathlib import Path
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folders import can_write, nearest_existing
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folders import can_write, nearest_existing
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

@@ -17,11 +17,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from nemo_mm_align.attributes import AttributeSchema
-from nemo_mm_align.chat_template_jinja import IMAGE_PART, chat_template_jinja
-from nemo_mm_align.configuration import read
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.records import Turn
+from nemo_mm_align.core.configuration import read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template_jinja import IMAGE_PART, chat_template_jinja
+from nemo_mm_align.schema.records import Turn
 
 __all__ = ["IMAGE_PART", "ChatTemplate", "with_attributes"]
 

@@ -20,10 +20,10 @@ from omegaconf.errors import (
 )
 from pydantic import ValidationError
 
-from nemo_mm_align.errors import UserError, is_full_disk, suggestion
-from nemo_mm_align.hashing import hash_text
-from nemo_mm_align.packages import describe_missing
-from nemo_mm_align.run_files import FAULT_FILE_VARIABLE
+from nemo_mm_align.core.errors import UserError, is_full_disk, suggestion
+from nemo_mm_align.core.hashing import hash_text
+from nemo_mm_align.core.packages import describe_missing
+from nemo_mm_align.core.run_files import FAULT_FILE_VARIABLE
 
 EXIT_CODE = 2
 

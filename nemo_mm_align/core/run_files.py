@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.atomic import write_json, write_text
+from nemo_mm_align.core.atomic import write_json, write_text
 
 # In a folder of their own: NeMo's exp_manager sets the files beside them aside when a run is resumed.
 METRICS_FILE = Path("metrics/training.jsonl")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nemo_mm_align.errors import UserError, shorten
+from nemo_mm_align.core.errors import UserError, shorten
 
 _SHOWN = 80
 _SECRETS = ("key", "secret", "token_file", "password", "env_vars", "extra_body")

@@ -27,9 +27,9 @@ from pydantic import (
 )
 from pydantic_core import SchemaError
 
-from nemo_mm_align.configuration_faults import describe_fault, is_secret, shown
-from nemo_mm_align.configuration_types import choices, hints_of, sections_in, tags_of, unwrapped
-from nemo_mm_align.errors import UserError, check_keys
+from nemo_mm_align.core.configuration_faults import describe_fault, is_secret, shown
+from nemo_mm_align.core.configuration_types import choices, hints_of, sections_in, tags_of, unwrapped
+from nemo_mm_align.core.errors import UserError, check_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 """For a dataclass: ``__pydantic_config__ = STRICT``."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nemo_mm_align.run_files import JOB_VARIABLE
+from nemo_mm_align.core.run_files import JOB_VARIABLE
 
 
 class Standing(Enum):

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import TOKENIZER_FILES, check_files
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import TOKENIZER_FILES, check_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

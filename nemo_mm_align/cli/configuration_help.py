@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from nemo_mm_align.configuration_faults import BOUNDS
-from nemo_mm_align.configuration_types import choices, hints_of, is_section, sections_in, tags_of, unwrapped
+from nemo_mm_align.core.configuration_faults import BOUNDS
+from nemo_mm_align.core.configuration_types import choices, hints_of, is_section, sections_in, tags_of, unwrapped
 
 _KINDS: dict[Any, str] = {
     bool: "true or false",

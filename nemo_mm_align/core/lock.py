@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from nemo_mm_align.errors import UserError, is_full_disk
-from nemo_mm_align.outputs import beside
-from nemo_mm_align.owner import Owner, Standing
-from nemo_mm_align.units import describe_age
+from nemo_mm_align.core.errors import UserError, is_full_disk
+from nemo_mm_align.core.outputs import beside
+from nemo_mm_align.core.owner import Owner, Standing
+from nemo_mm_align.core.units import describe_age
 
 logger = logging.getLogger(__name__)
 

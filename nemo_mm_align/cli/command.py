@@ -18,10 +18,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from nemo_mm_align.cli import describe, end, user_errors
-from nemo_mm_align.configuration_help import settings_at, table
-from nemo_mm_align.errors import check_keys, foreign_key, suggestion
-from nemo_mm_align.orphans import end_with_launcher
+from nemo_mm_align.cli.configuration_help import settings_at, table
+from nemo_mm_align.cli.entry_point import describe, end, user_errors
+from nemo_mm_align.core.errors import check_keys, foreign_key, suggestion
+from nemo_mm_align.core.orphans import end_with_launcher
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 

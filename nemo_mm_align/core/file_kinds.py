@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 BOM = codecs.BOM_UTF8
 HEAD_BYTES = 4096

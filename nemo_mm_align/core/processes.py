@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import yaml
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from nemo_mm_align.chat_template import ChatTemplate
-from nemo_mm_align.folder_files import read_object
-from nemo_mm_align.records import Turn
-from nemo_mm_align.repository import CONF
+from nemo_mm_align.core.folder_files import read_object
+from nemo_mm_align.core.repository import CONF
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.records import Turn
 
 DEFAULT = "vicuna_v1"
 

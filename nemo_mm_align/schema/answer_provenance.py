@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.atomic import write_lines
-from nemo_mm_align.errors import RecordError, UserError
-from nemo_mm_align.hashing import hash_json
-from nemo_mm_align.records import CandidateSet, Record, RecordAppender
+from nemo_mm_align.core.atomic import write_lines
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.core.hashing import hash_json
+from nemo_mm_align.schema.records import CandidateSet, Record, RecordAppender
 
 Hashes = tuple[str, ...]
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nemo_mm_align.atomic import write_text
-from nemo_mm_align.errors import UserError
+from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.errors import UserError
 
 HEALTH_FILE = Path("metrics/health.json")
 SCHEMA_VERSION: Literal[1] = 1

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.errors import UserError
-from nemo_mm_align.folder_files import file_fault, read_object
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.folder_files import file_fault, read_object
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

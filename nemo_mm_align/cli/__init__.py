@@ -1,0 +1,1 @@
+"""What the entry points share: errors in one sentence, Hydra applications, their help."""

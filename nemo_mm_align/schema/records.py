@@ -1,0 +1,373 @@
+"""Typed records of the JSONL files that the stages hand to each other.
+
+    prompts.jsonl      one `Prompt` per line
+    candidates.jsonl   one `CandidateSet` per line: the answers sampled for a prompt
+    annotations.jsonl  one `Annotation` per line: the prompt, its candidates and their scores
+    training sets      one `TrainingExample` per line, or one `PreferenceExample`, or one `RatedAnswers`
+
+Image paths in a record are relative to the folder of the file they stand in, or absolute. Reading is strict: an unknown
+key, a wrong type or a broken JSON line raises `RecordError` with file, line and remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from nemo_mm_align.core.atomic import write_lines
+from nemo_mm_align.core.errors import RecordError, UserError, shorten
+from nemo_mm_align.core.file_kinds import BOM, check_is_json_lines
+
+IMAGE_PLACEHOLDER = "<image>"
+PLACE_IMAGES = "add_image_placeholders"
+"""The setting of the stages that read prompts; training data have it in ``data``."""
+
+
+class Record(BaseModel):
+    """Base of every line: unknown keys are refused, free-form extras belong in `metadata`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Turn(Record):
+    """One message. `<image>` in the content marks where the next image of the record stands."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Conversation(Record):
+    """Turns that alternate and the images that they speak of; base of the records with a conversation."""
+
+    last_speaker: ClassVar[Literal["user", "assistant"]]
+
+    id: str
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        roles = [turn.role for turn in self.turns]
+        body = roles[1:] if roles[:1] == ["system"] else roles
+        if body != (["user", "assistant"] * len(body))[: len(body)] or not body or body[-1] != self.last_speaker:
+            order = "alternate user, assistant, ... (after an optional system turn)"
+            raise ValueError(f"turns must {order} and end with {self.last_speaker}; got {roles}")
+        placeholders = 0
+        for turn in self.turns:
+            count = turn.content.count(IMAGE_PLACEHOLDER)
+            if count and turn.role != "user":
+                raise ValueError(f"{IMAGE_PLACEHOLDER} stands outside a user turn; move it into the question")
+            placeholders += count
+        if placeholders != len(self.images):
+            option = (
+                "" if placeholders else f", or set {PLACE_IMAGES}=true, which puts them in front of the first question"
+            )
+            raise ValueError(
+                f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(self.images)} images; write one per image{option}"
+            )
+        return self
+
+
+class Prompt(Conversation):
+    """A question, possibly after earlier turns; the last turn is the user's."""
+
+    last_speaker = "user"
+
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """What the last turn asks, without the places of its images."""
+        return self.turns[-1].content.replace(IMAGE_PLACEHOLDER, "").strip()
+
+
+class PlacedPrompt(Prompt):
+    """A `Prompt` whose images, where it names no place for them, come in front of its first question."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_images(cls, value: Any) -> Any:
+        images, turns = (value.get("images"), value.get("turns")) if isinstance(value, dict) else (None, None)
+        if not images or not isinstance(images, list | tuple) or not isinstance(turns, list | tuple):
+            return value
+        if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
+            return value
+        first = next((place for place, turn in enumerate(turns) if turn.get("role") == "user"), None)
+        if first is None or any(IMAGE_PLACEHOLDER in turn["content"] for turn in turns):
+            return value
+        content = f"{IMAGE_PLACEHOLDER}\n" * len(images) + turns[first]["content"]
+        return value | {"turns": [*turns[:first], turns[first] | {"content": content}, *turns[first + 1 :]]}
+
+
+def prompt_kind(add_image_placeholders: bool) -> type[Prompt]:
+    """Return as what a line of prompts is to be read."""
+    return PlacedPrompt if add_image_placeholders else Prompt
+
+
+class Candidate(Record):
+    """One sampled answer. `finish_reason` is ``stop`` or ``length`` (cut at the token limit)."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] = "stop"
+    num_tokens: int | None = None
+
+
+class CandidateSet(Record):
+    """The answers sampled for one prompt, with the settings that made them."""
+
+    prompt_id: str
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    sampling: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def asked(self) -> dict[str, float] | None:
+        """The attribute values that the answers were asked for, where `sampling` says so."""
+        values = self.sampling.get("attributes")
+        numbers = isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
+        return values if numbers else None
+
+
+class RatedCandidate(Record):
+    """A candidate with its scores, one per attribute of the schema, and the judge's reasoning where it gave any.
+
+    `predicted` holds what a model told before it was rounded to a score of the schema, within the attribute's range.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length"] = "stop"
+    ratings: dict[str, float]
+    reasoning: str = ""
+    predicted: dict[str, float] | None = None
+
+
+class Annotation(Record):
+    """What a judge said of one prompt's candidates, with the prompt itself, so that builders need no other file.
+
+    `configuration` is the hash of judge, its settings, rubric and schema, which ``<annotations>.settings.json`` spells
+    out; `asked` is what the candidates were asked for when they were sampled, if anything; `order` holds the indices of the
+    candidates in the order shown to the judge.
+    """
+
+    prompt: Prompt
+    asked: dict[str, float] | None = None
+    candidates: tuple[RatedCandidate, ...] = Field(min_length=1)
+    reference_answer: str | None = None
+    judge: str
+    schema_name: str
+    schema_fingerprint: str
+    configuration: str = ""
+    request_key: str = ""
+    order: tuple[int, ...] = ()
+
+
+class TrainingExample(Conversation):
+    """A conversation to imitate; loss on assistant turns. The last user turn carries `attributes`, if any (SteerLM)."""
+
+    last_speaker = "assistant"
+
+    attributes: dict[str, float] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class PreferenceExample(Conversation):
+    """A prompt with a better and a worse answer. Reference log-probs are sums over answer tokens, in nats.
+
+    `attributes` are asked for, if any; `flip_attributes` are other values under which the worse answer is the better one.
+    """
+
+    last_speaker = "user"
+
+    chosen: str
+    rejected: str
+    attributes: dict[str, float] | None = None
+    flip_attributes: dict[str, float] | None = None
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    reference_chosen_log_prob: float | None = None
+    reference_rejected_log_prob: float | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _flip_line_differs(self) -> Self:
+        if self.flip_attributes is not None and self.attributes in (None, self.flip_attributes):
+            raise ValueError("flip_attributes must differ from attributes, which the record must have as well")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_differ(self) -> Self:
+        if self.chosen == self.rejected:
+            raise ValueError("chosen and rejected are the same text; drop the pair")
+        return self
+
+
+class RatedAnswer(Record):
+    """An answer and what is known of it: values of a schema's attributes, fractions too (means of several judgements)."""
+
+    text: str
+    attributes: dict[str, FiniteFloat] = Field(min_length=1)
+
+
+class RatedAnswers(Conversation):
+    """A prompt with all its rated answers. An attribute that an answer leaves out is missing, not zero."""
+
+    last_speaker = "user"
+
+    answers: tuple[RatedAnswer, ...] = Field(min_length=1)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def attributes(self) -> None:
+        """What its prompt asks for: nothing, the answers are rated as they are."""
+        return None
+
+    @model_validator(mode="after")
+    def _answers_differ(self) -> Self:
+        if len({answer.text for answer in self.answers}) < len(self.answers):
+            raise ValueError("two answers are the same text; keep one of them, with the mean of their values")
+        return self
+
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+MAX_PATH_CHARACTERS = 4096
+NO_PATH = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+"""How data URLs and addresses begin."""
+
+
+def _describe(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        parts.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
+    return "; ".join(parts)
+
+
+def parse_line(kind: type[RecordType], text: str | bytes, path: str | Path, line: int) -> RecordType:
+    """Parse one JSONL line into `kind`, or raise `RecordError`. A byte order mark at its start is passed over."""
+    try:
+        mark = BOM if isinstance(text, bytes) else BOM.decode()
+        return kind.model_validate_json(text.removeprefix(mark))  # type: ignore[arg-type]
+    except ValidationError as error:
+        remedy = f"each line must be a JSON object of a {kind.__name__} record ({', '.join(kind.model_fields)})."
+        raise RecordError(path, line, _describe(error), remedy) from None
+
+
+def read_records(path: str | Path, kind: type[RecordType]) -> Iterator[RecordType]:
+    """Yield the records of a JSONL file; blank lines are skipped.
+
+    Raises:
+        UserError: the file is missing or holds no record.
+        RecordError: a line is not a valid record.
+    """
+    return (record for _, record in numbered_records(path, kind))
+
+
+def numbered_records(path: str | Path, kind: type[RecordType]) -> Iterator[tuple[int, RecordType]]:
+    """Yield the records as `read_records` does, with the numbers of their lines."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of a JSONL file with {kind.__name__} records.")
+    check_is_json_lines(path, kind.__name__)
+    count = 0
+    with path.open("rb") as file:  # bytes: text that is not UTF-8 is then an error with a line number too
+        for number, text in enumerate(file, start=1):
+            if text.removeprefix(BOM).strip():
+                count += 1
+                yield number, parse_line(kind, text, path, number)
+    if count == 0:
+        raise UserError(f"{path}: the file is empty; it must hold one {kind.__name__} record per line.")
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> int:
+    """Write records to a new file beside `path` and rename it into place; return how many were written."""
+    return write_lines(path, (record.model_dump_json(exclude_defaults=True) for record in records))
+
+
+class RecordAppender:
+    """Append records to a JSONL file, each line flushed to disk; opening removes the torn last line of a killed run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab+")
+        self._drop_torn_line()
+
+    def _drop_torn_line(self) -> None:
+        self._file.seek(0, os.SEEK_END)
+        size = self._file.tell()
+        position = size
+        while position > 0:
+            start = max(0, position - 65536)
+            self._file.seek(start)
+            newline = self._file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < size:
+            self._file.truncate(position)
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, record: Record | dict[str, Any]) -> None:
+        """Write one line and flush it to disk."""
+        text = record.model_dump_json(exclude_defaults=True) if isinstance(record, Record) else json.dumps(record)
+        self._file.write(text.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> RecordAppender:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def resolve_image(path: str, record_file: str | Path, image_root: str | Path | None = None) -> Path:
+    """Return where an image of a record lies: under `image_root` if given, else beside the record's file.
+
+    An `image_root` is a boundary: nothing outside of it is ever read, whatever the records and the links in that folder
+    say. Without one the file is trusted as far as it names absolute paths and its folder holds links.
+
+    Raises:
+        UserError: the path leaves that folder: by ``..``, or, where there is an `image_root`, by being absolute or
+            through a symbolic link.
+    """
+    root = Path(image_root) if image_root else Path(record_file).parent
+    if len(path) > MAX_PATH_CHARACTERS or NO_PATH.match(path):
+        raise UserError(f"image {shorten(path, 40)!r} is no path; store the image as a file and give its path.")
+    if os.path.isabs(path):
+        if image_root:
+            raise UserError(
+                f"image path {path} is absolute, but image_root is {root}; write it relative to that folder."
+            )
+        return Path(path)
+    normal = os.path.normpath(path)
+    if not path or "\0" in path or normal == "." or normal.split(os.sep)[0] == os.pardir:
+        raise UserError(f"image path {path!r} does not name a file inside {root}; write a path inside that folder.")
+    if image_root and _link_leaves(root, normal):
+        raise UserError(
+            f"image path {path!r} leaves image_root {root} through a symbolic link; set image_root to a folder that holds "
+            "the files themselves, or copy them."
+        )
+    return root / normal
+
+
+def _link_leaves(root: Path, normal: str) -> bool:
+    """Whether a path under `root` ends outside of `root` once its links are followed."""
+    place = str(root)
+    for part in normal.split(os.sep):
+        place = os.path.join(place, part)
+        if os.path.islink(place):  # only then the costly look at every folder above
+            real = os.path.realpath(root / normal)
+            return not Path(real).is_relative_to(os.path.realpath(root))
+    return False
