@@ -279,7 +279,9 @@ def test_worker_processes_share_the_calls_and_a_killed_one_is_replaced(stage: St
     processes = {pid for pid, _, _ in calls}
     assert len(processes) in (2, 3) and os.getpid() not in processes
     failures = summary.tally.failures
-    assert set(failures) == {"server"} and 1 <= failures["server"] <= 2, "what it had in flight: its share of 4"
+    assert set(failures) == {"server"} and 1 <= failures["server"] <= 4, (
+        "what it had in flight, and what came to it before"
+    )
     assert COUNT < len(calls) <= COUNT + failures["server"], "a lost call may not have begun yet"
     lines = [json.loads(line) for line in stage.ledger.read_text().splitlines()]
     assert any("the worker process ended (exit code -9)" in line.get("message", "") for line in lines)
