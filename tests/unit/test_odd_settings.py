@@ -29,8 +29,8 @@ LONGEST = 2500
 WHOLE_COMMANDS, SEED = 24, 20261127
 TYPED = ["null", "[a,1]", "{a: 1}", ".nan", ".inf", "-3", "1e300", "fast", "'\"false\"'", "''", "/proc/no/x"]
 NAMES = list(calls(Path("/")))
-SLOW = ("launch", "estimate", "train")
-"""What composes many settings for each value."""
+SLOW = ("launch", "estimate", "train", "convert", "miniature", "sample", "generate")
+"""What composes many settings for each value, or opens a model's folder."""
 
 
 @pytest.fixture(autouse=True)
