@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import logging
 import os
 import re
@@ -54,8 +55,10 @@ def command(
 
         @functools.wraps(function)
         def run() -> None:
+            sys.argv[1:] = options_first(sys.argv[1:])
             if {"--help", "-h"} & set(sys.argv[1:]):
-                sys.stdout.write(help_text(function.__globals__.get("__doc__") or "", folder, name, types))
+                own = own_folders(sys.argv[1:])
+                sys.stdout.write(help_text(function.__globals__.get("__doc__") or "", folder, name, types, own))
                 return
             end_with_launcher()
             _check_choices(sys.argv[1:], groups_of(folder, name))
@@ -104,6 +107,41 @@ def _check_choices(words: Sequence[str], groups: Mapping[str, Sequence[str]]) ->
             end(f"{word}: leave it out for the default, or choose from {', '.join(groups[group])}.")
 
 
+_TAKE_A_VALUE = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+)
+
+
+def options_first(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with Hydra's options before the settings: in their midst Hydra refuses them."""
+    options, settings, rest = list[str](), list[str](), list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            settings.append(word)
+            continue
+        options.append(word)
+        if word in _TAKE_A_VALUE and rest:
+            options.append(rest.pop(0))
+    return [*options, *settings]
+
+
+def own_folders(words: Sequence[str]) -> list[Path]:
+    """Return the folders of a user's own configurations that a command line names, by ``--config-dir``."""
+    found = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
+    pairs = itertools.pairwise(words)
+    return [Path(one) for one in [*found, *(value for word, value in pairs if word in ("--config-dir", "-cd"))]]
+
+
 def _compose_and_run(task: Task, name: str) -> None:
     import hydra
 
@@ -135,14 +173,16 @@ def _configuration(folder: Path, name: str) -> tuple[str, list[Any], set[str]]:
     return text, values.get("defaults", []), set(values) - {"defaults", "hydra"}
 
 
-def groups_of(folder: Path, name: str) -> dict[str, list[str]]:
-    """Return the groups that a configuration chooses from, with their options."""
+def groups_of(folder: Path, name: str, own: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """Return the groups that a configuration chooses from, with their options, those of a user's own folders as well."""
     found: dict[str, list[str]] = {}
     for item in _configuration(folder, name)[1]:
         if isinstance(item, str) and (folder / f"{item}.yaml").is_file():
-            found |= groups_of(folder, item)
+            found |= groups_of(folder, item, own)
         elif isinstance(item, dict):
-            found |= {group: sorted(path.stem for path in (folder / group).glob("*.yaml")) for group in item}
+            for group in item:
+                files = [path for place in (folder, *own) for path in (place / group).glob("*.yaml")]
+                found[group] = sorted({path.stem for path in files})
     return {group: options for group, options in found.items() if options}
 
 
@@ -153,10 +193,10 @@ def top_level_keys(folder: Path, name: str) -> set[str]:
     return keys.union(groups_of(folder, name), *(top_level_keys(folder, part) for part in parts))
 
 
-def help_text(description: str, folder: Path, name: str, types: Sequence[str] = ()) -> str:
+def help_text(description: str, folder: Path, name: str, types: Sequence[str] = (), own: Sequence[Path] = ()) -> str:
     """Return what ``--help`` shows: the docstring, the configuration file, what its settings take, options of its groups."""
     text = _configuration(folder, name)[0].split("\nhydra:")[0]
-    listed = [f"  {group}: {', '.join(options)}\n" for group, options in groups_of(folder, name).items()]
+    listed = [f"  {group}: {', '.join(options)}\n" for group, options in groups_of(folder, name, own).items()]
     choices = f"\n\nGroups, chosen by GROUP=NAME:\n{''.join(listed)}" if listed else "\n"
     taken = f"\n\nWhat they take:\n{table(settings_at(types))}" if types else "\n"
     return (
@@ -223,7 +263,7 @@ def _describe_option(missing: str, options: Sequence[str], groups: dict[str, lis
     name = Path(option).stem
     return (
         f"{group}={option}: this takes a name, not a file. For a file of your own, FOLDER/{group}/{name}.yaml, give "
-        f"'hydra.searchpath=[file://FOLDER]' {group}={name}. Known here: {', '.join(sorted(options))}."
+        f"--config-dir=FOLDER {group}={name}. Known here: {', '.join(sorted(options))}."
     )
 
 

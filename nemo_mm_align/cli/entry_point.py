@@ -89,6 +89,11 @@ def _describe_config(error: OmegaConfBaseException) -> str:
         key = reason.rpartition(": ")[2]  # "MissingMandatoryValue while resolving ...: Missing mandatory value: <key>"
     if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
         return f"{key} has no value. Give it on the command line: {key}=..."
+    if isinstance(error, InterpolationKeyError) and "'recipe.name'" in reason:
+        return (
+            "the file of the recipe sets no recipe.name. Its first line must be `# @package _global_` (nothing before it, no "
+            "comment either), and it has a section `recipe` with a `name`."
+        )
     if isinstance(error, InterpolationKeyError):
         return f"{key}: {reason}. Correct the ${{...}} in the configuration or set {key} on the command line."
     if isinstance(error, ConfigKeyError | AttributeError):

@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import SchemaError
 
 from nemo_mm_align.core.configuration_faults import describe_fault, is_secret, shown
-from nemo_mm_align.core.configuration_types import choices, hints_of, sections_in, tags_of, unwrapped
+from nemo_mm_align.core.configuration_types import choices, hints_of, item_of, sections_in, tags_of, unwrapped
 from nemo_mm_align.core.errors import UserError, check_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -136,6 +136,9 @@ def _check_section(known: Mapping[str, Any], values: Any, where: str, closed: bo
         if value == "" and Path in choices(known.get(key)):
             instead = "; null is none" if NoneType in choices(known[key]) else ""
             raise UserError(f"{where}{'.' if where else ''}{key}='': must be a path{instead}.")
+        for number, item in enumerate(value if isinstance(value, list | tuple) and key in known else ()):
+            if (kind := section_in(item_of(known[key]), item)) is not None:
+                check_names(kind, item, f"{where}{'.' if where else ''}{key}.{number}")
         inner = section_in(known[key], value) if key in known else None
         if inner is not None and (value is not None or NoneType not in choices(known[key])):
             check_names(inner, value, f"{where}.{key}" if where else str(key))

@@ -52,6 +52,15 @@ def sections_in(hint: Any) -> list[Any]:
     return [kind for kind in choices(hint) if is_section(kind)]
 
 
+def item_of(hint: Any) -> Any:
+    """Return the type of a list's items; None where the type is that of no list."""
+    for kind in choices(hint):
+        inner = unwrapped(kind)[0]
+        if get_origin(inner) in (list, tuple) and get_args(inner):
+            return get_args(inner)[0]
+    return None
+
+
 def tags_of(kind: Any) -> list[Any]:
     """Return the values that a section's fields of fixed choice can have: what tells it from others, where it is told."""
     bases = (unwrapped(hint)[0] for hint in hints_of(kind).values())

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nemo_mm_align.core.configuration import check_arguments, check_section
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.packages import describe_missing
+
+
+def check_has(made: object, names: Iterable[str], section: str, what: str) -> None:
+    """Raise `UserError` where an object lacks some of the attributes that its kind has.
+
+    Args:
+        what: what it is, for the message: ``a judge``.
+    """
+    missing = [name for name in names if not hasattr(made, name)]
+    if missing:
+        raise UserError(f"{section}: {type(made).__name__} lacks {', '.join(missing)}, which {what} has. Add them.")
 
 
 def construct(config: Mapping[str, Any], section: str, what: str, offered: Mapping[str, Any] | None = None) -> Any:
@@ -25,7 +36,9 @@ def construct(config: Mapping[str, Any], section: str, what: str, offered: Mappi
     """
     check_section(config, section)
     arguments = {key: value for key, value in config.items() if key != "_target_"}
-    target = str(config.get("_target_", ""))
+    if "_target_" not in config:
+        raise UserError(f"{section} has no _target_, which names the class: _target_: package.module.Class.")
+    target = str(config["_target_"])
     module_name, _, class_name = target.rpartition(".")
     try:
         named = getattr(importlib.import_module(module_name), class_name)
@@ -35,7 +48,8 @@ def construct(config: Mapping[str, Any], section: str, what: str, offered: Mappi
         if missing := describe_missing(error):
             raise UserError(f"{section}._target_={target!r}: {missing}") from None
         raise UserError(
-            f"{section}._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class."
+            f"{section}._target_={target!r} cannot be imported ({error}). Name a class, package.module.Class; one that is not "
+            "installed is found by way of PYTHONPATH."
         ) from None
     try:
         parameters = inspect.signature(named).parameters

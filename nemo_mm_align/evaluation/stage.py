@@ -20,7 +20,7 @@ from nemo_mm_align.evaluation.report import choose_samples
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.evaluation.tasks.task import Answered, Task
+from nemo_mm_align.evaluation.tasks.task import Answered, Task, scored_by
 from nemo_mm_align.llm.running.budget import BudgetSettings
 from nemo_mm_align.llm.running.runner import RunnerSettings
 from nemo_mm_align.schema.attributes import AttributeSchema
@@ -103,12 +103,12 @@ def evaluate(settings: EvaluateSettings, task: Task, rate: Rate | None = None) -
     if getattr(task, "rated", False):
         assert rate is not None, f"the task {task.name} wants ratings"
         answered, steering, before = _rated(rate, answered, steering, before)
-    methods = {name: task.score(answers) for name, answers in answered.items()}
+    methods = {name: scored_by(task, answers) for name, answers in answered.items()}
     seed = SeedAnswers(
         seed=settings.seed,
         methods=methods,
-        steering={"steered": task.score(steering)} if steering else {},
-        text_before=task.score(before),
+        steering={"steered": scored_by(task, steering)} if steering else {},
+        text_before=scored_by(task, before),
     )
     results = summarise([seed], schema, task)
     samples = _samples(settings, prompts, methods, task)

@@ -21,6 +21,12 @@ LONGEST_VALUE = 40
 def announce(inputs: LabelInputs, context: LabelContext, ledger: JudgeLedger) -> None:
     """Log the prompts of a run; warn where judgements in the ledger do not count, since they were asked otherwise."""
     known = sum(map(ledger.succeeded, inputs.keys))
+    bare = [one.name for one in context.schema.attributes if not one.description and not one.levels]
+    if bare and not getattr(context.judge, "reads_metadata", False):
+        log.warning(
+            "attribute_schema says neither in `description` nor in `levels` what %s is: a judge is told the name alone",
+            ", ".join(bare),
+        )
     log.info("%d prompts for %s, %d of them judged before (%s)", len(inputs), context.judge.name, known, ledger.path)
     others = {
         configuration: values

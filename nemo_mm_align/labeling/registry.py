@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_mm_align.core.construction import construct
+from nemo_mm_align.core.construction import check_has, construct
 from nemo_mm_align.labeling.judge import Judge
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.llm.client import Asks
@@ -22,6 +22,9 @@ MOVED = {
 """Where what earlier configurations name as `_target_` is now."""
 
 
+JUDGE_HAS = ("name", "settings", "reads_metadata", "judge")
+
+
 def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     """Return the judge that `_target_` names, made with the other keys as arguments.
 
@@ -35,5 +38,7 @@ def build_judge(config: Mapping[str, Any], schema: AttributeSchema) -> Judge:
     renewed = {**config, "_target_": MOVED[target]} if target in MOVED else config
     made: Any = construct(renewed, "judge", "judges", {"schema": schema})
     is_client = isinstance(made, Asks)  # narrows nothing: what else a client has is its protocol's business
+    wanted = ("name", "settings", "price", "max_output_tokens") if is_client else JUDGE_HAS
+    check_has(made, wanted, "judge", "a language model" if is_client else "a judge")
     judge: Judge = RubricJudge(made) if is_client else made
     return judge

@@ -260,7 +260,9 @@ def _describe_exhausted(summary: LabelSummary, admission: Admission) -> str:
 
 def _describe_unlabelled(settings: LabelSettings, summary: LabelSummary) -> str:
     others = f"; the others are in {settings.out}" if summary.annotations else ""
-    last = f" The last call that failed: {summary.tally.last_failure}." if summary.tally.last_failure else ""
+    last = (
+        f" The last call that failed: {summary.tally.last_failure.rstrip('.')}." if summary.tally.last_failure else ""
+    )
     if settings.batch.read:
         again = "Read further files of replies, or write what is missing with batch.write=... under another name;"
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from nemo_mm_align.core.errors import UserError
 
 FailureKind = Literal[
     "rate_limit",
@@ -59,6 +61,8 @@ class CallFailure(Exception):
         retry_after: float | None = None,
         usage: Mapping[str, int] | None = None,
     ) -> None:
+        if kind not in get_args(FailureKind):
+            raise UserError(f"a failure of kind {kind!r} ({message}): choose from {', '.join(get_args(FailureKind))}.")
         super().__init__(f"{kind}: {message}")
         self.kind, self.message, self.raw, self.retry_after = kind, message, raw, retry_after
         self.usage: Mapping[str, int] = usage or {}

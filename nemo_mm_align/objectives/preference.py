@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from nemo_mm_align.core.configuration import NotNegative, Positive
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sample import CHOSEN, REJECTED
 from nemo_mm_align.objectives.objective import LossOutput, Objective, Reading
 
@@ -90,6 +91,11 @@ class Preference(Objective):
         ratio_Q = (policy_Q - reference_Q) / scale_Q
         ratios = PairLogRatios(batch.of_role(CHOSEN, ratio_Q), batch.of_role(REJECTED, ratio_Q))
         losses_P = self.pair_losses(ratios)
+        if losses_P.shape != ratios.chosen_P.shape:
+            raise UserError(
+                f"{type(self).__name__}.pair_losses returned shape {list(losses_P.shape)} for {len(ratios.chosen_P)} pairs: "
+                "return the loss of each pair, neither their sum nor their mean."
+            )
         loss = losses_P.sum() - self.sft_loss_weight * batch.of_role(CHOSEN, policy_Q / scale_Q).sum()
         further = self.further_losses(ratio_Q, batch)
         loss = loss + sum(further.values())

@@ -68,7 +68,7 @@ def test_runs_and_shows_its_file_as_help(script: Path) -> None:
             ["fruit=/mine/pear.yaml"],
             "fruit=/mine/pear.yaml: this takes a name, not a file. For a file of your own, FOLDER/fruit",
         ),
-        (["fruit=fig.yaml"], "'hydra.searchpath=[file://FOLDER]' fruit=fig. Known here: apple, pear, plum."),
+        (["fruit=fig.yaml"], "--config-dir=FOLDER fruit=fig. Known here: apple, pear, plum."),
         (["fruit=pear", "outt=a"], "configuration has no key outt. Did you mean out? Known here: fruit, out."),
         (["fruit=pear", "fruit.sedes=1"], "no key fruit.sedes. Did you mean seeds? Known here: name, seeds."),
         (
@@ -84,6 +84,17 @@ def test_refused_words_end_with_one_sentence(script: Path, words: list[str], exp
     done = run(script, *words)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert expected in done.stderr
+
+
+def test_a_folder_of_the_users_own(script: Path, tmp_path: Path) -> None:
+    """Its options are found wherever on the command line it is named, and listed by --help."""
+    (tmp_path / "fruit").mkdir()
+    (tmp_path / "fruit/quince.yaml").write_text("name: quince\n")
+    words = ["out=here", "fruit=quince"]
+    for option in ([f"--config-dir={tmp_path}"], ["--config-dir", str(tmp_path)]):
+        for place in range(3):
+            assert run(script, *words[:place], *option, *words[place:]).stdout == "here quince\n"
+        assert "fruit: apple, pear, plum, quince\n" in run(script, *option, "--help").stdout
 
 
 def test_an_unknown_key_in_a_file_of_the_user(script: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
 from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.labeling.judge import CallFailure, JudgeRequest, check_reply
@@ -114,6 +115,26 @@ def test_the_judge_of_the_documentation_judges(examples, asked, tmp_path: Path, 
     judge = build_judge(yaml.safe_load(examples["my/judge/length.yaml"]), asked.schema)
     reply = check_reply(judge.judge(asked), asked)
     assert [ratings["verbosity"] for ratings in reply.ratings] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"target": "a.B"}, r"judge has no _target_, which names the class"),
+        ({"_target_": "nowhere_at_all.B"}, r"No module named 'nowhere_at_all'.*PYTHONPATH"),
+        ({"_target_": "my_judges.Nameless"}, r"judge: Nameless lacks name, reads_metadata, which a judge has"),
+    ],
+)
+def test_what_a_judge_of_ones_own_lacks_is_said_at_the_start(config, message, helpsteer, tmp_path, monkeypatch) -> None:
+    (tmp_path / "my_judges.py").write_text(
+        "class Nameless:\n    settings = {}\n\n    def judge(self, request):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_judges", raising=False)
+    with pytest.raises(UserError, match=message):
+        build_judge(config, helpsteer)
+    with pytest.raises(UserError, match="a failure of kind 'flaky' .*: choose from rate_limit"):
+        raise CallFailure("flaky", "it is")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,14 +71,14 @@ def test_those_of_the_paper_come_first_and_in_its_order() -> None:
             "somebodys:RECIPE",
             r"somebodys \(somebodys:RECIPE\): a recipe called sft is there already; give it another name",
         ),
-        ("somebodys:NUMBER", r"somebodys \(somebodys:NUMBER\): is a int, not a RecipeSpec\. Mend or uninstall it"),
+        ("somebodys:NUMBER", r"somebodys \(somebodys:NUMBER\): is a int, not a RecipeSpec\. Mend or remove it"),
         (
             "somebodys:missing",
             r"somebodys \(somebodys:missing\): its recipe cannot be loaded: AttributeError: .*missing",
         ),
         (
             "broken:RECIPE",
-            r"somebodys \(broken:RECIPE\): its recipe cannot be loaded: SyntaxError: .*Mend or uninstall it",
+            r"somebodys \(broken:RECIPE\): its recipe cannot be loaded: SyntaxError: .*Mend or remove it",
         ),
         (
             "nowhere:RECIPE",
@@ -90,6 +91,36 @@ def test_a_package_that_brings_no_usable_recipe_is_named(
 ) -> None:
     installed(point)
     with pytest.raises(UserError, match=message):
+        all_recipes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("label='Mine'", r"missing 2 required positional arguments: .*'colour'"),
+        (
+            "label='Mine', colour='#123456', build_method='preferense'",
+            "build_method='preferense': choose from sft, rejection",
+        ),
+        ("label='Mine', colour='#123456', build_method='sft'", "its objective Lacking lacks loss. Write it"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_by_is_named(
+    installed: typing.Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+    message: str,
+) -> None:
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (tmp_path / "mine.py").write_text(
+        "from nemo_mm_align.objectives.objective import Objective\n"
+        "from nemo_mm_align.recipes.sft import RECIPE as SFT\nfrom nemo_mm_align.recipes.spec import RecipeSpec\n"
+        "class Lacking(Objective): pass\n"
+        f"RECIPE = RecipeSpec(name='mine', objective=Lacking, samples=SFT.samples, data='d', **dict({changed}))\n"
+    )
+    installed("mine:RECIPE")
+    with pytest.raises(UserError, match=rf"somebodys \(mine:RECIPE\): .*{message}"):
         all_recipes()
 
 
@@ -125,10 +156,12 @@ def test_the_example_of_the_documentation_works(
     text = (repository / "docs/recipes.md").read_text()
     code, settings = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
     assert code is not None and settings is not None
-    imports = (repository / "nemo_mm_align/recipes/dpo.py").read_text().split("\n\n\n")[0].split('"""')[2]
-    (tmp_path / "hinge.py").write_text(f"{imports}\n\n{code[1]}")
+    (tmp_path / "hinge.py").write_text(code[1])
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe/hinge.yaml").write_text(settings[1])
+    with initialize_config_dir(str(repository / "conf"), version_base=None):
+        config = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", "recipe=hinge", "model=mini"])
+    assert config.recipe.name == config.name == "hinge" and config.model.max_length == 3000
     monkeypatch.syspath_prepend(str(tmp_path))
     import hinge  # type: ignore[import-not-found]
 

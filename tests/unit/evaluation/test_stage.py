@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +91,35 @@ def test_answer_files_to_results_and_report(world, helpsteer):
     assert [answer.answer for answer in judged] == [str(number) for number in range(COUNT)]
     report = (folder / "out" / "report.html").read_text()
     assert report.count("data:image/png") == 2 and "Beware." in report and results.prompts == {"prompts": COUNT}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scored: scored[1:], f"was given {COUNT} answers and scored {COUNT - 1}"),
+        (lambda scored: scored[::-1], "or in another order. Return one ScoredAnswer for each"),
+        (
+            lambda scored: [with_value(scored[0], exakt=1.0), *scored[1:]],
+            "prompt p0 has a value of exakt; its measures are",
+        ),
+        (
+            lambda scored: [with_value(scored[0], correctness=0.8), *scored[1:]],
+            "correctness=0.8 is not 0 or 1, being a share",
+        ),
+        (lambda scored: [with_value(scored[0], score=math.nan), *scored[1:]], "p0: score=nan is not a finite number"),
+    ],
+)
+def test_a_task_keeps_to_its_measures(world, helpsteer, monkeypatch, change, message):
+    folder, settings = world
+    score = NumberTask.score
+    monkeypatch.setattr(NumberTask, "score", lambda self, answered: change(score(self, answered)))
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate(settings(answers={"base": answers(folder / "base.jsonl", ["0"] * COUNT)}), NumberTask(helpsteer))
+    assert not (folder / "out").exists()
+
+
+def with_value(scored, **values):
+    return scored.model_copy(update={"values": {**scored.values, **values}})
 
 
 def test_steered_method_says_what_was_asked(world, helpsteer):
