@@ -137,7 +137,7 @@ def _check_section(known: Mapping[str, Any], values: Any, where: str, closed: bo
             instead = "; null is none" if NoneType in choices(known[key]) else ""
             raise UserError(f"{where}{'.' if where else ''}{key}='': must be a path{instead}.")
         for number, item in enumerate(value if isinstance(value, list | tuple) and key in known else ()):
-            if (kind := section_in(item_of(known[key]), item)) is not None:
+            if isinstance(item, Mapping) and (kind := section_in(item_of(known[key]), item)) is not None:
                 check_names(kind, item, f"{where}{'.' if where else ''}{key}.{number}")
         inner = section_in(known[key], value) if key in known else None
         if inner is not None and (value is not None or NoneType not in choices(known[key])):
