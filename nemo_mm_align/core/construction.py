@@ -18,7 +18,8 @@ def check_has(made: object, names: Iterable[str], section: str, what: str) -> No
     Args:
         what: what it is, for the message: ``a judge``.
     """
-    missing = [name for name in names if not hasattr(made, name)]
+    absent = object()  # looked up without being computed: a property may open a model
+    missing = [name for name in names if inspect.getattr_static(made, name, absent) is absent]
     if missing:
         raise UserError(f"{section}: {type(made).__name__} lacks {', '.join(missing)}, which {what} has. Add them.")
 
