@@ -6,6 +6,7 @@ python tests/gpu/cpu_parity_worker.py RESULTS
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from nemo_mm_align.model.config import (
     ParallelConfig,
     VisionConfig,
 )
+from nemo_mm_align.model.head_config import HeadConfig, Pooling
 from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
@@ -44,9 +46,12 @@ LORA = LoRAConfig(8, 16, dropout=0.0)
 ROWS, LENGTH, PREFIX = 4, 50, 24  # no multiple of anything
 
 
-def build(lora: LoRAConfig | None) -> Llava:
+ATTRIBUTES = ("depth", "length", "tone")
+
+
+def build(lora: LoRAConfig | None, head: HeadConfig | None = None) -> Llava:
     """The model with every tensor drawn on the CPU, adapters' B too, so that both devices hold the same."""
-    model = build_llava(CONFIG, lora=lora, engine=EngineConfig("fp32"))
+    model = build_llava(CONFIG, lora=lora, head=head, engine=EngineConfig("fp32"))
     draw(model)
     return model
 
@@ -104,6 +109,31 @@ def steps(method: str, lora: LoRAConfig | None, shared: bool) -> list[dict[str, 
     return [engine.step([data], step).metrics for step in range(4)]
 
 
+def attribute_dpo_steps() -> list[dict[str, float]]:
+    """One sample with a flip line: chosen and rejected, then the same two answers in the other order."""
+    model = build(LORA)
+    data = replace(
+        batch(False), sequence_counts=(4,), roles={CHOSEN: torch.tensor([0, 3]), REJECTED: torch.tensor([1, 2])}
+    )
+    data = replace(data, reference_log_probs_Q=reference.compute(model.eval(), [data]).cpu())
+    objective = find_recipe("attribute_dpo").configured(contrast_weight=1.0, anchor_weight=0.5)
+    engine = TrainingEngine(model, objective, OptimConfig(lr=1e-3, projector_lr=5e-4), 10, seed=0)
+    return [engine.step([data], step).metrics for step in range(4)]
+
+
+def rating_steps(pooling: Pooling, loss_function: str) -> list[dict[str, float]]:
+    """An attribute model's steps on shared rows, one value missing."""
+    model = build(LORA, HeadConfig(ATTRIBUTES, pooling))
+    targets_QT = torch.rand(ROWS, len(ATTRIBUTES), generator=torch.Generator().manual_seed(2)) * 4
+    targets_QT[1, 2] = math.nan
+    data = replace(batch(True), targets_QT=targets_QT, sequence_counts=(2, 2))
+    objective = find_recipe("attribute_model").configured(
+        pooling=pooling, loss_function=loss_function, weights=dict.fromkeys(ATTRIBUTES, 1.0)
+    )
+    engine = TrainingEngine(model, objective, OptimConfig(lr=1e-3, projector_lr=5e-4), 10, seed=0)
+    return [engine.step([data], step).metrics for step in range(4)]
+
+
 def prompts() -> tuple[list[EncodedPrompt], ImageBatch]:
     """Prompts of unequal length, with and without an image."""
     data = batch(False)
@@ -124,6 +154,10 @@ CASES: dict[str, Callable[[], object]] = {
     "sft, LoRA": lambda: steps("sft", LORA, False),
     "dpo, LoRA, separate rows": lambda: steps("dpo", LORA, False),
     "dpo, LoRA, shared prefix": lambda: steps("dpo", LORA, True),
+    "steerlm, LoRA, shared prefix": lambda: steps("steerlm", LORA, True),
+    "attribute DPO, flip lines": attribute_dpo_steps,
+    "attribute model, last token": lambda: rating_steps("last", "mse"),
+    "attribute model, mean, pairs": lambda: rating_steps("mean", "scaled_bradley_terry"),
     "answers": answers,
 }
 
