@@ -22,6 +22,11 @@ class ScoredAnswer(Record):
         notes: what a reader of the report should know of the prompt.
         asked: the attribute values the answer was asked for, if it was steered.
         failed: why nobody could score it; it then has no values.
+        missing: measures that could not be told of it, while others could; they are counted as failed there.
+        group: what is drawn together where prompts are resampled (questions about one picture); "" for itself alone.
+        columns: plain numbers that the task's statistics are computed of, see `Statistic`.
+        follow_up_answers: to the prompt's follow-ups.
+        judgements: what the judge said, in its words, for the report.
     """
 
     prompt_id: str
@@ -35,6 +40,11 @@ class ScoredAnswer(Record):
     notes: tuple[str, ...] = ()
     asked: dict[str, float] | None = None
     failed: str = ""
+    missing: tuple[str, ...] = ()
+    group: str = ""
+    columns: dict[str, float] = {}
+    follow_up_answers: tuple[str, ...] = ()
+    judgements: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _scored_or_failed(self) -> ScoredAnswer:

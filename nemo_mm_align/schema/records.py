@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -74,12 +74,32 @@ class Conversation(Record):
         return self
 
 
+class Decoding(Record):
+    """How a prompt is to be answered where that is not the run's: what a benchmark prescribes. None leaves the run's own."""
+
+    temperature: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
 class Prompt(Conversation):
-    """A question, possibly after earlier turns; the last turn is the user's."""
+    """A question, possibly after earlier turns; the last turn is the user's.
+
+    `follow_ups` are asked afterwards, each once the one before is answered (`generate` alone does that); `decoding` is the
+    prompt's own.
+    """
 
     last_speaker = "user"
 
+    follow_ups: tuple[str, ...] = ()
+    decoding: Decoding | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _follow_ups_are_text(self) -> Self:
+        for text in self.follow_ups:
+            if not text.strip() or IMAGE_PLACEHOLDER in text:
+                raise ValueError(f"a follow-up is text without {IMAGE_PLACEHOLDER}; got {text[:60]!r}")
+        return self
 
     @property
     def question(self) -> str:
@@ -111,11 +131,15 @@ def prompt_kind(add_image_placeholders: bool) -> type[Prompt]:
 
 
 class Candidate(Record):
-    """One sampled answer. `finish_reason` is ``stop`` or ``length`` (cut at the token limit)."""
+    """One sampled answer. `finish_reason` is ``stop`` or ``length`` (cut at the token limit).
+
+    `follow_up_answers` are those to the prompt's `follow_ups`, as many as could be asked; `num_tokens` is of the first.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"] = "stop"
     num_tokens: int | None = None
+    follow_up_answers: tuple[str, ...] = ()
 
 
 class CandidateSet(Record):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nemo_mm_align.core.construction import check_has, construct
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
 from nemo_mm_align.evaluation.measures import Measure, measure_of
 from nemo_mm_align.evaluation.results import MethodResult
+from nemo_mm_align.evaluation.sources import SourceFile
+from nemo_mm_align.evaluation.statistics import Statistic
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import Prompt
 
@@ -26,6 +29,9 @@ class Answered:
         asked: the attribute values that it was asked for, if any.
         image_paths: where the prompt's images lie.
         ratings: what a judge says of it, for a task that wants it; None where the judge said nothing (`failure`).
+        follow_up_answers: to the prompt's follow-ups, as many as could be asked.
+        judged: what a judge replied to the task's own questions about it, by their keys.
+        finish_reason: ``length`` where the limit cut the answer; "" where nobody said.
     """
 
     prompt: Prompt
@@ -35,12 +41,22 @@ class Answered:
     image_paths: tuple[Path, ...] = ()
     ratings: Mapping[str, float] | None = None
     failure: str = ""
+    follow_up_answers: tuple[str, ...] = ()
+    judged: Mapping[str, Judged] = field(default_factory=dict)
+    finish_reason: str = ""
 
 
 class Task(Protocol):
     """Scores answers. The first of its measures is what methods are compared by.
 
-    One that wants a judge's ratings of every answer has an attribute `rated` that is true.
+    What not every task has are attributes and methods of their own, which are looked for:
+
+    * `rated`, true: it wants a judge's ratings of every answer on the schema (`Answered.ratings`);
+    * `prompts(images) -> list[Prompt]`: it brings its own prompts (`BringsPrompts`), with follow-ups and decoding settings;
+    * `questions(answered) -> list[TaskQuestion]`: it asks a judge in its own words (`AsksJudge`) about one answer;
+    * `statistics`: figures that are no means over answers (`Statistic`);
+    * `sources`: the files that it was made of (`SourceFile`);
+    * `read_answers(path)`, `field_files(name, scored)`: files of the field, in and out (`FieldFiles`).
     """
 
     @property
@@ -62,6 +78,54 @@ class Task(Protocol):
 
     def cautions(self, methods: Mapping[str, MethodResult]) -> list[str]:
         """Return what a reader could take for success and is not."""
+
+
+@runtime_checkable
+class BringsPrompts(Protocol):
+    """A task with prompts of its own."""
+
+    def prompts(self, images: Path) -> list[Prompt]:
+        """Return its prompts with distinct ids; image paths are absolute.
+
+        Args:
+            images: a folder of its own, made where it is needed, for images that lie inside a data file.
+
+        Raises:
+            UserError: its data are missing or broken; the message names file and line.
+        """
+
+
+@runtime_checkable
+class AsksJudge(Protocol):
+    """A task that asks a judge in its own words. `Answered.judged` holds the replies when it scores."""
+
+    def questions(self, answered: Answered) -> list[TaskQuestion]:
+        """Return what is asked about one answer, with distinct keys; nothing where nothing is to be asked."""
+
+
+@runtime_checkable
+class FieldFiles(Protocol):
+    """A task that reads and writes the files by which other tools exchange its answers."""
+
+    def read_answers(self, path: Path) -> dict[str, tuple[str, ...]] | None:
+        """Return per prompt id the answer and those to its follow-ups; None for a file that is not of the field's form.
+
+        Raises:
+            UserError: it is, and it is broken; the message names file and line.
+        """
+
+    def field_files(self, name: str, scored: Sequence[ScoredAnswer]) -> dict[str, str]:
+        """Return the text of files by their names: a method's answers, and what was said of them."""
+
+
+def statistics_of(task: Task) -> tuple[Statistic, ...]:
+    """Return a task's figures that are no means."""
+    return tuple(getattr(task, "statistics", ()))
+
+
+def sources_of(task: Task) -> tuple[SourceFile, ...]:
+    """Return the files that a task was made of."""
+    return tuple(getattr(task, "sources", ()))
 
 
 def wants_ratings(config: Mapping[str, Any]) -> bool:
