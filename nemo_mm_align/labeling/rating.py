@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -18,10 +18,12 @@ from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.ledger_check import check_attempt
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.worker_pool import WorkerPoolJudge
-from nemo_mm_align.llm.running.admission import open_admission
+from nemo_mm_align.llm.running.admission import Admission, open_admission
 from nemo_mm_align.llm.running.budget import BudgetSettings
+from nemo_mm_align.llm.running.dry_run import Estimate, estimate, survey
 from nemo_mm_align.llm.running.estimates import EstimateSettings
 from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
+from nemo_mm_align.llm.running.spent import Spent, spent_on
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.images import read_image_bytes
@@ -85,6 +87,8 @@ class AnswerRater:
         self.context = LabelContext(judge, schema, want_reference=False)
         self.ledger, self.runner, self.budget = ledger, runner, budget
         self.estimate = estimate or EstimateSettings()
+        self.spent = Spent()
+        """What the answers of the last call cost, whichever runs asked about them."""
 
     def __call__(self, answers: Sequence[AnsweredT]) -> list[AnsweredT]:
         """Return the answers with `ratings`, or with the `failure` that left them without, in order."""
@@ -102,7 +106,18 @@ class AnswerRater:
             known = sum(ledger.succeeded(item.key) for item in items)
             log.info("%d answers for %s, %d of them judged before (%s)", len(items), self._name, known, self.ledger)
             self._ask(ledger, [item for item in items if not ledger.succeeded(item.key)], known)
+            self.spent = spent_on(ledger, {item.key for item in items}, self._name)
             return [self._rated(ledger, item) for item in items]
+
+    def dry_run(self, answers: Sequence[tuple[Prompt, tuple[Path, ...], str]]) -> Estimate | None:
+        """Return what rating these would cost; nothing is asked that costs, nothing is written. None without answers."""
+        hashes = ImageHashes()
+        items = [self._item(*answer, hashes) for answer in answers]
+        if not items:
+            return None
+        with JudgeLedger(self.ledger, read_only=True) as ledger, self._admission(ledger, items[0]) as admission:
+            work = survey(calls_of(items, self.context), ledger, self.runner, admission.estimator)
+            return estimate(work, ledger.spending(self.context.fingerprint), self.runner, admission)
 
     @property
     def _name(self) -> str:
@@ -118,16 +133,7 @@ class AnswerRater:
         if not items:
             return
         context = self.context
-        with open_admission(
-            self.runner,
-            self.budget,
-            self.estimate,
-            ledger,
-            context.fingerprint,
-            JudgeCall(items[0], context),
-            price_of(context.judge),
-            max_output_tokens_of(context.judge),
-        ) as admission:
+        with self._admission(ledger, items[0]) as admission:
             run = CallRunner(
                 ledger, context.fingerprint, context.configuration, self.runner, admission, known, doing="judging"
             )
@@ -137,6 +143,19 @@ class AnswerRater:
             raise run.error
         if run.stopped_by_signal is not None:
             raise SystemExit(128 + run.stopped_by_signal)
+
+    def _admission(self, ledger: JudgeLedger, typical: Item) -> AbstractContextManager[Admission]:
+        context = self.context
+        return open_admission(
+            self.runner,
+            self.budget,
+            self.estimate,
+            ledger,
+            context.fingerprint,
+            JudgeCall(typical, context),
+            price_of(context.judge),
+            max_output_tokens_of(context.judge),
+        )
 
     def _rated(self, ledger: JudgeLedger, item: Item) -> Rated:
         if not ledger.succeeded(item.key):

@@ -165,6 +165,15 @@ class Ledger(Generic[AttemptT]):
                     file.seek(offset)
                     yield self._attempt(file.readline(), offset)
 
+    def attempts(self) -> Iterator[AttemptT]:
+        """Yield all attempts in the order of the file, failed ones too."""
+        with self.path.open("rb") if self.path.exists() else open(os.devnull, "rb") as file:
+            offset = 0
+            for line in file:
+                if line.startswith(b'{"key"'):  # the others say who was asked
+                    yield self._attempt(line, offset)
+                offset += len(line)
+
     def add_configuration(self, fingerprint: str, configuration: dict[str, Any]) -> None:
         """Record what the attempts that name `fingerprint` were asked with, unless it stands in the ledger already."""
         if fingerprint not in self._index.configurations:

@@ -1,0 +1,105 @@
+"""Files of answers to a task's prompts: our own form, and what others exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records, resolve_image
+
+
+@dataclass(frozen=True)
+class AnswerReader:
+    """Reads files of answers to known prompts.
+
+    Args:
+        prompts: by id.
+        schema: of the attributes that answers may have been asked for.
+        prompts_file: beside which images lie; None where their paths are absolute.
+        image_root: in whose place, if that is set.
+        task: that may know a form of the field's own.
+    """
+
+    prompts: Mapping[str, Prompt]
+    schema: AttributeSchema
+    prompts_file: Path | None = None
+    image_root: Path | None = None
+    task: Task | None = None
+
+    def read(self, path: Path) -> list[Answered]:
+        """Return the answers of a file; `asked` is what ``sampling.attributes`` says: all that the model was asked for.
+
+        Raises:
+            UserError: an answer to an unknown prompt, or several candidates of one prompt.
+        """
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; give the file with the answers.")
+        if isinstance(self.task, FieldFiles) and (found := self.task.read_answers(path)) is not None:
+            return [self._of_the_field(path, *item) for item in found.items()]
+        return list(self._own(path))
+
+    def complete(self, path: Path) -> list[Answered]:
+        """Return the answers of a file that must have one to each prompt, in the order of the prompts.
+
+        Raises:
+            UserError: a prompt is unanswered, or answered several times.
+        """
+        answered = self.read(path)
+        by_id = {one.prompt.id: one for one in answered}
+        if len(by_id) < len(answered):
+            ids = [one.prompt.id for one in answered]
+            twice = next(name for place, name in enumerate(ids) if name in ids[:place])
+            raise UserError(f"{path}: prompt {twice} is answered twice; give one answer per prompt.")
+        if missing := sorted(self.prompts.keys() - by_id.keys()):
+            raise UserError(
+                f"{path}: no answer to {len(missing)} of {len(self.prompts)} prompts, for example {missing[0]}. "
+                "Generate the rest, or give a prompts file with the answered ones."
+            )
+        return answered
+
+    def _own(self, path: Path) -> Iterator[Answered]:
+        for line in read_records(path, CandidateSet):
+            prompt = self._prompt(path, line.prompt_id)
+            if len(line.candidates) != 1:
+                raise UserError(
+                    f"{path}: prompt {line.prompt_id} has {len(line.candidates)} candidates; evaluation reads one answer "
+                    "per prompt: generate with one candidate."
+                )
+            candidate, attributes = line.candidates[0], line.sampling.get("attributes")
+            yield Answered(
+                prompt,
+                candidate.text,
+                candidate.num_tokens,
+                self.schema.check_some(attributes) if attributes else None,
+                self._images(prompt),
+                follow_up_answers=candidate.follow_up_answers,
+                finish_reason=candidate.finish_reason,
+            )
+
+    def _of_the_field(self, path: Path, prompt_id: str, texts: Sequence[str]) -> Answered:
+        prompt = self._prompt(path, prompt_id)
+        return Answered(prompt, texts[0], image_paths=self._images(prompt), follow_up_answers=tuple(texts[1:]))
+
+    def _prompt(self, path: Path, prompt_id: str) -> Prompt:
+        prompt = self.prompts.get(prompt_id)
+        if prompt is None:
+            raise UserError(f"{path}: answers prompt {prompt_id}, which is not in the prompts file; give its own.")
+        return prompt
+
+    def _images(self, prompt: Prompt) -> tuple[Path, ...]:
+        return tuple(resolve_image(image, self.prompts_file or Path(), self.image_root) for image in prompt.images)
+
+
+def read_answers(
+    path: Path,
+    prompts: Mapping[str, Prompt],
+    schema: AttributeSchema,
+    prompts_file: Path,
+    image_root: Path | None = None,
+) -> list[Answered]:
+    """Return the answers of a file of our own form, see `AnswerReader.read`."""
+    return AnswerReader(prompts, schema, prompts_file, image_root).read(path)

@@ -1,0 +1,286 @@
+"""A judge asked the questions of tasks: every attempt in a ledger, within a budget, each question once whoever needs its answer.
+
+What decides a reply is its key: the judge with its settings, the texts, the bytes of the images, how often it was asked before.
+Replies are kept as they came. A run reads them anew by the rule of its task; where the rule has changed so that a kept reply
+cannot be read any more, that question alone is asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nemo_mm_align.core.hashing import hash_json
+from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
+from nemo_mm_align.llm.client import CountsTokens, LanguageModel
+from nemo_mm_align.llm.failures import CallFailure, one_line
+from nemo_mm_align.llm.ledger import Attempt, Ledger
+from nemo_mm_align.llm.question import Answer, Question, QuestionImage
+from nemo_mm_align.llm.running.admission import Admission, open_admission
+from nemo_mm_align.llm.running.budget import BudgetSettings
+from nemo_mm_align.llm.running.call import Outcome
+from nemo_mm_align.llm.running.dry_run import Estimate, estimate, survey
+from nemo_mm_align.llm.running.estimates import EstimateSettings
+from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
+from nemo_mm_align.llm.running.spent import Spent, spent_on
+from nemo_mm_align.schema.image_hashes import ImageHashes
+from nemo_mm_align.schema.images import read_image_bytes
+
+log = logging.getLogger(__name__)
+
+NOT_ASKED = "not asked: the budget is used up"
+
+
+class QuestionAttempt(Attempt):
+    """One call about a question of a task; what it says is read anew by every run.
+
+    Args:
+        task: that asked first.
+        top_logprobs: alternatives of the reply's first token with their log-probabilities, where the question wanted them.
+    """
+
+    task: str = ""
+    top_logprobs: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def answer(self) -> Answer:
+        """The reply as it came."""
+        extra: dict[str, Any] = {"top_logprobs": self.top_logprobs} if self.top_logprobs else {}
+        return Answer(self.raw, self.usage, self.model_version, **extra)
+
+
+class QuestionLedger(Ledger[QuestionAttempt]):
+    """What judges were asked by tasks and said, see `Ledger`."""
+
+    record = QuestionAttempt
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as it is put to the judge.
+
+    Args:
+        task, prompt_id: whose it is, for people.
+        question: with the hashes of its images.
+    """
+
+    task: str
+    prompt_id: str
+    question: TaskQuestion
+
+
+@dataclass(frozen=True)
+class AskingSettings:
+    """How questions are asked, as in ``conf/evaluate.yaml``.
+
+    Args:
+        runner, budget, estimate: see their types.
+        repeat: how often each is asked; above 1, scores are medians.
+    """
+
+    runner: RunnerSettings = RunnerSettings()
+    budget: BudgetSettings = BudgetSettings()
+    estimate: EstimateSettings = EstimateSettings()
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class QuestionCall:
+    """See `Call`."""
+
+    asked: Asked
+    key: str
+    client: LanguageModel
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Whose question it is."""
+        return {"prompt_id": self.asked.prompt_id, "task": self.asked.task}
+
+    @property
+    def size(self) -> int:
+        """One answer."""
+        return 1
+
+    def question(self) -> Question:
+        """Return what is asked."""
+        return self.asked.question.question
+
+    @property
+    def can_count(self) -> bool:
+        """Whether the client's service counts tokens."""
+        return isinstance(self.client, CountsTokens)
+
+    def count_tokens(self) -> int | None:
+        """Return the question's tokens as the service counts them."""
+        return self.client.count_tokens(self.question()) if isinstance(self.client, CountsTokens) else None
+
+    def ask(self) -> Outcome:
+        """Ask once; what cannot be read is a failure, the reply kept with it."""
+        answer = self.client.ask(self.question())
+        try:
+            self.asked.question.read(answer)
+        except CallFailure as failure:
+            message, raw = one_line(self.client.hide(failure.message)), self.client.hide(answer.text)
+            raise CallFailure(failure.kind, message, raw, usage=answer.usage) from None
+        fields: dict[str, Any] = {"raw": answer.text, "model_version": answer.model_version}
+        if alternatives := getattr(answer, "top_logprobs", ()):
+            fields["top_logprobs"] = alternatives
+        return Outcome(fields, answer.usage)
+
+
+class QuestionAsker:
+    """Asks a language model what tasks want to know.
+
+    Args:
+        client: who is asked.
+        ledger: file of all attempts.
+        settings: see `AskingSettings`.
+
+    Raises:
+        UserError: a budget in money without a price.
+    """
+
+    def __init__(self, client: LanguageModel, ledger: Path, settings: AskingSettings) -> None:
+        settings.budget.check(client.price)
+        self.client, self.path, self.settings = client, ledger, settings
+        self._hashes = ImageHashes()
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """Who is asked, with what settings."""
+        return {"judge": self.client.name, "settings": dict(self.client.settings)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the configuration."""
+        return hash_json(self.configuration, 32)
+
+    def ask(self, asked: Sequence[Asked]) -> tuple[list[Judged], Spent]:
+        """Return what was said to each question, in order, and what all that cost.
+
+        Raises:
+            UserError: an image is missing or broken (before anything is asked), or a run that stopped by itself.
+            SystemExit: after Ctrl-C or SIGTERM; what was said is in the ledger.
+        """
+        if not asked:
+            return [], Spent()
+        whole = [self._with_hashes(one) for one in asked]
+        with QuestionLedger(self.path) as ledger:
+            calls = [self._calls(ledger, one) for one in whole]
+            self._run(ledger, [call for some in calls for call in some])
+            judged = [self._judged(ledger, some) for some in calls]
+            return judged, spent_on(ledger, {call.key for some in calls for call in some}, self.client.name)
+
+    def dry_run(self, asked: Sequence[Asked]) -> Estimate | None:
+        """Return what asking would cost; nothing is asked that costs, nothing is written. None without questions."""
+        if not asked:
+            return None
+        with QuestionLedger(self.path, read_only=True) as ledger:
+            calls = [call for one in asked for call in self._calls(ledger, self._with_hashes(one))]
+            with self._admission(ledger, calls[0]) as admission:
+                work = survey(calls, ledger, self.settings.runner, admission.estimator)
+                return estimate(work, ledger.spending(self.fingerprint), self.settings.runner, admission)
+
+    def _with_hashes(self, asked: Asked) -> Asked:
+        question = asked.question.question
+        if not question.images:
+            return asked
+        parts = tuple(
+            QuestionImage(part.path, self._hash(part.path)) if isinstance(part, QuestionImage) else part
+            for part in question.parts
+        )
+        return replace(asked, question=replace(asked.question, question=replace(question, parts=parts)))
+
+    def _hash(self, path: Path) -> str:
+        return self._hashes.of(path, lambda _: read_image_bytes(path))
+
+    def _calls(self, ledger: QuestionLedger, asked: Asked) -> list[QuestionCall]:
+        keys = [self._key(ledger, asked, repeat) for repeat in range(self.settings.repeat)]
+        return [QuestionCall(asked, key, self.client) for key in keys]
+
+    def _key(self, ledger: QuestionLedger, asked: Asked, repeat: int) -> str:
+        """Return the key of a question; a later one where a kept reply cannot be read by the rule of today."""
+        again = 0
+        while True:
+            key = question_key(self.fingerprint, asked.question.question, repeat, again)
+            if not ledger.succeeded(key) or _readable(ledger.result(key), asked.question):
+                return key
+            again += 1
+
+    def _admission(self, ledger: QuestionLedger, typical: QuestionCall) -> Any:
+        settings, client = self.settings, self.client
+        return open_admission(
+            settings.runner,
+            settings.budget,
+            settings.estimate,
+            ledger,
+            self.fingerprint,
+            typical,
+            client.price,
+            client.max_output_tokens,
+        )
+
+    def _run(self, ledger: QuestionLedger, calls: Sequence[QuestionCall]) -> None:
+        distinct = list({call.key: call for call in calls}.values())
+        to_do = [call for call in distinct if not ledger.succeeded(call.key)]
+        known = len(distinct) - len(to_do)
+        log.info("%d questions to %s, %d of them answered before (%s)", len(distinct), self.client.name, known, self.path)
+        if not to_do:
+            return
+        admission: Admission
+        with self._admission(ledger, to_do[0]) as admission:
+            run = CallRunner(
+                ledger, self.fingerprint, self.configuration, self.settings.runner, admission, known, doing="judging"
+            )
+            tally = run.run(to_do, len(distinct))
+        log.info("judged: %s", tally.describe())
+        if run.error is not None:
+            raise run.error
+        if run.stopped_by_signal is not None:
+            raise SystemExit(128 + run.stopped_by_signal)
+
+    def _judged(self, ledger: QuestionLedger, calls: Sequence[QuestionCall]) -> Judged:
+        found = [ledger.result(call.key) for call in calls if ledger.succeeded(call.key)]
+        if not found:
+            kinds = [ledger.failures(call.key).kind for call in calls]
+            return Judged(failure=next((kind for kind in kinds if kind), NOT_ASKED))
+        read = calls[0].asked.question.read
+        return Judged(tuple(read(attempt.answer) for attempt in found), tuple(attempt.raw for attempt in found))
+
+
+def question_key(fingerprint: str, question: Question, repeat: int = 0, again: int = 0) -> str:
+    """Return the key of a question to a judge: hash of all that its reply depends on.
+
+    Args:
+        fingerprint: of the judge and its settings.
+        repeat: above 0 it is asked once more.
+        again: above 0 it is asked since an earlier reply could not be read any more.
+    """
+    parts = [part if isinstance(part, str) else {"image": part.sha256} for part in question.parts]
+    material: dict[str, Any] = {"judge": fingerprint, "instructions": question.instructions, "parts": parts}
+    further = {
+        "schema": question.response_schema,
+        "top_logprobs": getattr(question, "top_logprobs", 0),
+        "max_output_tokens": getattr(question, "max_output_tokens", None),
+        "repeat": repeat,
+        "again": again,
+    }
+    return hash_json(material | {name: value for name, value in further.items() if value}, 32)
+
+
+def _readable(attempt: QuestionAttempt, question: TaskQuestion) -> bool:
+    try:
+        question.read(attempt.answer)
+    except CallFailure:
+        return False
+    return True
+
+
+def questions_of(task: str, prompt_id: str, questions: Sequence[TaskQuestion]) -> Iterator[Asked]:
+    """Yield a task's questions about one answer as they are put to the judge."""
+    return (Asked(task, prompt_id, question) for question in questions)
