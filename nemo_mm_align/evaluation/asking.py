@@ -229,7 +229,9 @@ class QuestionAsker:
         distinct = list({call.key: call for call in calls}.values())
         to_do = [call for call in distinct if not ledger.succeeded(call.key)]
         known = len(distinct) - len(to_do)
-        log.info("%d questions to %s, %d of them answered before (%s)", len(distinct), self.client.name, known, self.path)
+        log.info(
+            "%d questions to %s, %d of them answered before (%s)", len(distinct), self.client.name, known, self.path
+        )
         if not to_do:
             return
         admission: Admission

@@ -87,7 +87,9 @@ class EvaluateSettings(StrictModel):
         if self.compare and (self.answers or self.checkpoints or self.steering):
             raise ValueError("compare is of finished evaluations; give it without answers, checkpoints and steering")
         if not (self.answers or self.checkpoints or self.steering or self.compare):
-            raise ValueError("nothing to evaluate; give answers={NAME: FILE}, checkpoints={NAME: FOLDER} or steering=[FILE]")
+            raise ValueError(
+                "nothing to evaluate; give answers={NAME: FILE}, checkpoints={NAME: FOLDER} or steering=[FILE]"
+            )
         if twice := sorted(self.answers.keys() & self.checkpoints.keys()):
             raise ValueError(f"{', '.join(twice)} stands in answers and in checkpoints; give each name once")
         if self.dry_run and self.checkpoints:

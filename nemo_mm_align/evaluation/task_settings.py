@@ -33,7 +33,9 @@ def task_sections(tasks: Mapping[str, Any], folders: Sequence[Path] | None = Non
         UserError: no task, an unknown one, a name that is none for a file, or a section that is no mapping.
     """
     if not isinstance(tasks, Mapping) or not tasks:
-        raise UserError("tasks names no task. Give {NAME: {SETTING: VALUE}}, for example 'tasks={pope: {data: FOLDER}}'.")
+        raise UserError(
+            "tasks names no task. Give {NAME: {SETTING: VALUE}}, for example 'tasks={pope: {data: FOLDER}}'."
+        )
     places = config_folders() if folders is None else folders
     return {str(name): _section(str(name), said, places) for name, said in tasks.items()}
 
