@@ -12,6 +12,7 @@ from nemo_mm_align.core import packages
 from nemo_mm_align.core.atomic import write_text
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.run_health import Verdict
+from nemo_mm_align.evaluation.cost import Cost
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.measures import Measure, Measurement
 from nemo_mm_align.recipes.registry import paper_recipes
@@ -141,13 +142,61 @@ class Layout(Section):
     sequence_parallel: bool = False
 
 
+class SourceFacts(Section):
+    """A file that a task was made of; `said`: "as published", "changed" or that no published hash is known."""
+
+    name: str
+    sha256: str
+    published: bool | None = None
+    said: str
+
+
+class Reproduction(Section):
+    """What it takes to repeat an evaluation.
+
+    Args:
+        command: as it was typed.
+        task: the task's settings, `_target_` included.
+        judge: name of the judge, "" where none was asked.
+        judge_settings: its settings, without keys.
+        judge_versions: models that said that they replied.
+        decoding: how the answers were generated, by method where they differ.
+    """
+
+    command: str = ""
+    task: dict[str, Any] = {}
+    judge: str = ""
+    judge_settings: dict[str, Any] = {}
+    judge_versions: list[str] = []
+    decoding: dict[str, Any] = {}
+
+
+class Resampling(Section):
+    """What intervals and p-values of a single run rest on.
+
+    Args:
+        groups: that were drawn with replacement; prompts of a group were drawn together.
+        prompts: in them.
+        resamples: of the intervals.
+        permutations: random sign flips of the p-values; with few groups all flips were made.
+        seed: of both.
+    """
+
+    groups: int
+    prompts: int
+    resamples: int
+    permutations: int
+    seed: int
+
+
 class Results(Section):
     """Everything that is reported.
 
     `task` names what was evaluated, `measures` what it measures, the first being what methods are compared by; `prompts` counts
     the held-out prompts by kind. `steering` is of the first steered method, by attribute, `steering_by_method` of all.
     `attribute_model` holds the figures of each seed's attribute model as ``scripts/attribute_report.py`` writes them. `layouts`
-    and `settings` are by stage; `created` is an ISO date and time.
+    and `settings` are by stage; `created` is an ISO date and time. `resampling` is there where intervals come of a bootstrap;
+    `sources` are the files that the task was made of.
     """
 
     format: Literal[2] = 2
@@ -166,6 +215,10 @@ class Results(Section):
     versions: dict[str, str] = {}
     settings: dict[str, Any] = {}
     notes: list[str] = []
+    resampling: Resampling | None = None
+    cost: Cost | None = None
+    sources: list[SourceFacts] = []
+    reproduction: Reproduction | None = None
 
     @property
     def primary(self) -> Measure:

@@ -8,13 +8,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.evaluation.cost import Cost
 from nemo_mm_align.evaluation.metrics import SeedAnswers, method_results, text_ability
 from nemo_mm_align.evaluation.report import write_report
-from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts, installed_versions, write_results
+from nemo_mm_align.evaluation.results import (
+    Layout,
+    Reproduction,
+    Results,
+    SourceFacts,
+    TrainingFacts,
+    installed_versions,
+    write_results,
+)
 from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.evaluation.tasks.task import Task
+from nemo_mm_align.evaluation.tasks.task import Task, sources_of
 from nemo_mm_align.schema.attributes import AttributeSchema
 
 
@@ -26,6 +36,10 @@ def summarise(
     layouts: Mapping[str, Layout] | None = None,
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    *,
+    bootstrap: bool = False,
+    cost: Cost | None = None,
+    reproduction: Reproduction | None = None,
 ) -> Results:
     """Return everything that is reported of these runs.
 
@@ -37,6 +51,10 @@ def summarise(
         layouts: how each stage was spread over processes, by stage, as its ranks reported it.
         settings: whatever a reader needs to repeat the runs.
         notes: sentences that stand at the top of the report.
+        bootstrap: resample the prompts of a single run, in the groups of `ScoredAnswer.group`, and test its differences;
+            otherwise its intervals are Student's and Wilson's.
+        cost: what it cost to have the answers judged.
+        reproduction: what it takes to repeat it.
 
     Raises:
         UserError: the answers cannot be compared, or a rating is not one of the schema.
@@ -65,6 +83,12 @@ def summarise(
         versions=installed_versions(),
         settings=dict(settings or {}),
         notes=list(notes),
+        cost=cost,
+        sources=[
+            SourceFacts(name=source.name, sha256=source.sha256, published=source.published, said=source.said)
+            for source in sources_of(task)
+        ],
+        reproduction=reproduction,
     )
 
 
@@ -79,8 +103,13 @@ def write_evaluation(
     samples: Sequence[ReportSample] = (),
     steered: Sequence[SteeredSample] = (),
     cautions: Sequence[str] = (),
+    scored: Mapping[str, Sequence[ScoredAnswer]] | None = None,
 ) -> tuple[Path, Path]:
-    """Write results.json and report.html into `folder`; return their paths."""
+    """Write results.json, report.html and report.md into `folder`; return the first two's paths.
+
+    Args:
+        scored: all answers by method, for the plot of score against length; without them there is none.
+    """
     results_path, report_path = Path(folder) / "results.json", Path(folder) / "report.html"
     write_results(results_path, results)
     write_report(report_path, results, schema, samples, steered, cautions)
