@@ -1,36 +1,108 @@
-"""Score held-out answers: answer files -> results.json and report.html.
+"""Score answers, or have models answer and score that: results.json, report.html and report.md.
 
 python scripts/evaluate.py task=attributes judge=gemini prompts=heldout.jsonl "answers={base: base.jsonl, dpo: dpo.jsonl}" \\
     out=evaluation
+python scripts/evaluate.py "tasks={mt_bench: {data: mt_bench}, pope: {data: pope}}" judge=openai_compatible \\
+    judge.base_url=http://127.0.0.1:8000/v1 judge.model=qwen "checkpoints={base: llava, dpo: results/dpo}" out=evaluation
+python scripts/evaluate.py "compare=[evaluation, evaluation_of_last_week]" out=comparison
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.cli.command import command
-from nemo_mm_align.evaluation.stage import check_start, evaluate, settings_of
-from nemo_mm_align.evaluation.tasks.task import build_task
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.evaluation.asking import QuestionAsker
+from nemo_mm_align.evaluation.generating import generate_for
+from nemo_mm_align.evaluation.judges import NO_JUDGES, Judges, asks
+from nemo_mm_align.evaluation.results import Reproduction
+from nemo_mm_align.evaluation.settings import EvaluateSettings, check_start, settings_of
+from nemo_mm_align.evaluation.stage import dry_run, evaluate
+from nemo_mm_align.evaluation.task_settings import task_sections
+from nemo_mm_align.evaluation.tasks.task import AsksJudge, Task, build_task
+from nemo_mm_align.labeling.judge import Judge, price_of
+from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.rating import rated_by
+from nemo_mm_align.labeling.registry import build_judge
+from nemo_mm_align.workflow.overrides import overrides_of
 
 
-@command("evaluate", types=("nemo_mm_align.evaluation.stage:EvaluateSettings",))
+@command("evaluate", types=("nemo_mm_align.evaluation.settings:EvaluateSettings",))
 def main(config: DictConfig) -> None:
     """Run the stage; its settings are explained in conf/evaluate.yaml."""
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
-    settings = settings_of(values)  # type: ignore[arg-type]
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = settings_of(values)
+    if settings.compare:
+        from nemo_mm_align.evaluation.compare import compare_runs
+
+        compare_runs(settings.compare, settings.out)
+        return
     check_start(settings)
-    task = build_task(values["task"], settings.attribute_schema)
-    with ExitStack() as stack:
-        rate = None
-        if getattr(task, "rated", False):
-            ledger = settings.out.with_name(f"{settings.out.name}.ledger.jsonl")
-            schema = settings.attribute_schema
-            rate = stack.enter_context(rated_by(values["judge"], schema, ledger, settings.runner, settings.budget))
-        evaluate(settings, task, rate)
+    chosen: dict[str, Any] = dict(settings.tasks) or {HydraConfig.get().runtime.choices["task"]: values["task"]}
+    sections = task_sections(settings.tasks) if settings.tasks else chosen
+    tasks = {name: build_task(section, settings.attribute_schema) for name, section in sections.items()}
+    with _judges(values["judge"], tasks, settings) as judges:
+        if settings.checkpoints:
+            settings = _answered(settings, chosen)
+        if settings.dry_run:
+            dry_run(settings, tasks, judges)
+            return
+        evaluate(settings, tasks, judges, _reproductions(sections, judges))
+    if settings.log_to is not None:
+        from nemo_mm_align.evaluation.wandb_tables import log_tables
+
+        log_tables(settings.out, settings.log_to)
+
+
+@contextmanager
+def _judges(config: Mapping[str, Any], tasks: Mapping[str, Task], settings: EvaluateSettings) -> Iterator[Judges]:
+    """Make the judge for those tasks that ask one; worker processes, where there are any, end with it."""
+    rated = [task for task in tasks.values() if getattr(task, "rated", False)]
+    asking = [name for name, task in tasks.items() if isinstance(task, AsksJudge)]
+    if not any(map(asks, tasks.values())):
+        yield NO_JUDGES
+        return
+    schema, runner, budget = settings.attribute_schema, settings.runner, settings.budget
+    judge = build_judge(config, schema)
+    asker = QuestionAsker(_client(judge, asking[0]), settings.questions_ledger, settings.asking) if asking else None
+    if not rated:
+        yield Judges(None, asker, price_of(judge), judge.settings)
+        return
+    with rated_by(config, schema, settings.ratings_ledger, runner, budget, settings.estimate) as rate:
+        yield Judges(rate, asker, price_of(judge), judge.settings)
+
+
+def _client(judge: Judge, task: str) -> Any:
+    if not isinstance(judge, RubricJudge):
+        raise UserError(
+            f"task {task} asks a language model in its own words, and judge={judge.name} is none: choose one of a service, for "
+            "example judge=gemini or judge=openai_compatible."
+        )
+    return judge.client
+
+
+def _answered(settings: EvaluateSettings, tasks: Mapping[str, Any]) -> EvaluateSettings:
+    """Have the models answer, and take their answers in."""
+    words = overrides_of(settings.generate, whole=("attributes",))
+    folder = settings.out.with_name(f"{settings.out.name}.answers")
+    found = generate_for(settings.checkpoints, tasks, folder, words, settings.processes)
+    return settings.model_copy(update={"answers": {**settings.answers, **found}, "checkpoints": {}})
+
+
+def _reproductions(sections: Mapping[str, Mapping[str, Any]], judges: Judges) -> dict[str, Reproduction]:
+    typed = shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]])
+    return {
+        name: Reproduction(command=typed, task=dict(section), judge_settings=dict(judges.settings))
+        for name, section in sections.items()
+    }
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.core.configuration import StrictModel
 from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
 from nemo_mm_align.llm.client import CountsTokens, LanguageModel
@@ -73,8 +74,7 @@ class Asked:
     question: TaskQuestion
 
 
-@dataclass(frozen=True)
-class AskingSettings:
+class AskingSettings(StrictModel):
     """How questions are asked, as in ``conf/evaluate.yaml``.
 
     Args:

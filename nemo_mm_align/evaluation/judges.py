@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.asking import Asked, QuestionAsker
 from nemo_mm_align.evaluation.tasks.task import Answered, AsksJudge, Task
+from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.running.dry_run import Estimate
 from nemo_mm_align.llm.running.spent import Spent
 from nemo_mm_align.schema.records import Prompt
@@ -35,10 +36,14 @@ class Judges:
     Args:
         rate: for tasks that want ratings.
         asker: for tasks that ask in their own words.
+        price: of the judge's tokens, if the user gave one.
+        settings: of the judge, without secrets.
     """
 
     rate: Rates | None = None
     asker: QuestionAsker | None = None
+    price: Price | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def judged(self, name: str, task: Task, answered: Sequence[Answered]) -> tuple[list[Answered], Spent | None]:
         """Return a task's answers with all that it wants to know of a judge, in order, and what that cost."""
@@ -77,6 +82,9 @@ class Judges:
         if len(set(keys)) < len(keys):
             raise UserError(f"task {name}: asks twice under one key about prompt {one.prompt.id}: {', '.join(keys)}.")
         return [Asked(name, one.prompt.id, question) for question in questions]
+
+
+NO_JUDGES = Judges()
 
 
 def asks(task: Task) -> bool:

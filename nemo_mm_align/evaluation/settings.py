@@ -77,10 +77,17 @@ class EvaluateSettings(StrictModel):
             return {str(name): files if isinstance(files, list) else [files] for name, files in value.items()}
         return {STEERED: value} if value else {}
 
+    @field_validator("answers", "checkpoints", "generate", mode="before")
+    @classmethod
+    def _none_given(cls, value: Any) -> Any:
+        return {} if value is None else value
+
     @field_validator("tasks", mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        return dict.fromkeys(map(str, value), {}) if isinstance(value, list) else value
+        if isinstance(value, Mapping):
+            return {str(name): said or {} for name, said in value.items()}
+        return {str(name): {} for name in value or []} if not isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _something_is_evaluated(self) -> EvaluateSettings:
@@ -99,7 +106,7 @@ class EvaluateSettings(StrictModel):
     @property
     def asking(self) -> AskingSettings:
         """How a judge is asked."""
-        return AskingSettings(self.runner, self.budget, self.estimate, self.repeat)
+        return AskingSettings(runner=self.runner, budget=self.budget, estimate=self.estimate, repeat=self.repeat)
 
     @property
     def ratings_ledger(self) -> Path:

@@ -103,7 +103,9 @@ def _answers_of(settings: EvaluateSettings, path: Path, name: str) -> Path:
         return path
     file = path / f"{name}.jsonl"
     if not file.is_file():
-        raise UserError(f"{path}: has no {file.name}, the answers to task {name}. Generate them, or leave the task out.")
+        raise UserError(
+            f"{path}: has no {file.name}, the answers to task {name}. Generate them, or leave the task out."
+        )
     return file
 
 
@@ -113,5 +115,7 @@ def _at_defaults(steering: Mapping[str, Sequence[Answered]], schema: AttributeSc
     found = {model: [one for one in answers if one.asked == defaults] for model, answers in steering.items()}
     for model, answers in found.items():
         if not answers:
-            raise UserError(f"steering of {model}: no answer was asked for the defaults; give answers={{NAME: FILE}} as well.")
+            raise UserError(
+                f"steering of {model}: no answer was asked for the defaults; give answers={{NAME: FILE}} as well."
+            )
     return found

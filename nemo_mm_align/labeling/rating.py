@@ -18,9 +18,9 @@ from nemo_mm_align.labeling.judges.human.judge import HumanJudge
 from nemo_mm_align.labeling.ledger_check import check_attempt
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.labeling.worker_pool import WorkerPoolJudge
+from nemo_mm_align.llm.running import dry_run
 from nemo_mm_align.llm.running.admission import Admission, open_admission
 from nemo_mm_align.llm.running.budget import BudgetSettings
-from nemo_mm_align.llm.running.dry_run import Estimate, estimate, survey
 from nemo_mm_align.llm.running.estimates import EstimateSettings
 from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
 from nemo_mm_align.llm.running.spent import Spent, spent_on
@@ -109,15 +109,15 @@ class AnswerRater:
             self.spent = spent_on(ledger, {item.key for item in items}, self._name)
             return [self._rated(ledger, item) for item in items]
 
-    def dry_run(self, answers: Sequence[tuple[Prompt, tuple[Path, ...], str]]) -> Estimate | None:
+    def dry_run(self, answers: Sequence[tuple[Prompt, tuple[Path, ...], str]]) -> dry_run.Estimate | None:
         """Return what rating these would cost; nothing is asked that costs, nothing is written. None without answers."""
         hashes = ImageHashes()
         items = [self._item(*answer, hashes) for answer in answers]
         if not items:
             return None
         with JudgeLedger(self.ledger, read_only=True) as ledger, self._admission(ledger, items[0]) as admission:
-            work = survey(calls_of(items, self.context), ledger, self.runner, admission.estimator)
-            return estimate(work, ledger.spending(self.context.fingerprint), self.runner, admission)
+            work = dry_run.survey(calls_of(items, self.context), ledger, self.runner, admission.estimator)
+            return dry_run.estimate(work, ledger.spending(self.context.fingerprint), self.runner, admission)
 
     @property
     def _name(self) -> str:
@@ -167,7 +167,12 @@ class AnswerRater:
 
 @contextmanager
 def rated_by(
-    config: Mapping[str, Any], schema: AttributeSchema, ledger: Path, runner: RunnerSettings, budget: BudgetSettings
+    config: Mapping[str, Any],
+    schema: AttributeSchema,
+    ledger: Path,
+    runner: RunnerSettings,
+    budget: BudgetSettings,
+    estimate: EstimateSettings | None = None,
 ) -> Iterator[AnswerRater]:
     """Make the rater of a configuration (a file of conf/judge); worker processes, where there are any, end with it.
 
@@ -181,7 +186,7 @@ def rated_by(
         )
     check_processes(judge, runner.processes)
     if runner.processes == 1:
-        yield AnswerRater(judge, schema, ledger, runner, budget)
+        yield AnswerRater(judge, schema, ledger, runner, budget, estimate)
         return
     with WorkerPoolJudge(judge, config, schema, runner.processes, runner.concurrency) as pool:
-        yield AnswerRater(pool, schema, ledger, runner, budget)
+        yield AnswerRater(pool, schema, ledger, runner, budget, estimate)

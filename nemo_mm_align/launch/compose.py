@@ -71,14 +71,19 @@ def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
 
 @cache
 def whole_values(stage: str) -> Collection[str]:
-    """Keys of ``conf/<stage>.yaml`` that have to be given as one value: a mapping there is not a group of settings."""
+    """Keys of ``conf/<stage>.yaml`` without a value (``???``, null): a mapping that is given for one is not a group of settings."""
     config = OmegaConf.load(CONF / f"{stage}.yaml")
     assert isinstance(config, DictConfig)
-    return frozenset(missing_keys(OmegaConf.to_container(config)))
+    return frozenset(_keys_of(OmegaConf.to_container(config), ("???", None)))
 
 
 def missing_keys(values: Any, prefix: str = "") -> list[str]:
     """Return the dotted keys of plain values that are mandatory and not given."""
+    return _keys_of(values, ("???",))
+
+
+def _keys_of(values: Any, wanted: Collection[str | None], prefix: str = "") -> list[str]:
+    """Return the dotted keys that have one of some values."""
     if not isinstance(values, dict):
-        return [prefix.rstrip(".")] if values == "???" else []
-    return [name for key, value in values.items() for name in missing_keys(value, f"{prefix}{key}.")]
+        return [prefix.rstrip(".")] if (values is None or isinstance(values, str)) and values in wanted else []
+    return [name for key, value in values.items() for name in _keys_of(value, wanted, f"{prefix}{key}.")]

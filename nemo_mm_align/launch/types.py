@@ -11,7 +11,7 @@ from omegaconf.errors import UnsupportedInterpolationType
 from nemo_mm_align.core.configuration import read
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_stage import BuildFile
-from nemo_mm_align.evaluation.stage import settings_of as evaluation_settings
+from nemo_mm_align.evaluation.settings import settings_of as evaluation_settings
 from nemo_mm_align.inference.annotate_settings import AnnotateSettings
 from nemo_mm_align.inference.settings import settings_from_config
 from nemo_mm_align.labeling.stage import LabelSettings

@@ -9,11 +9,11 @@ from typing import Any
 
 from nemo_mm_align.core.run_files import METRICS_FILE, read_facts, read_layout, read_metrics
 from nemo_mm_align.core.run_health import read_health
+from nemo_mm_align.evaluation.answer_files import read_answers
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.report import choose_samples
 from nemo_mm_align.evaluation.results import Layout, Results, TrainingFacts
-from nemo_mm_align.evaluation.stage import read_answers
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample

@@ -53,7 +53,7 @@ def test_evaluate_judges_by_the_oracle(repository, tmp_path, held_out):
 @pytest.mark.e2e
 def test_wrong_command_lines_are_explained(repository, tmp_path, held_out):
     missing = run(repository, tmp_path, "prompts=heldout.jsonl", "out=out")
-    assert missing.returncode == 2 and "answers has no value" in missing.stderr
+    assert missing.returncode == 2 and "nothing to evaluate; give answers" in missing.stderr
     absent = run(repository, tmp_path, "prompts=none.jsonl", "answers={base: base.jsonl}", "out=out")
     assert (absent.returncode, absent.stderr.split(" Give")[0]) == (2, "error: none.jsonl: no such file.")
     unknown = run(repository, tmp_path, "prompt=heldout.jsonl")

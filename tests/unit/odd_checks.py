@@ -12,7 +12,7 @@ from nemo_mm_align.capacity.run import run_estimate, training_of
 from nemo_mm_align.core.configuration import read
 from nemo_mm_align.datasets.build_stage import build_from_config
 from nemo_mm_align.evaluation.attribute_report.stage import report_from_config
-from nemo_mm_align.evaluation.stage import settings_of
+from nemo_mm_align.evaluation.settings import settings_of
 from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.inference import annotate_settings, probe_settings
 from nemo_mm_align.inference import early as inference

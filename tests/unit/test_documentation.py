@@ -16,7 +16,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
+from nemo_mm_align.evaluation.settings import EvaluateSettings
+from nemo_mm_align.evaluation.stage import evaluate
 from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.labeling.judge import CallFailure, JudgeRequest, check_reply
 from nemo_mm_align.labeling.registry import build_judge
@@ -215,6 +216,6 @@ def test_the_task_of_the_documentation_scores(
     settings = EvaluateSettings(
         prompts=tmp_path / "p.jsonl", answers=answers, out=tmp_path / "out", attribute_schema=helpsteer
     )
-    found = evaluate(settings, task).methods["dpo"].measurements["exact"]
+    found = evaluate(settings, {"exact": task})["exact"].methods["dpo"].measurements["exact"]
     assert (found.value, found.minus_base, found.n) == (0.75, 0.5, 4)
     assert "DPO comes first: exact 0.75" in (tmp_path / "out/report.html").read_text()

@@ -9,7 +9,8 @@ from PIL import Image
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.results import read_results
-from nemo_mm_align.evaluation.stage import EvaluateSettings, evaluate
+from nemo_mm_align.evaluation.settings import EvaluateSettings
+from nemo_mm_align.evaluation.stage import evaluate
 from nemo_mm_align.evaluation.tasks.rated import CORRECT, JUDGED, score_measure, values_of
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.schema.attributes import AttributeSchema
@@ -80,7 +81,9 @@ def test_answer_files_to_results_and_report(world, helpsteer):
     steering = [
         answers(folder / f"{asked}.jsonl", ["word " * (asked + 1)] * COUNT, {"verbosity": asked}) for asked in (0, 2, 4)
     ]
-    evaluate(settings(answers={"base": base, "dpo": dpo}, steering=steering, samples=2), NumberTask(helpsteer))
+    evaluate(
+        settings(answers={"base": base, "dpo": dpo}, steering=steering, samples=2), {"numbers": NumberTask(helpsteer)}
+    )
     results = read_results(folder / "out" / "results.json")
     assert results.methods["base"].value("correctness") == pytest.approx(1 / COUNT)
     assert results.methods["dpo"].value("correctness") == 1
@@ -114,7 +117,10 @@ def test_a_task_keeps_to_its_measures(world, helpsteer, monkeypatch, change, mes
     score = NumberTask.score
     monkeypatch.setattr(NumberTask, "score", lambda self, answered: change(score(self, answered)))
     with pytest.raises(UserError, match=re.escape(message)):
-        evaluate(settings(answers={"base": answers(folder / "base.jsonl", ["0"] * COUNT)}), NumberTask(helpsteer))
+        evaluate(
+            settings(answers={"base": answers(folder / "base.jsonl", ["0"] * COUNT)}),
+            {"numbers": NumberTask(helpsteer)},
+        )
     assert not (folder / "out").exists()
 
 
@@ -125,7 +131,7 @@ def with_value(scored, **values):
 def test_steered_method_says_what_was_asked(world, helpsteer):
     folder, settings = world
     path = answers(folder / "steerlm.jsonl", ["0"] * COUNT, {"verbosity": 1})
-    results = evaluate(settings(answers={"steerlm": path}), NumberTask(helpsteer))
+    results = evaluate(settings(answers={"steerlm": path}), {"numbers": NumberTask(helpsteer)})["numbers"]
     assert results.methods["steerlm"].asked == {"verbosity": 1}
     assert "asked Verbosity:1" in (folder / "out" / "report.html").read_text()
 
@@ -137,7 +143,7 @@ def test_faulty_answer_files_are_named_and_nothing_is_written(world, helpsteer):
         path = folder / "bad.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(UserError, match=message):
-            evaluate(settings(answers={"base": path}), NumberTask(helpsteer))
+            evaluate(settings(answers={"base": path}), {"numbers": NumberTask(helpsteer)})
         assert not (folder / "out").exists()
 
     line = {"prompt_id": "p0", "candidates": [{"text": "0"}]}
@@ -146,11 +152,11 @@ def test_faulty_answer_files_are_named_and_nothing_is_written(world, helpsteer):
     refuses(r"bad\.jsonl: prompt p0 has 2 candidates", {**line, "candidates": [{"text": "0"}, {"text": "1"}]})
     refuses(r"bad\.jsonl:1: .*text: Field required", {**line, "candidates": [{"txt": "0"}]})
     complete = [{**line, "prompt_id": f"p{number}"} for number in range(COUNT)]
-    refuses("a prompt is answered twice", *complete, complete[0])
+    refuses("prompt p0 is answered twice", *complete, complete[0])
 
 
 def test_unknown_attribute_in_a_steered_file(world, helpsteer):
     folder, settings = world
     path = answers(folder / "base.jsonl", ["0"] * COUNT, {"wit": 4})
     with pytest.raises(UserError, match="unknown attribute 'wit'"):
-        evaluate(settings(answers={"base": path}), NumberTask(helpsteer))
+        evaluate(settings(answers={"base": path}), {"numbers": NumberTask(helpsteer)})
