@@ -71,7 +71,7 @@ def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
 
 @cache
 def whole_values(stage: str) -> Collection[str]:
-    """Keys of ``conf/<stage>.yaml`` without a value (``???``, null): a mapping that is given for one is not a group of settings."""
+    """Keys of ``conf/<stage>.yaml`` without a value (``???``, null): a mapping given for one is not a group of settings."""
     config = OmegaConf.load(CONF / f"{stage}.yaml")
     assert isinstance(config, DictConfig)
     return frozenset(_keys_of(OmegaConf.to_container(config), ("???", None)))

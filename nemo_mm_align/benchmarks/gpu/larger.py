@@ -10,11 +10,17 @@ from nemo_mm_align.benchmarks.gpu.shapes import Rows
 def measure(context: Context) -> None:
     """In bf16, then in FP8 scaled by tensors."""
     with_bench(context, _cases)
-    with_bench(context, lambda bench: bench.case(Rows(4)), precision="fp8_tensorwise")
+    with_bench(context, _large, precision="fp8_tensorwise")
 
 
 def _cases(bench: TrainingBench) -> None:
-    bench.case(Rows(2))
     bench.case(Rows(4), profile=True)
-    bench.case(Rows(1))
+    _large(bench)
     bench.case(Rows(4), ("lora", "swiglu"))
+    bench.case(Rows(2))
+    bench.case(Rows(1))
+
+
+def _large(bench: TrainingBench) -> None:
+    bench.case(Rows(8), repeats=2)
+    bench.case(Rows(4))

@@ -38,7 +38,7 @@ STEPS = (
     Step("fp8", 100, "twins", "three kinds of FP8: speed, and loss and gradient beside those of bf16"),
     Step("attention", 50, "attention", "attention kernels for shared-prefix rows"),
     Step("peer", 75, "peer", "transformers with PEFT in a plain loop, the same loss on the same rows"),
-    Step("train_13b", 70, "larger", "DPO with LoRA of the 13B shape", size="13b"),
+    Step("train_13b", 150, "larger", "DPO with LoRA of the 13B shape", size="13b"),
     Step("methods", 90, "methods", "SFT and SteerLM with LoRA, full fine-tuning"),
 )
 
