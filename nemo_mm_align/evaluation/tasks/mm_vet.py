@@ -112,7 +112,7 @@ class MMVetTask:
             num_words=len(one.text.split()),
             num_tokens=one.num_tokens,
             asked=dict(one.asked) if one.asked else None,
-            group=str(item.image),
+            group=item.image.name,
             judgements=judged.replies,
         )
         if not judged.values:

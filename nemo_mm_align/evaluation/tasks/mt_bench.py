@@ -125,7 +125,9 @@ class MTBenchTask:
         """Return ``model_answer`` and ``model_judgment`` as FastChat writes them."""
         return {
             f"model_answer/{name}.jsonl": fastchat.answer_lines(name, scored, self.bench),
-            f"model_judgment/{name}_single.jsonl": fastchat.judgement_lines(name, scored, self.bench, self._judge_model),
+            f"model_judgment/{name}_single.jsonl": fastchat.judgement_lines(
+                name, scored, self.bench, self._judge_model
+            ),
         }
 
     def _prompt(self, key: str, question: MTQuestion, image: Path | None) -> Prompt:

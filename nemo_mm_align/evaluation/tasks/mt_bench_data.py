@@ -105,7 +105,9 @@ def read_mt_bench(data: Path, prompts: Path | None = None, references: Path | No
     """
     asked = first_file(data, (QUESTIONS,), "questions", "task.data")
     how = prompts or first_file(data, (PROMPTS, f"../{PROMPTS}"), "judge prompts", "task.judge_prompts")
-    told = references or first_file(data, (REFERENCES, "reference_answer.jsonl"), "reference answers", "task.references")
+    told = references or first_file(
+        data, (REFERENCES, "reference_answer.jsonl"), "reference answers", "task.references"
+    )
     paths = {QUESTIONS: asked, PROMPTS: how, REFERENCES: told}
     sources = tuple(source_file(path, PUBLISHED, name) for name, path in paths.items())
     answers = {key: _turns(line) for key, line in by_key(task_lines(told), "question_id").items()}
@@ -144,17 +146,19 @@ def answer_turns(path: Path) -> dict[str, tuple[str, ...]]:
 def _prompts(path: Path, questions: Mapping[str, MTQuestion]) -> dict[str, JudgePrompt]:
     """Return the prompts that the questions need."""
     lines = by_key((line for line in task_lines(path) if line.fields.get("type") == "single"), "name")
-    wanted = {
-        prompt_name(one.category, turn) for one in questions.values() for turn in range(1, len(one.turns) + 1)
-    }
+    wanted = {prompt_name(one.category, turn) for one in questions.values() for turn in range(1, len(one.turns) + 1)}
     if missing := sorted(wanted - set(lines)):
-        raise UserError(f"{path}: no prompt called {', '.join(missing)}. Give the published file: task.judge_prompts=...")
+        raise UserError(
+            f"{path}: no prompt called {', '.join(missing)}. Give the published file: task.judge_prompts=..."
+        )
     return {name: _prompt(name, lines[name]) for name in sorted(wanted)}
 
 
 def _prompt(name: str, line: TaskLine) -> JudgePrompt:
     if line.fields.get("output_format") != "[[rating]]":
-        raise line.wrong(f"{name} does not ask for [[rating]]", 'single-answer grading has "output_format": "[[rating]]".')
+        raise line.wrong(
+            f"{name} does not ask for [[rating]]", 'single-answer grading has "output_format": "[[rating]]".'
+        )
     template = line.text("prompt_template")
     suffix = "_2" if name.endswith("multi-turn") else ""
     fields = fields_of(template, _known_fields(name), f"{line.path}:{line.number}: prompt_template of {name}")
