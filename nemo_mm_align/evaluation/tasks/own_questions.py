@@ -90,5 +90,5 @@ def _prompt(line: TaskLine, record: dict[str, object], decoding: Decoding) -> Pr
         return Prompt.model_validate(placed.model_dump())
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise line.wrong(f"{where}: {fault['msg']}" if where else fault["msg"], "correct the record.") from None
+        where, what = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+        raise line.wrong(f"{where}: {what}" if where else what, "correct the record.") from None
