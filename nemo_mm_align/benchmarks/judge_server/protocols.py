@@ -18,11 +18,16 @@ PROMPT_TOKENS, REPLY_TOKENS, THINKING_TOKENS = 100, 20, 30
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge can see of a request: images with their types, candidates in the order shown."""
+    """What a judge can see of a request: images with their types, candidates in the order shown, all texts.
+
+    `instructions` is the system turn, "" without one.
+    """
 
     images: list[bytes]
     mime_types: list[str]
     candidates: list[str]
+    texts: list[str]
+    instructions: str = ""
 
 
 class Front(Protocol):
@@ -58,10 +63,14 @@ class GeminiFront:
         """Return the question of a request's body."""
         parts = [part for content in body.get("contents", ()) for part in content["parts"]]
         blobs = [part["inlineData"] for part in parts if "inlineData" in part]
+        texts = [part["text"] for part in parts if "text" in part]
+        system = body.get("systemInstruction") or body.get("system_instruction") or {"parts": ()}
         return Question(
             [base64.b64decode(blob["data"], altchars=b"-_") for blob in blobs],  # both alphabets are allowed
             [blob.get("mimeType") or blob["mime_type"] for blob in blobs],
-            find_candidates([part["text"] for part in parts if "text" in part]),
+            find_candidates(texts),
+            texts,
+            "".join(part["text"] for part in system["parts"]),
         )
 
     def generated(self, text: str, ending: Ending = "stop") -> Reply:
@@ -102,10 +111,14 @@ class OpenAIFront:
         texts = [content for content in contents if isinstance(content, str)]
         urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
         split = [url.removeprefix("data:").partition(";base64,") for url in urls]
+        texts += [part["text"] for part in parts if part["type"] == "text"]
+        system = [message["content"] for message in body.get("messages", ()) if message["role"] == "system"]
         return Question(
             [base64.b64decode(data) for _, _, data in split],
             [mime_type for mime_type, _, _ in split],
-            find_candidates(texts + [part["text"] for part in parts if part["type"] == "text"]),
+            find_candidates(texts),
+            texts,
+            "".join(one for one in system if isinstance(one, str)),
         )
 
     def generated(self, text: str, ending: Ending = "stop") -> Reply:
@@ -146,10 +159,14 @@ class AnthropicFront:
         """Return the question of a request's body; images are base64 sources."""
         parts = [part for message in body.get("messages", ()) for part in message["content"]]
         sources = [part["source"] for part in parts if part["type"] == "image"]
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        system = body.get("system") or ""
         return Question(
             [base64.b64decode(source["data"]) for source in sources],
             [source["media_type"] for source in sources],
-            find_candidates([part["text"] for part in parts if part["type"] == "text"]),
+            find_candidates(texts),
+            texts,
+            system if isinstance(system, str) else "".join(part["text"] for part in system),
         )
 
     def generated(self, text: str, ending: Ending = "stop") -> Reply:

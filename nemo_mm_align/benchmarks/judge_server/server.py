@@ -1,4 +1,6 @@
-"""The judge: it rates what it receives. A request that lacks its image or its candidates cannot be answered (400)."""
+"""The judge: it rates what it receives. A request that lacks its image or its candidates cannot be answered (400), unless
+it says in words which numbers it wants.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from nemo_mm_align.benchmarks.judge_server.protocols import (
     GeminiFront,
     front_of,
 )
+from nemo_mm_align.benchmarks.judge_server.words import reply_in_words
 
 NAMES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -52,11 +55,14 @@ class Exchange:
     time: float
     front: Front = field(default_factory=GeminiFront)
     fault: str = ""
+    texts: list[str] = field(default_factory=list)
+    in_words: str | None = None
+    """The reply to a question that is none about candidates (`reply_in_words`)."""
 
     @property
     def question(self) -> str:
         """Identifier of what was asked."""
-        return question_id(self.images, self.candidates)
+        return question_id(self.images, self.candidates or self.texts)
 
 
 def judgement(exchange: Exchange, **changes: Any) -> dict[str, Any]:
@@ -71,7 +77,7 @@ def judgement(exchange: Exchange, **changes: Any) -> dict[str, Any]:
 
 def honest(exchange: Exchange) -> Reply:
     """The reply that this judge gives when all is well."""
-    return exchange.front.generated(json.dumps(judgement(exchange)))
+    return exchange.front.generated(exchange.in_words or json.dumps(judgement(exchange)))
 
 
 Behaviour = Callable[[Exchange], Reply | None]
@@ -152,13 +158,16 @@ class JudgeServer:
         exchange = Exchange(
             self._number, request.path, request.headers, body, images, mime_types, candidates, request.time, front
         )
+        exchange.texts = question.texts
+        exchange.in_words = None if candidates else reply_in_words(question.texts, question.instructions)
         self._number += 1
         reply = self._judge(exchange)
         self._record(exchange)
         return reply
 
     def _judge(self, exchange: Exchange) -> Reply:
-        if not exchange.candidates or not (exchange.images or self.allow_text):
+        rates = exchange.candidates and (exchange.images or self.allow_text)
+        if not rates and exchange.in_words is None:
             return exchange.front.error(400, "no image or no candidates in the request")
         return (self.behaviour(exchange) if self.behaviour else None) or honest(exchange)
 
