@@ -119,5 +119,5 @@ def write_evaluation(
     """
     results_path, report_path = Path(folder) / "results.json", Path(folder) / "report.html"
     write_results(results_path, results)
-    write_report(report_path, results, schema, samples, steered, cautions)
+    write_report(report_path, results, schema, samples, steered, cautions, scored=scored)
     return results_path, report_path
