@@ -71,9 +71,9 @@ Score: of the answers at each asked value.</p>
           ~ "from short to long. Lines that lie apart differ at the same length; lines that rise say that length pays.") }}
 {% endif %}
 
-{% if s.lengths_plot or s.text_plot %}<h{{ level }}>Length and language ability</h{{ level }}>
+{% if s.lengths_plot or s.text_plot %}<h{{ level }}>Length{% if s.text_plot %} and language ability{% endif %}</h{{ level }}>
 <div class="pair">
-{{ figure(s.lengths_plot, "Bars of the mean answer length, per method", "Length of answers about images.") }}
+{{ figure(s.lengths_plot, "Bars of the mean answer length, per method", "Words per answer, of the answers that are measured so.") }}
 {{ figure(s.text_plot, "Bars of the share of text instructions followed, by stage",
           "What visual tuning and each method leave of the ability to follow text instructions.") }}
 </div>{% endif %}

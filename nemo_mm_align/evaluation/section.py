@@ -43,7 +43,7 @@ def section_of(report: TaskReport) -> dict[str, Any]:
         "taste": tables.taste(schema),
         **_plots(report),
         **_steering(report),
-        "samples": [tables.sample_card(sample, list(methods), schema) for sample in report.samples],
+        "samples": [tables.sample_card(one, list(methods), schema, results.measures) for one in report.samples],
         "sample_note": f"{len(report.samples)} held-out prompts, drawn at random with the seed of the run.",
         **_made(results),
     }

@@ -10,7 +10,7 @@ from typing import Any
 from nemo_mm_align.evaluation import plots, wording
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of
-from nemo_mm_align.evaluation.measures import Measurement
+from nemo_mm_align.evaluation.measures import Measure, Measurement
 from nemo_mm_align.evaluation.results import MethodResult, Reproduction, Results
 from nemo_mm_align.evaluation.tasks.rated import CORRECTNESS
 from nemo_mm_align.reporting.images import image_uri
@@ -46,7 +46,7 @@ def _failed(found: Measurement) -> dict[str, Any]:
     if not found.failed:
         return {}
     share = f"{wording.share_of(found.failed_share)} failed"
-    return {"worry": f"{share}, not compared"} if found.unreliable else {"more": (share,)}
+    return {"worry": share} if found.unreliable else {"more": (share,)}
 
 
 def compared_cell(found: Measurement | None, digits: int = 2) -> Cell:
@@ -127,8 +127,11 @@ def taste(schema: AttributeSchema) -> str:
     return f"{wording.listing(names).capitalize()}: a matter of taste, no better direction." if names else ""
 
 
-def sample_card(sample: ReportSample, names: list[str], schema: AttributeSchema) -> dict[str, Any]:
+def sample_card(
+    sample: ReportSample, names: list[str], schema: AttributeSchema, measures: Sequence[Measure] = ()
+) -> dict[str, Any]:
     """One sample prompt with its images inlined and the answers of all methods."""
+    labels = {measure.name: measure.label for measure in measures}
     notes = [f"Reference: {sample.reference}"] if sample.reference else []
     notes += dict.fromkeys(note for answer in sample.answers.values() for note in answer.notes)
     shown = {name: sample.answers[name] for name in names if name in sample.answers}
@@ -140,29 +143,32 @@ def sample_card(sample: ReportSample, names: list[str], schema: AttributeSchema)
         "notes": notes,
         "wide": long or bool(sample.prompt.follow_ups),
         "answers": [
-            _sample_answer(name, answer, names, schema, sample.prompt.follow_ups) for name, answer in shown.items()
+            {
+                "label": wording.label_of(name),
+                "colour": plots.colour_of(name, names),
+                **_sample_answer(answer, schema, labels, sample.prompt.follow_ups),
+            }
+            for name, answer in shown.items()
         ],
     }
 
 
 def _sample_answer(
-    name: str, answer: ScoredAnswer, names: list[str], schema: AttributeSchema, follow_ups: Sequence[str]
+    answer: ScoredAnswer, schema: AttributeSchema, labels: Mapping[str, str], follow_ups: Sequence[str]
 ) -> dict[str, Any]:
     ratings = schema.check(answer.ratings) if answer.ratings else {}
     later = [*answer.follow_up_answers, *["(not answered)"] * len(follow_ups)][: len(follow_ups)]
     return {
-        "label": wording.label_of(name),
-        "colour": plots.colour_of(name, names),
         "text": answer.answer or "(empty)",
         "turns": [text or "(empty)" for text in (answer.answer, *later)],
         "verdict": _verdict(ratings, schema),
-        "scores": named_values(ratings or _short(answer.values)) or answer.failed,
+        "scores": named_values(ratings or _short(answer.values, labels)) or answer.failed,
         "judgements": answer.judgements,
     }
 
 
-def _short(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if "." not in name}
+def _short(values: Mapping[str, float], labels: Mapping[str, str]) -> dict[str, float]:
+    return {labels.get(name, name): round(value, 3) for name, value in values.items() if "." not in name}
 
 
 def _verdict(ratings: Mapping[str, float], schema: AttributeSchema) -> str:

@@ -40,19 +40,26 @@ def _best_method(results: Results) -> str:
     trained = {name: one for name, one in found.items() if name != BASE}
     if not trained or first.better is None:
         return ""
-    sign = 1 if first.better == "higher" else -1
+    sign, digits = 1 if first.better == "higher" else -1, first.digits
     best = max(trained, key=lambda name: sign * trained[name].value)
-    what = first.label[0].lower() + first.label[1:]
-    text = f"{label_of(best)} comes first: {what} {trained[best].value:.2f}"
+    what = _inside(first.label)
+    text = f"{label_of(best)} comes first: {what} {trained[best].value:.{digits}f}"
     if BASE not in found:
         return text + "."
     difference, interval = trained[best].minus_base or 0.0, trained[best].minus_base_interval
-    comparison = f"{difference:+.2f} {bracket(bounds_of(interval), '+.2f')}".strip()
+    if trained[best].minus_base is None and any(one.unreliable for one in (trained[best], found[BASE])):
+        return f"{text}; too many answers failed to compare it with the base."
+    comparison = f"{difference:+.{digits}f} {bracket(bounds_of(interval), f'+.{digits}f')}".strip()
     if sign * difference <= 0:
         nearest = f"the nearest is {label_of(best)}, {comparison}"
-        return f"No method is better than the base ({what} {found[BASE].value:.2f}); {nearest}."
+        return f"No method is better than the base ({what} {found[BASE].value:.{digits}f}); {nearest}."
     separated = "" if interval and interval.excludes_zero else ", which does not separate them"
-    return f"{text}, against {found[BASE].value:.2f} of the base ({comparison}{separated})."
+    return f"{text}, against {found[BASE].value:.{digits}f} of the base ({comparison}{separated})."
+
+
+def _inside(label: str) -> str:
+    """A label in the middle of a sentence; abbreviations stay as they are."""
+    return label[0].lower() + label[1:] if label[1:2].islower() else label
 
 
 def _steering(results: Results) -> str:
@@ -148,7 +155,7 @@ def figure_label(results: Results, figure: str) -> str:
     """Name of a figure as a reader sees it; of a part of a grouped one with the part."""
     measure = measure_of(figure, results.measures)
     label, part = measure.label if measure else figure, figure.partition(".")[2]
-    return f"{label}, {part}" if part else label
+    return f"{part} ({label})" if part else label
 
 
 def regressions(results: Results, task: str = "") -> list[str]:
@@ -170,8 +177,7 @@ def _regression(method: str, task: str, label: str, found: Measurement, digits: 
     verb = "fell" if found.minus_base < 0 else "rose"
     bounds = bracket(bounds_of(found.minus_base_interval), f"+.{digits}f")
     test = f"; {p_line(found)}" if found.p_value is not None else ""
-    what = f"{task}: {label}" if task else label
-    return f"{method}: {what} {verb} by {abs(found.minus_base):.{digits}f} {bounds} against the base{test}."
+    return f"{method}{f', {task}' if task else ''}: {label} {verb} by {abs(found.minus_base):.{digits}f} {bounds} against the base{test}."
 
 
 def p_text(p_value: float) -> str:

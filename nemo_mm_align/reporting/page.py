@@ -17,7 +17,7 @@ body { margin: 0; background: #fff; color: var(--ink); line-height: 1.5;
 main { max-width: 1040px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.75rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } h4 { font-size: .93rem; margin: 1.1rem 0 .35rem; }
 p, li { max-width: 76ch; }
 .headline { font-size: 1.15rem; margin: .25rem 0; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
@@ -29,7 +29,7 @@ th, td { text-align: right; padding: .45rem .7rem; border-bottom: 1px solid var(
 th { font-weight: 600; border-bottom: 2px solid var(--line); } th:first-child, td:first-child { text-align: left; }
 td small { display: block; color: var(--soft); white-space: nowrap; }
 td small.wrap { white-space: normal; }
-td small.worry { color: var(--bad); font-weight: 600; }
+td small.worry { color: var(--bad); font-weight: 600; white-space: normal; }
 .left th, .left td { text-align: left; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .45em; }
 .pair { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
@@ -46,10 +46,14 @@ td small.worry { color: var(--bad); font-weight: 600; }
 .sample p.said { max-height: 24rem; overflow-y: auto; }
 details { margin: .35rem 0; font-size: .9rem; } summary { cursor: pointer; color: var(--soft); }
 :focus-visible { outline: 2px solid #0072b2; outline-offset: 2px; }
-nav ul { columns: 2 18rem; padding-left: 1.2rem; } section.task { margin-top: 3.5rem; border-top: 3px solid var(--line); }
+nav ul { columns: 2 18rem; column-gap: 2.5rem; padding-left: 1.2rem; } nav li { break-inside: avoid; }
+section.task { margin-top: 3.5rem; border-top: 3px solid var(--line); }
+section.task > h2 { border: 0; margin: 0; font-size: 1.35rem; }
 @media (max-width: 520px) { main { padding: 1.25rem .8rem 3rem; } th, td { padding: .4rem .45rem; }
   .sample header { flex-wrap: wrap; } .sample td:first-child { white-space: normal; } dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .4rem; } }
+  dd { margin-bottom: .4rem; }
+  .scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: #fff; } }
+@media print { .sample p.said { max-height: none; } }
 .question { font-weight: 600; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .93rem; }
@@ -78,7 +82,8 @@ PARTS = """\
 {% macro figure(source, alt, caption) %}{% if source %}<figure><img src="{{ source }}" alt="{{ alt }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endif %}{% endmacro %}
 
-{% macro dot(colour) %}{% if colour %}<span class="dot" style="background: {{ colour }}"></span>{% endif %}{% endmacro %}
+{% macro dot(colour) %}{% if colour %}<span class="dot" style="background: {{ colour }}"></span>&#8288;
+{%- endif %}{% endmacro %}{# the sign after it keeps it on the line of its word #}
 
 {% macro table(heads, rows) %}<div class="scroll" tabindex="0"><table>
 <thead><tr>{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
