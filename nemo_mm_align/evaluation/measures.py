@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from nemo_mm_align.evaluation.intervals import Interval
 
+FAILED_SHARE = 0.05
+"""A figure of which more answers failed is marked, and not compared."""
+
 
 class Measure(BaseModel):
     """One thing that a task measures of each answer.
@@ -40,9 +43,13 @@ class Measurement(BaseModel):
         value: the mean.
         interval: its 95 % interval.
         n: answers of one seed that it rests on.
-        failed: answers of one seed that nobody could score: they are missing, not 0.
+        failed: answers of one seed that would have entered it and could not be scored: they are missing, not 0.
         per_seed: the same mean for each seed, in the order of `Results.seeds`.
-        minus_base, minus_base_interval: paired difference to the base (per seed, or per prompt of a single run).
+        minus_base, minus_base_interval: paired difference to the base (per seed, or per prompt of a single run); absent where
+            it or the base's is unreliable.
+        p_value: how often chance alone would make a difference as large; of a single run whose prompts were resampled.
+        p_corrected: the same, corrected (Holm) for `comparisons`: those of the same measure.
+        length_controlled: what `minus_base` would be at equal length, for a judged score.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,6 +61,21 @@ class Measurement(BaseModel):
     per_seed: list[float]
     minus_base: float | None = None
     minus_base_interval: Interval | None = None
+    p_value: float | None = None
+    p_corrected: float | None = None
+    comparisons: int | None = None
+    length_controlled: float | None = None
+    length_controlled_interval: Interval | None = None
+
+    @property
+    def failed_share(self) -> float:
+        """Share of the answers that would have entered it and could not be scored."""
+        return self.failed / (self.n + self.failed) if self.n + self.failed else 0.0
+
+    @property
+    def unreliable(self) -> bool:
+        """Whether so many failed that it is not compared: what a judge fails at is no random part."""
+        return self.failed_share > FAILED_SHARE
 
 
 def measure_of(name: str, measures: tuple[Measure, ...]) -> Measure | None:

@@ -9,12 +9,12 @@ import numpy as np
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.evaluation.failures import Failures
 from nemo_mm_align.evaluation.intervals import interval_of
 from nemo_mm_align.evaluation.measures import Measure, Measurement, measure_of
+from nemo_mm_align.evaluation.resampled import answer_values, statistic_value
 from nemo_mm_align.evaluation.results import BASE, MethodResult, TextAbility
-
-Values = dict[str, dict[str, float]]
-"""Per measure, the value of each prompt that it applies to, in order of prompt id."""
+from nemo_mm_align.evaluation.statistics import Statistic
 
 TEXT_SCORE = "text_score"
 
@@ -36,32 +36,29 @@ class SeedAnswers:
     text_before: Sequence[ScoredAnswer] = field(default_factory=tuple)
 
 
-def answer_values(answers: Sequence[ScoredAnswer]) -> Values:
-    """Return each measure's value for each prompt that it applies to."""
-    values: Values = {}
-    for answer in sorted(answers, key=lambda answer: answer.prompt_id):
-        for name, value in answer.values.items():
-            values.setdefault(name, {})[answer.prompt_id] = float(value)
-    return values
-
-
-def method_results(seeds: Sequence[SeedAnswers], measures: tuple[Measure, ...]) -> dict[str, MethodResult]:
+def method_results(
+    seeds: Sequence[SeedAnswers], measures: tuple[Measure, ...], statistics: Sequence[Statistic] = ()
+) -> dict[str, MethodResult]:
     """Return every method's numbers, intervals and differences to ``base``, in the order of the first seed.
 
     Raises:
         UserError: methods or seeds do not cover the same methods and prompts, so that they cannot be compared.
     """
     _check_comparable(seeds)
-    names = list(seeds[0].methods)
-    values = {name: [answer_values(seed.methods[name]) for seed in seeds] for name in names}
+    failures = [Failures(seed.methods, statistics) for seed in seeds]
     results = {}
-    for name in names:
-        base = values[BASE] if name != BASE and BASE in values else None
-        failed = round(float(np.mean([sum(bool(one.failed) for one in seed.methods[name]) for seed in seeds])))
-        found = _measurements(values[name], base, failed, measures)
-        result = MethodResult(measurements=found, asked=_common_asked(seeds[0].methods[name]))
+    for name in seeds[0].methods:
+        per_seed = [seed.methods[name] for seed in seeds]
+        found = _means(per_seed, measures) | _wholes(per_seed, statistics)
+        for figure, one in found.items():
+            one.failed = round(float(np.mean([of_seed.count(name, figure) for of_seed in failures])))
+        results[name] = MethodResult(measurements=found, asked=_common_asked(seeds[0].methods[name]))
+    if BASE in results:
+        for name, result in results.items():
+            if name != BASE:
+                _add_differences(result, results[BASE], *([seed.methods[one] for seed in seeds] for one in (name, BASE)))
+    for result in results.values():
         result.score, result.text_score = result.value("score"), result.value(TEXT_SCORE)
-        results[name] = result
     return results
 
 
@@ -85,38 +82,61 @@ def _check_comparable(seeds: Sequence[SeedAnswers]) -> None:
                 )
 
 
-def _measurements(
-    per_seed: Sequence[Values], base: Sequence[Values] | None, failed: int, measures: tuple[Measure, ...]
-) -> dict[str, Measurement]:
+def _means(per_seed: Sequence[Sequence[ScoredAnswer]], measures: tuple[Measure, ...]) -> dict[str, Measurement]:
+    values = [answer_values(answers) for answers in per_seed]
     found = {}
-    for name in [name for name in per_seed[0] if all(name in values for values in per_seed)]:
-        columns = [list(values[name].values()) for values in per_seed]
+    for name in [name for name in values[0] if all(name in of_seed for of_seed in values)]:
+        columns = [list(of_seed[name].values()) for of_seed in values]
         means = [float(np.mean(column)) for column in columns]
         measure = measure_of(name, measures)
-        one = Measurement(
-            value=float(np.mean(means)),
-            interval=interval_of(columns, share=measure is not None and measure.share),
-            n=len(columns[0]),
-            failed=failed,
-            per_seed=means,
-        )
-        if base is not None and all(name in values for values in base):
-            _add_difference(one, [values[name] for values in per_seed], [values[name] for values in base])
-        found[name] = one
+        interval = interval_of(columns, share=measure is not None and measure.share)
+        found[name] = Measurement(value=float(np.mean(means)), interval=interval, n=len(columns[0]), per_seed=means)
     return found
 
 
-def _add_difference(
-    one: Measurement, ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]]
+def _wholes(
+    per_seed: Sequence[Sequence[ScoredAnswer]], statistics: Sequence[Statistic]
+) -> dict[str, Measurement]:
+    """Figures that are no means; the interval of a single run comes of resampling."""
+    found = {}
+    for statistic in statistics:
+        values, counts = zip(*(statistic_value(statistic, answers) for answers in per_seed), strict=True)
+        if not np.isnan(values).any():
+            found[statistic.measure] = Measurement(
+                value=float(np.mean(values)),
+                interval=interval_of([[value] for value in values]),
+                n=counts[0],
+                per_seed=list(values),
+            )
+    return found
+
+
+def comparable(one: Measurement | None, base: Measurement | None) -> bool:
+    """Whether two figures may be compared: neither lacks more than a few answers."""
+    return not (one is None or base is None or one.unreliable or base.unreliable)
+
+
+def _add_differences(
+    result: MethodResult,
+    base: MethodResult,
+    ours: Sequence[Sequence[ScoredAnswer]],
+    theirs: Sequence[Sequence[ScoredAnswer]],
 ) -> None:
     """Compare what both have: an answer that nobody could score is in no pair."""
-    pairs = [
-        [own[prompt] - other[prompt] for prompt in own if prompt in other]
-        for own, other in zip(ours, theirs, strict=True)
-    ]
-    if all(pairs):
-        one.minus_base = float(np.mean([np.mean(pair) for pair in pairs]))
-        one.minus_base_interval = interval_of(pairs)
+    values = [(answer_values(own), answer_values(other)) for own, other in zip(ours, theirs, strict=True)]
+    for name, one in result.measurements.items():
+        if not comparable(one, base.measurements.get(name)):
+            continue
+        pairs = [_pairs(own.get(name, {}), other.get(name, {})) for own, other in values]
+        if not any(pairs):  # a statistic: over seeds its differences are those of its values
+            pairs = [[mine - other] for mine, other in zip(one.per_seed, base.measurements[name].per_seed, strict=True)]
+        if all(pairs):
+            one.minus_base = float(np.mean([np.mean(pair) for pair in pairs]))
+            one.minus_base_interval = interval_of(pairs)
+
+
+def _pairs(own: Mapping[str, float], other: Mapping[str, float]) -> list[float]:
+    return [value - other[prompt] for prompt, value in own.items() if prompt in other]
 
 
 def _common_asked(answers: Sequence[ScoredAnswer]) -> dict[str, float] | None:

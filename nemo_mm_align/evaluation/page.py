@@ -1,74 +1,125 @@
-"""What report.html shows, as a template for `reporting.page`."""
+"""What report.html shows, as templates for `reporting.page`: macros for one task's section, and the page of a single task."""
 
-TEMPLATE = """\
-{% extends "frame" %}
+MACROS = """\
 {% from "parts" import dot, facts, figure, sample, table %}
-{% block body %}
-{% for sentence in headline %}<p class="headline">{{ sentence }}</p>
-{% endfor %}
-<p class="soft">{{ basis }}</p>
-{% if missing %}<p class="notice">Not run, and therefore not in the tables and plots: {{ missing }}.</p>{% endif %}
-{% for note in notes %}<p class="notice">{{ note }}</p>{% endfor %}
+{% macro verdict(answer) %}{% if answer.verdict %}<span class="{{ answer.verdict }}">{{ answer.verdict }}</span>: {% endif %}
+{{ answer.scores }}{% endmacro %}
 
-{% if steered %}<h2>The same question at several settings</h2>
+{% macro judgements(answer) %}{% if answer.judgements %}<details><summary>What the judge said</summary>
+{% for text in answer.judgements %}<p class="said">{{ text }}</p>{% endfor %}</details>{% endif %}{% endmacro %}
+
+{% macro side_by_side(card) %}<article class="sample wide">
+<header>{% for image in card.images %}<img src="{{ image }}" alt="Image of the question">{% endfor %}
+<div><p class="question said">{{ card.question }}</p>
+{% for question in card.follow_ups %}<p class="question said">Turn {{ loop.index + 1 }}: {{ question }}</p>{% endfor %}
+{% for note in card.notes %}<p class="soft said">{{ note }}</p>{% endfor %}</div></header>
+<div class="answers">{% for answer in card.answers %}<section>
+<p><strong>{{ dot(answer.colour) }}{{ answer.label }}</strong></p>
+{% for text in answer.turns %}{% if answer.turns | length > 1 %}<p class="soft">Turn {{ loop.index }}</p>{% endif %}
+<p class="said" tabindex="0">{{ text }}</p>{% endfor %}
+<p class="soft">{{ verdict(answer) }}</p>{{ judgements(answer) }}</section>{% endfor %}</div>
+</article>{% endmacro %}
+
+{% macro section(s, level, missing="") %}
+{% for sentence in s.headline %}<p class="headline">{{ sentence }}</p>
+{% endfor %}
+<p class="soft">{{ s.basis }}</p>
+{% if missing %}<p class="notice">Not run, and therefore not in the tables and plots: {{ missing }}.</p>{% endif %}
+
+{% for sentence in s.regressions %}<p class="notice"><strong class="wrong">Regression.</strong> {{ sentence }}</p>
+{% endfor %}
+{% for note in s.notes %}<p class="notice">{{ note }}</p>{% endfor %}
+
+{% if s.steered %}<h{{ level }}>The same question at several settings</h{{ level }}>
 <p class="soft">Held-out questions, drawn at random; one attribute is asked at each of its values, the others at their
 defaults.</p>
-<div class="samples">{% for card in steered %}{% call(answer) sample(card) %}
+<div class="samples">{% for card in s.steered %}{% call(answer) sample(card) %}
 <td>{{ answer.asked }}</td>
 <td>{{ answer.text }}<small class="wrap">judged {{ answer.scores }}</small></td>{% endcall %}{% endfor %}</div>{% endif %}
 
-<h2>Methods on held-out prompts</h2>
-{{ table(method_heads, method_rows) }}
-<p class="soft">{% for about in abouts %}{{ about }} {% endfor %}In brackets: 95 % intervals {{ interval_basis }}. Differences
-to the base are paired.</p>
-{% for sentence in cautions %}<p>{{ sentence }}</p>
+<h{{ level }}>Methods on held-out prompts</h{{ level }}>
+{{ table(s.method_heads, s.method_rows) }}
+<p class="soft">{% for about in s.abouts %}{{ about }} {% endfor %}In brackets: 95 % intervals {{ s.interval_basis }}. Differences
+to the base are paired. {{ s.tests_basis }}</p>
+{% for sentence in s.cautions %}<p>{{ sentence }}</p>
 {% endfor %}
-{{ figure(shares_plot, "Bars of the shares in the table above, per method", "") }}
+{{ figure(s.shares_plot, "Bars of the shares in the table above, per method", "") }}
 
-{% if attributes_plot %}<h2>Judged attributes</h2>
-{{ figure(attributes_plot, "Bars of the mean judged value of every attribute, per method",
-          "Mean of the judge's values. " ~ taste) }}
-{{ table(attribute_heads, attribute_rows) }}{% endif %}
+{% for one in s.breakdowns %}<h{{ level }}>{{ one.label }}</h{{ level }}>
+{% if one.about %}<p class="soft">{{ one.about }}</p>{% endif %}
 
-{% if steering_plot %}<h2>Steering: asked against judged</h2>
-{{ figure(steering_plot, "Curves of asked against judged values, per attribute, with the diagonal", "One attribute is "
+{{ table(one.heads, one.rows) }}
+{% endfor %}
+
+{% if s.attributes_plot %}<h{{ level }}>Judged attributes</h{{ level }}>
+{{ figure(s.attributes_plot, "Bars of the mean judged value of every attribute, per method",
+          "Mean of the judge's values. " ~ s.taste) }}
+{{ table(s.attribute_heads, s.attribute_rows) }}{% endif %}
+
+{% if s.steering_plot %}<h{{ level }}>Steering: asked against judged</h{{ level }}>
+{{ figure(s.steering_plot, "Curves of asked against judged values, per attribute, with the diagonal", "One attribute is "
           ~ "asked at each value, the others at their defaults. The dashed diagonal is perfect obedience.") }}
-{{ table(steering_heads, steering_rows) }}
+{{ table(s.steering_heads, s.steering_rows) }}
 <p class="soft">Spearman's rank correlation of asked and judged over single answers: 1 is perfect obedience, 0 none; at equal
 length: with the number of words held constant. Cross-talk: change of another attribute's judged value per step asked.
-Score: of the answers at each asked value.</p>{% endif %}
+Score: of the answers at each asked value.</p>
+{% for one in s.cross_talk %}<h{{ level + 1 }}>{{ dot(one.colour) }}{{ one.label }}: cross-talk per step asked</h{{ level + 1 }}>
+{{ table(one.heads, one.rows) }}{% endfor %}{% endif %}
 
-{% if lengths_plot or text_plot %}<h2>Length and language ability</h2>
+{% if s.length_score_plot %}<h{{ level }}>Score against length</h{{ level }}>
+{{ figure(s.length_score_plot, "Mean score of answers from short to long, a line per method", "Answers in bins of equal size, "
+          ~ "from short to long. Lines that lie apart differ at the same length; lines that rise say that length pays.") }}
+{% endif %}
+
+{% if s.lengths_plot or s.text_plot %}<h{{ level }}>Length{% if s.text_plot %} and language ability{% endif %}</h{{ level }}>
 <div class="pair">
-{{ figure(lengths_plot, "Bars of the mean answer length, per method", "Length of answers about images.") }}
-{{ figure(text_plot, "Bars of the share of text instructions followed, by stage",
+{{ figure(s.lengths_plot, "Bars of the mean answer length, per method", "Words per answer, of the answers that are measured so.") }}
+{{ figure(s.text_plot, "Bars of the share of text instructions followed, by stage",
           "What visual tuning and each method leave of the ability to follow text instructions.") }}
 </div>{% endif %}
 
-{% if losses_plot %}<h2>Training curves</h2>
-{{ figure(losses_plot, "Training loss against optimizer step, one panel per method",
+{% if s.losses_plot %}<h{{ level }}>Training curves</h{{ level }}>
+{{ figure(s.losses_plot, "Training loss against optimizer step, one panel per method",
           "Losses of different methods measure different things; compare within a panel only.") }}{% endif %}
 
-{% if health %}<h2>Health of the trainings</h2>
+{% if s.health %}<h{{ level }}>Health of the trainings</h{{ level }}>
 <p class="soft">What each training found in its own curves: a deserved look, not a proven fault. Compared are the first and the
 last fifth of its steps.</p>
-{% for card in health %}<h3>{{ dot(card.colour) }}{{ card.label }}: {{ card.verdict }} after {{ card.steps }} steps</h3>
+{% for card in s.health %}<h{{ level + 1 }}>{{ dot(card.colour) }}{{ card.label }}: {{ card.verdict }} after
+{{ card.steps }} steps</h{{ level + 1 }}>
 <ul>{% for text, worry in card.findings %}<li>{% if worry %}<strong class="wrong">{{ text }}</strong>{% else %}{{ text }}
 {%- endif %}</li>
 {% endfor %}</ul>{% endfor %}{% endif %}
 
-{% if samples %}<h2>Sample answers</h2>
-<p class="soft">{{ sample_note }}</p>
-<div class="samples">{% for card in samples %}{% call(answer) sample(card) %}
+{% if s.samples %}<h{{ level }}>Sample answers</h{{ level }}>
+<p class="soft">{{ s.sample_note }}</p>
+<div class="samples">{% for card in s.samples %}{% if card.wide %}{{ side_by_side(card) }}{% else %}
+{% call(answer) sample(card) %}
 <td>{{ dot(answer.colour) }}{{ answer.label }}</td>
-<td>{{ answer.text }}<small class="wrap"><span class="{{ answer.verdict }}">{{ answer.verdict }}</span>:
-{{ answer.scores }}</small></td>{% endcall %}{% endfor %}</div>{% endif %}
+<td>{{ answer.text }}<small class="wrap">{{ verdict(answer) }}</small>{{ judgements(answer) }}</td>{% endcall %}{% endif %}
+{% endfor %}</div>{% endif %}
 
-<h2>How this was made</h2>
-{% if training_rows %}
-{{ table(["Method", "Examples", "Epochs", "Optimizer steps", "Seconds", "Settings"], training_rows) }}{% endif %}
-{% if layout_rows %}<h3>Layout, as the ranks reported it</h3>
-{{ table(["Stage", "Processes", "Tensor", "Pipeline", "Data"], layout_rows) }}{% endif %}
-{{ facts(fact_lists) }}
+<h{{ level }}>How this was made</h{{ level }}>
+{% if s.training_rows %}
+{{ table(["Method", "Examples", "Epochs", "Optimizer steps", "Seconds", "Settings"], s.training_rows) }}{% endif %}
+{% if s.layout_rows %}<h{{ level + 1 }}>Layout, as the ranks reported it</h{{ level + 1 }}>
+{{ table(["Stage", "Processes", "Tensor", "Pipeline", "Data"], s.layout_rows) }}{% endif %}
+{{ facts(s.fact_lists, level + 1) }}
+{% endmacro %}
+
+{% macro costs(heads, rows, level) %}{% if rows %}<h{{ level }}>What judging cost</h{{ level }}>
+{{ table(heads, rows) }}{% endif %}{% endmacro %}
+"""
+
+TEMPLATE = (
+    """\
+{% extends "frame" %}
+"""
+    + MACROS
+    + """\
+{% block body %}
+{{ section(section_values, 2, missing) }}
+{{ costs(cost_heads, cost_rows, 2) }}
 {% endblock %}
 """
+)

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from nemo_mm_align.core.atomic import write_text
-from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.cost import Cost, total_cost
 from nemo_mm_align.evaluation.results import Results, Section, SourceFacts
-from nemo_mm_align.evaluation.steering_report import SteeredSample
-from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.evaluation.suite_page import suite_files
+from nemo_mm_align.evaluation.task_report import TaskReport
 
-
-@dataclass(frozen=True)
-class TaskReport:
-    """One task's part of a report.
-
-    Args:
-        results: its figures.
-        schema: what its judge rates by.
-        samples, steered: what the report shows of its answers.
-        cautions: what a reader could take for success and is not.
-        scored: all its answers by method, for the plot of score against length.
-    """
-
-    results: Results
-    schema: AttributeSchema
-    samples: Sequence[ReportSample] = ()
-    steered: Sequence[SteeredSample] = ()
-    cautions: Sequence[str] = ()
-    scored: Mapping[str, Sequence[ScoredAnswer]] = field(default_factory=dict)
+__all__ = ["Suite", "TaskReport", "suite_of", "write_suite"]
 
 
 class Suite(Section):
@@ -58,7 +37,14 @@ def suite_of(reports: Mapping[str, TaskReport]) -> Suite:
 
 
 def write_suite(folder: str | Path, reports: Mapping[str, TaskReport]) -> Suite:
-    """Write results.json (format 3), report.html and report.md of several tasks into `folder`; return what they hold."""
-    suite = suite_of(reports)
-    write_text(Path(folder) / "results.json", suite.model_dump_json(indent=2) + "\n")
+    """Write results.json (format 3), report.html and report.md of several tasks into `folder`; return what they hold.
+
+    Raises:
+        UserError: the image of a sample is missing or broken. Nothing is written then.
+    """
+    suite, folder = suite_of(reports), Path(folder)
+    html, text = suite_files(reports, suite.created)
+    write_text(folder / "results.json", suite.model_dump_json(indent=2) + "\n")
+    write_text(folder / "report.html", html)
+    write_text(folder / "report.md", text)
     return suite

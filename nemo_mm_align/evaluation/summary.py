@@ -24,7 +24,8 @@ from nemo_mm_align.evaluation.results import (
 from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.evaluation.tasks.task import Task, sources_of
+from nemo_mm_align.evaluation.tasks.task import Task, sources_of, statistics_of
+from nemo_mm_align.evaluation.tested import add_resampled
 from nemo_mm_align.schema.attributes import AttributeSchema
 
 
@@ -59,7 +60,12 @@ def summarise(
     Raises:
         UserError: the answers cannot be compared, or a rating is not one of the schema.
     """
-    methods = method_results(seeds, task.measures)
+    statistics = statistics_of(task)
+    methods = method_results(seeds, task.measures, statistics)
+    resampling = None
+    if len(seeds) == 1 and (bootstrap or statistics):
+        only = None if bootstrap else {statistic.measure for statistic in statistics}
+        resampling = add_resampled(methods, seeds[0].methods, statistics, only)
     for name, facts in (training or {}).items():
         if name in methods:
             methods[name].training = facts
@@ -83,6 +89,7 @@ def summarise(
         versions=installed_versions(),
         settings=dict(settings or {}),
         notes=list(notes),
+        resampling=resampling,
         cost=cost,
         sources=[
             SourceFacts(name=source.name, sha256=source.sha256, published=source.published, said=source.said)
@@ -112,5 +119,5 @@ def write_evaluation(
     """
     results_path, report_path = Path(folder) / "results.json", Path(folder) / "report.html"
     write_results(results_path, results)
-    write_report(report_path, results, schema, samples, steered, cautions)
+    write_report(report_path, results, schema, samples, steered, cautions, scored=scored)
     return results_path, report_path

@@ -17,7 +17,7 @@ body { margin: 0; background: #fff; color: var(--ink); line-height: 1.5;
 main { max-width: 1040px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.75rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } h4 { font-size: .93rem; margin: 1.1rem 0 .35rem; }
 p, li { max-width: 76ch; }
 .headline { font-size: 1.15rem; margin: .25rem 0; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
@@ -29,6 +29,7 @@ th, td { text-align: right; padding: .45rem .7rem; border-bottom: 1px solid var(
 th { font-weight: 600; border-bottom: 2px solid var(--line); } th:first-child, td:first-child { text-align: left; }
 td small { display: block; color: var(--soft); white-space: nowrap; }
 td small.wrap { white-space: normal; }
+td small.worry { color: var(--bad); font-weight: 600; white-space: normal; }
 .left th, .left td { text-align: left; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .45em; }
 .pair { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
@@ -38,6 +39,21 @@ td small.wrap { white-space: normal; }
 .sample img { width: 132px; height: 132px; object-fit: contain; background: #fff; border: 1px solid var(--line); }
 .sample p { margin: 0 0 .35rem; } .sample td, .sample th { padding: .3rem .45rem; }
 .sample td:first-child { white-space: nowrap; }
+.sample.wide { grid-column: 1 / -1; }
+.answers { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); }
+.answers section { border-top: 1px solid var(--line); padding-top: .5rem; min-width: 0; font-size: .93rem; }
+.said { white-space: pre-wrap; overflow-wrap: anywhere; }
+.sample p.said { max-height: 24rem; overflow-y: auto; }
+details { margin: .35rem 0; font-size: .9rem; } summary { cursor: pointer; color: var(--soft); }
+:focus-visible { outline: 2px solid #0072b2; outline-offset: 2px; }
+nav ul { columns: 2 18rem; column-gap: 2.5rem; padding-left: 1.2rem; } nav li { break-inside: avoid; }
+section.task { margin-top: 3.5rem; border-top: 3px solid var(--line); }
+section.task > h2 { border: 0; margin: 0; font-size: 1.35rem; }
+@media (max-width: 520px) { main { padding: 1.25rem .8rem 3rem; } th, td { padding: .4rem .45rem; }
+  .sample header { flex-wrap: wrap; } .sample td:first-child { white-space: normal; } dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .4rem; }
+  .scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: #fff; } }
+@media print { .sample p.said { max-height: none; } }
 .question { font-weight: 600; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .93rem; }
@@ -66,12 +82,15 @@ PARTS = """\
 {% macro figure(source, alt, caption) %}{% if source %}<figure><img src="{{ source }}" alt="{{ alt }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endif %}{% endmacro %}
 
-{% macro dot(colour) %}{% if colour %}<span class="dot" style="background: {{ colour }}"></span>{% endif %}{% endmacro %}
+{% macro dot(colour) %}{% if colour %}<span class="dot" style="background: {{ colour }}"></span>&#8288;
+{%- endif %}{% endmacro %}{# the sign after it keeps it on the line of its word #}
 
-{% macro table(heads, rows) %}<div class="scroll"><table>
-<thead><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr></thead>
+{% macro table(heads, rows) %}<div class="scroll" tabindex="0"><table>
+<thead><tr>{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ dot(cell.colour) }}{{ cell.value }}
-{%- if cell.small %}<small{% if cell.wraps %} class="wrap"{% endif %}>{{ cell.small }}</small>{% endif %}</td>{% endfor %}</tr>
+{%- if cell.small %}<small{% if cell.wraps %} class="wrap"{% endif %}>{{ cell.small }}</small>{% endif %}
+{%- for line in cell.more %}<small>{{ line }}</small>{% endfor %}
+{%- if cell.worry %}<small class="worry">{{ cell.worry }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endmacro %}
 
 {% macro sample(card) %}{# the caller gives the cells of an answer's row #}
@@ -82,7 +101,7 @@ PARTS = """\
 <table class="left"><tbody>{% for answer in card.answers %}<tr>{{ caller(answer) }}</tr>{% endfor %}</tbody></table>
 </article>{% endmacro %}
 
-{% macro facts(lists) %}{% for heading, pairs in lists %}<h3>{{ heading }}</h3>
+{% macro facts(lists, level=3) %}{% for heading, pairs in lists %}<h{{ level }}>{{ heading }}</h{{ level }}>
 <dl>{% for name, value in pairs %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 {% endfor %}{% endmacro %}
 """

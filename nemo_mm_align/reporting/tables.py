@@ -18,12 +18,21 @@ class Cell:
         value: its text.
         small: what stands below it, on one line unless `wraps`.
         colour: of a dot before it.
+        more: further lines below it.
+        worry: what stands last, so that nobody overlooks it.
     """
 
     value: str
     small: str = ""
     wraps: bool = False
     colour: str = ""
+    more: tuple[str, ...] = ()
+    worry: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """All its text, line by line."""
+        return [line for line in (self.value, self.small, *self.more, self.worry) if line]
 
 
 def cells(*values: object) -> list[Cell]:
