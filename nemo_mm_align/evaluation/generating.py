@@ -82,7 +82,9 @@ def _run(name: str, command: Sequence[str]) -> None:
         log.warning("asked to stop: what has been answered is kept; the same command goes on")
         raise SystemExit(128 + asked[0])
     if code:
-        raise UserError(f"checkpoints.{name}: its answers could not be generated (exit code {code}); the reason stands above.")
+        raise UserError(
+            f"checkpoints.{name}: its answers could not be generated (exit code {code}); the reason stands above."
+        )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from nemo_mm_align.core.repository import CONF
 GROUP = "task"
 """Folder of the tasks' files, and the key by which a section says which of them it is of."""
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def task_sections(tasks: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, dict[str, Any]]:
@@ -33,7 +33,9 @@ def task_sections(tasks: Mapping[str, Any], folders: Sequence[Path] | None = Non
         UserError: no task, an unknown one, a name that is none for a file, or a section that is no mapping.
     """
     if not isinstance(tasks, Mapping) or not tasks:
-        raise UserError("tasks names no task. Give {NAME: {SETTING: VALUE}}, for example 'tasks={pope: {data: FOLDER}}'.")
+        raise UserError(
+            "tasks names no task. Give {NAME: {SETTING: VALUE}}, for example 'tasks={pope: {data: FOLDER}}'."
+        )
     places = config_folders() if folders is None else folders
     return {str(name): _section(str(name), said, places) for name, said in tasks.items()}
 
@@ -54,7 +56,7 @@ def known_tasks(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _section(name: str, said: Any, folders: Sequence[Path]) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
-        raise UserError(f"tasks.{name}: files are called so. Begin with a letter, then letters, digits or ._-")
+        raise UserError(f"tasks.{name}: files are called so. Begin with a letter, then letters, digits, _ or -.")
     if said is not None and not isinstance(said, Mapping):
         raise UserError(f"tasks.{name}={said!r}: must hold the task's settings, KEY: VALUE; null where there are none.")
     own = dict(said or {})

@@ -53,6 +53,8 @@ class InferenceSettings(ModelSettings):
     sweep: list[str] | Literal["all"] = []
     question: str | None = None
     image: list[Path] = []
+    tasks: dict[str, dict[str, Any] | None] | None = None
+    variants: Literal["auto", "asked", "unasked"] = "auto"
 
     @field_validator("image", mode="before")
     @classmethod
