@@ -26,7 +26,8 @@ def task_sections(tasks: Mapping[str, Any], folders: Sequence[Path] | None = Non
 
     Args:
         tasks: by name, what is said of each (null: nothing). The name is that of a file ``task/<name>.yaml``; a section with
-            the key ``task`` names the file so, and has a name of its own: one task may stand there twice.
+            the key ``task`` names the file so, and has a name of its own: one task may stand there twice. One with a
+            ``_target_`` of its own needs no file.
         folders: of configurations, the first that has a task's file is read; None: this run's, ``--config-dir`` among them.
 
     Raises:
@@ -62,6 +63,8 @@ def _section(name: str, said: Any, folders: Sequence[Path]) -> dict[str, Any]:
     own = dict(said or {})
     kind = str(own.pop(GROUP, name))
     files = known_tasks(folders)
+    if kind not in files and kind == name and "_target_" in own:
+        return own
     if kind not in files:
         where = f"tasks.{name}" + (f".{GROUP}={kind}" if kind != name else "")
         raise UserError(f"{where}: there is no such task.{suggestion(kind, files)}")

@@ -64,6 +64,11 @@ class InferenceSettings(ModelSettings):
             raise ValueError("holds an empty path; [] is none")
         return images
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        return {str(name): {} for name in value} if isinstance(value, list) else value
+
     @model_validator(mode="after")
     def _draws_stand_alone(self) -> InferenceSettings:
         if self.draw_from is not None and (self.attributes or self.sweep or self.ask_defaults or self.question):
