@@ -96,17 +96,19 @@ def task_answers(config: DictConfig) -> TaskAnswers | None:
     if not given or "answers" in config.evaluate:
         return None
     tasks = _portable(OmegaConf.to_container(given, resolve=True))
+    plain: Any = OmegaConf.to_container(config, resolve=False)
     changed = deepcopy(config)
     with open_dict(changed):
-        for stage, key in (("generate", "checkpoint"), ("generate", "prompts")):
-            if changed[stage].get(key) is not None and not OmegaConf.is_missing(changed[stage], key):
+        for stage, key in (("generate", "checkpoint"), ("generate", "prompts"), ("evaluate", "prompts")):
+            if str(plain[stage].get(key)) not in ("None", "???", "${generate.prompts}"):
                 raise UserError(
                     f"{stage}.{key} beside evaluate.tasks: tasks bring their prompts and are answered by the model that training "
                     "starts from, the trained one, and those of evaluate.checkpoints={NAME: FOLDER}. Leave it out."
                 )
         out = Path(str(changed.generate.pop("out")))
         for stage in ("generate", "evaluate"):
-            changed[stage].pop("prompts", None)
+            if "prompts" in plain[stage]:
+                del changed[stage]["prompts"]
         checkpoints = {
             str(name): str(folder) for name, folder in (changed.evaluate.pop("checkpoints", None) or {}).items()
         }
