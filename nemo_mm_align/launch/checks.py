@@ -152,7 +152,8 @@ def _files(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
         for key in _READ.get(job.stage, ()):
             for value in _texts(job.composed.get(key)):
                 yield from _read(job, key, value, made, settings)
-        for key, value in task_files(job.composed.get("tasks")):
+        # Those of models whose answers are evaluated are the evaluation's own.
+        for key, value in task_files(job.composed.get("tasks")) if not job.writes else ():
             yield from _read(job, key, value, made, settings)
         for key in _WRITTEN.get(job.stage, _OUT):
             path = Path(str(job.composed.get(key)))
