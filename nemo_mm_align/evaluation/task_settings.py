@@ -18,7 +18,7 @@ from nemo_mm_align.core.repository import CONF
 GROUP = "task"
 """Folder of the tasks' files, and the key by which a section says which of them it is of."""
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def task_sections(tasks: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, dict[str, Any]]:
@@ -26,7 +26,8 @@ def task_sections(tasks: Mapping[str, Any], folders: Sequence[Path] | None = Non
 
     Args:
         tasks: by name, what is said of each (null: nothing). The name is that of a file ``task/<name>.yaml``; a section with
-            the key ``task`` names the file so, and has a name of its own: one task may stand there twice.
+            the key ``task`` names the file so, and has a name of its own: one task may stand there twice. One with a
+            ``_target_`` of its own needs no file.
         folders: of configurations, the first that has a task's file is read; None: this run's, ``--config-dir`` among them.
 
     Raises:
@@ -56,12 +57,14 @@ def known_tasks(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _section(name: str, said: Any, folders: Sequence[Path]) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
-        raise UserError(f"tasks.{name}: files are called so. Begin with a letter, then letters, digits or ._-")
+        raise UserError(f"tasks.{name}: files are called so. Begin with a letter, then letters, digits, _ or -.")
     if said is not None and not isinstance(said, Mapping):
         raise UserError(f"tasks.{name}={said!r}: must hold the task's settings, KEY: VALUE; null where there are none.")
     own = dict(said or {})
     kind = str(own.pop(GROUP, name))
     files = known_tasks(folders)
+    if kind not in files and kind == name and "_target_" in own:
+        return own
     if kind not in files:
         where = f"tasks.{name}" + (f".{GROUP}={kind}" if kind != name else "")
         raise UserError(f"{where}: there is no such task.{suggestion(kind, files)}")

@@ -12,13 +12,16 @@ from nemo_mm_align.core.outputs import file_to_write
 from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.inference.requests import raise_faults
 from nemo_mm_align.inference.settings import InferenceSettings, settings_from_config
+from nemo_mm_align.inference.task_files import settings_by_file, write_prompts
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.parallel.source import ModelSource, open_source
 from nemo_mm_align.schema.chat_template import ChatTemplate
 from nemo_mm_align.schema.images import image_fault
 from nemo_mm_align.schema.records import Prompt, read_records
 
-_EITHER = "give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone."
+_EITHER = (
+    "give either prompts=FILE.jsonl and out=FILE.jsonl, or tasks={NAME: {...}} and out=FOLDER, or question=... alone."
+)
 
 
 def check_early(values: Mapping[str, Any]) -> InferenceSettings:
@@ -44,17 +47,30 @@ def check_early(values: Mapping[str, Any]) -> InferenceSettings:
         schema.complete(settings.attributes)
     settings.drawn(schema)
     raise_faults([fault for path in settings.image if (fault := image_fault(path))], "Give other images.")
-    if settings.prompts is not None and settings.out is not None:
+    if settings.tasks is not None:
+        _prepare_tasks(settings, source)
+    elif settings.prompts is not None and settings.out is not None:
         next(read_records(settings.prompts, Prompt))  # there is one; the others are read with the tokenizer at hand
         reserve_output(settings.out)
     return settings
 
 
 def check_mode(settings: InferenceSettings) -> None:
-    """Raise `UserError` unless there is either one question or a file of prompts and one for the answers."""
-    files = (settings.prompts, settings.out)
-    if any(files) if settings.question is not None else not all(files):
+    """Raise `UserError` unless there is either one question, or a place for answers with a file of prompts or tasks."""
+    asked = (settings.prompts, settings.tasks, settings.question)
+    alone = sum(one is not None for one in asked) == 1
+    if not alone or (settings.out is None) != (settings.question is not None):
         raise UserError(_EITHER)
+
+
+def _prepare_tasks(settings: InferenceSettings, source: ModelSource) -> None:
+    """Reserve all files of answers, and write the tasks' prompts on the first rank, which the others will read."""
+    files = settings_by_file(settings, source)
+    for one in files:
+        if one.out is not None:
+            reserve_output(one.out)
+    if this_process().rank == 0:
+        write_prompts(settings, files)
 
 
 def check_model(

@@ -22,7 +22,9 @@ from nemo_mm_align.inference.requests import (
     Request,
     check_lengths,
     make_requests,
+    own_ways,
     plan_batches,
+    raise_faults,
 )
 from nemo_mm_align.inference.rows import GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
@@ -82,8 +84,11 @@ class Generator:
             One set per prompt and assignment, in that order, on rank 0; an empty list elsewhere.
 
         Raises:
-            UserError: prompts that cannot be encoded or do not fit, images that cannot be read.
+            UserError: prompts that cannot be encoded or do not fit, or that are to be answered in a way of their own
+                (`asking`); images that cannot be read.
         """
+        prompts = list(prompts)
+        raise_faults(own_ways(prompts), "Take these out: all prompts are answered once here, by the same settings.")
         requests = make_requests(prompts, self.encoder, assignments, resolve)
         check_lengths(requests, settings.max_new_tokens, self.model.model_config.language.max_position_embeddings)
         found: dict[int, Answers] = {}

@@ -41,9 +41,14 @@ class EncodedPrompt:
 class Request:
     """One prompt under one assignment of attributes, as the model reads it."""
 
-    prompt_id: str
+    prompt: Prompt
     attributes: dict[str, float] | None
     encoded: EncodedPrompt
+
+    @property
+    def prompt_id(self) -> str:
+        """Of the record."""
+        return self.prompt.id
 
     @property
     def key(self) -> Key:
@@ -96,7 +101,7 @@ def make_requests(
             paths = tuple(resolve(path) for path in prompt.images)
             for values in complete if drawn is None else [drawn(prompt.id)]:
                 encoded = EncodedPrompt(prompt.id, encoder.encode_prompt(prompt.turns, values), paths)
-                requests.append(Request(prompt.id, values, encoded))
+                requests.append(Request(prompt, values, encoded))
         except UserError as error:
             faults.append(f"prompt {prompt.id!r}: {error}")
     raise_faults(faults, "Correct or remove these prompts.")
@@ -111,13 +116,22 @@ def _complete(encoder: Encoder, values: Mapping[str, Any]) -> dict[str, float]:
 
 def check_lengths(requests: Sequence[Request], max_new_tokens: int, max_positions: int) -> None:
     """Raise `UserError` naming the prompts that leave no room for an answer of `max_new_tokens`."""
+    raise_faults(length_faults(requests, max_new_tokens, max_positions), length_remedy(max_positions))
+
+
+def length_faults(requests: Iterable[Request], max_new_tokens: int, max_positions: int) -> list[str]:
+    """Return in words, once each, which prompts leave no room for an answer of `max_new_tokens`."""
     faults = [
         f"prompt {request.prompt_id!r}: {len(request.encoded.ids)} tokens and {max_new_tokens} new ones"
         for request in requests
         if len(request.encoded.ids) + max_new_tokens > max_positions
     ]
-    remedy = f"The model has {max_positions} positions: lower max_new_tokens, or shorten or remove these prompts."
-    raise_faults(list(dict.fromkeys(faults)), remedy)
+    return list(dict.fromkeys(faults))
+
+
+def length_remedy(max_positions: int) -> str:
+    """Return what can be done about `length_faults`."""
+    return f"The model has {max_positions} positions: lower max_new_tokens, or shorten or remove these prompts."
 
 
 def raise_faults(faults: Sequence[str], remedy: str) -> None:
@@ -127,6 +141,12 @@ def raise_faults(faults: Sequence[str], remedy: str) -> None:
     more = len(faults) - SHOWN_FAULTS
     lines = [*faults[:SHOWN_FAULTS], *([f"and {more} more"] if more > 0 else [])]
     raise UserError("\n  ".join([f"{len(faults)} faults in the input:", *lines]) + f"\n{remedy}")
+
+
+def own_ways(prompts: Iterable[Prompt]) -> list[str]:
+    """Return in words which prompts are to be answered in a way of their own."""
+    said = [(prompt.id, [name for name in ("follow_ups", "decoding") if getattr(prompt, name)]) for prompt in prompts]
+    return [f"prompt {name!r} has {' and '.join(own)} of its own." for name, own in said if own]
 
 
 def plan_batches(

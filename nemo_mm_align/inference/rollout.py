@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from nemo_mm_align.core.errors import UserError
@@ -21,9 +22,13 @@ from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.schema.records import Candidate, Prompt, Turn
 
 logger = logging.getLogger(__name__)
+
+STEPS = 32
+"""Of decoding, after which the replicas bring together what has ended: what a killed run loses at most."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +61,21 @@ class RolledOut:
 
 
 class _Rolling:
-    """A dialogue on its way."""
+    """A dialogue on its way, and its place among all."""
 
-    def __init__(self, dialogue: Dialogue) -> None:
-        self.dialogue, self.turns = dialogue, list(dialogue.prompt.turns)
+    def __init__(self, place: int, dialogue: Dialogue) -> None:
+        self.place, self.dialogue, self.turns = place, dialogue, list(dialogue.prompt.turns)
         self.answers: list[Candidate] = []
-        self.fault = ""
 
     @property
     def ended(self) -> bool:
-        return bool(self.fault) or len(self.answers) > len(self.dialogue.follow_ups)
+        return len(self.answers) > len(self.dialogue.follow_ups)
 
     def add(self, answer: Candidate) -> None:
         self.answers.append(answer)
         if not self.ended:
             question = self.dialogue.follow_ups[len(self.answers) - 1]
             self.turns += [Turn(role="assistant", content=answer.text), Turn(role="user", content=question)]
-
-    def result(self) -> RolledOut:
-        return RolledOut(tuple(self.answers), self.fault)
 
 
 def roll_out(
@@ -101,78 +102,141 @@ def roll_out(
     Raises:
         UserError: dialogues that cannot be encoded or may not fit into the model's positions; an image that cannot be read.
     """
-    lengths = _lengths(generator, dialogues)
+    check_dialogues(dialogues, generator.encoder, generator.model.model_config.language.max_position_embeddings)
     verify_images(resolve(path) for dialogue in dialogues for path in dialogue.prompt.images)
-    mine = range(runtime.data_parallel_rank(), len(dialogues), runtime.data_parallel_size())
-    with tqdm(total=len(dialogues), desc="dialogues", disable=not progress or runtime.rank() != 0) as bar:
-        rolled = _roll_out([dialogues[place] for place in mine], generator, max(lengths, default=0), resolve, bar)
-        found = gather(dict(zip(mine, rolled, strict=True)))
-        bar.update(len(found) - bar.n)
+    found: dict[int, RolledOut] = {}
+    for ended in stream_dialogues(generator, dialogues, resolve, progress=progress):
+        found.update(ended)
     return [found[place] for place in sorted(found)]
 
 
-def _lengths(generator: Generator, dialogues: Sequence[Dialogue]) -> list[int]:
-    """Return the positions that each dialogue may take."""
+def stream_dialogues(
+    generator: Generator,
+    dialogues: Sequence[Dialogue],
+    resolve: Callable[[str], Path] = Path,
+    done: frozenset[int] = frozenset(),
+    progress: bool = True,
+) -> Iterator[dict[int, RolledOut]]:
+    """Yield dialogues as they end, by index: on rank 0 those of all replicas, elsewhere nothing.
+
+    Between two steps of this iterator every rank has made as many steps of decoding; all ranks must go through it to its end.
+
+    Args:
+        generator, resolve, progress: as for `roll_out`.
+        dialogues: that `check_dialogues` has passed.
+        done: indices not to roll out.
+    """
+    wanted = [place for place in range(len(dialogues)) if place not in done]
+    if not wanted:
+        return
     limit = generator.model.model_config.language.max_position_embeddings
+    length = max(check_dialogues(dialogues, generator.encoder, limit))  # of all: a resumed run repeats the first one's
+    mine = {place: dialogues[place] for place in wanted[runtime.data_parallel_rank() :: runtime.data_parallel_size()]}
+    slots = max(1, min(len(mine), generator.max_batch_tokens // length))
+    with (
+        tqdm(total=len(wanted), desc="dialogues", disable=not progress or runtime.rank() != 0) as bar,
+        DecodingSession(generator.model, slots, length, generator.encoder.decode_whole, generator.graphs) as session,
+    ):
+        rollout = _Rollout(mine, generator, session, resolve)
+        while _anywhere(rollout.busy):
+            ended = gather(rollout.advance(STEPS))
+            for rolled in ended.values():
+                if rolled.fault:
+                    logger.warning("%s", rolled.fault)
+            bar.update(len(ended))
+            yield ended
+
+
+def _anywhere(here: bool) -> bool:
+    """Whether something holds on any rank; all ranks call this."""
+    flag = torch.tensor(float(here), device=runtime.device())
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
+def check_dialogues(dialogues: Sequence[Dialogue], encoder: Encoder, max_positions: int) -> list[int]:
+    """Return the positions that each dialogue may take.
+
+    Raises:
+        UserError: dialogues that cannot be encoded, or may take more positions than the model has; the message names them.
+    """
     lengths, faults = [], []
     for dialogue in dialogues:
         turns = list(dialogue.prompt.turns)
         for question in dialogue.follow_ups:
             turns += [Turn(role="assistant", content="-"), Turn(role="user", content=question)]
         try:
-            ids = generator.encoder.encode_prompt(turns, _complete(generator, dialogue))
+            ids = encoder.encode_prompt(turns, _complete(encoder, dialogue))
         except UserError as error:
             faults.append(f"dialogue {dialogue.prompt.id!r}: {error}")
             continue
         lengths.append(len(ids) + dialogue.sampling.max_new_tokens * (len(dialogue.follow_ups) + 1))
-        if lengths[-1] > limit:
+        if lengths[-1] > max_positions:
             faults.append(f"dialogue {dialogue.prompt.id!r}: {lengths[-1]} tokens, its answers' at most included")
     raise_faults(
-        faults, f"The model has {limit} positions: lower max_new_tokens, or correct or remove these dialogues."
+        faults, f"The model has {max_positions} positions: lower max_new_tokens, or correct or remove these dialogues."
     )
     return lengths
 
 
-def _complete(generator: Generator, dialogue: Dialogue) -> dict[str, float] | None:
+def _complete(encoder: Encoder, dialogue: Dialogue) -> dict[str, float] | None:
     if dialogue.attributes is None:
         return None
-    schema = generator.encoder.schema
-    if schema is None:
+    if encoder.schema is None:
         raise UserError("attributes are given, but there is no attribute schema; set attribute_schema.")
-    return schema.complete(dialogue.attributes)
+    return encoder.schema.complete(dialogue.attributes)
 
 
-def _roll_out(
-    dialogues: Sequence[Dialogue], generator: Generator, length: int, resolve: Callable[[str], Path], bar: tqdm[None]
-) -> list[RolledOut]:
-    rolled = [_Rolling(dialogue) for dialogue in dialogues]
-    waiting, at_work = deque(rolled), dict[int, _Rolling]()
-    slots = max(1, min(len(rolled), generator.max_batch_tokens // max(length, 1)))
-    with DecodingSession(generator.model, slots, length, generator.encoder.decode_whole, generator.graphs) as session:
-        while waiting or session.busy:
-            joining: list[_Rolling] = []
-            requests = []
-            while waiting and len(joining) < session.room:
-                item = waiting.popleft()
-                try:
-                    requests.append(_request(item, generator, length, resolve))
-                    joining.append(item)
-                except UserError as error:
-                    item.fault = str(error)
-                    logger.warning("%s", item.fault)
-                    bar.update()
-            if joining:
-                images = generator.load([path for request in requests for path in request.prompt.image_paths])
-                at_work.update(zip(session.admit(requests, images), joining, strict=True))
-            for progress in session.step():
+class _Rollout:
+    """A replica's dialogues in its decoding session; those that go on come before those that have not begun."""
+
+    def __init__(
+        self,
+        dialogues: Mapping[int, Dialogue],
+        generator: Generator,
+        session: DecodingSession,
+        resolve: Callable[[str], Path],
+    ) -> None:
+        self._generator, self._session, self._resolve = generator, session, resolve
+        self._waiting = deque(_Rolling(place, dialogue) for place, dialogue in dialogues.items())
+        self._at_work: dict[int, _Rolling] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting) or self._session.busy
+
+    def advance(self, steps: int) -> dict[int, RolledOut]:
+        """Make so many steps of decoding, fewer where nothing is left; return what has ended."""
+        ended: dict[int, RolledOut] = {}
+        for _ in range(steps):
+            if not self.busy:
+                break
+            self._admit(ended)
+            for progress in self._session.step():
                 if progress.finish_reason is not None:
-                    item = at_work.pop(progress.row)
-                    item.add(generator.candidate(session.retire(progress.row)))
-                    if item.ended:
-                        bar.update()
-                    else:
-                        waiting.append(item)
-    return [item.result() for item in rolled]
+                    self._go_on(progress.row, ended)
+        return ended
+
+    def _admit(self, ended: dict[int, RolledOut]) -> None:
+        joining, requests = list[_Rolling](), list[DecodingRequest]()
+        while self._waiting and len(joining) < self._session.room:
+            item = self._waiting.popleft()
+            try:
+                requests.append(_request(item, self._generator, self._session.length, self._resolve))
+                joining.append(item)
+            except UserError as error:
+                ended[item.place] = RolledOut(tuple(item.answers), str(error))
+        if joining:
+            images = self._generator.load([path for request in requests for path in request.prompt.image_paths])
+            self._at_work.update(zip(self._session.admit(requests, images), joining, strict=True))
+
+    def _go_on(self, row: int, ended: dict[int, RolledOut]) -> None:
+        item = self._at_work.pop(row)
+        item.add(self._generator.candidate(self._session.retire(row)))
+        if item.ended:
+            ended[item.place] = RolledOut(tuple(item.answers))
+        else:
+            self._waiting.appendleft(item)
 
 
 def _request(item: _Rolling, generator: Generator, length: int, resolve: Callable[[str], Path]) -> DecodingRequest:
@@ -180,7 +244,7 @@ def _request(item: _Rolling, generator: Generator, length: int, resolve: Callabl
     dialogue, turn = item.dialogue, len(item.answers) + 1
     prompt_id = dialogue.prompt.id if turn == 1 else f"{dialogue.prompt.id}\0{turn}"  # random numbers of its own
     try:
-        ids = generator.encoder.encode_prompt(item.turns, _complete(generator, dialogue), may_be_empty=True)
+        ids = generator.encoder.encode_prompt(item.turns, _complete(generator.encoder, dialogue), may_be_empty=True)
     except UserError as error:  # the answer's text is none that a conversation may have
         raise UserError(f"dialogue {dialogue.prompt.id!r}, question {turn}: {error}") from None
     prompt = EncodedPrompt(prompt_id, ids, tuple(resolve(path) for path in dialogue.prompt.images))

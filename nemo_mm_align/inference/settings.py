@@ -53,6 +53,8 @@ class InferenceSettings(ModelSettings):
     sweep: list[str] | Literal["all"] = []
     question: str | None = None
     image: list[Path] = []
+    tasks: dict[str, dict[str, Any] | None] | None = None
+    variants: Literal["auto", "asked", "unasked"] = "auto"
 
     @field_validator("image", mode="before")
     @classmethod
@@ -61,6 +63,11 @@ class InferenceSettings(ModelSettings):
         if "" in images:
             raise ValueError("holds an empty path; [] is none")
         return images
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        return {str(name): {} for name in value} if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _draws_stand_alone(self) -> InferenceSettings:

@@ -12,6 +12,7 @@ from nemo_mm_align.core.file_kinds import check_is_json_lines
 from nemo_mm_align.labeling.input_faults import InputFaults
 from nemo_mm_align.labeling.input_table import InputTable, Place
 from nemo_mm_align.llm.running.progress import track
+from nemo_mm_align.schema.follow_ups import dialogue_fault
 from nemo_mm_align.schema.records import CandidateSet, Prompt, Record, parse_line
 
 CANDIDATES_HEAD = re.compile(rb'\{"prompt_id": ?"([^"\\\x00-\x1f\x80-\xff]+)"')
@@ -68,6 +69,8 @@ class InputReader:
         candidates_place = self._candidates[prompt.id]
         try:
             candidates = read_candidates(file, self.candidates, candidates_place, prompt.id)
+            if fault := dialogue_fault(prompt, candidates, "labelling"):
+                raise UserError(fault)
             table.add(self.key(prompt, candidates), place, candidates_place)
         except UserError as error:
             self.faults.add_error(self.prompts, place.line, error)

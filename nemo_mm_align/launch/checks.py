@@ -13,10 +13,10 @@ from omegaconf import DictConfig, ListConfig
 
 from nemo_mm_align.core.credentials import judge_key_variables, wandb_login
 from nemo_mm_align.core.folders import can_write
-from nemo_mm_align.evaluation.tasks.task import wants_ratings
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.mounts import outside
 from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster
+from nemo_mm_align.launch.task_answers import asks_judge_of, task_files
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +118,8 @@ def _credentials(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]
 
 
 def asks_judge(job: Job) -> bool:
-    """Whether a stage has answers rated: label, and evaluate where its task wants ratings."""
-    return job.stage == "label" or (job.stage == "evaluate" and wants_ratings(job.composed.get("task") or {}))
+    """Whether a stage asks a judge: label, and evaluate where one of its tasks does."""
+    return job.stage == "label" or (job.stage == "evaluate" and asks_judge_of(job.composed.config))
 
 
 def judge_variables(job: Job) -> tuple[str, ...]:
@@ -152,11 +152,15 @@ def _files(jobs: Sequence[Job], settings: LaunchSettings) -> Iterator[str]:
         for key in _READ.get(job.stage, ()):
             for value in _texts(job.composed.get(key)):
                 yield from _read(job, key, value, made, settings)
+        # Those of models whose answers are evaluated are the evaluation's own.
+        for key, value in task_files(job.composed.get("tasks")) if not job.writes else ():
+            yield from _read(job, key, value, made, settings)
         for key in _WRITTEN.get(job.stage, _OUT):
             path = Path(str(job.composed.get(key)))
             made.add(path)
             yield from _absolute(job, key, path)
             yield from _covered(job, key, path, settings)
+        made.update(job.writes)
         if job.done_file is not None:
             made.add(job.done_file.parent)
 

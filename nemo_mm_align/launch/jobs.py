@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.core.run_files import DONE_FILE
 from nemo_mm_align.launch.compose import Composed, compose_stage, missing_keys, whole_values
 from nemo_mm_align.launch.settings import InteractiveCluster, LaunchSettings
+from nemo_mm_align.launch.task_answers import Asked, task_answers
 from nemo_mm_align.launch.types import check_types
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.training.sections import ManagerSettings, TrainerSettings
@@ -44,6 +45,7 @@ class Job:
         time_limit: as Slurm writes it.
         training_overrides: the training's arguments, for the checks before the job; none if the launch has no training.
         done_file: exists when the stage is finished; ``None``: it is when its script ends with exit code 0.
+        writes: further files and folders that it makes, beside its ``out``.
     """
 
     stage: str
@@ -55,6 +57,7 @@ class Job:
     time_limit: int | str
     training_overrides: tuple[str, ...]
     done_file: Path | None
+    writes: tuple[Path, ...] = ()
 
     @property
     def ranked(self) -> bool:
@@ -147,11 +150,33 @@ def make_jobs(settings: LaunchSettings, config: DictConfig) -> list[Job]:
         UserError: a stage is unknown, lacks a value, or has one that its script does not know.
     """
     stages = stage_list(settings, config)
+    answers = task_answers(config) if "evaluate" in stages else None
+    config = answers.config if answers else config
     needs_training = any(STAGES[stage].ranked for stage in stages) or settings.run.experiment
     training = _training(settings, config) if needs_training else None
     if training is not None and "train" in stages:
         _check_answers(stages, training, config)
-    return [_make_job(stage, settings, config, training) for stage in stages]
+    models = answers.models(training.wiring(), "train" in stages) if answers and training else []
+    return [job for stage in stages for job in _jobs_of(stage, settings, config, training, models)]
+
+
+def _jobs_of(
+    stage: str, settings: LaunchSettings, config: DictConfig, training: Training | None, models: Sequence[Asked]
+) -> list[Job]:
+    """Return a stage's job; of `generate` one for each of several models whose answers are evaluated."""
+    if stage == "generate" and models:
+        return [
+            replace(
+                _make_job(stage, settings, config, training, model.values),
+                name=f"{settings.run.name}_{stage}_{model.name}",
+                writes=tuple(map(Path, model.folders.values())),
+            )
+            for model in models
+        ]
+    folders = {name: folder for model in models for name, folder in model.folders.items()}
+    return [
+        _make_job(stage, settings, config, training, {"answers": folders} if stage == "evaluate" and models else None)
+    ]
 
 
 def _check_answers(stages: Sequence[str], training: Training, config: DictConfig) -> None:
@@ -171,8 +196,15 @@ def _training(settings: LaunchSettings, config: DictConfig) -> Training:
     return Training(tuple(overrides), composed, trainer.num_nodes or 1, trainer.devices or per_node or 1)
 
 
-def _make_job(stage: str, settings: LaunchSettings, config: DictConfig, training: Training | None) -> Job:
-    overrides, time_limit = _stage_overrides(stage, settings, config, training)
+def _make_job(
+    stage: str,
+    settings: LaunchSettings,
+    config: DictConfig,
+    training: Training | None,
+    instead: Mapping[str, Any] | None = None,
+) -> Job:
+    """Return a stage as a job; `instead` takes the place of what it would take from the training."""
+    overrides, time_limit = _stage_overrides(stage, settings, config, training, instead)
     composed = compose_stage(stage, overrides)
     missing = composed.missing()
     if missing:
@@ -196,7 +228,11 @@ def _make_job(stage: str, settings: LaunchSettings, config: DictConfig, training
 
 
 def _stage_overrides(
-    stage: str, settings: LaunchSettings, config: DictConfig, training: Training | None
+    stage: str,
+    settings: LaunchSettings,
+    config: DictConfig,
+    training: Training | None,
+    instead: Mapping[str, Any] | None = None,
 ) -> tuple[list[str], int | str | None]:
     """Return the arguments of a stage's script, and the stage's own time limit if it has one."""
     given = _resolved(stage, config)
@@ -207,7 +243,8 @@ def _stage_overrides(
     if set(run) - {"time_limit"}:
         raise UserError(f"{stage}.run: {', '.join(sorted(set(run) - {'time_limit'}))} unknown; it takes time_limit.")
     head = [f"experiment={settings.run.experiment}"] if stage == "train" and settings.run.experiment else []
-    values = _merge(_wired(stage, config, training), given)
+    wired = _wired(stage, config, training) if instead is None else _told(stage, training, instead)
+    values = _merge(wired, given)
     return [*head, *overrides_of(values, whole_values(stage)), *map(str, further)], run.get("time_limit")
 
 
@@ -231,6 +268,12 @@ def _wired(stage: str, config: DictConfig, training: Training | None) -> dict[st
     wiring = training.wiring()
     given_answers = stage != "evaluate" or "answers" in config.evaluate
     return wiring.values(stage) | ({} if given_answers else wiring.answers(config.generate.out))
+
+
+def _told(stage: str, training: Training | None, instead: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of the training, if it has one of its own, and what was made for this job."""
+    schema = training.wiring().values(stage) if training else {}
+    return {key: value for key, value in schema.items() if key == "attribute_schema"} | dict(instead)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

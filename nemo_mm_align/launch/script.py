@@ -12,6 +12,7 @@ from nemo_mm_align.launch.checks import asks_judge
 from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.settings import LaunchSettings
 from nemo_mm_align.launch.shell import export_lines, quote
+from nemo_mm_align.launch.task_answers import task_files
 from nemo_mm_align.workflow.overrides import overrides_of
 
 _INPUTS = {
@@ -51,7 +52,8 @@ def stage_command(job: Job) -> Command:
 
 def preflight_command(job: Job) -> Command:
     """Return the checks before the stage: what it reads and writes, and the training's configuration."""
-    read = [job.composed.get(key) for key in (*_INPUTS.get(job.stage, ()), "judge.api_key_file")]
+    tasks = [path for _, path in task_files(job.composed.get("tasks"))]
+    read = [*tasks, *(job.composed.get(key) for key in (*_INPUTS.get(job.stage, ()), "judge.api_key_file"))]
     # A key that comes from a file is not looked for in the environment.
     asks = asks_judge(job)
     settings: dict[str, object] = {} if asks and read[-1] else {"stages": [job.stage]}

@@ -25,7 +25,8 @@ TEMPLATE = ChatTemplate(
 
 def requests_of(lengths):
     return [
-        Request(f"p{place}", None, EncodedPrompt(f"p{place}", [1] * length)) for place, length in enumerate(lengths)
+        Request(prompt(f"p{place}"), None, EncodedPrompt(f"p{place}", [1] * length))
+        for place, length in enumerate(lengths)
     ]
 
 

@@ -1,0 +1,110 @@
+"""How each request of a run is answered: by the run's settings or its prompt's own, once or as a dialogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.inference.generator import Answers, Generator, candidate_set
+from nemo_mm_align.inference.requests import Request, length_faults, length_remedy, raise_faults
+from nemo_mm_align.inference.rollout import Dialogue, RolledOut, check_dialogues, stream_dialogues
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
+from nemo_mm_align.schema.follow_ups import follow_ups_fault
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import CandidateSet
+
+
+@dataclass(frozen=True)
+class Asking:
+    """The requests of a run, sorted by how they are answered.
+
+    Attributes:
+        requests: all, in the order of the prompts.
+        groups: those that are asked one question, as places in `requests`, by their settings.
+        dialogues: those with follow-ups, by their places.
+    """
+
+    requests: Sequence[Request]
+    groups: Mapping[SamplingSettings, list[int]]
+    dialogues: Mapping[int, Dialogue]
+
+    def check(self, encoder: Encoder, max_positions: int) -> None:
+        """Raise `UserError` naming what leaves no room for its answers."""
+        faults = [
+            fault
+            for sampling, places in self.groups.items()
+            for fault in length_faults([self.requests[one] for one in places], sampling.max_new_tokens, max_positions)
+        ]
+        raise_faults(faults, length_remedy(max_positions))
+        check_dialogues(list(self.dialogues.values()), encoder, max_positions)
+
+    def stream(
+        self, generator: Generator, resolve: Callable[[str], Path], done: frozenset[int]
+    ) -> Iterator[list[CandidateSet]]:
+        """Yield answers as they end: on rank 0 those of all replicas, elsewhere nothing; every rank goes through all.
+
+        Args:
+            generator: of the model.
+            resolve: maps a record's image path to the file.
+            done: places of the requests that are answered already.
+        """
+        for sampling, places in self.groups.items():
+            ready = frozenset(number for number, place in enumerate(places) if place in done)
+            if len(ready) < len(places):
+                yield from self._answer(generator, sampling, places, ready)
+        places = list(self.dialogues)
+        ready = frozenset(number for number, place in enumerate(places) if place in done)
+        for found in stream_dialogues(generator, list(self.dialogues.values()), resolve, ready):
+            yield [self._rolled_out(places[number], rolled) for number, rolled in found.items()]
+
+    def _answer(
+        self, generator: Generator, sampling: SamplingSettings, places: Sequence[int], done: frozenset[int]
+    ) -> Iterator[list[CandidateSet]]:
+        requests = [self.requests[place] for place in places]
+        for answers in generator.stream(requests, sampling, done):
+            yield [candidate_set(requests[number], found, sampling) for number, found in answers.items()]
+
+    def _rolled_out(self, place: int, rolled: RolledOut) -> CandidateSet:
+        first, *others = rolled.answers
+        answers: Answers = (first.model_copy(update={"follow_up_answers": tuple(one.text for one in others)}),)
+        return candidate_set(self.requests[place], answers, self.dialogues[place].sampling)
+
+
+def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls_out: bool = False) -> Asking:
+    """Return how each request is to be answered.
+
+    Args:
+        requests: of a run.
+        sampling: the run's settings, of which a prompt's `decoding` takes the place in part.
+        rolls_out: whether follow-ups are asked.
+
+    Raises:
+        UserError: settings of a prompt that contradict the run's, follow-ups of a run that asks none or wants several answers
+            to each prompt; the message names the prompts.
+    """
+    groups: dict[SamplingSettings, list[int]] = {}
+    dialogues: dict[int, Dialogue] = {}
+    faults = []
+    for place, request in enumerate(requests):
+        prompt = request.prompt
+        try:
+            own = sampling_of(request, sampling)
+            if not prompt.follow_ups:
+                groups.setdefault(own, []).append(place)
+            elif not rolls_out:
+                raise UserError(follow_ups_fault("sample"))
+            else:
+                dialogues[place] = Dialogue(prompt, prompt.follow_ups, own, request.attributes)
+        except UserError as error:
+            faults.append(f"prompt {prompt.id!r}: {error}")
+    raise_faults(list(dict.fromkeys(faults)), "Correct or remove these prompts.")
+    return Asking(requests, groups, dialogues)
+
+
+def sampling_of(request: Request, sampling: SamplingSettings) -> SamplingSettings:
+    """Return the run's settings, with what the prompt says itself in their place; `UserError` where these do not go together."""
+    decoding = request.prompt.decoding
+    own = {} if decoding is None else decoding.model_dump(exclude_none=True)
+    return replace(sampling, **own) if own else sampling
