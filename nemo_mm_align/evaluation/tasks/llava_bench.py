@@ -59,7 +59,7 @@ class LlavaBenchTask:
     An unrated answer is missing: it enters neither mean.
 
     Args:
-        data: folder with the benchmark's files, see `read_bench`.
+        data: folder with the benchmark's files, or a dataset's name, see `read_bench`.
         rules: LLaVA's ``rule.json``, if it lies elsewhere.
         captions: how the judge reads the pictures' captions.
         max_new_tokens: limit of each answer.
@@ -73,13 +73,14 @@ class LlavaBenchTask:
     ) -> None:
         self._data, self._rules = Path(data), Path(rules) if rules else None
         self._captions: Captions = captions
+        self._images: Path | None = None
         self._max_new_tokens = max_new_tokens
         self._read = pair_of_line(LEAST, MOST, (THEIRS.name, OURS.name))
 
     @cached_property
     def bench(self) -> Bench:
         """The files, read once."""
-        return read_bench(self._data, self._rules, self._captions)
+        return read_bench(self._data, self._rules, self._captions, self._images)
 
     @property
     def sources(self) -> tuple[SourceFile, ...]:
@@ -97,6 +98,7 @@ class LlavaBenchTask:
 
     def prompts(self, images: Path) -> list[Prompt]:
         """Return the questions, each after its picture."""
+        self._images = self._images or images
         return [self._prompt(key, one) for key, one in self.bench.questions.items()]
 
     def questions(self, answered: Answered) -> list[TaskQuestion]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.sources import SourceFile, source_file
-from nemo_mm_align.evaluation.tasks.task_lines import TaskLine, by_key, first_file, task_lines
+from nemo_mm_align.evaluation.tasks.task_lines import TaskLine, by_key, first_file, is_dataset, task_lines
 
 QUESTIONS, CAPTIONS, REFERENCES, RULES = "questions.jsonl", "context.jsonl", "answers_gpt4.jsonl", "rule.json"
 PUBLISHED = {RULES: "dd7345a44ce9f7a24e51a30ee030cdab32346f9d08e3359c80545ff1312b1e07"}
@@ -68,16 +68,21 @@ class Bench:
     sources: tuple[SourceFile, ...]
 
 
-def read_bench(data: Path, rules: Path | None, captions: Captions) -> Bench:
-    """Read a folder with ``questions.jsonl``, ``context.jsonl``, ``answers_gpt4.jsonl`` and ``images/``.
+def read_bench(data: Path, rules: Path | None, captions: Captions, images: Path | None = None) -> Bench:
+    """Read the benchmark.
 
     Args:
+        data: a folder with ``questions.jsonl``, ``context.jsonl``, ``answers_gpt4.jsonl`` and ``images/``, or a dataset with the
+            columns question_id, image, question, caption, gpt_answer, category.
         rules: LLaVA's ``llava/eval/table/rule.json``; None: in the folder.
         captions: how the judge reads them.
+        images: where a dataset's images are put; None: the cache.
 
     Raises:
         UserError: a file is missing or broken; the message names file and line.
     """
+    if is_dataset(data, QUESTIONS):
+        return _from_dataset(data, rules, captions, images)
     paths = {name: first_file(data, (name,), name, "task.data") for name in (QUESTIONS, CAPTIONS, REFERENCES)}
     paths[RULES] = rules or first_file(data, (RULES,), "rules of LLaVA's evaluation", "task.rules")
     told = _rules(paths[RULES])
@@ -86,6 +91,29 @@ def read_bench(data: Path, rules: Path | None, captions: Captions) -> Bench:
     lines = by_key(task_lines(paths[QUESTIONS]), "question_id")
     questions = {key: _question(line, data, shown, answers, told) for key, line in lines.items()}
     return Bench(questions, tuple(source_file(path, PUBLISHED, name) for name, path in paths.items()))
+
+
+def _from_dataset(data: Path, rules: Path | None, captions: Captions, images: Path | None) -> Bench:
+    if rules is None:
+        raise UserError(f"{data}: a dataset has no rules. Give LLaVA's llava/eval/table/rule.json: task.rules=...")
+    told, lines = _rules(rules), by_key(task_lines(data, "train", images), "question_id")
+    return Bench(
+        {key: _stored(line, captions, told) for key, line in lines.items()}, (source_file(rules, PUBLISHED, RULES),)
+    )
+
+
+def _stored(line: TaskLine, captions: Captions, rules: Mapping[str, Rule]) -> BenchQuestion:
+    key = line.fields["question_id"]
+    return BenchQuestion(
+        key=key,
+        image=line.stored("image"),
+        text=line.text("question"),
+        category=line.text("category"),
+        caption=_caption(line, captions),
+        reference=line.text("gpt_answer"),
+        reference_id=key,
+        rule=_rule(line, rules),
+    )
 
 
 def _question(
@@ -99,8 +127,6 @@ def _question(
     for what, found in (("caption of its image in context.jsonl", image in captions), ("GPT-4 answer", key in answers)):
         if not found:
             raise line.wrong(f"question {key} has no {what}", "use the published files together.")
-    if f"llava_bench_{category}" not in rules:
-        raise line.wrong(f"no rule for category {category}", "give LLaVA's rule.json: task.rules=...")
     reference = answers[key]
     return BenchQuestion(
         key=line.fields["question_id"],
@@ -110,8 +136,15 @@ def _question(
         caption=captions[image],
         reference=reference.text("text"),
         reference_id=reference.fields.get("answer_id", reference.fields["question_id"]),
-        rule=rules[f"llava_bench_{category}"],
+        rule=_rule(line, rules),
     )
+
+
+def _rule(line: TaskLine, rules: Mapping[str, Rule]) -> Rule:
+    category = line.text("category")
+    if f"llava_bench_{category}" not in rules:
+        raise line.wrong(f"no rule for category {category}", "give LLaVA's rule.json: task.rules=...")
+    return rules[f"llava_bench_{category}"]
 
 
 def _caption(line: TaskLine, captions: Captions) -> str:

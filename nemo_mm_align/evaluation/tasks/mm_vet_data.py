@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.sources import SourceFile
-from nemo_mm_align.evaluation.tasks.task_lines import TaskLine, by_key, first_file, task_lines
+from nemo_mm_align.evaluation.tasks.task_lines import TaskLine, by_key, first_file, is_dataset, task_lines
 
 QUESTIONS = "mm-vet.json"
 PROMPT_SHA256 = "d1b3e0a5b4e72c888b77164489d705bba4dd149934fff564dfba6443d81afe3f"
@@ -48,11 +48,9 @@ class MMVetQuestion:
 def questions_file(data: str) -> Path | None:
     """Return the file of questions; None where `data` names a dataset."""
     path = Path(data)
-    if path.is_dir() and not (path / QUESTIONS).is_file() and list(path.rglob("*.parquet")):
-        return None
-    if path.is_dir():
-        return first_file(path, (QUESTIONS,), "questions", "task.data")
-    return path if path.suffix == ".json" else None
+    if path.suffix == ".json":
+        return path
+    return None if is_dataset(path, QUESTIONS) else first_file(path, (QUESTIONS,), "questions", "task.data")
 
 
 def read_questions(data: str, images: Path | None) -> dict[str, MMVetQuestion]:
@@ -69,7 +67,7 @@ def read_questions(data: str, images: Path | None) -> dict[str, MMVetQuestion]:
     path = questions_file(data)
     if path is None:
         rows = by_key(task_lines(Path(data), cache=images), "question_id")
-        return {key: _question(line, _stored(line)) for key, line in rows.items()}
+        return {key: _question(line, line.stored("image")) for key, line in rows.items()}
     return {
         key: _question(line, path.parent.absolute() / "images" / line.text("imagename"))
         for key, line in _published(path).items()
@@ -120,13 +118,6 @@ def _question(line: TaskLine, image: Path) -> MMVetQuestion:
     names = found.split(",") if isinstance(found, str) else line.texts("capability")
     capabilities = tuple(sorted({name.strip() for name in names}))
     return MMVetQuestion(image, line.text("question"), line.text("answer"), capabilities)
-
-
-def _stored(line: TaskLine) -> Path:
-    image = line.fields.get("image")
-    if not isinstance(image, str | Path):
-        raise line.wrong("image is missing", "give a dataset whose column image holds the pictures.")
-    return Path(image).absolute()
 
 
 def _code(path: Path, text: str) -> Iterator[str]:

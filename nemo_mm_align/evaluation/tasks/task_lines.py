@@ -37,6 +37,13 @@ class TaskLine:
             raise self.wrong(f"{key} is missing or no list of texts", f"write {key} as a list of strings.")
         return tuple(value)
 
+    def stored(self, key: str) -> Path:
+        """Return the file of an image that a dataset holds; `RecordError` where there is none."""
+        value = self.fields.get(key)
+        if not isinstance(value, str | Path):
+            raise self.wrong(f"{key} is missing", f"give a dataset whose column {key} holds the pictures.")
+        return Path(value).absolute()
+
     def key(self, name: str) -> str:
         """Return a field that identifies the record, a text or a whole number, as text."""
         value = self.fields.get(name)
@@ -64,6 +71,11 @@ def by_key(lines: Iterator[TaskLine], name: str) -> dict[str, TaskLine]:
             raise line.wrong(f"{name} {key} stands in line {found[key].number} already", "keep one of the two.")
         found[key] = line
     return found
+
+
+def is_dataset(data: Path, file: str) -> bool:
+    """Whether data are a dataset (a name, a data file, or a folder with Parquet files) and no folder with a file."""
+    return not data.is_dir() or (not (data / file).is_file() and any(data.rglob("*.parquet")))
 
 
 def first_file(data: Path, names: tuple[str, ...], what: str, setting: str) -> Path:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from PIL import Image
 
 from nemo_mm_align.benchmarks.judge_server.words import true_rating
 from nemo_mm_align.core.errors import UserError
@@ -132,6 +134,30 @@ def test_what_is_missing_is_told(task: LlavaBenchTask, data: Path, name: str, te
     (data / name).write_text(text + "\n")
     with pytest.raises(UserError, match=message):
         task.prompts(Path("unused"))
+
+
+def test_a_dataset_holds_the_same_questions(task: LlavaBenchTask, data: Path) -> None:
+    Image.new("RGB", (4, 4)).save(data / "a.png")
+    picture = {"bytes": (data / "a.png").read_bytes(), "path": None}
+    rows = [
+        {
+            "question_id": one["question_id"],
+            "image": picture,
+            "question": one["text"],
+            "caption": "A bay.",
+            "gpt_answer": f"GPT {one['question_id']}",
+            "category": one["category"],
+        }
+        for one in QUESTIONS
+    ]
+    Dataset.from_list(rows).to_parquet(data / "train.parquet")
+    stored = LlavaBenchTask(str(data / "train.parquet"), str(data / "rule.json"), "whole")
+    prompts = stored.prompts(data / "cache")
+    asked = [one.questions(Answered(prompts[0], "x"))[0].question.parts for one in (stored, task)]
+    assert asked[0] == asked[1] and len(prompts) == 3
+    assert Path(prompts[0].images[0]).parent == data / "cache"
+    with pytest.raises(UserError, match="a dataset has no rules"):
+        LlavaBenchTask(str(data / "train.parquet")).prompts(data)
 
 
 def test_a_served_judge_rates_both(task: LlavaBenchTask) -> None:
