@@ -5,9 +5,10 @@ deviation of w,
 
     d = intercept + slope x tanh(w / s)         (least squares)
 
-and the intercept is the length-controlled difference: the regression's prediction at w = 0. It is AlpacaEval's idea (Dubois et al.,
-arXiv 2404.04475) with a line in the logistic function's place, since judged values are no wins. Where all answers differ by the same
-number of words it is the plain mean difference: nothing can be told of length then.
+and the intercept is the length-controlled difference: the regression's prediction at w = 0. It is AlpacaEval's idea (Dubois et
+al., arXiv 2404.04475) with a line in the logistic function's place, since judged values are no wins. s is a unit: that of the whole
+set, in resamples too. Where all answers differ by the same number of words the difference is the plain mean: nothing can be told of
+length then.
 """
 
 from __future__ import annotations
@@ -70,46 +71,49 @@ def length_controlled(
     if len(pairs) < FEWEST:
         return None
     difference_A = np.array([one.values[value] - other.values[value] for one, other in pairs])
-    words_A = np.array([float(one.num_words - other.num_words) for one, other in pairs])
-    intercept, slope = (float(found[0]) for found in lines(np.ones((1, len(pairs))), difference_A, words_A))
+    length_A = length_of(np.array([float(one.num_words - other.num_words) for one, other in pairs]))
+    intercept, slope = (float(found[0]) for found in lines(np.ones((1, len(pairs))), difference_A, length_A))
     return LengthControlled(
         intercept,
         float(difference_A.mean()),
         slope,
         len(pairs),
-        _interval([one.group or f"\0{one.prompt_id}" for one, _ in pairs], difference_A, words_A, resamples, seed),
+        _interval([one.group or f"\0{one.prompt_id}" for one, _ in pairs], difference_A, length_A, resamples, seed),
     )
 
 
-def lines(weights_RA: np.ndarray, difference_A: np.ndarray, words_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def length_of(words_A: np.ndarray) -> np.ndarray:
+    """Return the regression's feature, [A], of differences in words; 0 where all are equal."""
+    spread = float(np.std(words_A, ddof=1))
+    feature_A: np.ndarray = np.tanh(words_A / spread) if spread > 0 else np.zeros(len(words_A))
+    return feature_A
+
+
+def lines(weights_RA: np.ndarray, difference_A: np.ndarray, length_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return intercepts and slopes, [R] each, of the line through answers that count as often as they were drawn.
 
     Args:
         weights_RA: how often each of the A answers was drawn in each of the R resamples.
         difference_A: of the value.
-        words_A: difference in words.
+        length_A: see `length_of`.
     """
     total_R = weights_RA.sum(1)
-    mean_R = weights_RA @ words_A / total_R
-    squares_R = weights_RA @ words_A**2 - total_R * mean_R**2
-    spread_R = np.sqrt(np.maximum(squares_R, 0) / np.maximum(total_R - 1, 1))
-    varies_R = spread_R > 1e-9
-    length_RA = np.tanh(words_A / np.where(varies_R, spread_R, 1)[:, None]) * varies_R[:, None]
-    length_R, judged_R = ((weights_RA * of).sum(1) / total_R for of in (length_RA, difference_A))
-    centred_RA = weights_RA * (length_RA - length_R[:, None])
-    variance_R = (centred_RA * length_RA).sum(1)
-    slope_R = np.where(variance_R > 1e-12, centred_RA @ difference_A / np.where(variance_R > 1e-12, variance_R, 1), 0.0)
+    length_R, judged_R = weights_RA @ length_A / total_R, weights_RA @ difference_A / total_R
+    variance_R = weights_RA @ length_A**2 / total_R - length_R**2
+    shared_R = weights_RA @ (length_A * difference_A) / total_R - length_R * judged_R
+    varies_R = variance_R > 1e-12
+    slope_R = np.where(varies_R, shared_R / np.where(varies_R, variance_R, 1), 0.0)
     return judged_R - slope_R * length_R, slope_R
 
 
 def _interval(
-    groups: Sequence[str], difference_A: np.ndarray, words_A: np.ndarray, resamples: int, seed: int
+    groups: Sequence[str], difference_A: np.ndarray, length_A: np.ndarray, resamples: int, seed: int
 ) -> Interval | None:
     names, group_A = np.unique(groups, return_inverse=True)
     if len(names) < 2 or resamples < 1:
         return None
     found = [
-        lines(weights_RG[:, group_A], difference_A, words_A)[0]
+        lines(weights_RG[:, group_A], difference_A, length_A)[0]
         for weights_RG in _drawn(len(names), len(groups), resamples, seed)
     ]
     tail = 100 * (1 - CONFIDENCE) / 2

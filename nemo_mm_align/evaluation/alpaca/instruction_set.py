@@ -24,7 +24,11 @@ class InstructionSet:
 
     @cached_property
     def items(self) -> dict[str, Output]:
-        """The baseline's answers by prompt id, in order, read once; `UserError` where an instruction has none, or stands twice."""
+        """The baseline's answers by prompt id, in order, read once.
+
+        Raises:
+            UserError: an instruction has no answer, or stands twice.
+        """
         known = read_outputs(self.baseline)
         wanted = known if self.data is None else read_outputs(self.data, needs_output=False)
         if missing := [instruction for instruction in wanted if instruction not in known]:

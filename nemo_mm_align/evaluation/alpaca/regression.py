@@ -115,7 +115,7 @@ class LengthControl:
 
 
 def standardised(difference_A: np.ndarray, weights_A: np.ndarray) -> np.ndarray:
-    """Return differences over their sample standard deviation, each counted as often as it was drawn; 0 where they are all equal."""
+    """Return differences over their sample standard deviation, each counted as often as it was drawn; 0 where all are equal."""
     count = weights_A.sum()
     mean = np.average(difference_A, weights=weights_A)
     spread = np.sqrt((weights_A * (difference_A - mean) ** 2).sum() / (count - 1)) if count > 1 else 0.0

@@ -1,7 +1,7 @@
 """AlpacaEval 2: a judge's choice between a baseline's answer and ours, raw and with length held equal.
 
-Read from tatsu-lab/alpaca_eval, commit cd543a149df89434d8a54582c0151c0b945c3d20: the annotator weighted_alpaca_eval_gpt4_turbo and
-src/alpaca_eval/metrics/glm_winrate.py; what exactly stands in the modules of `evaluation/alpaca`.
+Read from tatsu-lab/alpaca_eval, commit cd543a149df89434d8a54582c0151c0b945c3d20: the annotator weighted_alpaca_eval_gpt4_turbo
+and src/alpaca_eval/metrics/glm_winrate.py; what exactly stands in the modules of `evaluation/alpaca`.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def test_the_package_computes_the_same(variant: str, figure: float, tmp_path: Pa
                              annotator="j") for p, a, b in zip(PREFERENCES, BASELINE_LENGTHS, LENGTHS)])
         glm_winrate.get_length_controlled_winrate(rows, glm_name=variant, save_weights_dir=None)
 
-    On 805 random rows with 1,610 gamed ones, and on the published annotations of Qwen-14B-Chat and OpenHermes-2.5-Mistral-7B, both
-    agree to the last digit as well (the latter two by the minimal variant: 20.5383 and 20.6480).
+    On 805 random rows with 1,610 gamed ones, and on the published annotations of Qwen-14B-Chat and OpenHermes-2.5-Mistral-7B,
+    both agree to the last digit as well (the latter two by the minimal variant: 20.5383 and 20.6480).
     """
     difficulty = {"length_controlled_v1": True, "length_controlled_noreg": False}.get(variant)
     path = None if difficulty is None else gamed_file(tmp_path, difficulty)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nemo_mm_align.evaluation.answers import ScoredAnswer
-from nemo_mm_align.evaluation.length_control import length_controlled, lines
+from nemo_mm_align.evaluation.length_control import length_controlled, length_of, lines
 
 
 def answers(values, words, groups=None) -> list[ScoredAnswer]:
@@ -70,7 +70,8 @@ def test_a_resample_is_the_line_through_what_was_drawn() -> None:
     difference, words = generator.normal(size=6), generator.integers(-20, 40, 6).astype(float)
     weights = np.array([2.0, 0, 1, 3, 0, 1])
     drawn = np.repeat(np.arange(6), weights.astype(int))
-    length = np.tanh(words[drawn] / words[drawn].std(ddof=1))
-    slope, intercept = np.polyfit(length, difference[drawn], 1)
-    found = lines(weights[None], difference, words)
+    length = length_of(words)
+    assert length == pytest.approx(np.tanh(words / words.std(ddof=1)))
+    slope, intercept = np.polyfit(length[drawn], difference[drawn], 1)
+    found = lines(weights[None], difference, length)
     assert (found[0][0], found[1][0]) == (pytest.approx(intercept), pytest.approx(slope))
