@@ -6,9 +6,9 @@ deviation of w,
     d = intercept + slope x tanh(w / s)         (least squares)
 
 and the intercept is the length-controlled difference: the regression's prediction at w = 0. It is AlpacaEval's idea (Dubois et
-al., arXiv 2404.04475) with a line in the logistic function's place, since judged values are no wins. s is a unit: that of the whole
-set, in resamples too. Where all answers differ by the same number of words the difference is the plain mean: nothing can be told of
-length then.
+al., arXiv 2404.04475) with a line in the logistic function's place, since judged values are no wins. s is a unit: that of the
+whole set, in resamples too. Where all answers differ by the same number of words the difference is the plain mean: nothing can be
+told of length then.
 """
 
 from __future__ import annotations
