@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.question import Answer, Question
 
@@ -52,6 +53,31 @@ class CountsTokens(Protocol):
 
         None where the service cannot say. It is called from several threads at once and may raise `CallFailure`.
         """
+
+
+@runtime_checkable
+class TellsProbabilities(Protocol):
+    """A client that can say how likely the alternatives of a reply's first token were (`Answer.top_logprobs`)."""
+
+    @property
+    def most_top_logprobs(self) -> int:
+        """How many alternatives the service gives at most; 0: none at all."""
+
+
+def check_probabilities(client: object, question: Question, name: str = "") -> None:
+    """Raise `UserError` where a question wants token probabilities that a client cannot give.
+
+    Args:
+        name: of the client, for the message; by default its own.
+    """
+    most = client.most_top_logprobs if isinstance(client, TellsProbabilities) else 0
+    if question.top_logprobs > most:
+        can = f"gives at most {most} token probabilities" if most else "gives no token probabilities"
+        raise UserError(
+            f"judge {name or getattr(client, 'name', type(client).__name__)} {can}, and {question.top_logprobs} are asked for. "
+            f"Set top_logprobs={most} in the task{'' if most else ' (its figures then rest on the letter that is chosen)'}, or "
+            "choose a judge that gives them (judge=openai_compatible, judge=google_genai)."
+        )
 
 
 @runtime_checkable

@@ -127,14 +127,14 @@ class Anthropic(ServiceClient):
         config = {**self._extra_body.get("output_config", {}), **form}
         return {
             "model": self.name,
-            "max_tokens": self.max_output_tokens,
+            "max_tokens": question.limit(self.max_output_tokens),
             "messages": [{"role": "user", "content": [_block(part) for part in loaded_parts(question, IMAGE_TYPES)]}],
             **({"system": question.instructions} if question.instructions else {}),
             **({"output_config": config} if config else {}),
             "extra_body": {**sampling, **others},  # the library names no parameters of sampling any more
         }
 
-    def _send(self, message: Mapping[str, Any]) -> Answer:
+    def _send(self, message: Mapping[str, Any], question: Question) -> Answer:
         try:
             response = self._library().messages.with_raw_response.create(**message)
         except Exception as error:
@@ -144,7 +144,7 @@ class Anthropic(ServiceClient):
             body = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise CallFailure("server", f"the reply is no JSON ({error})", text) from None
-        return read_message(body)
+        return read_message(body, question.max_output_tokens is not None)
 
     def _make_library(self) -> anthropic.Anthropic:
         return anthropic.Anthropic(
@@ -184,8 +184,12 @@ def read_batch_line(line: Mapping[str, Any]) -> Answer:
     raise CallFailure(kind_of_error(status, message), message, raw)
 
 
-def read_message(body: Any) -> Answer:
-    """Return the answer in a message of the service; raise `CallFailure` where it holds none."""
+def read_message(body: Any, may_be_cut: bool = False) -> Answer:
+    """Return the answer in a message of the service; raise `CallFailure` where it holds none.
+
+    Args:
+        may_be_cut: the end of the tokens is a natural one: the question had a limit of its own.
+    """
     raw = json.dumps(body, ensure_ascii=False)
     try:
         blocks = [block for block in body["content"] if block["type"] == "text"]
@@ -194,7 +198,7 @@ def read_message(body: Any) -> Answer:
     except (AttributeError, KeyError, TypeError):
         raise CallFailure("server", "the reply is no message", raw) from None
     kind, message = failure_of_ending(reason)
-    if kind is not None:
+    if kind is not None and not (may_be_cut and kind == "truncated"):
         raise CallFailure(kind, message, raw, usage=usage)
     return Answer(text, usage, str(body.get("model") or ""))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from nemo_mm_align.llm.client import check_probabilities
 from nemo_mm_align.llm.clients.api_key import checked_for_key, conceal, hide_key
 from nemo_mm_align.llm.clients.transport import check_timeout
 from nemo_mm_align.llm.failures import CallFailure
@@ -30,6 +31,9 @@ class ServiceClient(ABC):
         price: what tokens cost, as `Price` has it, or None.
     """
 
+    most_top_logprobs = 0
+    """Alternatives of the first token that the service tells at most."""
+
     def __init__(
         self, name: str, max_output_tokens: int, timeout_s: float, key: SecretStr | None, price: PriceSettings
     ) -> None:
@@ -44,9 +48,14 @@ class ServiceClient(ABC):
         """Model and decoding, see `LanguageModel`."""
 
     def ask(self, question: Question) -> Answer:
-        """Ask once; raise `CallFailure` of any kind, its texts without the key."""
+        """Ask once; raise `CallFailure` of any kind, its texts without the key.
+
+        Raises:
+            UserError: the question wants token probabilities, which this service does not give.
+        """
+        check_probabilities(self, question)
         message = self._message(question)
-        return self._guarded(lambda: self._send(message))
+        return self._guarded(lambda: self._send(message, question))
 
     def hide(self, text: str) -> str:
         """Return a text without the key, in whatever spelling it stands there."""
@@ -57,8 +66,8 @@ class ServiceClient(ABC):
         """Return a question in the service's form; raise `CallFailure` (``input``) where an image has gone or changed."""
 
     @abstractmethod
-    def _send(self, message: Any) -> Answer:
-        """Make one call."""
+    def _send(self, message: Any, question: Question) -> Answer:
+        """Make one call with a question's message."""
 
     def _guarded(self, answer: Callable[[], Answer]) -> Answer:
         """Return an answer that does not repeat the key; what is raised has it in no text."""

@@ -22,6 +22,8 @@ GENERATION_FIELDS = {
     "topP": "top_p",
     "maxOutputTokens": "max_output_tokens",
     "responseMimeType": "response_mime_type",
+    "responseLogprobs": "response_logprobs",
+    "logprobs": "logprobs",
 }
 """REST names and this client's. Its messages know neither thinking nor media resolution; google_genai has both."""
 

@@ -100,7 +100,7 @@ def build_message(question: Question, decoding: Decoding) -> GeminiMessage:
     return GeminiMessage(
         instructions=question.instructions,
         parts=loaded_parts(question, IMAGE_TYPES),
-        generation=_generation(decoding, is_json=schema is not None),
+        generation=_generation(decoding, question),
         schema=None if schema is None else to_schema(schema),
         safety=tuple(
             {"category": f"HARM_CATEGORY_{name}", "threshold": str(decoding.safety_threshold)} for name in categories
@@ -127,15 +127,17 @@ def to_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _generation(decoding: Decoding, is_json: bool) -> dict[str, Any]:
+def _generation(decoding: Decoding, question: Question) -> dict[str, Any]:
     resolution, thinking = decoding.media_resolution, decoding.thinking_budget
     values = {
         "temperature": decoding.temperature,
         "topP": decoding.top_p,
-        "maxOutputTokens": decoding.max_output_tokens,
-        "responseMimeType": "application/json" if is_json else None,
+        "maxOutputTokens": question.limit(decoding.max_output_tokens),
+        "responseMimeType": None if question.response_schema is None else "application/json",
         "thinkingConfig": None if thinking is None else {"thinkingBudget": thinking},
         "mediaResolution": None if resolution is None else f"MEDIA_RESOLUTION_{resolution.upper()}",
+        "responseLogprobs": True if question.top_logprobs else None,
+        "logprobs": question.top_logprobs or None,
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_mm_align.llm.clients.http_failures import count_of, retry_after
+from nemo_mm_align.llm.clients.probabilities import most_likely_first
 from nemo_mm_align.llm.failures import CallFailure, FailureKind
 from nemo_mm_align.llm.question import Answer
 from nemo_mm_align.llm.refusals import kind_of_error
@@ -23,15 +24,28 @@ HTTP_OF_RPC = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400,
 FAILED_PRECONDITION = 9
 
 
-def read_reply(response: Mapping[str, Any]) -> Answer:
-    """Return the answer in a ``GenerateContentResponse``; raise `CallFailure` where it holds none."""
+def read_reply(response: Mapping[str, Any], may_be_cut: bool = False) -> Answer:
+    """Return the answer in a ``GenerateContentResponse``; raise `CallFailure` where it holds none.
+
+    Args:
+        may_be_cut: the end of the tokens is a natural one: the question had a limit of its own.
+    """
     try:
         usage, (kind, message), text = token_usage(response), _classify(response), reply_text(response)
+        logprobs = _first_token(response)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CallFailure("server", f"not a reply of the service ({error!r})", _dump(response)) from None
-    if kind is not None:
+    if kind is not None and not (may_be_cut and kind == "truncated"):
         raise CallFailure(kind, message, _dump(response), usage=usage)
-    return Answer(text, usage, str(response.get("modelVersion", "")))
+    return Answer(text, usage, str(response.get("modelVersion", "")), logprobs)
+
+
+def _first_token(response: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the alternatives of the first token; none where the service says nothing."""
+    candidates = response.get("candidates") or [{}]
+    steps = (candidates[0].get("logprobsResult") or {}).get("topCandidates") or ()
+    alternatives = steps[0].get("candidates") or () if steps else ()
+    return most_likely_first((one.get("token"), one.get("logProbability")) for one in alternatives)
 
 
 def reply_text(response: Mapping[str, Any]) -> str:
@@ -52,6 +66,8 @@ def as_sent(response: dict[str, Any], sent: Any) -> dict[str, Any]:
             candidate["finishReason"] = original["finishReason"]
         if isinstance(original.get("content"), dict):
             candidate["content"] = original["content"]
+        if isinstance(original.get("logprobsResult"), dict):
+            candidate["logprobsResult"] = original["logprobsResult"]
     if isinstance(feedback.get("blockReason"), str):
         response["promptFeedback"] = {**(response.get("promptFeedback") or {}), "blockReason": feedback["blockReason"]}
     return response

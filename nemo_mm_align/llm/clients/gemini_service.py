@@ -30,6 +30,7 @@ class GeminiService(ServiceClient):
     """
 
     _key: SecretStr
+    most_top_logprobs = 20
 
     def __init__(
         self,
@@ -71,12 +72,12 @@ class GeminiService(ServiceClient):
     def _message(self, question: Question) -> GeminiMessage:
         return build_message(question, self._decoding)
 
-    def _send(self, message: GeminiMessage) -> Answer:
+    def _send(self, message: GeminiMessage, question: Question) -> Answer:
         try:
             response = self._generate(self._library(), message)
         except Exception as error:  # the libraries let exceptions of several others through
             raise self._failure(error) from None
-        return read_reply(response)
+        return read_reply(response, question.max_output_tokens is not None)
 
     @abstractmethod
     def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:

@@ -22,6 +22,10 @@ from nemo_mm_align.llm.question import Answer, Question
 BATCH_URL = "/v1/chat/completions"
 
 
+MOST_TOP_LOGPROBS = 20
+"""What OpenAI allows, and vLLM unless it is started with another --max-logprobs."""
+
+
 class OpenAICompatible(ServiceClient):
     """A model behind ``POST <base_url>/chat/completions``.
 
@@ -38,6 +42,8 @@ class OpenAICompatible(ServiceClient):
         api_key_file: file with the key, instead of the variable.
         price: what tokens cost, as `Price` has it, or None.
     """
+
+    most_top_logprobs = MOST_TOP_LOGPROBS
 
     def __init__(
         self,
@@ -85,7 +91,7 @@ class OpenAICompatible(ServiceClient):
     def _message(self, question: Question) -> dict[str, Any]:
         return build_body(question, self._chat)
 
-    def _send(self, message: Mapping[str, Any]) -> Answer:
+    def _send(self, message: Mapping[str, Any], question: Question) -> Answer:
         try:
             response = self._session().post(
                 self._url, json=message, allow_redirects=False, auth=_Authorization(self._key)
@@ -95,7 +101,7 @@ class OpenAICompatible(ServiceClient):
         text = response.content.decode("utf-8", "replace")
         if response.status_code != 200:
             raise failure_of_http(response.status_code, text, response.headers)
-        return read_reply(text)
+        return read_reply(text, question.max_output_tokens is not None)
 
     def _session(self) -> requests.Session:
         """Return this thread's connection."""

@@ -66,7 +66,8 @@ def build_body(question: Question, chat: ChatSettings) -> dict[str, Any]:
         "model": chat.model,
         "messages": [*system, {"role": "user", "content": parts}],
         **{name: value for name, value in decoding.items() if value is not None},
-        chat.max_tokens_parameter: chat.max_output_tokens,
+        chat.max_tokens_parameter: question.limit(chat.max_output_tokens),
+        **({"logprobs": True, "top_logprobs": question.top_logprobs} if question.top_logprobs else {}),
         **_response_format(chat.response_format, question),
         **chat.extra_body,
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from nemo_mm_align.llm.clients.endings import failure_of_ending
 from nemo_mm_align.llm.clients.http_failures import count_of, retry_after
+from nemo_mm_align.llm.clients.probabilities import most_likely_first
 from nemo_mm_align.llm.failures import CallFailure, FailureKind
 from nemo_mm_align.llm.question import Answer
 from nemo_mm_align.llm.refusals import kind_of_error
@@ -15,14 +16,18 @@ from nemo_mm_align.llm.refusals import kind_of_error
 BLOCKED = frozenset({"content_filter", "content_policy_violation"})
 
 
-def read_reply(text: str) -> Answer:
-    """Return the answer in the body of a reply with status 200; raise `CallFailure` where it holds none."""
+def read_reply(text: str, may_be_cut: bool = False) -> Answer:
+    """Return the answer in the body of a reply with status 200; raise `CallFailure` where it holds none.
+
+    Args:
+        may_be_cut: the end of the tokens is a natural one: the question had a limit of its own.
+    """
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CallFailure("server", f"the reply is no JSON ({error})", text) from None
     try:
-        return _read(body)
+        return _read(body, may_be_cut)
     except (AttributeError, KeyError, TypeError, IndexError):
         raise CallFailure("server", "the reply is no chat completion", text) from None
 
@@ -53,13 +58,21 @@ def failure_of_http(status: int, text: str, headers: Mapping[str, str]) -> CallF
     return CallFailure(kind, f"HTTP {status}: {message}", text, retry_after(headers))
 
 
-def _read(body: Mapping[str, Any]) -> Answer:
+def _read(body: Mapping[str, Any], may_be_cut: bool) -> Answer:
     usage = _token_usage(body)
     kind, message = _classify(body)
-    if kind is not None:
+    if kind is not None and not (may_be_cut and kind == "truncated"):
         raise CallFailure(kind, message, json.dumps(body, ensure_ascii=False), usage=usage)
-    text = _text(body["choices"][0]["message"].get("content"))
-    return Answer(text, usage, str(body.get("model") or ""))
+    choice = body["choices"][0]
+    version = str(body.get("model") or "")
+    return Answer(_text(choice["message"].get("content")), usage, version, _first_token(choice.get("logprobs")))
+
+
+def _first_token(logprobs: Any) -> tuple[tuple[str, float], ...]:
+    """Return the alternatives of the first token; none where the service says nothing."""
+    tokens = (logprobs or {}).get("content") or ()
+    alternatives = tokens[0].get("top_logprobs") or () if tokens else ()
+    return most_likely_first((one["token"], one["logprob"]) for one in alternatives)
 
 
 def _classify(body: Mapping[str, Any]) -> tuple[FailureKind | None, str]:
