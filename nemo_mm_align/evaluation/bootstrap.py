@@ -98,8 +98,8 @@ def resample(
             for column, key in enumerate(means):
                 parts[key].append(found_RK[:, column])
         wanted = {key: whole for key, whole in wholes.items() if done < whole.resamples}
-        for key, found_R in _wholes(wanted, weights_RG):
-            parts[key].append(found_R[: wholes[key].resamples - done])
+        for key, found_R in _wholes(wanted, weights_RG, done):
+            parts[key].append(found_R)
         done += len(weights_RG)
     return {key: np.concatenate(found) if found else np.zeros(0) for key, found in parts.items()}
 
@@ -130,15 +130,15 @@ def _columns(means: Sequence[Mean], groups: int) -> tuple[np.ndarray, np.ndarray
     return np.stack([mean.sums_G for mean in means], 1), np.stack([mean.counts_G for mean in means], 1)
 
 
-def _wholes(wholes: Mapping[Key, Whole], weights_RG: np.ndarray) -> Iterator[tuple[Key, np.ndarray]]:
+def _wholes(wholes: Mapping[Key, Whole], weights_RG: np.ndarray, done: int) -> Iterator[tuple[Key, np.ndarray]]:
     """Spread the groups' weights over answers, once for all figures of the same answers."""
     every = np.arange(weights_RG.shape[1])
     spread: dict[bytes, np.ndarray] = {}
     for key, whole in wholes.items():
-        if np.array_equal(whole.group_A, every):
-            yield key, whole.compute(weights_RG)
-            continue
-        name = whole.group_A.tobytes()
-        if name not in spread:
-            spread = {name: weights_RG[:, whole.group_A]}  # of the last alone: memory stays flat
-        yield key, whole.compute(spread[name])
+        weights_RA = weights_RG
+        if not np.array_equal(whole.group_A, every):
+            name = whole.group_A.tobytes()
+            if name not in spread:
+                spread = {name: weights_RG[:, whole.group_A]}  # of the last alone: memory stays flat
+            weights_RA = spread[name]
+        yield key, whole.compute(weights_RA[: whole.resamples - done])

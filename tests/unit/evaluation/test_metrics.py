@@ -128,16 +128,33 @@ def test_incomplete_ratings_name_the_prompt(helpsteer):
 
 
 def test_an_answer_that_nobody_could_score_is_missing_and_counted(helpsteer):
-    base = [image_answer(number, correctness=number % 5) for number in range(10)]
-    dpo = [image_answer(number, correctness=4) for number in range(9)]
-    failed = ScoredAnswer(prompt_id="image-009", kind="image prompts", failed="safety")
+    base = [image_answer(number, correctness=number % 5) for number in range(40)]
+    dpo = [image_answer(number, correctness=4) for number in range(39)]
+    failed = ScoredAnswer(prompt_id="image-039", kind="image prompts", failed="safety")
     results = results_by_method([SeedAnswers(seed=0, methods={"base": base, "dpo": [*dpo, failed]})])
     score = results["dpo"].measurements["score"]
-    assert (score.n, score.failed, results["base"].measurements["score"].failed) == (9, 1, 0)
+    assert (score.n, score.failed, results["base"].measurements["score"].failed) == (39, 1, 0)
+    assert score.failed_share == 1 / 40 and not score.unreliable
     assert score.value == 3 + 4 + 4, "not 0 for the one that is missing"
-    assert score.minus_base == pytest.approx(np.mean([4 - number % 5 for number in range(9)])), "of what both have"
+    assert score.minus_base == pytest.approx(np.mean([4 - number % 5 for number in range(39)])), "of what both have"
     with pytest.raises(ValueError, match="neither values nor ratings"):
         ScoredAnswer(prompt_id="a", failed="safety", values={"score": 1})
+
+
+@pytest.mark.parametrize("who", ["base", "dpo"])
+def test_more_than_one_failure_in_twenty_is_not_compared(helpsteer, who):
+    def answers(failed):
+        lost = [ScoredAnswer(prompt_id=f"image-{n:03d}", kind="image prompts", failed="safety") for n in range(failed)]
+        return [*lost, *(image_answer(number, correctness=number % 5) for number in range(failed, 40))]
+
+    def compared(failed):
+        methods = {"base": answers(0), "dpo": answers(0), who: answers(failed)}
+        results = results_by_method([SeedAnswers(seed=0, methods=methods)])
+        assert results[who].measurements["score"].failed_share == failed / 40
+        return results["dpo"].measurements["score"]
+
+    assert compared(2).minus_base == 0 and not compared(2).unreliable  # 5 % are let pass
+    assert compared(3).minus_base is None and compared(3).minus_base_interval is None
 
 
 def test_text_ability_before_and_after_visual_tuning(helpsteer):
