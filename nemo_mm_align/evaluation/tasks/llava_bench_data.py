@@ -130,7 +130,7 @@ def _question(
     reference = answers[key]
     return BenchQuestion(
         key=line.fields["question_id"],
-        image=data.absolute() / "images" / image,
+        image=line.beside(image, data / "images"),
         text=line.text("text"),
         category=category,
         caption=captions[image],

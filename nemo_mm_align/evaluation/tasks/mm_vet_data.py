@@ -69,7 +69,7 @@ def read_questions(data: str, images: Path | None) -> dict[str, MMVetQuestion]:
         rows = by_key(task_lines(Path(data), cache=images), "question_id")
         return {key: _question(line, line.stored("image")) for key, line in rows.items()}
     return {
-        key: _question(line, path.parent.absolute() / "images" / line.text("imagename"))
+        key: _question(line, line.beside(line.text("imagename"), path.parent / "images"))
         for key, line in _published(path).items()
     }
 

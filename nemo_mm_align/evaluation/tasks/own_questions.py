@@ -82,7 +82,7 @@ def _prompt(line: TaskLine, record: dict[str, object], decoding: Decoding) -> Pr
     """Return a record as a prompt with absolute image paths, which stand in front of a question that places none."""
     images = record.get("images") or ()
     if isinstance(images, list | tuple):
-        record = {**record, "images": [str(line.path.parent.absolute() / str(image)) for image in images]}
+        record = {**record, "images": [str(line.beside(str(image), line.path.parent)) for image in images]}
     if not record.get("decoding") and decoding != Decoding():
         record = {**record, "decoding": decoding}
     try:

@@ -80,6 +80,10 @@ class OwnRubricTask:
             raise UserError(
                 f"task.lowest={lowest:g} is not below task.highest={highest:g}. Give the ends of the scale."
             )
+        if reply == "json" and rating != "first":
+            raise UserError(
+                f"task.rating={rating} is about ratings in brackets; task.reply=json has one number. Remove it."
+            )
         self.name, self._data, self._rubric, self._instructions = name, Path(data), Path(rubric), instructions
         self._show_images, self._schema = show_images, SCHEMA if reply == "json" else None
         self._decoding = Decoding(temperature=temperature, max_new_tokens=max_new_tokens)

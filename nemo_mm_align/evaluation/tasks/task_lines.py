@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.sources import source_rows
+from nemo_mm_align.schema.records import resolve_image
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class TaskLine:
         if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
             raise self.wrong(f"{key} is missing or no list of texts", f"write {key} as a list of strings.")
         return tuple(value)
+
+    def beside(self, name: str, folder: Path) -> Path:
+        """Return the absolute path of an image in a folder; `RecordError` for a name that leads out of it."""
+        try:
+            return resolve_image(name, folder.absolute() / self.path.name)
+        except UserError as error:
+            raise self.wrong(str(error)) from None
 
     def stored(self, key: str) -> Path:
         """Return the file of an image that a dataset holds; `RecordError` where there is none."""

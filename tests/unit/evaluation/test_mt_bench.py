@@ -18,6 +18,7 @@ from nemo_mm_align.evaluation.tasks import mt_bench_data
 from nemo_mm_align.evaluation.tasks.mt_bench import MTBenchTask
 from nemo_mm_align.evaluation.tasks.task import Answered, scored_by
 from nemo_mm_align.llm.client import LanguageModel
+from nemo_mm_align.llm.clients.anthropic import Anthropic
 from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
@@ -165,6 +166,20 @@ def test_fastchat_reads_what_is_written(task: MTBenchTask, tmp_path: Path) -> No
     assert sum(rated) / len(rated) == 6.5
 
 
+def test_hand_made_files_are_scored_again(task: MTBenchTask, tmp_path: Path) -> None:
+    """Answers and judgements of others, as files: (7 + 3) / 2, (9.5 + 8.5) / 2 and (10 + 1) / 2."""
+    path = write_lines(tmp_path / "model_answer/m.jsonl", answers(ANSWERS))
+    said = {(81, 1): 7, (81, 2): 3, (111, 1): 9.5, (111, 2): 8.5, (141, 1): 10, (141, 2): 1}
+    rows = [{"question_id": key, "turn": turn, "judgment": f"So.\nRating: [[{n}]]"} for (key, turn), n in said.items()]
+    judgements = write_lines(tmp_path / "model_judgment/m.jsonl", rows)
+    replies: dict[str, list[str | list[str]]] = {}
+    for row in map(json.loads, judgements.read_text().splitlines()):
+        replies.setdefault(str(row["question_id"]), []).append(row["judgment"])
+    texts = {int(key): list(turns) for key, turns in task.read_answers(path).items()}
+    scored = scored_by(task, answered(task, texts, replies))
+    assert [one.values["score"] for one in scored] == [5, 9, 5.5]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -219,10 +234,15 @@ def gemini(address: str) -> LanguageModel:
     return Gemini("judge", api_endpoint=address)
 
 
-@pytest.mark.parametrize("make", [openai, gemini])
+def anthropic(address: str) -> LanguageModel:
+    return Anthropic("judge", base_url=address)
+
+
+@pytest.mark.parametrize("make", [openai, gemini, anthropic])
 def test_a_served_judge_rates_every_turn(make, task: MTBenchTask, monkeypatch) -> None:
     """A real client against the local judge, whose third reply has no rating and whose fourth call is refused."""
-    monkeypatch.setenv("GOOGLE_API_KEY", "test-key-0123456789")
+    for name in ("GOOGLE_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "test-key-0123456789")
     with judge_server(FaultPlan(schedule={2: "prose", 3: "503"})) as server:
         client, found = make(server.address), []
         for one in answered(task):

@@ -80,6 +80,11 @@ def test_prompts_are_questions_too(files: tuple[str, str], tmp_path: Path) -> No
         ({"id": 1, "question": "?"}, "{question}", r"no place for \{answer\}"),
         ({"id": 1, "question": "?"}, "{question}{anser}", r"\{anser\} stands for nothing here. Did you mean answer"),
         (
+            {"id": 1, "question": "?", "image": "../a.png"},
+            RUBRIC,
+            r"own.jsonl:1: image path '../a.png' does not name a file",
+        ),
+        (
             {"id": 1, "question": "<image> <image>", "image": "a.png"},
             RUBRIC,
             r":1: 2 <image> placeholders for 1 images",
@@ -91,5 +96,10 @@ def test_what_is_wrong_is_told(files: tuple[str, str], tmp_path: Path, line: dic
     (tmp_path / "rubric.txt").write_text(rubric)
     with pytest.raises(UserError, match=message):
         OwnRubricTask(*files).prompts(Path("x"))
+
+
+def test_settings_that_contradict_each_other(files: tuple[str, str]) -> None:
     with pytest.raises(UserError, match=r"task.lowest=5 is not below task.highest=5"):
         OwnRubricTask(*files, lowest=5, highest=5)
+    with pytest.raises(UserError, match=r"task.rating=last is about ratings in brackets"):
+        OwnRubricTask(*files, reply="json", rating="last")
