@@ -41,10 +41,15 @@ def cross_talk(results: Results) -> list[dict[str, Any]]:
     for method, steering in results.steering_by_method.items():
         others = list(dict.fromkeys(other for one in steering.values() for other in one.cross_talk))
         rows = [
-            [Cell(asked), *(Cell(f"{one.cross_talk[other]:+.2f}" if other in one.cross_talk else "–") for other in others)]
+            [
+                Cell(asked),
+                *(Cell(f"{one.cross_talk[other]:+.2f}" if other in one.cross_talk else "–") for other in others),
+            ]
             for asked, one in steering.items()
         ]
         if len(others) > 1:
             colour = plots.colour_of(method, [*results.methods, *results.steering_by_method])
-            found.append({"label": wording.label_of(method), "colour": colour, "heads": ["Asked", *others], "rows": rows})
+            found.append(
+                {"label": wording.label_of(method), "colour": colour, "heads": ["Asked", *others], "rows": rows}
+            )
     return found

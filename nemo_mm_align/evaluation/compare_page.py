@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemo_mm_align.evaluation import markdown, tables, wording
-from nemo_mm_align.evaluation.comparison import ComparedTask, Comparison, Difference
+from nemo_mm_align.evaluation import findings, markdown, tables, wording
+from nemo_mm_align.evaluation.comparison import Changes, ComparedTask, Comparison, Difference
 from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.measures import Measure, measure_of
 from nemo_mm_align.evaluation.permutation import comparisons
@@ -31,7 +31,8 @@ TEMPLATE = """\
 {% if one.about %}<p class="soft">{{ one.about }}</p>{% endif %}
 
 {% endfor %}
-<h3>Prompt by prompt</h3>
+{% if task.changes %}<h3>Prompt by prompt</h3>{% endif %}
+
 {% for one in task.changes %}<p>{{ one.text }}</p>
 {% if one.worst %}<details><summary>{{ one.summary }}</summary>
 <div class="samples">{% for change in one.worst %}<article class="sample wide">
@@ -67,7 +68,9 @@ def _section(name: str, task: ComparedTask) -> dict[str, Any]:
         "verdicts": verdicts(task),
         "regressions": list(falls(task)),
         "tables": [_methods(task), _pairs(task), *_parts(task)],
-        "changes": [_change(one, task.measures[0]) for one in task.changes],
+        "changes": [
+            _change(one, measure) for one in task.changes if (measure := measure_of(one.figure, task.measures))
+        ],
     }
 
 
@@ -120,7 +123,7 @@ def _bracket(one: Difference, measure: Measure) -> str:
 def _p(one: Difference) -> str:
     if one.p_value is None or one.p_corrected is None or one.comparisons is None:
         return "no p-value"
-    raw, corrected = wording.p_text(one.p_value), wording.p_text(one.p_corrected)
+    raw, corrected = findings.p_text(one.p_value), findings.p_text(one.p_corrected)
     return f"p {raw}, {corrected} {comparisons(one.comparisons)}"
 
 
@@ -166,8 +169,12 @@ def _difference(one: Difference | None, measure: Measure) -> Cell:
     cell = measured(one.value, bounds_of(one.interval), f"+.{measure.digits}f")
     if one.p_value is None or one.p_corrected is None:
         return cell
-    said = f"p {wording.p_text(one.p_value)}, corrected {wording.p_text(one.p_corrected)}"
-    return Cell(cell.value, cell.small, more=(said,))
+    more = [f"p {findings.p_text(one.p_value)}, corrected {findings.p_text(one.p_corrected)}"]
+    if one.length_controlled is not None:
+        bounds = bounds_of(one.length_controlled_interval)
+        form = f"+.{measure.digits}f"
+        more.append(f"at equal length {one.length_controlled:{form}} {bracket(bounds, form)}".strip())
+    return Cell(cell.value, cell.small, more=tuple(more))
 
 
 def _parts(task: ComparedTask) -> Iterator[dict[str, Any]]:
@@ -185,19 +192,20 @@ def _parts(task: ComparedTask) -> Iterator[dict[str, Any]]:
             yield {"label": measure.label, "heads": heads, "rows": rows, "about": measure.about}
 
 
-def _change(one: Any, measure: Measure) -> dict[str, Any]:
+def _change(one: Changes, measure: Measure) -> dict[str, Any]:
     pair = f"{one.method} against {one.against}"
+    text = f"{pair}, {measure.label}: {one.worse} prompts are worse, {one.better} better, {one.equal} alike."
     if measure.share:
-        worse, better = ("right", "wrong") if measure.better != "lower" else ("0", "1"), "the other way"
-        text = f"{pair}: {one.worse} prompts went from {worse[0]} to {worse[1]}, {one.better} {better}; {one.equal} alike."
-    else:
-        text = f"{pair}: {one.worse} prompts are worse, {one.better} better, {one.equal} alike."
+        ends = "right to wrong" if measure.better == "higher" else "0 to 1"
+        text = (
+            f"{pair}, {measure.label}: {one.worse} went from {ends}, {one.better} the other way, {one.equal} are alike."
+        )
     form = f".{measure.digits}f"
     return {
         "text": text,
         "method": one.method,
         "against": one.against,
-        "summary": f"The {len(one.worst)} that lost most" if not measure.share else f"{len(one.worst)} of them",
+        "summary": f"{len(one.worst)} of those that lost most",
         "worst": [
             {
                 "prompt": change.prompt,
@@ -220,7 +228,7 @@ def _markdown(title: str, values: dict[str, Any]) -> str:
         for one in task["tables"]:
             parts += [f"### {markdown.escape(one['label'])}", markdown.table(one["heads"], one["rows"])]
             parts += [markdown.escape(one["about"])]
-        parts += ["### Prompt by prompt", *_changes(task["changes"])]
+        parts += ["### Prompt by prompt" if task["changes"] else "", *_changes(task["changes"])]
     return markdown.join([*parts, "## What was compared", *markdown.fact_parts(values["fact_lists"], 3)])
 
 

@@ -11,7 +11,9 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.comparison import Change, Changes, ComparedTask, Difference
 from nemo_mm_align.evaluation.failures import Failures, figures_of
+from nemo_mm_align.evaluation.findings import figure_label
 from nemo_mm_align.evaluation.finished import Answers, FinishedTask
+from nemo_mm_align.evaluation.length_control import length_controlled
 from nemo_mm_align.evaluation.measures import Measure, Measurement
 from nemo_mm_align.evaluation.metrics import comparable
 from nemo_mm_align.evaluation.permutation import holm
@@ -19,7 +21,7 @@ from nemo_mm_align.evaluation.resampled import Pair, RunFigures, run_figures
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.statistics import Statistic
 from nemo_mm_align.evaluation.tasks.task import statistics_of
-from nemo_mm_align.evaluation.wording import figure_label, listing
+from nemo_mm_align.evaluation.wording import listing
 
 _SHOWN = 5
 """Changed prompts that are shown of each pair, and differing ones that a message names."""
@@ -48,8 +50,8 @@ def compare_task(task: str, runs: Mapping[str, FinishedTask]) -> ComparedTask:
         measures=first.measures,
         prompts=len(next(iter(methods.values()))),
         methods=_measurements(found, methods, reliable.failures),
-        differences=_differences(found),
-        changes=[_changes(pair, methods, first.primary) for pair in pairs],
+        differences=_at_equal_length(_differences(found), answers, _judged(runs)),
+        changes=[_changes(pair, methods, first.measures) for pair in pairs],
         resampling=found.resampling,
         notes=[*notes, *_unlike(runs)],
     )
@@ -142,9 +144,28 @@ def _differences(found: RunFigures) -> list[Difference]:
     ]
 
 
-def _changes(pair: Pair, methods: Mapping[str, Answers], measure: Measure) -> Changes:
+def _judged(runs: Mapping[str, FinishedTask]) -> str:
+    """Name of the first measure where a judge gave it; "" where nobody was asked."""
+    asked = all(run.results.reproduction and run.results.reproduction.judge for run in runs.values())
+    return next(iter(runs.values())).results.primary.name if asked else ""
+
+
+def _at_equal_length(
+    differences: list[Difference], answers: Mapping[str, Sequence[ScoredAnswer]], judged: str
+) -> list[Difference]:
+    for one in differences:
+        if one.figure == judged and (found := length_controlled(answers[one.method], answers[one.against], judged)):
+            one.length_controlled, one.length_controlled_interval = found.difference, found.interval
+    return differences
+
+
+def _changes(pair: Pair, methods: Mapping[str, Answers], measures: Sequence[Measure]) -> Changes:
     """Prompts that are worth more or less; which is the better direction, the measure says."""
     after, before = (methods[name] for name in pair)
+    known = {name for answers in (after, before) for one in answers.values() for name in one.values}
+    measure = next((one for one in measures if one.name in known and one.better is not None), None)
+    if measure is None:
+        return Changes(method=pair[0], against=pair[1])
     sign = -1 if measure.better == "lower" else 1
     both = [one for one in before if measure.name in before[one].values and measure.name in after[one].values]
     gains = {one: sign * (after[one].values[measure.name] - before[one].values[measure.name]) for one in both}
@@ -152,6 +173,7 @@ def _changes(pair: Pair, methods: Mapping[str, Answers], measure: Measure) -> Ch
     return Changes(
         method=pair[0],
         against=pair[1],
+        figure=measure.name,
         better=sum(gain > 0 for gain in gains.values()),
         worse=len(worse),
         equal=sum(gain == 0 for gain in gains.values()),
@@ -174,7 +196,8 @@ def _unlike(runs: Mapping[str, FinishedTask]) -> list[str]:
     said = {
         "judges": {name: _judge(run.results) for name, run in runs.items()},
         "files that the task was made of": {
-            name: ", ".join(f"{one.name} {one.sha256[:12]}" for one in run.results.sources) for name, run in runs.items()
+            name: ", ".join(f"{one.name} {one.sha256[:12]}" for one in run.results.sources)
+            for name, run in runs.items()
         },
         "attribute schemas": {name: run.results.schema_name for name, run in runs.items()},
     }

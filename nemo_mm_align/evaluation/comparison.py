@@ -18,6 +18,7 @@ class Difference(Section):
         p_value: how often chance alone would make a difference as large.
         p_corrected: the same, corrected (Holm) for `comparisons`, those of the same measure.
         prompts: that both have.
+        length_controlled: what is left of a judge's first measure at equal length.
     """
 
     figure: str
@@ -25,6 +26,8 @@ class Difference(Section):
     against: str
     value: float
     interval: Interval | None = None
+    length_controlled: float | None = None
+    length_controlled_interval: Interval | None = None
     p_value: float | None = None
     p_corrected: float | None = None
     comparisons: int | None = None
@@ -42,18 +45,20 @@ class Change(Section):
 
 
 class Changes(Section):
-    """Prompts by which two methods part in a task's first measure.
+    """Prompts by which two methods part.
 
     Args:
+        figure: the first measure that single answers have and that has a better direction; "" where there is none.
         better, worse, equal: how many prompts are so with `method`, compared with `against`.
         worst: those that lost most (of shares: that went from right to wrong), the first of them.
     """
 
     method: str
     against: str
-    better: int
-    worse: int
-    equal: int
+    figure: str = ""
+    better: int = 0
+    worse: int = 0
+    equal: int = 0
     worst: list[Change] = []
 
 

@@ -65,7 +65,7 @@ def read_finished(folder: Path) -> dict[str, FinishedTask]:
 
 
 def _answers(folder: Path, results: Results) -> dict[str, Answers]:
-    found = {}
+    found: dict[str, Answers] = {}
     for method in results.methods:
         path = folder / f"{method}.jsonl"
         if not path.is_file():

@@ -56,7 +56,9 @@ def method_results(
     if BASE in results:
         for name, result in results.items():
             if name != BASE:
-                _add_differences(result, results[BASE], *([seed.methods[one] for seed in seeds] for one in (name, BASE)))
+                _add_differences(
+                    result, results[BASE], *([seed.methods[one] for seed in seeds] for one in (name, BASE))
+                )
     for result in results.values():
         result.score, result.text_score = result.value("score"), result.value(TEXT_SCORE)
     return results
@@ -94,9 +96,7 @@ def _means(per_seed: Sequence[Sequence[ScoredAnswer]], measures: tuple[Measure, 
     return found
 
 
-def _wholes(
-    per_seed: Sequence[Sequence[ScoredAnswer]], statistics: Sequence[Statistic]
-) -> dict[str, Measurement]:
+def _wholes(per_seed: Sequence[Sequence[ScoredAnswer]], statistics: Sequence[Statistic]) -> dict[str, Measurement]:
     """Figures that are no means; the interval of a single run comes of resampling."""
     found = {}
     for statistic in statistics:

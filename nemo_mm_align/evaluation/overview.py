@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nemo_mm_align.evaluation import plots, tables, wording
+from nemo_mm_align.evaluation import findings, plots, tables, wording
 from nemo_mm_align.evaluation.measures import Measurement
 from nemo_mm_align.evaluation.permutation import comparisons, holm
 from nemo_mm_align.evaluation.results import Results
@@ -29,7 +29,10 @@ def overview_rows(tasks: Tasks) -> list[list[Cell]]:
     return [
         [
             Cell(wording.label_of(method), colour=plots.colour_of(method, names)),
-            *(tables.compared_cell(found.get((method, task)), results.primary.digits) for task, results in tasks.items()),
+            *(
+                tables.compared_cell(found.get((method, task)), results.primary.digits)
+                for task, results in tasks.items()
+            ),
         ]
         for method in names
     ]
@@ -61,7 +64,7 @@ def overview_note(tasks: Tasks) -> str:
 
 def regressions(tasks: Tasks) -> list[str]:
     """Say what fell, task by task."""
-    return [text for name, results in tasks.items() for text in wording.regressions(results, name)]
+    return [text for name, results in tasks.items() for text in findings.regressions(results, name)]
 
 
 def regression_note(tasks: Tasks) -> str:

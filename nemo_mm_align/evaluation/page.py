@@ -73,7 +73,7 @@ Score: of the answers at each asked value.</p>
 
 {% if s.lengths_plot or s.text_plot %}<h{{ level }}>Length{% if s.text_plot %} and language ability{% endif %}</h{{ level }}>
 <div class="pair">
-{{ figure(s.lengths_plot, "Bars of the mean answer length, per method", "Words per answer, of the answers that are measured so.") }}
+{{ figure(s.lengths_plot, "Bars of the mean answer length, per method", "Words per answer, where they are counted.") }}
 {{ figure(s.text_plot, "Bars of the share of text instructions followed, by stage",
           "What visual tuning and each method leave of the ability to follow text instructions.") }}
 </div>{% endif %}

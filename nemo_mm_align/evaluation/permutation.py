@@ -14,9 +14,7 @@ _CHUNK = 4_000_000
 Key = TypeVar("Key")
 
 
-def sign_flip_p_values(
-    differences_GK: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
-) -> list[float]:
+def sign_flip_p_values(differences_GK: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0) -> list[float]:
     """Return for each of K columns how often chance alone differs as much: two-sided, signs of groups flipped.
 
     Where neither of two methods is better, each group's difference is as likely to be the other way round (Fisher 1935; for

@@ -24,7 +24,10 @@ TITLE = "Aligning a vision-language model with attribute annotations"
 
 
 def choose_samples(prompts: Sequence[Prompt], answers: Sequence[ScoredAnswer], count: int, seed: int) -> list[Prompt]:
-    """Draw rated prompts (where none is rated, measured ones) at random, evenly over the sources that `answers` name: nobody picks the good ones."""
+    """Draw rated prompts at random, evenly over the sources that `answers` name: nobody picks the good ones.
+
+    Where none is rated, those with values are drawn from.
+    """
     generator = np.random.default_rng(seed)
     rated = any(answer.ratings for answer in answers)
     sources = {answer.prompt_id: answer.source for answer in answers if (answer.ratings if rated else answer.values)}

@@ -82,7 +82,9 @@ def run_figures(
         for name, figure in _differences(methods[pair[0]], methods[pair[1]], statistics, groups)
         if comparable(pair, name)
     }
-    found = resample({key: one.drawn for key, one in {**values, **differences}.items()}, groups, seed=seed)
+    drawn: dict[tuple[str | Pair, str], Mean | Whole] = {key: one.drawn for key, one in values.items()}
+    drawn |= {key: one.drawn for key, one in differences.items()}
+    found = resample(drawn, groups, seed=seed)
     p_values = _p_values(differences, found, seed)
     return RunFigures(
         {key: _estimate(one, found[key]) for key, one in values.items()},
@@ -104,11 +106,9 @@ def _estimate(figure: _Figure, figures_R: np.ndarray, p_value: float | None = No
 
 
 def _p_values(
-    differences: Mapping[tuple[Pair, str], _Figure], found: Mapping[tuple[Pair, str], np.ndarray], seed: int
+    differences: Mapping[tuple[Pair, str], _Figure], found: Mapping[tuple[str | Pair, str], np.ndarray], seed: int
 ) -> dict[tuple[Pair, str], float | None]:
-    p_values = {
-        key: bootstrap_p_value(found[key]) for key, one in differences.items() if isinstance(one.drawn, Whole)
-    }
+    p_values = {key: bootstrap_p_value(found[key]) for key, one in differences.items() if isinstance(one.drawn, Whole)}
     sums = {key: one.drawn.sums_G for key, one in differences.items() if isinstance(one.drawn, Mean)}
     if sums:
         flipped = sign_flip_p_values(np.stack(list(sums.values()), 1), seed=seed)
@@ -156,14 +156,14 @@ def _differences(
         if pairs:
             yield name, _Figure(float(np.mean(list(pairs.values()))), len(pairs), mean_of(pairs, groups))
     for statistic in statistics:
-        own, other = _entering(statistic, ours), _entering(statistic, theirs)
-        both = [prompt for prompt in own if prompt in other]
+        mine, other = _entering(statistic, ours), _entering(statistic, theirs)
+        both = [prompt for prompt in mine if prompt in other]
         if not both:
             continue
-        own, other = ({prompt: found[prompt] for prompt in both} for found in (own, other))
-        value = _whole_value(statistic, own) - _whole_value(statistic, other)
+        mine, other = ({prompt: found[prompt] for prompt in both} for found in (mine, other))
+        value = _whole_value(statistic, mine) - _whole_value(statistic, other)
         if not np.isnan(value):
-            columns = _columns(statistic, own), _columns(statistic, other)
+            columns = _columns(statistic, mine), _columns(statistic, other)
             yield statistic.measure, _Figure(value, len(both), _whole(statistic, both, groups, *columns))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nemo_mm_align.evaluation import length_plot, plots, steering_report, tables, wording
+from nemo_mm_align.evaluation import findings, length_plot, plots, steering_report, tables, wording
 from nemo_mm_align.evaluation.breakdowns import breakdowns, cross_talk
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.metrics import TEXT_SCORE
 from nemo_mm_align.evaluation.results import BASE, Results, variant_of
+from nemo_mm_align.evaluation.sample_cards import sample_card
 from nemo_mm_align.evaluation.task_report import TaskReport
 from nemo_mm_align.evaluation.tasks.rated import JUDGED, WORDS
 from nemo_mm_align.reporting.tables import Cell, cells
@@ -34,16 +35,16 @@ def section_of(report: TaskReport) -> dict[str, Any]:
         "method_rows": [tables.method_row(name, one, results, schema, has_base) for name, one in methods.items()],
         "abouts": [measure.about for measure in (results.primary, *results.columns) if measure.about],
         "interval_basis": wording.interval_basis(results),
-        "tests_basis": wording.tests_basis(results),
-        "cautions": [*wording.failures(results), *report.cautions],
-        "regressions": wording.regressions(results),
+        "tests_basis": " ".join([findings.length_basis(results), findings.tests_basis(results)]).strip(),
+        "cautions": [*findings.failures(results), *report.cautions],
+        "regressions": findings.regressions(results),
         "breakdowns": breakdowns(results),
         "attribute_heads": ["Method", *schema.names],
         "attribute_rows": [tables.attribute_row(name, one, results, schema) for name, one in methods.items()],
         "taste": tables.taste(schema),
         **_plots(report),
         **_steering(report),
-        "samples": [tables.sample_card(one, list(methods), schema, results.measures) for one in report.samples],
+        "samples": [sample_card(one, list(methods), schema, results.measures) for one in report.samples],
         "sample_note": f"{len(report.samples)} held-out prompts, drawn at random with the seed of the run.",
         **_made(results),
     }

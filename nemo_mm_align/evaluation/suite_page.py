@@ -84,7 +84,9 @@ def _values(reports: Mapping[str, TaskReport], created: str) -> dict[str, Any]:
 def _take_shared(sections: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[Fact]]]:
     """Take what every section says alike out of them: it is said once."""
     first = next(iter(sections.values()))["fact_lists"]
-    alike = [one for one in first if one[0] in _SHARED and all(one in other["fact_lists"] for other in sections.values())]
+    alike = [
+        one for one in first if one[0] in _SHARED and all(one in other["fact_lists"] for other in sections.values())
+    ]
     for section in sections.values():
         section["fact_lists"] = [one for one in section["fact_lists"] if one not in alike]
     return alike
@@ -94,7 +96,10 @@ def _markdown(title: str, values: Mapping[str, Any]) -> str:
     parts = [f"# {markdown.escape(title)}", markdown.escape(values["basis"])]
     parts += [f"**Regression.** {markdown.escape(text)}" for text in values["regressions"]]
     parts += [markdown.escape(values["regression_note"]), "## Methods by tasks"]
-    parts += [markdown.table(values["overview_heads"], values["overview_rows"]), markdown.escape(values["overview_note"])]
+    parts += [
+        markdown.table(values["overview_heads"], values["overview_rows"]),
+        markdown.escape(values["overview_note"]),
+    ]
     for task in values["tasks"]:
         parts += [f"## {markdown.escape(task['name'])}", *markdown.section_parts(task["section"], 3)]
     parts += markdown.cost_parts(values["cost_rows"], 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.evaluation.length_control import length_controlled
 from nemo_mm_align.evaluation.measures import Measurement
 from nemo_mm_align.evaluation.metrics import comparable
 from nemo_mm_align.evaluation.permutation import holm
@@ -18,6 +19,7 @@ def add_resampled(
     methods: Mapping[str, Sequence[ScoredAnswer]],
     statistics: Sequence[Statistic] = (),
     only: Collection[str] | None = None,
+    judged: str = "",
 ) -> Resampling:
     """Replace intervals by those of a bootstrap over groups of prompts; add differences to the base and p-values.
 
@@ -26,6 +28,7 @@ def add_resampled(
         methods: the run's answers.
         statistics: of the task.
         only: figures that it is done for; by default all.
+        judged: a figure that a judge gave, whose differences are told at equal length as well.
     """
     pairs = [(name, BASE) for name in results if name != BASE and BASE in results]
 
@@ -39,8 +42,18 @@ def add_resampled(
             results[method].measurements[name].interval = estimate.interval
     for ((method, _), name), difference in found.differences.items():
         _add_difference(results[method].measurements[name], difference)
+    for method, base in pairs if judged else ():
+        if may((method, base), judged):
+            _add_length_control(results[method].measurements[judged], methods[method], methods[base], judged)
     correct(results)
     return found.resampling
+
+
+def _add_length_control(
+    one: Measurement, ours: Sequence[ScoredAnswer], theirs: Sequence[ScoredAnswer], name: str
+) -> None:
+    if found := length_controlled(ours, theirs, name):
+        one.length_controlled, one.length_controlled_interval = found.difference, found.interval
 
 
 def _add_difference(one: Measurement, found: Estimate) -> None:

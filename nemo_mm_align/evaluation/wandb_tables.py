@@ -17,7 +17,7 @@ from nemo_mm_align.evaluation.results import Results
 log = logging.getLogger(__name__)
 
 RUN_FILE = "wandb.json"
-"""In a run's folder: id, project and entity of its run there; files of earlier starts are set aside in folders run_0, run_1 and so on."""
+"""In a run's folder: id, project and entity of its run there; those of earlier starts are set aside in run_0, run_1, ..."""
 COLUMNS = [
     "method",
     "measure",
@@ -87,7 +87,8 @@ def log_tables(run_folder: Path, tasks: Mapping[str, Results]) -> None:
         raise UserError(f"Weights & Biases: {error}. Log in (WANDB_API_KEY), or set WANDB_MODE=offline.") from None
     try:
         tables = {
-            f"evaluation/{name}": wandb.Table(columns=COLUMNS, data=list(table_rows(one))) for name, one in tasks.items()
+            f"evaluation/{name}": wandb.Table(columns=COLUMNS, data=list(table_rows(one)))
+            for name, one in tasks.items()
         }
         run.log(tables)
         for key, value in summary_values(tasks).items():

@@ -108,7 +108,9 @@ COSTS = {
 def results_of(task: str, methods: Mapping[str, Sequence[ScoredAnswer]], judge: str = "openai") -> Results:
     """What an evaluation of one task comes to."""
     target = f"{__name__}.{type(TASKS[task]).__name__}"
-    said = Reproduction(command="evaluate it", task={"_target_": target}, judge=judge, judge_versions=["gpt-4o-2024-11-20"])
+    said = Reproduction(
+        command="evaluate it", task={"_target_": target}, judge=judge, judge_versions=["gpt-4o-2024-11-20"]
+    )
     seeds = [SeedAnswers(seed=0, methods=methods)]
     return summarise(seeds, SCHEMA, TASKS[task], bootstrap=True, cost=COSTS[task], reproduction=said)
 

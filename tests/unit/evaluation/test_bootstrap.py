@@ -68,7 +68,9 @@ def test_a_statistic_is_computed_no_more_often_than_it_is_worth():
 def test_the_interval_of_a_mean_is_about_the_normal_one():
     generator = np.random.default_rng(0)
     values = generator.normal(size=400)
-    estimate = run_figures({"base": [answer(f"{n:03d}", value) for n, value in enumerate(values)]}).values["base", "score"]
+    estimate = run_figures({"base": [answer(f"{n:03d}", value) for n, value in enumerate(values)]}).values[
+        "base", "score"
+    ]
     half = 1.96 * values.std() / 20
     assert estimate.value == pytest.approx(values.mean()) and estimate.n == 400
     assert (estimate.interval.low, estimate.interval.high) == pytest.approx(

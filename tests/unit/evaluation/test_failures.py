@@ -22,7 +22,11 @@ def test_a_failed_answer_counts_in_what_the_others_were_measured_by():
 
 
 def test_what_is_missing_is_counted_there_alone():
-    answers = [scored("a", "turn_1", missing=("turn_2",)), scored("b", "turn_1", "turn_2"), scored("c", "turn_1", "turn_2")]
+    answers = [
+        scored("a", "turn_1", missing=("turn_2",)),
+        scored("b", "turn_1", "turn_2"),
+        scored("c", "turn_1", "turn_2"),
+    ]
     found = Failures({"base": answers})
     assert (found.count("base", "turn_2"), found.count("base", "turn_1")) == (1, 0)
 
@@ -41,5 +45,9 @@ def test_where_nobody_was_scored_the_kind_of_prompt_tells():
 
 
 def test_statistics_fail_too():
-    answers = [scored("a", columns={"hit": 1, "all": 1}), failed("b"), scored("c", columns={"all": 1}, missing=("rate",))]
+    answers = [
+        scored("a", columns={"hit": 1, "all": 1}),
+        failed("b"),
+        scored("c", columns={"all": 1}, missing=("rate",)),
+    ]
     assert Failures({"base": answers}, [RATE]).count("base", "rate") == 2

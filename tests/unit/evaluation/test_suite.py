@@ -54,7 +54,11 @@ def test_figures_of_a_task_by_hand():
     found = results_of("dialogues", METHODS["dialogues"])
     base, dpo, steerlm = (one.measurements for one in found.methods.values())
     assert (base["score"].value, dpo["score"].value) == (6, 6.25)
-    assert (dpo["score"].minus_base, dpo["category.math"].minus_base, dpo["category.writing"].minus_base) == (0.25, -1, 1.5)
+    assert (dpo["score"].minus_base, dpo["category.math"].minus_base, dpo["category.writing"].minus_base) == (
+        0.25,
+        -1,
+        1.5,
+    )
     differences = np.array([-1.0, 1.5] * 20)[:, None]
     assert dpo["score"].p_value == sign_flip_p_values(differences)[0]
     assert (dpo["category.math"].comparisons, dpo["score"].comparisons) == (2, 1)
@@ -140,7 +144,10 @@ def test_dialogues_are_shown_turn_by_turn_with_the_judges_words_folded(tmp_path)
 
 
 def test_without_a_fall_the_page_says_so(tmp_path):
-    assert "No figure is worse than the base's by more than its interval." in page_of(evaluate(tmp_path, "base", "base", "steerlm")).text
+    assert (
+        "No figure is worse than the base's by more than its interval."
+        in page_of(evaluate(tmp_path, "base", "base", "steerlm")).text
+    )
     alone = page_of(evaluate(tmp_path / "alone", "dpo")).text
     assert "No figure is worse" not in alone and "Regression" not in alone
 
