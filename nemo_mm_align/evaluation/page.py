@@ -36,7 +36,8 @@ to the base are paired.</p>
 {{ table(steering_heads, steering_rows) }}
 <p class="soft">Spearman's rank correlation of asked and judged over single answers: 1 is perfect obedience, 0 none; at equal
 length: with the number of words held constant. Cross-talk: change of another attribute's judged value per step asked.
-Score: of the answers at each asked value.</p>{% endif %}
+Score: of the answers at each asked value. Slope: change of the judged value per step asked. Never against: share of prompts whose
+judged value never falls as more is asked for; strictly: rises at every step. Range: largest less smallest mean.</p>{% endif %}
 
 {% if lengths_plot or text_plot %}<h2>Length and language ability</h2>
 <div class="pair">
