@@ -62,7 +62,8 @@ to the base are paired. {{ s.tests_basis }}</p>
 {{ table(s.steering_heads, s.steering_rows) }}
 <p class="soft">Spearman's rank correlation of asked and judged over single answers: 1 is perfect obedience, 0 none; at equal
 length: with the number of words held constant. Cross-talk: change of another attribute's judged value per step asked.
-Score: of the answers at each asked value.</p>
+Score: of the answers at each asked value. Slope: change of the judged value per step asked. Never against: share of prompts whose
+judged value never falls as more is asked for; strictly: rises at every step. Range: largest less smallest mean.</p>
 {% for one in s.cross_talk %}<h{{ level + 1 }}>{{ dot(one.colour) }}{{ one.label }}: cross-talk per step asked</h{{ level + 1 }}>
 {{ table(one.heads, one.rows) }}{% endfor %}{% endif %}
 

@@ -85,7 +85,7 @@ class MethodResult(Section):
 
 
 class CurvePoint(Section):
-    """Means of the answers that were asked for one value: the judged value, score and words."""
+    """Means of the answers that were asked for one value: the judged value, score, words, and correctness where it is judged."""
 
     asked: float
     judged: float
@@ -93,6 +93,7 @@ class CurvePoint(Section):
     interval: Interval | None = None
     score: float | None = None
     words: float | None = None
+    correctness: float | None = None
 
 
 class SteeringResult(Section):
@@ -102,7 +103,7 @@ class SteeringResult(Section):
         spearman: rank correlation over single answers, mean over seeds; 0 where all judged values agree (the request
             changes nothing).
         spearman_per_seed: None for a seed that was asked for fewer than two values.
-        interval: of `spearman`.
+        interval: of `spearman`: over seeds; of a single run by resampling its prompts.
         mae: mean of |judged - asked| over single answers, then over seeds.
         mae_per_seed, mae_interval: of it.
         at_equal_length: rank correlation with the number of words held constant (partial Spearman), mean over seeds; None
@@ -110,6 +111,12 @@ class SteeringResult(Section):
         cross_talk: of each other attribute that is a matter of taste: change of its judged value per step asked of this one
             (least squares), mean over seeds.
         curve: means by asked value.
+        slope, slope_interval: change of the judged value per step asked (least squares over single answers), mean over seeds.
+        never_against, never_against_interval: share of prompts whose judged value never falls as more is asked for, equal values
+            allowed; mean over seeds.
+        strictly_follows: share of prompts whose judged value rises with every value asked.
+        range: largest less smallest of the means at each asked value, mean over seeds.
+        matrix: of every attribute, this one included, the change of its judged value per step asked of this one.
     """
 
     spearman: float | None
@@ -121,6 +128,13 @@ class SteeringResult(Section):
     at_equal_length: float | None = None
     cross_talk: dict[str, float] = {}
     curve: list[CurvePoint]
+    slope: float | None = None
+    slope_interval: Interval | None = None
+    never_against: float | None = None
+    never_against_interval: Interval | None = None
+    strictly_follows: float | None = None
+    range: float | None = None
+    matrix: dict[str, float] = {}
 
 
 class TextAbility(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ HEADS = [
     "Attribute",
     "Spearman",
     "Mean |judged − asked|",
+    "Slope",
+    "Never against",
+    "Range",
     "At equal length",
     "Cross-talk",
     "Score at each value",
+    "Correctness at each value",
 ]
 MAX_EDGE = 512
 _FEW = 12
@@ -51,16 +55,33 @@ def steering_rows(results: Results) -> Iterator[list[Cell]]:
     names = coloured_names(results)
     for method, steering in results.steering_by_method.items():
         for attribute, result in steering.items():
-            scores = [point for point in result.curve if point.score is not None]
             yield [
                 Cell(wording.label_of(method), colour=plots.colour_of(method, names)),
                 Cell(attribute),
                 _correlation(result),
                 measured(result.mae, bounds_of(result.mae_interval)),
+                measured(result.slope, bounds_of(result.slope_interval)),
+                _following(result),
+                Cell(number(result.range)),
                 Cell(number(result.at_equal_length)),
                 Cell(", ".join(f"{other} {slope:+.2f}" for other, slope in result.cross_talk.items())),
-                Cell(", ".join(f"{point.asked:g}: {point.score:.2f}" for point in scores), wraps=True),
+                _at_each_value((point.asked, point.score) for point in result.curve),
+                _at_each_value((point.asked, point.correctness) for point in result.curve),
             ]
+
+
+def _following(result: SteeringResult) -> Cell:
+    """The share of prompts that never go against what is asked, and of those that follow at every step."""
+    found = measured(result.never_against, bounds_of(result.never_against_interval))
+    if result.strictly_follows is None:
+        return found
+    return Cell(
+        found.value, ", ".join([*([found.small] if found.small else []), f"strictly {result.strictly_follows:.2f}"])
+    )
+
+
+def _at_each_value(values: Iterable[tuple[float, float | None]]) -> Cell:
+    return Cell(", ".join(f"{asked:g}: {value:.2f}" for asked, value in values if value is not None), wraps=True)
 
 
 def _correlation(result: SteeringResult) -> Cell:

@@ -65,7 +65,28 @@ GROUPED = ("judged", "correctness_by_source")
 def in_format_1(results: dict[str, Any]) -> dict[str, Any]:
     """Return results of format 2 as format 1 had them, so that the numbers can be compared."""
     named = {key: value for key, value in results.items() if key not in ("task", "measures", "prompts")}
-    return {**named, "format": 1, "methods": {name: _method_1(one) for name, one in results["methods"].items()}}
+    return {
+        **named,
+        "format": 1,
+        "methods": {name: _method_1(one) for name, one in results["methods"].items()},
+        "steering": _steering_1(results["steering"]),
+        "steering_by_method": {name: _steering_1(one) for name, one in results["steering_by_method"].items()},
+    }
+
+
+LATER = ("slope", "slope_interval", "never_against", "never_against_interval", "strictly_follows", "range", "matrix")
+
+
+def _steering_1(steering: dict[str, Any]) -> dict[str, Any]:
+    """Return steering without the figures that came later, and without intervals over prompts, which format 1 did not have."""
+    return {
+        name: {
+            **{key: value for key, value in one.items() if key not in LATER},
+            "interval": one["interval"] if one["interval"] and one["interval"]["over"] == "seeds" else None,
+            "curve": [{key: value for key, value in point.items() if key != "correctness"} for point in one["curve"]],
+        }
+        for name, one in steering.items()
+    }
 
 
 def _method_1(method: dict[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Anthropic(ServiceClient):
             "extra_body": {**sampling, **others},  # the library names no parameters of sampling any more
         }
 
-    def _send(self, message: Mapping[str, Any], question: Question) -> Answer:
+    def _send(self, message: Mapping[str, Any]) -> Answer:
         try:
             response = self._library().messages.with_raw_response.create(**message)
         except Exception as error:
@@ -144,7 +144,7 @@ class Anthropic(ServiceClient):
             body = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise CallFailure("server", f"the reply is no JSON ({error})", text) from None
-        return read_message(body, question.max_output_tokens is not None)
+        return read_message(body, message["max_tokens"] < self.max_output_tokens)
 
     def _make_library(self) -> anthropic.Anthropic:
         return anthropic.Anthropic(

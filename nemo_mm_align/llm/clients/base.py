@@ -55,7 +55,7 @@ class ServiceClient(ABC):
         """
         check_probabilities(self, question)
         message = self._message(question)
-        return self._guarded(lambda: self._send(message, question))
+        return self._guarded(lambda: self._send(message))
 
     def hide(self, text: str) -> str:
         """Return a text without the key, in whatever spelling it stands there."""
@@ -66,8 +66,8 @@ class ServiceClient(ABC):
         """Return a question in the service's form; raise `CallFailure` (``input``) where an image has gone or changed."""
 
     @abstractmethod
-    def _send(self, message: Any, question: Question) -> Answer:
-        """Make one call with a question's message."""
+    def _send(self, message: Any) -> Answer:
+        """Make one call."""
 
     def _guarded(self, answer: Callable[[], Answer]) -> Answer:
         """Return an answer that does not repeat the key; what is raised has it in no text."""

@@ -72,12 +72,12 @@ class GeminiService(ServiceClient):
     def _message(self, question: Question) -> GeminiMessage:
         return build_message(question, self._decoding)
 
-    def _send(self, message: GeminiMessage, question: Question) -> Answer:
+    def _send(self, message: GeminiMessage) -> Answer:
         try:
             response = self._generate(self._library(), message)
         except Exception as error:  # the libraries let exceptions of several others through
             raise self._failure(error) from None
-        return read_reply(response, question.max_output_tokens is not None)
+        return read_reply(response, message.generation["maxOutputTokens"] < self._decoding.max_output_tokens)
 
     @abstractmethod
     def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:

@@ -91,7 +91,7 @@ class OpenAICompatible(ServiceClient):
     def _message(self, question: Question) -> dict[str, Any]:
         return build_body(question, self._chat)
 
-    def _send(self, message: Mapping[str, Any], question: Question) -> Answer:
+    def _send(self, message: Mapping[str, Any]) -> Answer:
         try:
             response = self._session().post(
                 self._url, json=message, allow_redirects=False, auth=_Authorization(self._key)
@@ -101,7 +101,7 @@ class OpenAICompatible(ServiceClient):
         text = response.content.decode("utf-8", "replace")
         if response.status_code != 200:
             raise failure_of_http(response.status_code, text, response.headers)
-        return read_reply(text, question.max_output_tokens is not None)
+        return read_reply(text, message[self._chat.max_tokens_parameter] < self._chat.max_output_tokens)
 
     def _session(self) -> requests.Session:
         """Return this thread's connection."""

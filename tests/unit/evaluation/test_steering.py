@@ -110,3 +110,63 @@ def test_unclear_requests_are_refused(helpsteer):
     with pytest.raises(UserError, match="does not say what was asked"):
         results([image_answer(0)], schema=helpsteer)
     assert results([], schema=helpsteer) == {}
+
+
+def test_slope_range_and_prompts_that_follow(helpsteer):
+    """Three prompts asked for 0, 2 and 4: judged 0 1 3 (follows), 1 1 3 (never against), 2 3 1 (against)."""
+    judged = {0: (0, 1, 3), 1: (1, 1, 3), 2: (2, 3, 1)}
+    answers = [
+        image_answer(number, verbosity=value, complexity=4 - asked // 2, asked={**DEFAULTS, "verbosity": asked})
+        for number, values in judged.items()
+        for asked, value in zip((0, 2, 4), values, strict=True)
+    ]
+    result = results(answers, schema=helpsteer)["verbosity"]
+    assert result.never_against == pytest.approx(2 / 3) and result.strictly_follows == pytest.approx(1 / 3)
+    assert result.range == pytest.approx(7 / 3 - 1), "means 1, 5/3 and 7/3"
+    assert result.slope == pytest.approx((7 / 3 - 1) / 4)
+    assert result.matrix["complexity"] == pytest.approx(-0.5) == result.cross_talk["complexity"]
+    assert list(result.matrix) == list(helpsteer.names) and result.matrix["verbosity"] == result.slope
+    assert result.matrix["helpfulness"] == 0 and "helpfulness" not in result.cross_talk
+    assert [point.correctness for point in result.curve] == [4, 4, 4]
+
+
+def test_one_value_per_prompt_says_nothing_of_following(helpsteer):
+    result = results([steered(number, number, verbosity=number) for number in range(5)], schema=helpsteer)["verbosity"]
+    assert result.never_against is None and result.strictly_follows is None and result.never_against_interval is None
+    assert result.slope == pytest.approx(1) and result.range == 4
+
+
+def test_a_single_run_has_intervals_over_its_prompts(helpsteer):
+    """Whole prompts are drawn: where all prompts behave alike there is no width, where they differ there is."""
+    alike = [steered(number, asked // 2, verbosity=asked) for number in range(6) for asked in range(5)]
+    result = results(alike, schema=helpsteer)["verbosity"]
+    assert (result.interval.low, result.interval.high) == (pytest.approx(result.spearman),) * 2
+    assert (result.slope_interval.low, result.slope_interval.high) == (pytest.approx(result.slope),) * 2
+    result = results(sweep(0, 0.5), schema=helpsteer)["verbosity"]
+    assert result.interval.over == "prompts" and result.interval.low < result.spearman < result.interval.high
+    assert result.slope_interval.low < result.slope < result.slope_interval.high
+    again = results(sweep(0, 0.5), schema=helpsteer)["verbosity"]
+    assert again.interval == result.interval, "the seed decides"
+
+
+def test_the_width_of_a_single_runs_interval_is_that_of_new_prompts(helpsteer):
+    """Spearman of 60 further sets of 30 prompts: their spread is what the interval promises."""
+    asked = np.repeat(np.arange(5), 30)
+    drawn = [
+        stats.spearmanr(asked, [answer.ratings["verbosity"] for answer in sweep(seed, 0.5)]).statistic
+        for seed in range(100, 160)
+    ]
+    found = results(sweep(0, 0.5), schema=helpsteer)["verbosity"].interval
+    assert (found.high - found.low) == pytest.approx(2 * 1.96 * np.std(drawn), rel=0.35)
+
+
+def test_groups_of_prompts_are_drawn_together(helpsteer):
+    """Of two groups a resample has one twice, or both: the interval goes from the lower one's figure to the higher one's."""
+    answers = sweep(1, 0.5, prompts=20)
+    of_group = [[answer for answer in answers if int(answer.prompt_id[-3:]) % 2 == part] for part in (0, 1)]
+    ends = sorted(results(part, schema=helpsteer)["verbosity"].spearman for part in of_group)
+    named = [one.model_copy(update={"group": f"g{int(one.prompt_id[-3:]) % 2}"}) for one in answers]
+    found = results(named, schema=helpsteer)["verbosity"].interval
+    assert (found.low, found.high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
+    alike = [one.model_copy(update={"group": "one"}) for one in answers]
+    assert results(alike, schema=helpsteer)["verbosity"].interval is None
