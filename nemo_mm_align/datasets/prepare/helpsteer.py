@@ -2,8 +2,8 @@
 
 Fields as NVIDIA's own preprocessing reads them (NVIDIA/NeMo-Aligner at af2b3bd,
 ``examples/nlp/data/steerlm/preprocess_helpsteer_data.py`` and ``preprocess_helpsteer2_data.py``): ``prompt``, ``response`` and
-whole numbers ``helpfulness``, ``correctness``, ``coherence``, ``complexity``, ``verbosity``. Turns of HelpSteer2's longer prompts are
-parted by ``<extra_id_1>Assistant`` and ``<extra_id_1>User`` (``common.py`` there).
+whole numbers ``helpfulness``, ``correctness``, ``coherence``, ``complexity``, ``verbosity``. Turns of HelpSteer2's longer prompts
+are parted by ``<extra_id_1>Assistant`` and ``<extra_id_1>User`` (``common.py`` there).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seed paper's preference pairs.
 
-``dpo_inference0104.with_logpllava-v1.5-13b_2024-02-03.json`` (findalexli/mllm-dpo at 67f651c, ``README.MD``). Its fields are those
-that ``llava/eval/eval_logp_for_ddp_self_sampled_llava8times.ipynb`` writes and ``llava/train/train.py`` reads
+``dpo_inference0104.with_logpllava-v1.5-13b_2024-02-03.json`` (findalexli/mllm-dpo at 67f651c, ``README.MD``). Its fields are
+those that ``llava/eval/eval_logp_for_ddp_self_sampled_llava8times.ipynb`` writes and ``llava/train/train.py`` reads
 (`encode_multimodal_preference_sample`): ``image``, ``question``, ``chosen`` and ``rejected`` as ``{from, value}`` or the text of
 one, and log-probs ``ref_{win,rej}_{logp,avg_logp,per_token_logp}`` of llava-v1.5-13b.
 """
