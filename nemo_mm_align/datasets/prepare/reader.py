@@ -100,12 +100,14 @@ class Reader:
         refused = list(self.keys.record(record, self._known, has_images=True))
         item = self.source.parse(record, record_id)
         if not isinstance(item, Item):
-            self.summary.dropped[item] += not refused
+            if not refused:
+                self.summary.dropped[item] += 1
             return None, refused
         draft = checked_draft(item, self.source, self.settings, self.product)
         draft.problems += refused
         made = make(item, self.settings, self.product, self._images[file].resolve)
-        self.summary.notes[item.note] += bool(item.note and made)
+        if item.note and made:
+            self.summary.notes[item.note] += 1
         return made, draft.problems
 
     def _without_image(self, made: Made) -> str | None:
