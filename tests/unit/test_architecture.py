@@ -96,6 +96,7 @@ def test_only_the_trainer_glue_knows_lightning_and_nemo(path):
 @pytest.mark.parametrize(
     "module",
     [
+        "datasets.prepare.stage",
         "evaluation.stage",
         "labeling.stage",
         "launch.launch",

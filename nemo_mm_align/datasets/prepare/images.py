@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.datasets.image_store import default_cache, is_data_url, store_data_url
+from nemo_mm_align.datasets.image_store import is_data_url, store_data_url
 from nemo_mm_align.datasets.prepare.settings import PrepareSettings
 from nemo_mm_align.datasets.prepare.spool import Entry, Spool, images_of
 from nemo_mm_align.datasets.relocate import path_below
@@ -26,14 +26,14 @@ class Images:
     """
 
     def __init__(self, settings: PrepareSettings, data: str) -> None:
-        self.root, self.cache = settings.image_root, settings.image_cache or default_cache()
+        self.root, self.cache = settings.image_root, settings.cache
         self.base = Path(data) if Path(data).is_file() else Path("records")
         self.folder = Path(os.path.abspath(settings.out)).parent
 
     def resolve(self, path: str) -> Path:
         """Return how the written file names an image; raise `UserError` for a path that is none."""
         if is_data_url(path):
-            return Path(os.path.abspath(store_data_url(path, self.cache)))
+            return store_data_url(path, self.cache)
         place = Path(os.path.abspath(resolve_image(path, self.base, self.root)))
         return Path(path_below(self.folder, place))
 

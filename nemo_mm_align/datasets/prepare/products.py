@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.core.hashing import hash_json
-from nemo_mm_align.datasets.draft import Draft, check, finish, resolve_images
+from nemo_mm_align.datasets.draft import LONE_SURROGATE, Draft, check, finish, resolve_images
 from nemo_mm_align.datasets.prepare.settings import PrepareSettings
 from nemo_mm_align.datasets.prepare.source import ANNOTATIONS, PROMPTS, Item, Product, Source
 from nemo_mm_align.schema.attributes import AttributeSchema
@@ -56,6 +56,8 @@ def checked_draft(item: Item, source: Source, settings: PrepareSettings, product
         schema = schema.model_copy(update={"steered": None})
     check(draft, schema if rated else None, settings.ignore_labels, settings.add_image_placeholders)
     draft.problems = [replace(found, remedy=found.remedy.replace("data.add_", "add_")) for found in draft.problems]
+    if LONE_SURROGATE.search(item.origin + item.task):
+        draft.fault("text", "its task or origin holds half of a character.", "write the record anew as UTF-8.")
     if rated and draft.attributes is None and product != PROMPTS and not draft.problems:
         problem = "no attribute line in the last user turn, and no ratings."
         draft.fault("no_attributes", problem, "add it; a file without such lines is source=llava.")

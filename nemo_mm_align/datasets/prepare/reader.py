@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from nemo_mm_align.datasets.faults import FaultReport, MalformedRecord, Problem
 from nemo_mm_align.datasets.formats.keys import KeyCheck
-from nemo_mm_align.datasets.image_store import default_cache
 from nemo_mm_align.datasets.prepare.images import Images, missing_images
 from nemo_mm_align.datasets.prepare.known import check_form
 from nemo_mm_align.datasets.prepare.products import Groups, Made, checked_draft, make
@@ -68,10 +67,12 @@ class Reader:
         first, end = self.settings.records or (0, None)
         number = 0
         for file in self.settings.files:
-            found = rows(file, self.settings.split, self.settings.image_cache or default_cache())
+            found = rows(file, self.settings.split, self.settings.cache)
+            looked_at = False
             for row in tqdm(found, f"reading {file}", unit=" records", disable=None):  # shown on a terminal alone
-                if number == 0 and isinstance(row.record, Mapping):
+                if not looked_at and isinstance(row.record, Mapping):
                     check_form(row.record, self.source, file)
+                    looked_at = True
                 if end is not None and number >= end:
                     return
                 if number >= first:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from nemo_mm_align.core.configuration import Count, Natural, Seed, StrictModel
+from nemo_mm_align.datasets.image_store import default_cache
 from nemo_mm_align.datasets.prepare.source import Product
 from nemo_mm_align.schema.attributes import AttributeSchema
 
@@ -68,6 +70,11 @@ class PrepareSettings(StrictModel):
     def files(self) -> list[str]:
         """All that is read."""
         return [self.data] if isinstance(self.data, str) else self.data
+
+    @property
+    def cache(self) -> Path:
+        """The folder of images that are stored inside the data, absolute."""
+        return Path(os.path.abspath(self.image_cache.expanduser())) if self.image_cache else default_cache()
 
     @property
     def faults(self) -> Path:

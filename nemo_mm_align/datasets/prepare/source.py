@@ -14,13 +14,16 @@ from typing import Any, ClassVar, Literal, get_args
 from nemo_mm_align.core.construction import check_has, construct
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
-from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, NO_PATH
 
 Product = Literal["prompts", "annotations", "examples"]
 PROMPTS, ANNOTATIONS, EXAMPLES = get_args(Product)
 
 TEXT = "text"
 """Origin of records without an image, where origins are folders of images."""
+
+IMAGES = "images"
+"""Origin of records whose images lie in no folder that would say it."""
 
 SOURCE_HAS = ("name", "title", "gives", "used", "published", "attributed", "judge", "paper", "recognises", "parse")
 
@@ -122,8 +125,8 @@ def image_field(record: Mapping[str, Any], key: str, ending: str = "") -> str:
 
 
 def folder_origin(image: str | None, names: Mapping[str, str]) -> str:
-    """Return the origin of a record by the first folder of its image path, in the words of `names` where it is there."""
+    """Return the origin of a record by the first folder of its relative image path, in the words of `names` where it is there."""
     if image is None:
         return TEXT
-    folder = image.lstrip("/").partition("/")[0] if "/" in image else ""
-    return names.get(folder, folder or "images")
+    folder = "" if NO_PATH.match(image) else image.rpartition("/")[0].partition("/")[0]
+    return names.get(folder, folder or IMAGES)

@@ -36,7 +36,7 @@ class Spool:
     """
 
     def __init__(self, out: Path) -> None:
-        self.path = beside(Path(os.path.realpath(out)), f"{os.getpid()}.spool")
+        self.path = beside(Path(os.path.realpath(out)), "spool")  # `out` has one owner; a killed run's is written over
         self.entries: list[Entry] = []
         self._file = self.path.open("w+b")
 

@@ -126,7 +126,8 @@ def _judge(report: FaultReport, settings: PrepareSettings) -> None:
         wanted = "" if settings.records is None else f" with a number from {settings.records[0]:,} on"
         raise UserError(f"{report.source}: no record{wanted} in it.")
     if not report.faults:
-        settings.faults.unlink(missing_ok=True)  # of an earlier, refused run
+        if settings.fault_report is None and settings.faults.is_file():
+            settings.faults.unlink()  # of an earlier, refused run
         return
     report.write(settings.faults)
     summary = f"{report.summary()}\nAll faults: {settings.faults}"

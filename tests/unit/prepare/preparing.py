@@ -37,7 +37,7 @@ def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def lrv(image: str, question: str, answer: str = "No.", task: str = "negative") -> dict[str, Any]:
+def lrv(image: str, question: str, answer: Any = "No.", task: str = "negative") -> dict[str, Any]:
     """A record of LRV-Instruction."""
     return {"image_id": image, "question": question, "answer": answer, "task": task}
 

@@ -51,7 +51,7 @@ def test_every_source_has_a_command_and_its_fields_a_row() -> None:
 def test_the_shipped_comment_names_every_source() -> None:
     comment = (CONF / "prepare.yaml").read_text().split("- source: null")[1].split("- override")[0]
     assert sorted(re.findall(r"\w+", comment)) == SOURCES
-    assert {getattr(source, "name", "helpsteer") for source in KNOWN} <= set(SOURCES)
+    assert {source.name for source in KNOWN} <= set(SOURCES)
 
 
 def test_a_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helpsteer: AttributeSchema) -> None:

@@ -170,7 +170,7 @@ def test_the_papers_answers(name: str, tmp_path: Path) -> None:
     assert summary.comparison() == expected
 
 
-def helped(prompt: str, response: str, *ratings: int) -> dict[str, Any]:
+def helped(prompt: str, response: Any, *ratings: Any) -> dict[str, Any]:
     names = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
     return {"prompt": prompt, "response": response, **dict(zip(names, ratings, strict=True))}
 
@@ -229,7 +229,7 @@ def test_helpsteer2_preference_goes_by_the_sign(tmp_path: Path) -> None:
 
 
 def test_question_files(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question_id": 7, "image": "scigraph/1.png", "text": "<image>\nHow?", "category": "conv"},
         {"question_id": "t", "text": "Why?"},
     ]
@@ -243,3 +243,33 @@ def test_a_source_of_ones_own_must_have_what_a_source_has(tmp_path: Path) -> Non
     data = write_list(tmp_path / "lrv.json", [lrv("1", "How?")])
     with pytest.raises(UserError, match=r"source: PosixPath lacks .*gives"):
         prepare("lrv", data, tmp_path / "p.jsonl", "source={_target_: pathlib.Path}")
+
+
+def test_data_sets_of_the_hub_as_they_are_stored(tmp_path: Path) -> None:
+    """Parquet with lists of structs and empty columns, as `datasets` writes it; a folder of it likewise."""
+    import datasets
+
+    rows: list[dict[str, Any]] = [FIGURE | TURNS, FIGURE | TURNS | {"id": "second", "abstract": None}]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    datasets.Dataset.from_list(rows).to_parquet(str(folder / "train-00000-of-00001.parquet"))
+    for number, data in enumerate([folder, folder / "train-00000-of-00001.parquet"]):
+        prepare("scigraphqa", data, tmp_path / f"{number}.jsonl", "dedupe=false")
+        assert [prompt.id for prompt in read_records(tmp_path / f"{number}.jsonl", Prompt)] == [FIGURE["id"], "second"]
+
+
+def test_images_that_are_stored_inside_the_data(tmp_path: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "red.png")
+    stored = {"bytes": (tmp_path / "red.png").read_bytes(), "path": None}
+    table = datasets.Dataset.from_list([conversation("<image>\nWhich colour?", "Red.", image=stored)])
+    table.to_parquet(str(tmp_path / "mix.parquet"))
+    summary = prepare(
+        "llava", tmp_path / "mix.parquet", tmp_path / "p.jsonl", f"image_cache={tmp_path}/cache", "images=check"
+    )
+    (prompt,) = read_records(tmp_path / "p.jsonl", Prompt)
+    (image,) = prompt.images
+    assert Path(image).read_bytes() == stored["bytes"]
+    assert summary is not None and dict(summary.origins) == {"images": 1}

@@ -91,6 +91,9 @@ def test_labels_that_the_schema_does_not_have_can_be_left_out(tmp_path: Path) ->
         ("lrv", lrv("1", "How?", None), "answer is missing"),
         ("lrv", {"image_id": "", "question": "How?"}, "image_id is ''"),
         ("lrv", lrv("../../secret", "How?"), "does not name a file inside"),
+        ("lrv", lrv("1", "How?", task="\ud800"), "half of a character"),
+        ("lrv", lrv("1", "How\ud800?"), "half of a character"),
+        ("lrv", lrv("1", " "), "a user turn is empty"),
         ("scigraphqa", FIGURE | {"q_a_pairs": []}, "a list of [question, answer]"),
         ("scigraphqa", FIGURE | {"image_file": None}, "image_file is missing"),
         ("mllm_dpo", pair(chosen="Same.", rejected="Same."), "the same text"),
@@ -144,6 +147,20 @@ def test_files_that_hold_nothing(name: str, content: str, words: str, tmp_path: 
     with pytest.raises(UserError, match=words):
         prepare("lrv", tmp_path / name, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists() and not list(tmp_path.glob(".*spool"))
+
+
+def test_every_file_of_a_list_must_be_of_the_form(questions: Path, tmp_path: Path) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", [FIGURE])
+    with pytest.raises(UserError, match=r"other\.jsonl: source=lrv reads .*source=scigraphqa"):
+        prepare("lrv", [questions, other], tmp_path / "out.jsonl")
+
+
+def test_a_report_of_ones_own_is_not_removed(questions: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out.jsonl.faults.jsonl").write_text("of an earlier run\n")
+    prepare("lrv", questions, tmp_path / "1.jsonl", f"fault_report={tmp_path / 'mine'}")
+    prepare("lrv", questions, tmp_path / "out.jsonl")
+    assert (tmp_path / "mine").exists() and not (tmp_path / "out.jsonl.faults.jsonl").exists()
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
