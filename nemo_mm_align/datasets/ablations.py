@@ -34,8 +34,12 @@ def plan_ablation(settings: BuildSettings, ids: Iterable[str]) -> Ablation:
 
 def first_share(ids: list[str], share: float, seed: str) -> list[str]:
     """Return that share of the ids which stands first in the order that the seed gives them."""
-    count = math.floor(share * len(ids) + 0.5)
-    return sorted(ids, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:count]
+    return in_order(ids, seed)[: math.floor(share * len(ids) + 0.5)]
+
+
+def in_order(ids: list[str], seed: str) -> list[str]:
+    """Return the ids in the order that the seed gives them, each its place by itself and the seed alone."""
+    return sorted(ids, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
 
 
 def flip(pair: PreferenceExample) -> PreferenceExample:

@@ -90,12 +90,7 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
         draft: checked already.
         resolve: from a path as written to where the image lies; raises `UserError`.
     """
-    images = []
-    for image in draft.images:
-        try:
-            images.append(str(image if isinstance(image, Path) else resolve(image)))
-        except UserError as error:
-            draft.fault("image_path", str(error), "correct the path or set image_root.")
+    images = resolve_images(draft, resolve)
     if draft.problems:
         return None
     turns = tuple(Turn.model_validate({"role": role, "content": content}) for role, content in draft.turns)
@@ -112,6 +107,17 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
         for item in error.errors():
             draft.fault("field", f"{'.'.join(map(str, item['loc']))}: {item['msg']}.", "correct the field.")
         return None
+
+
+def resolve_images(draft: Draft, resolve: Callable[[str], Path]) -> list[str]:
+    """Return where a draft's images lie; a path that `resolve` refuses becomes a problem of the draft."""
+    images = []
+    for image in draft.images:
+        try:
+            images.append(str(image if isinstance(image, Path) else resolve(image)))
+        except UserError as error:
+            draft.fault("image_path", str(error), "correct the path or set image_root.")
+    return images
 
 
 def _check_order(draft: Draft) -> None:

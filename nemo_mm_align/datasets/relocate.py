@@ -39,5 +39,9 @@ def relocate_images(records: Iterable[WithImages], source: str | Path, target: s
 def _relocate(path: str, source: str | Path, folder: Path) -> str:
     if os.path.isabs(path):
         return path
-    place = resolve_image(path, os.path.abspath(source))
+    return path_below(folder, resolve_image(path, os.path.abspath(source)))
+
+
+def path_below(folder: Path, place: Path) -> str:
+    """Return how a record in a file of `folder` (absolute) names an image: relative below that folder, absolute elsewhere."""
     return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)

@@ -67,6 +67,10 @@ def test_recipes_are_named_by_themselves_alone():
         "datasets/build_settings.py",
         "benchmarks/recipes.py",
         *("labeling/judges/model_head.py", "evaluation/results.py"),  # a judge and a key of that name
+        *(  # repositories, folders and files of others are called like recipes
+            f"datasets/prepare/{name}.py"
+            for name in ("helpsteer", "helpsteer2_preference", "mllm_answers", "mllm_dpo", "questions", "steerlm_json")
+        ),
         *(
             f"miniature/{name}.py"
             for name in ("attribute_model", "base_steps", "folders", "outcome", "seed_steps", "settings")
@@ -92,6 +96,7 @@ def test_only_the_trainer_glue_knows_lightning_and_nemo(path):
 @pytest.mark.parametrize(
     "module",
     [
+        "datasets.prepare.stage",
         "evaluation.stage",
         "labeling.stage",
         "launch.launch",

@@ -26,13 +26,14 @@ CHOSEN = {
     "train": ["model=mini", "recipe=dpo"],
     "estimate": ["model=mini", "recipe=dpo"],
     "build": ["method=all_pairs"],
+    "prepare": ["source=lrv"],
     "label": ["judge=gemini"],
     "launch": ["cluster=k8s"],
     "convert": ["model=mini", "template=vicuna_v1"],
     "doctor": ["judge=gemini"],
 }
-TAKEN_OVER = {"hydra", "judge", "task", *STAGES}
-"""Described elsewhere: a judge and an evaluation task by its own file, a stage by its own command."""
+TAKEN_OVER = {"hydra", "judge", "task", "source", *STAGES}
+"""Described elsewhere: a judge, an evaluation task and a source of data by its own file, a stage by its own command."""
 
 
 @pytest.mark.parametrize(
