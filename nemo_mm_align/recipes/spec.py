@@ -13,6 +13,9 @@ from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.datasets.kinds import SampleKind
 from nemo_mm_align.objectives.objective import Objective
 
+PAPER_PROMPTS = 6000
+"""Prompts that the paper's training sets were made of (Li, Lin and Pei, arXiv 2402.10884; the file names of its code)."""
+
 
 @dataclass(frozen=True)
 class RecipeSpec:
@@ -48,6 +51,14 @@ class RecipeSpec:
     def rates(self) -> bool:
         """Whether its models have a head that rates answers, and give none themselves."""
         return self.objective.head is not Objective.head
+
+    def usual_examples(self, prompts: int, candidates: float) -> int:
+        """Return how many examples are usually made of prompts: one of each candidate where prompts carry attributes and
+        examples are single answers, else the paper's share of the prompts, else one per prompt.
+        """
+        if self.samples.attributed and len(self.samples.roles) == 1:
+            return round(prompts * candidates)
+        return round(prompts * (self.paper_examples or PAPER_PROMPTS) / PAPER_PROMPTS)
 
     def configured(self, **changes: Any) -> Objective:
         """Return the objective with its default values, some of them changed; raise `UserError` for a wrong one."""

@@ -70,7 +70,9 @@ def test_weights_are_read_once_per_token_and_divided_by_tensor_parallelism() -> 
     alone = token_seconds(SEVEN, H200, ONE, rows=0, context=0)
     assert alone == pytest.approx(bytes_read / (0.81 * 4.8e12) + 32 * 0.095e-3)
     split = ParallelConfig(tensor_model_parallel_size=2)
-    assert token_seconds(SEVEN, H200, split, 1, CONTEXT) == pytest.approx(32 * 1.4e-3), "no graphs: launches set the pace"
+    assert token_seconds(SEVEN, H200, split, 1, CONTEXT) == pytest.approx(32 * 1.4e-3), (
+        "no graphs: launches set the pace"
+    )
     large = token_seconds(SEVEN, H200, split, 2000, CONTEXT)
     assert large == pytest.approx((token_seconds(SEVEN, H200, ONE, 2000, CONTEXT) - 32 * 0.095e-3) / 2 + 32 * 0.095e-3)
 
@@ -85,7 +87,9 @@ def test_a_batch_lasts_as_long_as_its_longest_answer() -> None:
 
 
 def test_a_pass_without_gradients_counts_each_matrix_once() -> None:
-    toy = model_config("toy")  # 2 layers of width 64, feed-forward 128, 608 words; 2 computed layers of the tower, 4 patches
+    toy = model_config(
+        "toy"
+    )  # 2 layers of width 64, feed-forward 128, 608 words; 2 computed layers of the tower, 4 patches
     layer = 4 * 64 * 64 + 3 * 64 * 128
     expected = 2 * 10 * 2 * layer + 4 * 50 * 64 * 2 + 2 * 3 * 64 * 608 + 2 * 1 * 4 * toy.vision.num_parameters()
     assert forward_flops(toy, Work(tokens=10, attended=50, labelled=3, images=1)) == expected
