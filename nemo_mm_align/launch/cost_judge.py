@@ -71,8 +71,8 @@ def rated_questions(
         )
         for prompt in asked.shown
     ]
-    guess = round(sum(guesses) / len(guesses))
     estimator = _estimator(composed)
+    guess = 0 if estimator.is_free else round(sum(guesses) / len(guesses))
     return Questions(count, estimator.expected(guess, candidates), estimator.worst(guess, candidates))
 
 

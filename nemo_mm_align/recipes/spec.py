@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class RecipeSpec:
         after: recipe whose model it starts from; None for one that starts from a model as it comes.
         order: its place in tables; those of one order stand by name.
         paper_examples: size of its training set in the paper, for which experiments are shipped; None for the others.
+        paper_models: models that the paper trained by it, each with what is to be said of that run ("" for nothing); experiments
+            ``paper/...`` are shipped for them.
         conf: folder in which ``recipe/NAME.yaml`` holds its default values.
     """
 
@@ -45,6 +48,7 @@ class RecipeSpec:
     after: str | None = None
     order: int = 100
     paper_examples: int | None = None
+    paper_models: Mapping[str, str] = field(default_factory=dict)
     conf: Path = CONF
 
     @property
