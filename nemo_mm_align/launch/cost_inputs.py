@@ -92,7 +92,9 @@ def _bytes(prompt: Prompt) -> int:
 def task_settings(composed: Composed) -> dict[str, dict[str, Any]]:
     """Return a stage's ``tasks`` by name, with the settings of conf/task and those given beside them (``task``: of which)."""
     given = composed.plain("tasks") or {}
-    return {str(name): _of_group(str((own or {}).get("task", name))) | dict(own or {}) for name, own in given.items()}
+    named = given if isinstance(given, Mapping) else dict.fromkeys(given)
+    own = {str(name): dict(said or {}) for name, said in named.items()}
+    return {name: _of_group(str(said.get("task", name))) | said for name, said in own.items()}
 
 
 def _of_group(name: str) -> dict[str, Any]:
@@ -103,10 +105,15 @@ def _of_group(name: str) -> dict[str, Any]:
 
 def task_size(name: str, settings: Mapping[str, Any], schema: AttributeSchema, costs: CostSettings) -> TaskSize:
     """Return how much a task asks: counted in its data, else as published; raise `UserError` where neither is known."""
-    data, published = settings.get("data"), SIZES.get(str(settings.get("task", name)))
-    if data and Path(str(data)).exists():
+    published = SIZES.get(str(settings.get("task", name)))
+    here = [value for value in settings.values() if isinstance(value, str) and Path(value).exists()]
+    if here:
         own = {key: value for key, value in settings.items() if key != "task"}
-        return _of_data(build_task(own, schema), str(data), published, costs)
+        try:
+            return _of_data(build_task(own, schema), here[0], published, costs)
+        except UserError:
+            if published is None:
+                raise
     if published is None:
         raise UserError(f"task {name}: its data are not here, and no published size of it is known")
     return published
@@ -115,9 +122,10 @@ def task_size(name: str, settings: Mapping[str, Any], schema: AttributeSchema, c
 def _of_data(task: Task, data: str, published: TaskSize | None, costs: CostSettings) -> TaskSize:
     if not isinstance(task, BringsPrompts):
         raise UserError(f"task {task.name} brings no prompts of its own")
+    answer = published.answer_tokens if published else costs.answer_tokens
     with tempfile.TemporaryDirectory() as images:
         prompts = task.prompts(Path(images))
-        questions = list(_questions(task, prompts[:SHOWN], costs)) if isinstance(task, AsksJudge) else []
+        questions = list(_questions(task, prompts[:SHOWN], answer)) if isinstance(task, AsksJudge) else []
     turns = max((1 + len(prompt.follow_ups) for prompt in prompts), default=1)
     calls = len(questions) / max(1, min(len(prompts), SHOWN))
     limits = [prompt.decoding.max_new_tokens for prompt in prompts if prompt.decoding]
@@ -127,7 +135,7 @@ def _of_data(task: Task, data: str, published: TaskSize | None, costs: CostSetti
         images=sum(len(prompt.images) for prompt in prompts) / max(1, len(prompts)),
         turns=turns,
         prompt_tokens=round(sum(map(_bytes, prompts)) / max(1, len(prompts)) / BYTES_PER_TOKEN),
-        answer_tokens=published.answer_tokens if published else costs.answer_tokens,
+        answer_tokens=answer,
         most_tokens=max((limit for limit in limits if limit), default=TaskSize.most_tokens),
         judge_input=round(sum(questions) / len(questions)) if questions else 0,
         judge_output=(published.judge_output if published else 0) or round(costs.answer_tokens * bool(questions)),
@@ -135,9 +143,9 @@ def _of_data(task: Task, data: str, published: TaskSize | None, costs: CostSetti
     )
 
 
-def _questions(task: AsksJudge, prompts: Sequence[Prompt], costs: CostSettings) -> Iterator[int]:
+def _questions(task: AsksJudge, prompts: Sequence[Prompt], answer: int) -> Iterator[int]:
     """Yield the guessed tokens of what a judge is asked about an answer of usual length to each prompt."""
-    text = text_of(costs.answer_tokens)
+    text = text_of(answer)
     for prompt in prompts:
         paths = tuple(map(Path, prompt.images))
         answered = Answered(prompt, text, image_paths=paths, follow_up_answers=(text,) * len(prompt.follow_ups))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class StageCost:
     """One stage.
 
     Args:
+        stage: which; of several jobs of a stage the end of their names says which.
         what: it does, in words.
         seconds: that it computes; 0 for a stage without GPUs, None where that is not known.
         gpus: that it holds meanwhile, and while it starts.
@@ -65,7 +66,7 @@ class Costs:
     """
 
     def __init__(self, settings: LaunchSettings, jobs: Sequence[Job]) -> None:
-        self.settings, self.jobs = settings, {job.stage: job for job in jobs}
+        self.settings, self.all, self.jobs = settings, tuple(jobs), {job.stage: job for job in jobs}
         self.gpu: GPU | None = find_gpu(settings.costs.gpu) if settings.costs.gpu else None
         self._training: Composed | None = None
 
@@ -74,8 +75,9 @@ class Costs:
         return self.settings.costs
 
     def stages(self) -> list[StageCost]:
-        """Return each stage's; one that cannot be reckoned says why."""
-        return [self._stage(job) for job in self.jobs.values()]
+        """Return each job's; one that cannot be reckoned says why."""
+        named = f"{self.settings.run.name}_"
+        return [replace(self._stage(job), stage=job.name.removeprefix(named)) for job in self.all]
 
     def _stage(self, job: Job) -> StageCost:
         reckon: Mapping[str, Callable[[Job], StageCost]] = {
@@ -245,8 +247,10 @@ class Costs:
 
     def _variants(self, job: Job) -> int:
         """Answers to a task's prompt: with and without the attribute line, where the model was trained to be asked."""
-        recipe = find_recipe(self._training_of(job).get("recipe.name"))
-        return 2 if recipe.samples.attributed and job.composed.get("variants") == "auto" else 1
+        training, checkpoint = self._training_of(job), job.composed.get("checkpoint")
+        starts = checkpoint in (training.get("model.hf_path"), training.get("model.checkpoint"))
+        conditioned = find_recipe(training.get("recipe.name")).samples.attributed and not starts
+        return 2 if conditioned and job.composed.get("variants") == "auto" else 1
 
     def _training_of(self, job: Job) -> Composed:
         if self._training is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,20 +13,58 @@ from nemo_mm_align.capacity.estimate import estimate
 from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.capacity.run import compose_training
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.evaluation.judging import TaskQuestion
+from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.tasks.sizes import SIZES
+from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.launch.compose import Composed, compose_stage
 from nemo_mm_align.launch.cost_gpu import limit_seconds
+from nemo_mm_align.launch.cost_inputs import task_size
 from nemo_mm_align.launch.cost_judge import Questions, judge_use
 from nemo_mm_align.launch.cost_table import cost_text
 from nemo_mm_align.launch.costs import Costs, StageCost
 from nemo_mm_align.launch.jobs import make_jobs
 from nemo_mm_align.launch.launch import launch, read_settings
+from nemo_mm_align.launch.settings import CostSettings
+from nemo_mm_align.llm.question import Question
 from nemo_mm_align.llm.running.spending import Tokens
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.model.settings import sizes_of
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.schema.records import Prompt, Turn, write_records
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Decoding, Prompt, Turn, write_records
 from tests.unit.launch.cases import DATA, KUBERNETES, PLACES, TRAINING, launch_config
+
+
+class AskingTask:
+    """A task of two prompts, one with a follow-up, whose judge is asked once per turn."""
+
+    name, measures = "asking", ()
+
+    def __init__(self, data: str) -> None:
+        self.data = data
+
+    def prompts(self, images: Path) -> list[Prompt]:
+        asked = (Turn(role="user", content="Why? " * 8),)
+        limit = Decoding(max_new_tokens=64)
+        return [Prompt(id="a", turns=asked, follow_ups=("And?",), decoding=limit), Prompt(id="b", turns=asked)]
+
+    def questions(self, answered: Answered) -> list[TaskQuestion]:
+        turns = [answered.text, *answered.follow_up_answers]
+        return [
+            TaskQuestion(str(turn), Question("Rate." * 4, (text,)), lambda reply: {}) for turn, text in enumerate(turns)
+        ]
+
+    def score(self, answered: Sequence[Answered]) -> list[ScoredAnswer]:
+        return []
+
+    def reference(self, prompt: Prompt) -> str:
+        return ""
+
+    def cautions(self, methods: Mapping[str, MethodResult]) -> list[str]:
+        return []
+
 
 CHAIN = ("sample", "label", "build", "train", "evaluate")
 EXPECTED = ("costs.expected_prompts=6000", "costs.expected_questions=500")
@@ -180,6 +219,19 @@ def test_tasks_go_by_published_sizes_until_their_data_are_here() -> None:
     assert "mt_bench: 80, question.jsonl of lm-sys/FastChat" in generate.source
     assert evaluate.judge.calls == 2 * 3 * 160, "two turns; nobody is asked about pope"
     assert evaluate.judge.tokens == Tokens(960 * 700, 960 * 200)
+
+
+def test_a_task_whose_data_are_here_is_counted(tmp_path: Path, helpsteer: AttributeSchema) -> None:
+    settings = {"_target_": f"{__name__}.AskingTask", "data": str(tmp_path)}
+    found = task_size("own", settings, helpsteer, CostSettings(answer_tokens=100))
+    assert (found.prompts, found.turns, found.images, found.most_tokens) == (2, 2, 0, 64)
+    assert found.prompt_tokens == 10 and found.source == f"counted in {tmp_path}"
+    assert found.judge_calls == 3 and found.judge_input == 105, "20 characters of instructions, 400 of an answer"
+    assert found.judge_output == 100
+    away = settings | {"data": "/nowhere"}
+    with pytest.raises(UserError, match="task own: its data are not here"):
+        task_size("own", away, helpsteer, CostSettings())
+    assert task_size("mine", away | {"task": "pope"}, helpsteer, CostSettings()) == SIZES["pope"]
 
 
 def test_published_sizes() -> None:
