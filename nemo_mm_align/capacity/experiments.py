@@ -5,6 +5,7 @@ The files are generated, so that none of them can drift from the others; a test 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from omegaconf import OmegaConf
 from nemo_mm_align.capacity.gpus import REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import TrainingJob, read_job
 from nemo_mm_align.capacity.suggest import describe, suggest
-from nemo_mm_align.recipes.registry import paper_recipes
+from nemo_mm_align.recipes.registry import all_recipes, paper_recipes
 from nemo_mm_align.recipes.spec import RecipeSpec
 
 MODELS = {"llava15_7b": "LLaVA-1.5-7B", "llava15_13b": "LLaVA-1.5-13B"}
 CLUSTERS = ((1, 8), (2, 8), (8, 8))
+PAPER_GPUS = {8: "", 4: "_1x4", 2: "_1x2"}
+"""GPUs of the one node that the paper's experiments are for, and how their names end."""
 PRECISIONS = {"": "bf16", "_fp8": "fp8_tensorwise"}
 
 Compose = Callable[[list[str]], Mapping[str, Any]]
@@ -95,18 +98,20 @@ def _with_data(text: str, recipe: RecipeSpec) -> str:
     return text.replace("train: ???", f"train: ???             # {made_by}")
 
 
-def _cluster_experiment(recipe: RecipeSpec, model: str, base: Mapping[str, Any], job: TrainingJob, name: str) -> str:
+def _cluster_experiment(
+    recipe: RecipeSpec, model: str, base: Mapping[str, Any], job: TrainingJob, name: str, further: str = ""
+) -> str:
     chosen = suggest(job, find_gpu(REFERENCE_GPU))
     found, values = chosen.job, base["model"]
     head = (
         f"# {recipe.label} of {MODELS[model]} with LoRA on {job.nodes} x {job.gpus_per_node} H100 80 GB, "
         f"{job.engine.precision}; hyper-parameters of the paper (arXiv 2402.10884).\n"
         f"# scripts/train.py experiment={name} model.hf_path=... data.train=... exp_manager.exp_dir=...\n"
-        f"# Layout: {describe(found)}.\n# Why: {chosen.reason}.\n"
+        f"{further}# Layout: {describe(found)}.\n# Why: {chosen.reason}.\n"
     )
     optim = {key: values["optim"][key] for key in ("lr", "projector_lr", "weight_decay", "schedule", "warmup_ratio")}
     text = _text(
-        name,
+        name.replace("/", "_"),
         head,
         {
             "model_group": model,
@@ -139,6 +144,30 @@ def cluster_experiments(compose: Compose) -> Iterator[tuple[str, str]]:
                     job = replace(job, engine=replace(job.engine, precision=precision))
                     name = f"{recipe.name}_{model}_{nodes}x{gpus}{suffix}"
                     yield name, _cluster_experiment(recipe, model, base, job, name)
+
+
+def paper_experiments(compose: Compose) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) for every training of the paper, on one node: ``paper/NAME``, see docs/reproduce.md."""
+    for recipe in all_recipes().values():
+        for model, note in recipe.paper_models.items():
+            base = compose([f"recipe={recipe.name}", f"model={model}"])
+            for gpus, ending in PAPER_GPUS.items():
+                name = f"paper/{_paper_name(recipe, model)}{ending}"
+                lines = [
+                    f"The paper's chain: scripts/launch.py chain=paper experiment={name} ... (docs/reproduce.md)",
+                    note,
+                ]
+                further = "".join(
+                    f"# {line}\n" for text in lines for line in textwrap.wrap(text, 125, break_long_words=False)
+                )
+                yield name, _cluster_experiment(recipe, model, base, read_job(base, 1, gpus), name, further)
+
+
+def _paper_name(recipe: RecipeSpec, model: str) -> str:
+    """The method's name, and the model's size where it is not that of all its trainings."""
+    size = model.rpartition("_")[2]
+    first = next(iter(recipe.paper_models))
+    return recipe.name.removesuffix("_paper") + ("" if model == first else f"_{size}")
 
 
 def _miniature_settings(recipe: str, miniature: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,11 +218,13 @@ def miniature_experiments(miniature: Mapping[str, Any]) -> Iterator[tuple[str, s
 
 def all_experiments(compose: Compose, miniature: Mapping[str, Any]) -> dict[str, str]:
     """Every experiment file's text by name."""
-    return dict(cluster_experiments(compose)) | dict(miniature_experiments(miniature))
+    return (
+        dict(cluster_experiments(compose)) | dict(miniature_experiments(miniature)) | dict(paper_experiments(compose))
+    )
 
 
 def write_experiments(folder: Path, texts: Mapping[str, str]) -> None:
     """Write the files; those of earlier generations that are no longer wanted are left to version control."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")

@@ -22,6 +22,7 @@ class GPU:
         fp8: whether it has FP8 units.
         node_bandwidth: bytes per second, one direction, between GPUs of a node.
         network_bandwidth: the same between nodes, per GPU.
+        memory_bandwidth: bytes per second of its own memory, of the data sheet.
     """
 
     name: str
@@ -31,15 +32,16 @@ class GPU:
     fp8: bool
     node_bandwidth: float
     network_bandwidth: float
+    memory_bandwidth: float
 
 
 _ALL = (
-    GPU("a100_40gb", 39.3 * GIB, 8, 312e12, False, 300e9, 25e9),
-    GPU("a100_80gb", 79.0 * GIB, 8, 312e12, False, 300e9, 25e9),
-    GPU("l40s_48gb", 44.3 * GIB, 8, 362e12, True, 25e9, 25e9),
-    GPU("h100_80gb", 79.0 * GIB, 8, 989e12, True, 450e9, 50e9),
-    GPU("h200_141gb", 139.5 * GIB, 8, 989e12, True, 450e9, 50e9),
-    GPU("b200_180gb", 178.0 * GIB, 8, 2250e12, True, 900e9, 50e9),
+    GPU("a100_40gb", 39.3 * GIB, 8, 312e12, False, 300e9, 25e9, 1.555e12),
+    GPU("a100_80gb", 79.0 * GIB, 8, 312e12, False, 300e9, 25e9, 2.039e12),
+    GPU("l40s_48gb", 44.3 * GIB, 8, 362e12, True, 25e9, 25e9, 0.864e12),
+    GPU("h100_80gb", 79.0 * GIB, 8, 989e12, True, 450e9, 50e9, 3.35e12),
+    GPU("h200_141gb", 139.5 * GIB, 8, 989e12, True, 450e9, 50e9, 4.8e12),
+    GPU("b200_180gb", 178.0 * GIB, 8, 2250e12, True, 900e9, 50e9, 8e12),
 )
 GPUS = {gpu.name: gpu for gpu in _ALL}
 

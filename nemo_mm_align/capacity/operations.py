@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mm_align.capacity.job import TrainingJob
+from nemo_mm_align.model.config import LlavaConfig
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,12 @@ def model_flops(job: TrainingJob, work: Work) -> float:
     """Operations that training on `work` needs, over all stages: what MFU is reckoned with, nothing counted twice."""
     stages = range(job.parallel.pipeline_model_parallel_size)
     return sum(sum(stage_flops(job, stage, work, "none")) for stage in stages)
+
+
+def forward_flops(config: LlavaConfig, work: Work) -> float:
+    """Operations of one pass without gradients over `work`, over all stages: prompts, ratings, reference log-probs."""
+    language, vision = config.language, config.vision
+    linear = 2.0 * work.tokens * language.linear_parameters * language.num_layers
+    attention = 4.0 * work.attended * language.query_width * language.num_layers
+    tower = 2.0 * work.images * vision.tokens_per_image * vision.num_parameters()
+    return linear + attention + tower + 2.0 * work.labelled * language.hidden_size * language.vocab_size

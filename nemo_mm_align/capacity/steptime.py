@@ -1,4 +1,8 @@
-"""A rough time for a training step. The time ranks layouts against each other; it is no promise."""
+"""A rough time for a training step. The time ranks layouts against each other and says what a run will cost; it is no promise.
+
+Of eleven micro batches of 7B and 13B that were measured on one H200 (LoRA for pairs, conditioned and plain answers; all weights)
+it is within a third: `tests/unit/test_capacity_measured.py`. Links and more than one GPU are not measured.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +71,12 @@ def _tensor_parallel_seconds(job: TrainingJob, gpu: GPU, layers: int) -> float:
 
 
 def step_time(job: TrainingJob, gpu: GPU) -> StepTime:
-    """Estimate a step of rows of usual length: the slowest stage times micro batches, the bubble, what does not overlap."""
-    job = job.usual
+    """Estimate a step of rows of usual length."""
+    return time_of_rows(job.usual, gpu)
+
+
+def time_of_rows(job: TrainingJob, gpu: GPU) -> StepTime:
+    """Estimate a step of the job's own rows: the slowest stage times micro batches, the bubble, what does not overlap."""
     parallel, replicas = job.parallel, job.data_parallel_size
     stages, layers = parallel.pipeline_model_parallel_size, job.config.layers_per_stage(parallel)
     distinct = sorted({0, 1 % stages, stages - 1})  # inner stages are alike

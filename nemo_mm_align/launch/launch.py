@@ -19,6 +19,8 @@ from nemo_mm_align.core.configuration import check_section, read
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.launch.checks import find_faults, warn_of_missing_mounts
+from nemo_mm_align.launch.cost_table import cost_text
+from nemo_mm_align.launch.costs import Costs
 from nemo_mm_align.launch.interactive import render_interactive
 from nemo_mm_align.launch.jobs import Job, make_jobs
 from nemo_mm_align.launch.kubernetes import condition, kind, object_name, render_manifest
@@ -64,7 +66,7 @@ def launch(config: DictConfig) -> str:
     _warn(settings)
     _raise_or_warn(find_faults(jobs, settings), settings.dry_run)
     if settings.dry_run:
-        return _preview(rendered, settings)
+        return _preview(rendered, settings) + "\n" + cost_text(Costs(settings, jobs).stages(), settings)
     _write(rendered)
     environment = job_environment(settings.wandb_api_key_file)
     if isinstance(settings.cluster, SlurmCluster):

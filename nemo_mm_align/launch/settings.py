@@ -10,6 +10,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, field_validator
 
+from nemo_mm_align.capacity.gpus import GPUS, REFERENCE_GPU
+from nemo_mm_align.capacity.job import USUAL_ANSWER_TOKENS, USUAL_PROMPT_TOKENS
 from nemo_mm_align.cli.configuration_help import Words
 from nemo_mm_align.core.configuration import STRICT, Count, Natural, StrictModel
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
@@ -23,12 +25,18 @@ def register_open_nodes() -> None:
     The settings of the stages are checked against their own configurations, environment variables and much of
     Kubernetes have names of the site's choosing.
     """
+    OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
     store = ConfigStore.instance()
     store.store(name="open_stages", node={name: _open() for name in (*STAGES, "env_vars")})
     named_by_the_site = ("volumes", "node_selector", "cpu_node_selector", "labels", "annotations")
     resources = {name: {"requests": _open(), "limits": _open()} for name in ("resources", "cpu_resources")}
     node = {name: _open() for name in named_by_the_site} | {"ib_interfaces": {"resources": _open()}} | resources
     store.store(group="cluster", name="open_k8s", node=node)
+
+
+def _file_name(name: str | None) -> str | None:
+    """An experiment of a folder, ``paper/NAME``, as the name of a run, which names files."""
+    return None if name is None else name.replace("/", "_")
 
 
 def _open() -> DictConfig:
@@ -91,6 +99,21 @@ class InteractiveCluster(StrictModel):
 Cluster = Annotated[SlurmCluster | InteractiveCluster | KubernetesCluster, Field(discriminator="type")]
 
 
+class CostSettings(StrictModel):
+    """What a dry run reckons costs with; what each means stands in ``conf/launch.yaml``."""
+
+    gpu: Literal[tuple(GPUS)] | None = REFERENCE_GPU  # type: ignore[valid-type]
+    price_per_gpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    currency: str = "USD"
+    start_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+    expected_prompts: Count | None = None
+    expected_questions: Count | None = None
+    expected_examples: Count | None = None
+    prompt_tokens: Count = USUAL_PROMPT_TOKENS
+    answer_tokens: Count = USUAL_ANSWER_TOKENS
+    images_per_prompt: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+
 class LaunchSettings(StrictModel):
     """``conf/launch.yaml``, without the settings of the stages."""
 
@@ -108,6 +131,7 @@ class LaunchSettings(StrictModel):
     wandb_api_key_file: Path | None
     preflight: bool
     dry_run: bool
+    costs: CostSettings = CostSettings()
 
     @field_validator("container_mounts", mode="before")
     @classmethod

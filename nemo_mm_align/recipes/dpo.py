@@ -34,4 +34,11 @@ RECIPE = RecipeSpec(
     colour="#cc3d5c",
     order=4,
     paper_examples=5084,
+    paper_models={
+        "llava15_13b": "",
+        "llava15_7b": (
+            "The paper publishes neither beta nor learning rate of its 7B run (its search: beta 0.3 and 0.5, lr 5e-5 and "
+            "5e-6): these are the 13B's. Its 7B data also held 6,000 pairs of text alone from HelpSteer."
+        ),
+    },
 )

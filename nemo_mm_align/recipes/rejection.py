@@ -16,4 +16,5 @@ RECIPE = RecipeSpec(
     colour="#e69f00",
     order=2,
     paper_examples=5034,
+    paper_models={"llava15_13b": ""},
 )

@@ -16,4 +16,5 @@ RECIPE = RecipeSpec(
     colour="#0072b2",
     order=1,
     paper_examples=5084,
+    paper_models={"llava15_13b": ""},
 )

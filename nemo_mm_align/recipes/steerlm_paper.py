@@ -15,4 +15,5 @@ RECIPE = RecipeSpec(
     data="answers with all their attributes",
     colour="#66c2a5",
     order=3,
+    paper_models={"llava15_13b": ""},
 )

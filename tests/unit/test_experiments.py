@@ -16,15 +16,17 @@ from nemo_mm_align.core.units import gib
 from nemo_mm_align.model.arithmetic import check_started_ranks
 from nemo_mm_align.recipes.registry import paper_recipes
 
-NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+FOLDER = CONF / "experiment"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+PAPER = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.glob("*/*.yaml"))
 LEARNING_RATES = {"sft": 4e-4, "rejection": 4e-4, "steerlm": 4e-4, "dpo": 5e-5}
 
 
 def test_files_are_what_the_generator_writes() -> None:
     texts = experiment_texts()
-    assert sorted(texts) == NAMES
+    assert sorted(texts) == sorted([*NAMES, *PAPER])
     different = [
-        name for name in NAMES if (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8") != texts[name]
+        name for name in texts if (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8") != texts[name]
     ]
     assert not different, f"write them anew with scripts/estimate.py: {different}"
 
@@ -60,6 +62,41 @@ def test_experiment(name: str) -> None:
     assert (model["global_batch_size"], model["max_length"]) == (128, 3000 if recipe == "dpo" else 2048)
     assert model["optim"]["lr"] == LEARNING_RATES[recipe] and model["optim"]["projector_lr"] == 2e-5
     assert (model["lora"]["rank"], model["lora"]["alpha"], values["recipe"]["epochs"]) == (128, 256, 3)
+
+
+def test_every_training_of_the_paper_is_there_for_8_4_and_2_gpus() -> None:
+    trainings = ("sft", "rejection", "steerlm", "dpo", "dpo_7b")
+    assert sorted(f"paper/{training}{ending}" for training in trainings for ending in ("", "_1x4", "_1x2")) == PAPER
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_experiment_of_the_paper(name: str) -> None:
+    values = compose_training([f"experiment={name}"])
+    recipe, model, stem = values["recipe"], values["model"], name.removeprefix("paper/")
+    method = stem.split("_")[0]
+    assert values["name"] == values["exp_manager"]["name"] == name.replace("/", "_")
+    assert recipe["name"] == {"steerlm": "steerlm_paper"}.get(method, method) and values["precision"] == "bf16"
+    assert model["name"] == ("llava15_7b" if "7b" in stem else "llava15_13b")
+    assert (values["trainer"]["num_nodes"], values["trainer"]["devices"]) == (
+        1,
+        {"1x4": 4, "1x2": 2}.get(stem[-3:], 8),
+    )
+    assert (model["lora"]["rank"], model["lora"]["alpha"], model["lora"]["dropout"]) == (128, 256, 0.05)
+    assert model["lora"]["targets"] == ["q", "k", "v", "o", "gate", "up", "down"]
+    optim = {key: model["optim"][key] for key in ("lr", "projector_lr", "weight_decay", "schedule", "warmup_ratio")}
+    assert optim == {
+        "lr": LEARNING_RATES[method], "projector_lr": 2e-5, "weight_decay": 0.0, "schedule": "cosine", "warmup_ratio": 0.03,
+    }  # fmt: skip
+    assert (recipe["epochs"], model["global_batch_size"]) == (3, 128)
+    assert model["max_length"] == (3000 if method == "dpo" else 2048) and recipe.get("beta", 0.1) == 0.1
+    assert values["attribute_schema"]["name"] == "helpsteer" and not values["attribute_schema"].get("steered")
+    assert estimate(values, REFERENCE_GPU).fits
+
+
+def test_what_the_paper_does_not_publish_is_said() -> None:
+    for name in PAPER:
+        unknown = "publishes neither beta nor learning rate" in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+        assert unknown == ("7b" in name), name
 
 
 @pytest.mark.parametrize("name", ["dpo_llava15_13b_2x8", "steerlm_llava15_7b_1x8_fp8"])
