@@ -54,7 +54,7 @@ def read_scienceqa(data: str, split: str, image_root: str | None, cache: Path) -
     """
     folder = Path(data)
     if not (folder / PROBLEMS).is_file():
-        if (folder / SPLITS).is_file() or not folder.suffix == "" or (folder.is_dir() and not any(folder.iterdir())):
+        if any((folder / name).is_file() for name in (SPLITS, QUESTIONS.format(split=split))):
             raise UserError(f"{folder}: no {PROBLEMS}. Give the folder that holds the data set's files.")
         lines = task_lines(folder, split, cache)
         return [_of_fields(line.fields, f"{split}-{line.number}", _row_text(line), _row_image(line)) for line in lines]

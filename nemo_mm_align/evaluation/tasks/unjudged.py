@@ -56,9 +56,9 @@ def image_prompt(
     key: str, question: str, image: str | Path | None, decoding: Decoding, metadata: Mapping[str, Any]
 ) -> Prompt:
     """Return a prompt whose image, if any, stands before its question."""
-    text = question.replace(IMAGE_PLACEHOLDER, "").strip()
+    text = question.replace(IMAGE_PLACEHOLDER, "")
     images = () if image is None else (str(Path(image).absolute()),)
-    content = f"{IMAGE_PLACEHOLDER}\n{text}" if images else text
+    content = f"{IMAGE_PLACEHOLDER}\n{text.strip()}" if images else text
     return Prompt(
         id=key, images=images, turns=(Turn(role="user", content=content),), decoding=decoding, metadata=dict(metadata)
     )
