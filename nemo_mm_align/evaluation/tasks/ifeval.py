@@ -74,7 +74,9 @@ class IFEvalTask:
         self._all: list[Instructions] | None = None
         self.statistics = _statistics()
         if find_spec("lm_eval") is None:
-            log.warning("task ifeval: scoring needs the extra nemo_mm_align[ifeval], not installed here; generating does without.")
+            log.warning(
+                "task ifeval: scoring needs the extra nemo_mm_align[ifeval], not installed here; generating does without."
+            )
 
     @property
     def sources(self) -> tuple[SourceFile, ...]:
@@ -110,7 +112,9 @@ class IFEvalTask:
         for line in task_lines(path):
             prompt = line.text("prompt")
             if prompt not in keys:
-                raise line.wrong(f"prompt {shorten(prompt, 60)!r} is none of {self._data}", "give the data that were answered.")
+                raise line.wrong(
+                    f"prompt {shorten(prompt, 60)!r} is none of {self._data}", "give the data that were answered."
+                )
             if keys[prompt] in found:
                 raise line.wrong(f"prompt {keys[prompt]} is answered twice", "keep one of the two.")
             found[keys[prompt]] = (line.text("response"),)
@@ -151,7 +155,9 @@ class IFEvalTask:
             PROMPT_STRICT.name: float(all(followed.strict)),
             PROMPT_LOOSE.name: float(all(followed.loose)),
         }
-        return scored_answer(one, values, columns=_columns(instructions, followed), notes=_notes(instructions, followed))
+        return scored_answer(
+            one, values, columns=_columns(instructions, followed), notes=_notes(instructions, followed)
+        )
 
 
 def _columns(instructions: Instructions, followed: Followed) -> dict[str, float]:
@@ -176,7 +182,11 @@ def _statistics() -> tuple[Statistic, ...]:
         return Statistic(f"{measure.name}{name}", columns, ratio(*columns))
 
     whole = (of(INSTRUCTION_STRICT, "strict"), of(INSTRUCTION_LOOSE, "loose"))
-    parts = (of(measure, kind, f".{name}") for name in TYPES for measure, kind in ((TYPE_STRICT, "strict"), (TYPE_LOOSE, "loose")))
+    parts = (
+        of(measure, kind, f".{name}")
+        for name in TYPES
+        for measure, kind in ((TYPE_STRICT, "strict"), (TYPE_LOOSE, "loose"))
+    )
     return (*whole, *parts)
 
 
@@ -184,7 +194,11 @@ def _read(line: TaskLine) -> Instructions:
     types, arguments = line.texts("instruction_id_list"), line.fields.get("kwargs")
     if unknown := next((name for name in types if name not in TYPES), None):
         raise line.wrong(f"instruction {unknown!r} is unknown.{suggestion(unknown, TYPES)}")
-    if not isinstance(arguments, list) or len(arguments) != len(types) or not all(isinstance(one, dict) for one in arguments):
+    if (
+        not isinstance(arguments, list)
+        or len(arguments) != len(types)
+        or not all(isinstance(one, dict) for one in arguments)
+    ):
         raise line.wrong("kwargs is no list of objects, one for each instruction")
     try:
         key = int(line.key("key"))

@@ -74,9 +74,7 @@ def check_answer(instructions: Instructions, answer: str) -> Followed:
         _check_arguments(instructions.key, name, arguments)
     strict = package.test_instruction_following_strict(instructions, answer)
     loose = package.test_instruction_following_loose(instructions, answer)
-    return Followed(
-        tuple(map(bool, strict.follow_instruction_list)), tuple(map(bool, loose.follow_instruction_list))
-    )
+    return Followed(tuple(map(bool, strict.follow_instruction_list)), tuple(map(bool, loose.follow_instruction_list)))
 
 
 @cache

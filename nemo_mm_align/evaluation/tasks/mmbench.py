@@ -120,7 +120,9 @@ class MMBenchTask:
 
     def _prompt(self, one: MMBenchQuestion, turns: int) -> Prompt:
         options = [f"{letter}. {text}" for letter, text in one.options.items()]
-        text = "\n".join([*([one.hint] if one.hint else []), one.question, *options, *([self._suffix] * bool(self._suffix))])
+        text = "\n".join(
+            [*([one.hint] if one.hint else []), one.question, *options, *([self._suffix] * bool(self._suffix))]
+        )
         truth = {
             "base": one.base,
             "turns": turns,

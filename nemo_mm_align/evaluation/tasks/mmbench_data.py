@@ -113,7 +113,14 @@ def _question(line: TaskLine) -> MMBenchQuestion:
         for name in ("hint", "category", "l2-category", "split")
     }
     return MMBenchQuestion(
-        _index(line), line.text("question"), texts["hint"], options, answer, texts["category"], texts["l2-category"], texts["split"]
+        _index(line),
+        line.text("question"),
+        texts["hint"],
+        options,
+        answer,
+        texts["category"],
+        texts["l2-category"],
+        texts["split"],
     )
 
 

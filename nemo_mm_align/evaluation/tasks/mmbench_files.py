@@ -89,7 +89,9 @@ def _plain(sheet: Any, value: str | int) -> Any:
 
 def _workbook(path: Path) -> Iterator[TaskLine]:
     if not installed_version("openpyxl"):
-        raise UserError(f"{path}: reading a workbook needs openpyxl. Install it (pip install openpyxl), or save it as TSV.")
+        raise UserError(
+            f"{path}: reading a workbook needs openpyxl. Install it (pip install openpyxl), or save it as TSV."
+        )
     import openpyxl
 
     rows = openpyxl.load_workbook(path, read_only=True, data_only=True).active.iter_rows(values_only=True)

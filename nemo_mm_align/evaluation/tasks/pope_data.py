@@ -78,7 +78,9 @@ def split_files(path: Path) -> dict[str, Path]:
             raise UserError(f"{path}: holds {files[0].name} and {files[1].name}. Leave one file of each split in it.")
         found |= {split: file for file in files}
     if path.is_dir() and not found and not (path / "dataset_info.json").is_file():
-        raise UserError(f"{path}: holds no file called *pope_random.jsonl, *pope_popular.jsonl or *pope_adversarial.jsonl.")
+        raise UserError(
+            f"{path}: holds no file called *pope_random.jsonl, *pope_popular.jsonl or *pope_adversarial.jsonl."
+        )
     return found
 
 
@@ -95,9 +97,7 @@ def _source(split: str, path: Path) -> SourceFile:
     return next((one for one in tried if one.published), tried[0])
 
 
-def _labelled(
-    lines: list[TaskLine], data: str, annotations: str | None
-) -> Iterator[tuple[TaskLine, PopeQuestion]]:
+def _labelled(lines: list[TaskLine], data: str, annotations: str | None) -> Iterator[tuple[TaskLine, PopeQuestion]]:
     """Pair LLaVA's questions with labels, split by split and in order, as LLaVA does; the pictures have to agree."""
     if annotations is None:
         raise UserError(f"{data}: has no labels. Give the folder of coco_pope_*.json: task.annotations=...")

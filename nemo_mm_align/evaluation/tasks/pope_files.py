@@ -32,9 +32,7 @@ def read_pope_answers(path: Path, questions: Sequence[PopeQuestion]) -> dict[str
     return _by_order(lines, path, questions) if lines else None
 
 
-def pope_answer_files(
-    name: str, scored: Sequence[ScoredAnswer], questions: Sequence[PopeQuestion]
-) -> dict[str, str]:
+def pope_answer_files(name: str, scored: Sequence[ScoredAnswer], questions: Sequence[PopeQuestion]) -> dict[str, str]:
     """Return one file per split, in the order of its questions, as POPE's evaluate.py reads it."""
     answers = {one.prompt_id: one.answer for one in scored if not one.failed}
     lines: dict[str, list[str]] = {}
@@ -69,9 +67,7 @@ def _by_number(
     return {ids[number]: texts for number, texts in answers.items()}
 
 
-def _by_order(
-    lines: Sequence[TaskLine], path: Path, questions: Sequence[PopeQuestion]
-) -> dict[str, tuple[str, ...]]:
+def _by_order(lines: Sequence[TaskLine], path: Path, questions: Sequence[PopeQuestion]) -> dict[str, tuple[str, ...]]:
     """Take whole splits from the front, each the one whose questions the lines repeat: a gap would shift all that follows."""
     rest = {split: [one for one in questions if one.split == split] for split in SPLITS}
     found: dict[str, tuple[str, ...]] = {}

@@ -18,7 +18,9 @@ Counts = Mapping[str, np.ndarray]
 
 def columns_of(split: str, label: str, read: str) -> dict[str, float]:
     """Return one answer's columns. What cannot be read is no yes: with the label yes it was not found (fn), with no it is none."""
-    name = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn"}.get((label, read), "fn" if label == "yes" else "")
+    name = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn"}.get(
+        (label, read), "fn" if label == "yes" else ""
+    )
     return {"split": float(SPLITS.index(split)), **{one: float(one == name) for one in COUNTS}}
 
 

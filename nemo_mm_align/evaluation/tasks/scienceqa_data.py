@@ -117,7 +117,11 @@ def _of_fields(fields: Mapping[str, Any], key: str, text: str, image: Path | Non
 def _check(fields: Any, where: str) -> None:
     choices = fields.get("choices") if isinstance(fields, dict) else None
     answer = fields.get("answer") if isinstance(fields, dict) else None
-    if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS) or not isinstance(fields.get("question"), str):
+    if (
+        not isinstance(choices, list)
+        or not 2 <= len(choices) <= len(LETTERS)
+        or not isinstance(fields.get("question"), str)
+    ):
         raise UserError(f"{where} has no question, or not two to five choices. Give the data set's own file.")
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise UserError(f"{where}: answer={answer!r} is the place of none of its {len(choices)} choices, from 0.")

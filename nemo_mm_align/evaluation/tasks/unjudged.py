@@ -27,6 +27,7 @@ MANY_UNPARSABLE = 0.05
 NO_ANSWERS = ("[LMMS_EVAL_REQUEST_FAILED", "Failed to obtain answer via API")
 """What lmms-eval and VLMEvalKit write in an answer's place where they got none."""
 
+
 def no_answer(text: str) -> str:
     """Return why a text is no answer but another tool's word for a failed request; "" for an answer, empty or not."""
     return next((f"the answer is another tool's {mark!r}" for mark in NO_ANSWERS if mark in text), "")
