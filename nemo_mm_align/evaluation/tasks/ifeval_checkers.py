@@ -130,5 +130,5 @@ def _check_arguments(key: int | str, name: str, arguments: Mapping[str, Any]) ->
     wanted = set(checker.get_instruction_args_keys()) - {"prompt_to_repeat"}
     if missing := sorted(wanted - {name for name, value in arguments.items() if value is not None}):
         raise UserError(
-            f"IFEval's prompt {key}: {name} has no {missing[0]}, and the checker would draw one at random. Give the published data."
+            f"IFEval's prompt {key}: {name} has no {missing[0]}, and the checker would draw one. Give the published data."
         )

@@ -74,11 +74,7 @@ def truth_in(prompt: Prompt, scoring: Scoring) -> Truth:
     kind = found.get("scoring") or scoring
     if kind not in SCORINGS:
         raise UserError(f"{where}: scoring={kind!r} is none of {', '.join(SCORINGS)}.")
-    answer = found.get("answer")
-    accepted = answer if isinstance(answer, list) else [answer]
-    accepted = [str(one) if isinstance(one, int | float) and not isinstance(one, bool) else one for one in accepted]
-    if not accepted or not all(isinstance(one, str) and one.strip() for one in accepted):
-        raise UserError(f"{where}: answer={answer!r} is no text and no list of texts. Write what is right.")
+    accepted = _accepted(where, found.get("answer"))
     choices = found.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(one, str) and one.strip() for one in choices):
         raise UserError(f"{where}: choices is no list of texts.")
@@ -86,6 +82,14 @@ def truth_in(prompt: Prompt, scoring: Scoring) -> Truth:
     if kind == "choice":
         accepted = [_letter(where, accepted, options)]
     return Truth(tuple(accepted), kind, options, str(found.get("category") or ""), str(found.get("group") or ""))
+
+
+def _accepted(where: str, answer: Any) -> list[str]:
+    given = answer if isinstance(answer, list) else [answer]
+    texts = [str(one) for one in given if isinstance(one, str | int | float) and not isinstance(one, bool)]
+    if not texts or len(texts) < len(given) or not all(one.strip() for one in texts):
+        raise UserError(f"{where}: answer={answer!r} is no text and no list of texts. Write what is right.")
+    return texts
 
 
 def _letter(where: str, accepted: list[str], options: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.sources import SourceFile, source_file
 from nemo_mm_align.evaluation.tasks.task_lines import TaskLine, task_lines
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("random", "popular", "adversarial")
 
@@ -59,6 +62,8 @@ def read_pope(data: str, annotations: str | None, cache: Path | None) -> list[Po
         UserError: no data, or a record that lacks something, with file and line; or a question that stands twice.
     """
     files = split_files(Path(data))
+    if missing := set(SPLITS) - set(files) if files else ():
+        log.warning("%s: no questions of %s; the mean F1 is one of the other splits.", data, " and ".join(sorted(missing)))
     if files:
         return _distinct((line, _question(line, split)) for split, path in files.items() for line in task_lines(path))
     lines = list(task_lines(Path(data), "test", cache))
@@ -71,16 +76,13 @@ def split_files(path: Path) -> dict[str, Path]:
     """Return the files of a folder by their split, in the order of `SPLITS`; one file by its own; none for anything else."""
     if path.is_file():
         return {split: path for split in SPLITS if path.stem.endswith(f"pope_{split}")}
-    found = {}
+    found: dict[str, Path] = {}
     for split in SPLITS if path.is_dir() else ():
         files = sorted({*path.glob(f"*pope_{split}.jsonl"), *path.glob(f"*pope_{split}.json")})
         if len(files) > 1:
             raise UserError(f"{path}: holds {files[0].name} and {files[1].name}. Leave one file of each split in it.")
-        found |= {split: file for file in files}
-    if path.is_dir() and not found and not (path / "dataset_info.json").is_file():
-        raise UserError(
-            f"{path}: holds no file called *pope_random.jsonl, *pope_popular.jsonl or *pope_adversarial.jsonl."
-        )
+        if files:
+            found[split] = files[0]
     return found
 
 
