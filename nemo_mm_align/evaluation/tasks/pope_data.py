@@ -63,7 +63,9 @@ def read_pope(data: str, annotations: str | None, cache: Path | None) -> list[Po
     """
     files = split_files(Path(data))
     if missing := set(SPLITS) - set(files) if files else ():
-        log.warning("%s: no questions of %s; the mean F1 is one of the other splits.", data, " and ".join(sorted(missing)))
+        log.warning(
+            "%s: no questions of %s; the mean F1 is one of the other splits.", data, " and ".join(sorted(missing))
+        )
     if files:
         return _distinct((line, _question(line, split)) for split, path in files.items() for line in task_lines(path))
     lines = list(task_lines(Path(data), "test", cache))

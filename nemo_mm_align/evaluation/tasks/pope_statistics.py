@@ -17,7 +17,7 @@ Counts = Mapping[str, np.ndarray]
 
 
 def columns_of(split: str, label: str, read: str) -> dict[str, float]:
-    """Return one answer's columns. What cannot be read is no yes: fn where the label is yes, and none of the four where it is no."""
+    """Return one answer's columns. What cannot be read is fn where the label is yes, and none of the four where it is no."""
     name = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn"}.get(
         (label, read), "fn" if label == "yes" else ""
     )
