@@ -114,8 +114,8 @@ class FieldFiles(Protocol):
             UserError: it is, and it is broken; the message names file and line.
         """
 
-    def field_files(self, name: str, scored: Sequence[ScoredAnswer]) -> dict[str, str]:
-        """Return the text of files by their names: a method's answers, and what was said of them."""
+    def field_files(self, name: str, scored: Sequence[ScoredAnswer]) -> Mapping[str, str | bytes]:
+        """Return files by their names, text or (workbooks) bytes: a method's answers, and what was said of them."""
 
 
 def statistics_of(task: Task) -> tuple[Statistic, ...]:
