@@ -22,16 +22,30 @@ def replacing(path: str | Path) -> Iterator[TextIO]:
     Raises:
         UserError: a folder, device, FIFO or socket stands there, or the folder cannot be made or written to.
     """
+    with _temporary_of(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _temporary_of(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside another one, which what was written there then becomes."""
     path = file_to_write(path)
     temporary = beside(path, f"{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a whole file of bytes."""
+    with _temporary_of(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:

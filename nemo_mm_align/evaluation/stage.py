@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_mm_align.core.atomic import write_text
+from nemo_mm_align.core.atomic import write_bytes, write_text
 from nemo_mm_align.core.lock import owned_output
 from nemo_mm_align.core.outputs import folder_to_write
 from nemo_mm_align.evaluation.answers import ScoredAnswer
@@ -136,11 +136,12 @@ def _write_answers(settings: EvaluateSettings, run: TaskRun, scored: SeedAnswers
             _write_field_files(settings.out / "field" / run.name, run.task.field_files(name, answers))
 
 
-def _write_field_files(folder: Path, files: Mapping[str, str]) -> None:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
+def _write_field_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            write_bytes(folder / name, content)
+        else:
+            write_text(folder / name, content)
 
 
 def _write(settings: EvaluateSettings, reports: Mapping[str, TaskReport]) -> None:

@@ -141,10 +141,10 @@ def is_steerable(model: Mapping[str, Any]) -> bool:
 def asks_judge_of(evaluation: Any) -> bool:
     """Whether an evaluation's configuration has a task that wants ratings or asks in its own words; unknown ones do not."""
     tasks = evaluation.get("tasks")
-    sections = (
-        task_sections(OmegaConf.to_container(tasks, resolve=True)).values() if tasks else [evaluation.get("task") or {}]
-    )  # type: ignore[arg-type]
-    return any(map(_asks, sections))
+    if not tasks:
+        return _asks(evaluation.get("task") or {})
+    plain: Any = OmegaConf.to_container(tasks, resolve=True)
+    return any(map(_asks, task_sections(plain).values()))
 
 
 def _asks(section: Mapping[str, Any]) -> bool:
