@@ -43,9 +43,7 @@ class PaperPairs(Source):
 
     def parse(self, record: Mapping[str, Any], record_id: str) -> Item:
         """One pair."""
+        if not self.reference_log_probs:
+            record = {key: value for key, value in record.items() if not key.startswith("ref_")}
         draft = parse_dpo(record, record_id, Context())
-        draft.extras = {key: value for key, value in draft.extras.items() if self._keeps(key)}
         return Item(draft, folder_origin(str(draft.images[0]) if draft.images else None, self.origins))
-
-    def _keeps(self, key: str) -> bool:
-        return key != "metadata" and (self.reference_log_probs or not key.startswith("reference_"))

@@ -101,6 +101,10 @@ def test_the_papers_pairs(tmp_path: Path) -> None:
     assert (second.turns[0].content, third.images) == ("<image>\nWhere?", ())
     stored = next(read_records(tmp_path / "with.jsonl", PreferenceExample))
     assert (stored.reference_chosen_log_prob, stored.reference_rejected_log_prob) == (-2.5, -3.5)
+    broken = write_list(tmp_path / "broken.json", [pair(ref_rej_logp=None)])  # no fault where they are not taken over
+    prepare("mllm_dpo", broken, tmp_path / "broken.jsonl")
+    with pytest.raises(UserError, match="only one of ref_win_logp and ref_rej_logp"):
+        prepare("mllm_dpo", broken, tmp_path / "refused.jsonl", "source.reference_log_probs=true")
     assert summary is not None and summary.comparison() == [
         "lrv: paper: 2,522, here: 1",
         "scigraphqa: paper: 2,660, here: 1",
