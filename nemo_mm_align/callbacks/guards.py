@@ -64,7 +64,9 @@ class LookAtAnswers(Callback):
         if step == 0 and not known:
             self._record(trainer, step)
         elif not known:
-            logger.warning("guards: this run was begun without them; answers are compared with those after step %d", step)
+            logger.warning(
+                "guards: this run was begun without them; answers are compared with those after step %d", step
+            )
             self._record(trainer, step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
@@ -92,7 +94,9 @@ class LookAtAnswers(Callback):
             self._tell(line)
 
     def _tell(self, line: Mapping[str, float]) -> None:
-        told = ", ".join(f"{name.removeprefix('guards/')} {value:.4g}" for name, value in line.items() if name != "step")
+        told = ", ".join(
+            f"{name.removeprefix('guards/')} {value:.4g}" for name, value in line.items() if name != "step"
+        )
         logger.info("answers after step %d: %s", line["step"], told)
         faults = faults_of(read_metrics(self.run / GUARDS_FILE)[0], line, self.lengths)
         for fault in faults:

@@ -15,7 +15,7 @@ RISING = 3
 """Validations after the best one that are all worse: of a loss that only wavers, three in a row are rarer than one in eight."""
 
 EMPTY, REPEATING = 0.1, 0.25
-"""More empty answers, or more that repeat eight words, than at the beginning by this share: a model that trains well does neither."""
+"""By how much the share of empty answers, and of those that repeat eight words, may grow since the beginning."""
 
 
 def overfitting(run: Series) -> Finding | None:
@@ -25,7 +25,8 @@ def overfitting(run: Series) -> Finding | None:
         return None
     place = min(range(len(lines)), key=lambda index: lines[index][VALIDATION])
     best, last = lines[place], lines[-1]
-    text = f"validation loss {lines[0][VALIDATION]:.4f} -> {last[VALIDATION]:.4f}, best {best[VALIDATION]:.4f} after step {best['step']:.0f}"
+    text = f"validation loss {lines[0][VALIDATION]:.4f} -> {last[VALIDATION]:.4f}, "
+    text += f"best {best[VALIDATION]:.4f} after step {best['step']:.0f}"
     since = len(lines) - 1 - place
     if since < RISING or not _falls(run.lines, best["step"]):
         return Finding(rule="overfitting", worry=False, text=text)
@@ -66,12 +67,16 @@ def answers(run: Series) -> Finding | None:
     if len(run.guards) < 2:
         return None
     first, last = run.guards[0], run.guards[-1]
-    text = f"answers of {first['guards/words']:.1f} -> {last['guards/words']:.1f} words, {_percent(last, 'empty')} empty, "
+    text = (
+        f"answers of {first['guards/words']:.1f} -> {last['guards/words']:.1f} words, {_percent(last, 'empty')} empty, "
+    )
     text += f"{_percent(last, 'cut')} cut at the limit, {_percent(last, 'repeating')} repeating themselves"
     faults = faults_of(first, last, run.lengths)
     if not faults:
         return Finding(rule="answers", worry=False, text=text)
-    remedy = "look at them (metrics/guard_answers.jsonl), take an earlier checkpoint, lower model.optim.lr or recipe.epochs"
+    remedy = (
+        "look at them (metrics/guard_answers.jsonl), take an earlier checkpoint, lower model.optim.lr or recipe.epochs"
+    )
     return Finding(rule="answers", worry=True, text=f"{text}: {', '.join(faults)}; {remedy}")
 
 

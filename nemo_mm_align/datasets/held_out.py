@@ -38,8 +38,8 @@ def hold_out(examples: Sequence[Example], share: float, path: str) -> tuple[list
     target = max(1, round(share * len(examples)))
     if target >= len(examples):
         raise UserError(
-            f"{path}: data.validation={share:g} of {len(examples)} records leaves nothing to train on. Give a smaller share, or a "
-            "file of its own."
+            f"{path}: data.validation={share:g} of {len(examples)} records leaves nothing to train on. Give a smaller share, or "
+            "a file of its own."
         )
     for ties, apart in ((_prompt_and_pictures, ""), (_prompt, "pictures"), (_record, "pictures and prompts")):
         drawn = _draw(_groups(examples, ties), target)

@@ -66,9 +66,7 @@ def read_best(run: Path) -> Best | None:
         return None
 
 
-def best_among(
-    lines: Sequence[Mapping[str, float]], checkpoints: Path, monitor: Monitor
-) -> Mapping[str, float] | None:
+def best_among(lines: Sequence[Mapping[str, float]], checkpoints: Path, monitor: Monitor) -> Mapping[str, float] | None:
     """Return the best of the validations whose checkpoint is there and complete."""
     steps = {int(path.name.removeprefix("step_")) for path in checkpoints_of(checkpoints)}
     return monitor.best([line for line in lines if int(line["step"]) in steps])

@@ -164,12 +164,16 @@ def _prompts(path: str | None, task: Task | None, folder: Path) -> list[Prompt]:
     """Read the file's prompts, or the task's own; their image paths hold from the current directory."""
     if path is not None:
         return [
-            prompt.model_copy(update={"images": tuple(str(resolve_image(image, Path(path))) for image in prompt.images)})
+            prompt.model_copy(
+                update={"images": tuple(str(resolve_image(image, Path(path))) for image in prompt.images)}
+            )
             for prompt in read_records(Path(path), Prompt)
         ]
     assert task is not None
     if not isinstance(task, BringsPrompts):
-        raise UserError(f"guards.task: {task.name} brings no prompts of its own. Give a file of them, guards.prompts=FILE.")
+        raise UserError(
+            f"guards.task: {task.name} brings no prompts of its own. Give a file of them, guards.prompts=FILE."
+        )
     return task.prompts(folder)
 
 

@@ -128,9 +128,7 @@ class Validation:
         batches = [self.collator(part, length, rows) for part in parts]
         return run_schedule(model, batches, reads_of(self.objective), self._report, forward_only=True)
 
-    def _report(
-        self, reading: Reading, batch: Batch
-    ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    def _report(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         output = self.objective.loss(reading, batch)
         told = common_metrics(reads_of(self.objective), reading, batch) | output.metrics
         return output.loss_sum, output.count, told

@@ -43,19 +43,21 @@ def read_run_data(
         UserError: faulty records, examples that do not fit, data of the wrong kind, or nothing left to train or validate on.
     """
     examples, held_out, source = _examples(settings, encoder)
-    training = _samples(settings, examples, settings.source, encoder, folder and folder / LENGTH_PLAN_FILE, progress, hashes)
+    training = _samples(
+        settings, examples, settings.source, encoder, folder and folder / LENGTH_PLAN_FILE, progress, hashes
+    )
     if source is None:
         return RunData(training, None)
     with named(source.path):
-        validation = _samples(settings, held_out, source, encoder, folder and folder / VALIDATION_PLAN_FILE, progress, hashes)
+        validation = _samples(
+            settings, held_out, source, encoder, folder and folder / VALIDATION_PLAN_FILE, progress, hashes
+        )
     logger.info("%d samples to train on, %d held out for validation", len(training), len(validation))
     warn_of_overlap(training, validation, hashes.of)
     return RunData(training, validation)
 
 
-def _examples(
-    settings: TrainSettings, encoder: Encoder
-) -> tuple[list[Example], list[Example], SourceSettings | None]:
+def _examples(settings: TrainSettings, encoder: Encoder) -> tuple[list[Example], list[Example], SourceSettings | None]:
     """Return what is trained on, what is held out, and where that comes from; None where nothing is held out."""
     examples, share = read_examples(settings.source, encoder.schema), settings.data.validation_share
     if share is not None:
@@ -89,8 +91,8 @@ def warn_of_overlap(training: Sequence[Sample], validation: Sequence[Sample], ha
     same = sum(_content(sample, hash_of) in contents for sample in validation)
     if shared:
         logger.warning(
-            "%d of %d held-out samples ask what the training data ask as well, %d of them with the same answers: what was learned "
-            "by heart looks good there. Take them out of one of the two",
+            "%d of %d held-out samples ask what the training data ask as well, %d of them with the same answers: what was "
+            "learned by heart looks good there. Take them out of one of the two",
             shared,
             len(validation),
             same,

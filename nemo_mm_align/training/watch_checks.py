@@ -59,7 +59,8 @@ def _check_guards(settings: TrainSettings) -> None:
         )
     if settings.engine.fp8 and precision != "fp8_delayed":
         raise UserError(
-            f"guards: a model trained in precision={precision} cannot compute single positions. Take bf16 or fp8_delayed, or {off}."
+            f"guards: a model trained in precision={precision} cannot compute single positions. Take bf16 or fp8_delayed, or "
+            f"{off}."
         )
     if guards.prompts is not None and not Path(guards.prompts).is_file():
         raise UserError(f"guards.prompts={guards.prompts}: no such file. Give a JSONL of prompts, or null.")
