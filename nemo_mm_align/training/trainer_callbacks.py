@@ -142,7 +142,7 @@ def validation_of(
     """Return how held-out samples are measured, before there is a model.
 
     Raises:
-        UserError: the monitored metric is none that the recipe tells.
+        UserError: the monitored metric is none that the recipe tells, or nobody knows which way is better.
     """
     head = settings.recipe.head(settings.schema)
     outputs = 0 if head is None else len(head.outputs)
@@ -152,5 +152,6 @@ def validation_of(
         raise UserError(
             f"validation.monitor={monitor}: recipe={settings.recipe.name} tells no such metric. It tells {', '.join(names)}."
         )
+    _ = settings.validation.higher_is_better
     size = settings.validation.micro_batch_size or settings.model.micro_batch_size
     return Validation(samples, collator, settings.recipe, size, names, progress)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.core.run_files import WANDB_FILE
@@ -23,20 +23,19 @@ _LENGTH = 8
 """As wandb's own ids."""
 
 
-def with_run_id(manager: DictConfig, folder: Path) -> DictConfig:
-    """Return the settings of NeMo's experiment manager with the id of this folder's run, where it logs to Weights & Biases.
+def give_run_id(manager: DictConfig, folder: Path) -> None:
+    """Put the id of this folder's run into the settings of NeMo's experiment manager, where it logs to Weights & Biases.
 
     Args:
-        folder: of the run. An id that the settings name counts before the one that stands there.
+        folder: of the run. An id that the settings or the environment name counts before the one that stands there.
     """
     if not manager.get("create_wandb_logger") or not manager.get("resume_if_exists"):
-        return manager  # each start has a folder of its own, whose name the manager makes the id
-    given = OmegaConf.to_container(manager.get("wandb_logger_kwargs") or OmegaConf.create({}), resolve=True)
-    assert isinstance(given, dict)
-    stored = read_run(folder)
+        return  # each start has a folder of its own, whose name the manager makes the id
+    given = manager.get("wandb_logger_kwargs") or {}
     made = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
-    known = given.get("id") or os.environ.get("WANDB_RUN_ID") or stored.get("id") or made
-    return OmegaConf.merge(manager, {"wandb_logger_kwargs": {**given, "id": known}})  # type: ignore[return-value]
+    known = given.get("id") or os.environ.get("WANDB_RUN_ID") or read_run(folder).get("id") or made
+    with open_dict(manager):
+        manager.wandb_logger_kwargs = {**given, "id": known}
 
 
 def read_run(folder: Path) -> dict[str, Any]:

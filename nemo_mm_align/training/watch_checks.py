@@ -17,11 +17,8 @@ def check_watched(settings: TrainSettings) -> None:
     """Check `data.validation`, `validation` and `guards` as far as settings and file names tell.
 
     Raises:
-        UserError: a held-out file that cannot be there or is the one that is trained on, a metric of which nobody knows which
-            way is better, or guards of a model that cannot answer.
+        UserError: a held-out file that cannot be there or is the one that is trained on, or guards of a model that cannot answer.
     """
-    if settings.data.validation is not None:
-        _ = settings.validation.higher_is_better
     _check_source(settings)
     _check_guards(settings)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from nemo_mm_align.core.run_health import read_health
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel.checkpoint_folder import checkpoints_of, read_metadata
 from nemo_mm_align.parallel.source import open_source
-from tests.distributed import run_distributed
+from tests.distributed import REPOSITORY, run_distributed
 from tests.parallel.test_training import STEPS, finish, losses, overrides, start
 from tests.parallel.validation_worker import build, held_out, measure, validation
 from tests.tiny import sentence, tiny_llava, training_data
@@ -74,8 +76,6 @@ def lines(out: Path, run: str, name: str) -> list[dict[str, Any]]:
 
 def prompts(folder: Path) -> Path:
     """Text, a picture, and a dialogue of two questions."""
-    import random
-
     source = random.Random(4)
     turns = [[{"role": "user", "content": f"{mark}{sentence(source, 5)}?"}] for mark in ("", "<image>\n", "")]
     records = [
@@ -94,7 +94,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[s
     out = tmp_path_factory.mktemp("watched")
     model, data = tiny_llava(out / "model"), training_data(out / "data", "preference")
     held = training_data(out / "held", "preference", count=5, seed=9)
-    plain = [*overrides(model, data, out, "recipe=dpo", "health.image_probe=0"), f"data.reference_cache={out}/reference"]
+    plain = [
+        *overrides(model, data, out, "recipe=dpo", "health.image_probe=0"),
+        f"data.reference_cache={out}/reference",
+    ]
     watch = [f"data.validation={held}", "validation.every=2", f"guards.prompts={prompts(out)}"]
     return plain, [*watch, "guards.every=4", "guards.max_new_tokens=8"], out
 
@@ -148,7 +151,7 @@ def same_run(out: Path, first: str, second: str) -> None:
     """Both starts wrote to one run at Weights & Biases, whose id stands in the folder."""
     about = [json.loads((out / name / "wandb.json").read_text()) for name in (first, second)]
     assert about[0] == about[1] and about[0]["project"] == "seed" and len(about[0]["id"]) == 8
-    starts = [path.name.rpartition("-")[2] for path in (out / second / "wandb").glob("offline-run-*")]
+    starts = [path.name.rpartition("-")[2] for path in (out / "wandb").glob("offline-run-*")]
     assert starts == [about[0]["id"]] * 2
 
 
@@ -175,10 +178,15 @@ def test_the_best_checkpoint_opens_by_its_name(whole: tuple[list[str], Path]) ->
     ids=["tp2", "pp2", "dp2"],
 )
 def test_two_processes_validate_and_answer_as_one_does(
-    watched: tuple[list[str], list[str], Path], layout: list[str], request: pytest.FixtureRequest
+    watched: tuple[list[str], list[str], Path],
+    layout: list[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain, watch, out = watched
     words, name = [*plain, *watch, "model.lora.dropout=0", "trainer.max_steps=4"], request.node.callspec.id
+    words.append("guards.task={_target_: tests.word_task.WordTask}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     if not (out / "one").exists():
         finish(start(1, *words, "name=one"))
     finish(start(2, *words, *layout, f"name={name}"))
@@ -186,12 +194,22 @@ def test_two_processes_validate_and_answer_as_one_does(
         # Training itself rounds differently at another layout, four steps of it more than one pass.
         assert ours["validation/loss"] == pytest.approx(theirs["validation/loss"], rel=1e-5)
         assert ours["validation/rewards/accuracies"] == theirs["validation/rewards/accuracies"]
-    assert lines(out, name, "guard_answers") == lines(out, "one", "guard_answers")
+    answers = lines(out, name, "guard_answers")
+    assert answers == lines(out, "one", "guard_answers") and len(answers) == 8  # four questions, twice
+    first = {line["prompt_id"]: len(line["text"].split()) for line in reversed(answers) if line["step"] == 4}
+    expected = (first["picture"] + first["dialogue"]) / 2  # a failed answer is missing, not 0
+    assert lines(out, name, "guards")[-1]["guards/word_count"] == expected
 
 
 def test_a_share_is_held_out_and_never_trained_on(watched: tuple[list[str], list[str], Path]) -> None:
     plain, _, out = watched
-    words = [*plain, "data.validation=0.25", "validation.monitor=rewards/accuracies", "trainer.max_steps=2", "name=share"]
+    words = [
+        *plain,
+        "data.validation=0.25",
+        "validation.monitor=rewards/accuracies",
+        "trainer.max_steps=2",
+        "name=share",
+    ]
     output = finish(start(1, *words))
     assert "9 samples to train on, 3 held out for validation" in output
     plan = [json.loads((out / f"share/metrics/{name}length_plan.json").read_text()) for name in ("", "validation_")]
@@ -211,7 +229,7 @@ def test_a_share_is_held_out_and_never_trained_on(watched: tuple[list[str], list
         (["data.validation=0.2", "validation.monitor=rewards/accuracy"], "tells no such metric"),
         (["data.validation=0.2", "validation.monitor=saturated"], "Say validation.mode=min or max"),
         (["guards.prompts=/nowhere.jsonl"], "guards.prompts=/nowhere.jsonl: no such file"),
-        (["guards.prompts={out}/empty.jsonl"], "there is no prompt to answer"),
+        (["guards.prompts={out}/empty.jsonl"], "empty.jsonl: the file is empty"),
         (["guards.prompts={prompts}", "guards.max_new_tokens=600"], "lower max_new_tokens"),
         (["task@guards.task=miniature"], "brings no prompts of its own"),
         (["task@guards.task=attributes", "guards.prompts={prompts}"], "asks a judge"),
@@ -225,7 +243,6 @@ def test_mistakes_are_named_before_weights_are_read(
 
     from nemo_mm_align.cli.entry_point import describe
     from nemo_mm_align.training import trainer
-    from tests.distributed import REPOSITORY
 
     plain, _, out = watched
     (out / "empty.jsonl").write_text("")
