@@ -22,6 +22,7 @@ class EndHangs(Callback):
     def __init__(self, timeout_s: float, folder: Path) -> None:
         self.timeout_s, self.folder = timeout_s, folder
         self._watchdog: Watchdog | None = None
+        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start watching."""
@@ -31,13 +32,20 @@ class EndHangs(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
         """Data is there, the step begins."""
+        self._step = trainer.global_step
         if self._watchdog is not None:
             self._watchdog.moved(trainer.global_step, in_step=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
         """The step has ended, its checkpoint included."""
+        self._step = trainer.global_step
         if self._watchdog is not None:
             self._watchdog.moved(trainer.global_step, in_step=False)
+
+    def alive(self) -> None:
+        """Say that what belongs to a step and takes longer than any, a validation, goes on."""
+        if self._watchdog is not None:
+            self._watchdog.moved(self._step, in_step=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop watching."""

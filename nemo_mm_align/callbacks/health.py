@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nemo_mm_align.callbacks.health_rules import RULES
 from nemo_mm_align.callbacks.health_series import Series
-from nemo_mm_align.core.run_files import METRICS_FILE, read_metrics
+from nemo_mm_align.core.run_files import GUARDS_FILE, METRICS_FILE, VALIDATION_FILE, read_metrics
 from nemo_mm_align.core.run_health import Finding, Verdict, read_health, write_health
 from nemo_mm_align.parallel import runtime
 
@@ -26,14 +27,16 @@ def verdict(run: Series) -> Verdict:
     return Verdict(steps=len(run.lines), findings=sorted(findings, key=lambda finding: not finding.worry))
 
 
-def report_health(folder: Path, clip_grad: float) -> None:
+def report_health(folder: Path, clip_grad: float, lengths: tuple[float, float] = (0.0, math.inf)) -> None:
     """Write the verdict on the run in a folder beside what else is known of its health, and log it.
 
     Args:
         clip_grad: longest gradient that an update took; 0: any.
+        lengths: see `Series`.
     """
     health = read_health(folder)
-    found = verdict(Series(read_metrics(folder / METRICS_FILE), clip_grad, health.images))
+    lines, validation, guards = (read_metrics(folder / name) for name in (METRICS_FILE, VALIDATION_FILE, GUARDS_FILE))
+    found = verdict(Series(lines, clip_grad, health.images, validation, guards, lengths))
     write_health(folder, health.model_copy(update={"verdict": found}))
     logger.info("health after %d steps: %s", found.steps, found.summary)
     for finding in found.findings:
@@ -57,13 +60,13 @@ class ReportHealth(Callback):
 
     Args:
         folder: of the run.
-        clip_grad: see `report_health`.
+        clip_grad, lengths: see `report_health`.
     """
 
-    def __init__(self, folder: Path, clip_grad: float) -> None:
-        self.folder, self.clip_grad = folder, clip_grad
+    def __init__(self, folder: Path, clip_grad: float, lengths: tuple[float, float] = (0.0, math.inf)) -> None:
+        self.folder, self.clip_grad, self.lengths = folder, clip_grad, lengths
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what the run has recorded and say what it shows."""
         if runtime.rank() == 0:
-            report_health(self.folder, self.clip_grad)
+            report_health(self.folder, self.clip_grad, self.lengths)

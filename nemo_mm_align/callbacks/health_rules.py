@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable
 
 from nemo_mm_align.callbacks.health_series import Series
+from nemo_mm_align.callbacks.watch_rules import answers, overfitting, validation_accuracy
 from nemo_mm_align.core.run_health import Finding, ImageEffect
 
 FEWEST_STEPS = 20
@@ -222,5 +223,8 @@ RULES: tuple[Callable[[Series], Finding | None], ...] = (
     entropy,
     gradient,
     images,
+    overfitting,
+    validation_accuracy,
+    answers,
 )
 """In the order in which a run is told of."""

@@ -46,11 +46,17 @@ class Series:
         lines: of its metrics file, oldest first.
         clip_grad: longest gradient that an update takes; 0: any.
         images: what is known of its images.
+        validation: lines of its validations, oldest first.
+        guards: lines of the answers that it gave, oldest first.
+        lengths: how short and how long its answers may become, as multiples of their length at the beginning.
     """
 
     lines: Sequence[Mapping[str, float]]
     clip_grad: float = 0.0
     images: ImageSensitivity | None = None
+    validation: Sequence[Mapping[str, float]] = ()
+    guards: Sequence[Mapping[str, float]] = ()
+    lengths: tuple[float, float] = (0.0, math.inf)
 
     def values(self, name: str) -> list[float]:
         """Return a metric's finite values, oldest first; steps that have none are passed over."""

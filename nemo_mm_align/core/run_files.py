@@ -12,6 +12,11 @@ from nemo_mm_align.core.atomic import write_json, write_text
 METRICS_FILE = Path("metrics/training.jsonl")
 FACTS_FILE = Path("metrics/run.json")
 LENGTH_PLAN_FILE = Path("metrics/length_plan.json")
+VALIDATION_FILE = Path("metrics/validation.jsonl")
+VALIDATION_PLAN_FILE = Path("metrics/validation_length_plan.json")
+GUARDS_FILE = Path("metrics/guards.jsonl")
+GUARD_ANSWERS_FILE = Path("metrics/guard_answers.jsonl")
+BEST_FILE = Path("metrics/best.json")
 RANK_TIMES_FILE = Path("metrics/ranks.jsonl")
 IMAGES_FILE = Path(
     "metrics/training.images"
@@ -21,6 +26,9 @@ DIVERGED_FILE = Path("metrics/diverged.json")
 # In the run's folder itself (exp_manager.exp_dir/name): what a job script and the training inside it tell each other.
 STOP_FILE = Path("STOP")  # touched from outside: save, then end; the job script removes it at each start
 DONE_FILE = Path("DONE")  # written by rank 0 when training has finished; nobody removes it
+
+BEST_LINK = Path("best")  # a link to the best checkpoint, by what validation found
+WANDB_FILE = Path("wandb.json")  # id, project and entity of the run at Weights & Biases
 
 # In the launch's results folder: the text of an error that no restart mends. Of the ranks' exit codes a job script learns
 # only one.
@@ -35,6 +43,12 @@ FAULT_FILE_VARIABLE = "NEMO_MM_ALIGN_FAULT_FILE"
 
 JOB_VARIABLE = "NEMO_MM_ALIGN_JOB"
 """Name of a launched job of which the scheduler runs one at a time: a start of it may follow a lost one on another machine."""
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Append one line to a metrics file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

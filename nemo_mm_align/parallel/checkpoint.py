@@ -15,6 +15,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -215,14 +216,19 @@ def copy_tokenizer(source: str | Path, target: str | Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def keep_newest(run: str | Path, count: int) -> None:
+def keep_newest(run: str | Path, count: int, spared: Collection[int] = ()) -> None:
     """Remove all but the newest `count` complete checkpoints, and the remains of interrupted saves; rank 0 acts.
 
     Damaged ones do not count, and stay.
+
+    Args:
+        spared: steps whose checkpoints stay in any case.
     """
     if runtime.rank() == 0:
+        stays = {step_folder(run, step) for step in spared}
         for path in checkpoints_of(run)[:-count]:
-            _remove(path)
+            if path not in stays:
+                _remove(path)
         for path in Path(run).glob(f"step_*{_PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
     torch.distributed.barrier()

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
+from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.kinds import check_kind
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
@@ -166,7 +167,22 @@ def read_samples(
         UserError: faulty records, examples that do not fit, or data of the wrong kind for the recipe.
     """
     examples = read_examples(source, encoder.schema)
-    check_kind(recipe.samples, examples, source.path, recipe.name, recipe.build_method)
+    return make_samples(examples, source.path, plan, encoder, recipe, objective, report, progress, hashes)
+
+
+def make_samples(
+    examples: Sequence[Example],
+    path: str,
+    plan: PlanSettings,
+    encoder: Encoder,
+    recipe: RecipeSpec,
+    objective: Objective,
+    report: Path | None,
+    progress: bool,
+    hashes: ImageHashes | None = None,
+) -> SampleStore:
+    """Do the same with examples that have been read from `path`."""
+    check_kind(recipe.samples, examples, path, recipe.name, recipe.build_method)
     samples, lengths = plan_lengths(examples, encoder, plan, recipe.samples, progress, hashes)
     if report is not None:
         lengths.write(report)

@@ -20,6 +20,7 @@ from nemo_mm_align.model.arithmetic import check_started_ranks, check_training
 from nemo_mm_align.parallel.source import ModelSource, source_settings
 from nemo_mm_align.training.resume import checkpoint_to_resume
 from nemo_mm_align.training.settings import TrainSettings, read_settings
+from nemo_mm_align.training.watch_checks import check_watched
 
 CHECKPOINTS = "checkpoints"
 ANOTHER_RUN = "give another exp_manager.name"
@@ -64,6 +65,7 @@ def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
         max_length=settings.plan.max_length,
     )
     check_present(settings.source)
+    check_watched(settings)
     return settings, source
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reading
 from nemo_mm_align.parallel import runtime
@@ -179,6 +179,22 @@ def _write(appender: RecordAppender, keys: Iterable[str], samples: Iterable[Samp
         count = len(sample.sequences)
         appender.append({"sample": key, "log_probs": values[position : position + count]})
         position += count
+
+
+def attach(
+    model: Llava,
+    samples: SampleStore,
+    collator: Collator,
+    cache: ReferenceCache,
+    passes: Passes,
+    progress: bool,
+    stop: StopRequest,
+    hash_of: Callable[[Path], str],
+) -> None:
+    """Give every sample its reference log-probs; arguments and errors as those of `fill`."""
+    values = fill(model, samples, collator, cache, passes, progress, stop, hash_of)
+    for index, log_probs in enumerate(values):
+        samples.set_reference_log_probs(index, log_probs)
 
 
 def check_stored(samples: Sequence[Sample]) -> None:

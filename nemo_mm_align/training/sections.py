@@ -20,6 +20,7 @@ from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
 from nemo_mm_align.recipes.registry import objectives
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.training.watch_settings import GuardSettings, ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,21 @@ class DataSettings:
     shuffle: bool = True
     num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     reference_cache: str | None = None
+    validation: Annotated[float, Field(gt=0, lt=1)] | str | None = None
 
-    def source(self) -> SourceSettings:
-        """What is read; a value out of range raises pydantic's `ValidationError`."""
+    @property
+    def validation_share(self) -> float | None:
+        """Of the training data that is held out; None where none of it is."""
+        return self.validation if isinstance(self.validation, float) else None
+
+    def validation_source(self) -> SourceSettings | None:
+        """A file of held-out records, read as the training data are; None where there is none."""
+        return self.source(self.validation) if isinstance(self.validation, str) else None
+
+    def source(self, path: str | None = None) -> SourceSettings:
+        """What is read, `train` where no other path is given; a value out of range raises pydantic's `ValidationError`."""
         return SourceSettings(
-            path=self.train,
+            path=path or self.train,
             format=self.format,
             image_root=self.image_root,
             split=self.split,
@@ -131,6 +142,8 @@ class TopLevel:
     checkpoint: CheckpointSettings
     faults: FaultSettings
     health: HealthSettings
+    validation: ValidationSettings
+    guards: GuardSettings
     data: DataSettings
     recipe: Annotated[Any, OneOf(objectives)]
     model: Annotated[Any, Parts((ModelSettings, ParallelConfig, LlavaConfig))]

@@ -27,6 +27,7 @@ from nemo_mm_align.training.sections import (
     TopLevel,
     TrainerSettings,
 )
+from nemo_mm_align.training.watch_settings import GuardSettings, ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class TrainSettings:
     checkpoint: CheckpointSettings
     faults: FaultSettings
     health: HealthSettings
+    validation: ValidationSettings
+    guards: GuardSettings
     sizes: LlavaConfig | None
     engine: EngineConfig
     parallel: ParallelConfig
@@ -84,6 +87,8 @@ def read_values(values: Mapping[str, Any]) -> TrainSettings:
         checkpoint=whole.checkpoint,
         faults=whole.faults,
         health=whole.health,
+        validation=whole.validation,
+        guards=whole.guards,
         sizes=model.sizes,
         engine=read_engine(values),
         parallel=model.parallel,

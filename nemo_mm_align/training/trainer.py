@@ -13,28 +13,23 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
-from nemo_mm_align.callbacks.checkpointing import SaveCheckpoints
 from nemo_mm_align.callbacks.hangs import EndHangs
-from nemo_mm_align.callbacks.health import ReportHealth, report_health
-from nemo_mm_align.callbacks.images import MeasureImages
-from nemo_mm_align.callbacks.metrics import WriteMetrics
+from nemo_mm_align.callbacks.health import report_health
 from nemo_mm_align.callbacks.stopping import StopOnRequest
-from nemo_mm_align.callbacks.stragglers import ReportStragglers
 from nemo_mm_align.capacity.gpus import data_sheet_rate
 from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.core.lock import release, take
 from nemo_mm_align.core.orphans import end_forks_with_this_process
 from nemo_mm_align.core.run_files import (
     DONE_FILE,
+    GUARDS_FILE,
     IMAGES_FILE,
-    LENGTH_PLAN_FILE,
     METRICS_FILE,
     OWNER_FILE,
-    RANK_TIMES_FILE,
     write_diverged,
     write_done,
 )
-from nemo_mm_align.core.run_health import ImageSensitivity, RunHealth, read_health, write_health
+from nemo_mm_align.core.run_health import read_health
 from nemo_mm_align.datasets.sample import SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.model.arithmetic import row_length_multiple
@@ -53,11 +48,10 @@ from nemo_mm_align.training.data import (
     Collator,
     RemainingSteps,
     StepDataset,
-    read_samples,
 )
 from nemo_mm_align.training.early import ANOTHER_RUN, CHECKPOINTS, owner_file, read_and_check
+from nemo_mm_align.training.guards import open_guards
 from nemo_mm_align.training.head_start import start_head
-from nemo_mm_align.training.image_probe import ImageProbe, draw_exchanges
 from nemo_mm_align.training.known_settings import check_trainer, differing_sizes
 from nemo_mm_align.training.record import RunRecord, announce
 from nemo_mm_align.training.reference_passes import choose_passes
@@ -65,7 +59,9 @@ from nemo_mm_align.training.resume import check_resumable, check_same_model, che
 from nemo_mm_align.training.running_job import running_job
 from nemo_mm_align.training.step import TrainingDiverged, TrainingEngine
 from nemo_mm_align.training.throughput import Throughput
+from nemo_mm_align.training.trainer_callbacks import Watching, validation_of
 from nemo_mm_align.training.trainer_host import AlignmentModule, open_host
+from nemo_mm_align.training.validation_data import RunData, read_run_data
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +94,8 @@ class TrainingRun:
         self.trainer, self.folder = open_host(config, self.settings.manager.folder, strategy, stop)
         self._own(resources)
         self.hashes = ImageHashes(self.folder / IMAGES_FILE)
-        self.samples: SampleStore = self._read_samples()
+        self.data = self._read_data()
+        self.samples: SampleStore = self.data.training
         self.sampler = GlobalBatchSampler(
             len(self.samples),
             self.settings.model.global_batch_size,
@@ -116,6 +113,8 @@ class TrainingRun:
             self.samples.pictures(self.hashes.of),
             self.total_steps,
         )
+        self.throughput = self._throughput()
+        self._watch()
 
     def _own(self, resources: ExitStack) -> None:
         """Make the run's folder this run's alone; two that write checkpoints and metrics there would mix them."""
@@ -139,19 +138,25 @@ class TrainingRun:
         """Whether this rank shows progress bars."""
         return runtime.rank() == 0 and self.settings.trainer.enable_progress_bar
 
-    def _read_samples(self) -> SampleStore:
-        report = self.folder / LENGTH_PLAN_FILE if runtime.rank() == 0 else None
-        settings = self.settings
-        return read_samples(
-            settings.source,
-            settings.plan,
-            self.encoder,
-            settings.spec,
-            settings.recipe,
-            report,
-            self.progress,
-            self.hashes,
+    def _read_data(self) -> RunData:
+        folder = self.folder if runtime.rank() == 0 else None
+        return read_run_data(self.settings, self.encoder, folder, self.progress, self.hashes)
+
+    def _watch(self) -> None:
+        """Find out what is to be looked at while the model is trained, before there is one."""
+        settings, config = self.settings, self.source.config
+        self.watching = Watching(
+            settings, self.folder, self.total_steps, lambda: self.engine.model, self.progress, self.throughput.start
         )
+        self.collator, self.validation, self.best = self._collator(), None, None
+        held_out = self.data.validation
+        if held_out is not None:
+            size = config.language.hidden_size
+            self.validation = validation_of(settings, held_out, self.collator, size, self.progress)
+            self.best = self.watching.best(held_out)
+        asks, positions = self.record.recipe()["attributed"], config.language.max_position_embeddings
+        images = self.folder / GUARDS_FILE.parent
+        self.guards = open_guards(settings, self.encoder, self.processor, positions, asks, images)
 
     def _total_steps(self) -> int:
         epochs = float(self.settings.recipe.epochs)
@@ -175,8 +180,7 @@ class TrainingRun:
         start = self._check_resumable(resume) if resume else 0
         if runtime.rank() == 0:
             self.hashes.save()
-        collator = self._collator()
-        model = self._build_model()
+        collator, model = self.collator, self._build_model()
         if self.settings.recipe.starts_at_targets and not resume and not self._head_is_given():
             start_head(model, self.samples, self.encoder, self.processor)
         if self.settings.recipe.needs_reference:
@@ -189,10 +193,16 @@ class TrainingRun:
             self._train(self._loader(collator, start), resume, collator)
         else:
             logger.info("already trained to step %d: nothing to do", start)
-            if runtime.rank() == 0 and read_health(self.folder).verdict is None:  # ended between the last save and it
-                report_health(self.folder, self.settings.model.optim.clip_grad)
+            on_first_rank(lambda: self._catch_up(start))
         if runtime.rank() == 0 and max(start, self.trainer.global_step) >= self.total_steps:
             write_done(self.folder, self.total_steps)
+
+    def _catch_up(self, step: int) -> None:
+        """Do what a run that was ended right after its last save has left undone."""
+        if self.best is not None:
+            self.best.begin(step)
+        if read_health(self.folder).verdict is None:
+            report_health(self.folder, self.settings.model.optim.clip_grad, self.watching.lengths)
 
     def _check_resumable(self, resume: Path) -> int:
         check_same_model(resume, self.source.config, self.processor)
@@ -207,10 +217,12 @@ class TrainingRun:
         self.trainer.callbacks.extend(self._callbacks(collator))
         self.trainer.fit_loop.epoch_loop.max_steps = self.total_steps
         try:
-            self.trainer.fit(AlignmentModule(self.engine, self._throughput()), loader, ckpt_path=resume)
+            self.trainer.fit(AlignmentModule(self.engine, self.throughput), loader, ckpt_path=resume)
         except TrainingDiverged as error:
             if self.writer is not None:
                 self.writer.finish()  # of an earlier, healthy step
+            if self.best is not None and runtime.rank() == 0:
+                self.best.settle()
             if runtime.rank() == 0:
                 write_diverged(self.folder, error.report)
             raise
@@ -266,7 +278,8 @@ class TrainingRun:
         """Give every sample the log-probs of its sequences under the model as it stands: its record's own, or computed."""
         settings = self.settings
         if settings.recipe.reference_stored:
-            reference.check_stored(self.samples)
+            for samples in self._all_samples:
+                reference.check_stored(samples)
             return
         key = reference.settings_key(
             weights=self.source.fingerprint(),
@@ -280,19 +293,15 @@ class TrainingRun:
         cache = reference.ReferenceCache(
             Path(settings.data.reference_cache or self.folder / "reference_log_probs"), key
         )
-        longest = max(collator.length([sample]) for sample in self.samples)
-        values = reference.fill(
-            model,
-            self.samples,
-            collator,
-            cache,
-            choose_passes(self.job, longest, settings.model.reference_micro_batch_size),
-            self.progress,
-            self.stop,
-            self.hashes.of,
-        )
-        for index, log_probs in enumerate(values):
-            self.samples.set_reference_log_probs(index, log_probs)
+        asked = settings.model.reference_micro_batch_size
+        for samples in self._all_samples:
+            passes = choose_passes(self.job, max(collator.length([sample]) for sample in samples), asked)
+            reference.attach(model, samples, collator, cache, passes, self.progress, self.stop, self.hashes.of)
+
+    @property
+    def _all_samples(self) -> list[SampleStore]:
+        """To train on, and to validate with."""
+        return [self.samples, *([] if self.data.validation is None else [self.data.validation])]
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
         dataset = StepDataset(
@@ -307,32 +316,15 @@ class TrainingRun:
             pin_memory=gpu,
         )
 
-    def _images(self, collator: Collator) -> list[pl.Callback]:
-        """Measure how much the images matter, if that is asked for."""
-        settings = self.settings
-        if not settings.health.image_probe:
-            on_first_rank(lambda: write_health(self.folder, RunHealth()))  # an earlier run's is not this one's
-            return []
-        exchanges, why_none = draw_exchanges(self.samples, settings.health.image_probe, settings.seed, self.hashes.of)
-        probe = ImageProbe(self.samples, exchanges, collator, settings.recipe, settings.model.micro_batch_size)
-        key = probe.key(self.source.fingerprint(), self.hashes.of)
-        about = ImageSensitivity(key=key, samples=len(exchanges), why_none=why_none)
-        return [MeasureImages(self.folder, about, lambda: probe.measure(self.engine.model), self.total_steps)]
-
     def _callbacks(self, collator: Collator) -> list[pl.Callback]:
-        settings, faults, metrics = self.settings.checkpoint, self.settings.faults, self.folder / METRICS_FILE
-        stop = StopOnRequest(self.stop)
-        save = SaveCheckpoints(
-            self.checkpoints, settings.every_n_steps, settings.keep, self.total_steps, stop, self.writer
-        )
-        health = ReportHealth(self.folder, self.settings.model.optim.clip_grad)
-        callbacks: list[pl.Callback] = [WriteMetrics(metrics), stop, *self._images(collator), save, health]
-        if faults.straggler_every_n_steps:
-            path = self.folder / RANK_TIMES_FILE
-            callbacks.append(ReportStragglers(faults.straggler_every_n_steps, faults.straggler_ratio, path))
-        if faults.hang_timeout_s:
-            callbacks.append(EndHangs(faults.hang_timeout_s, metrics.parent))
-        return callbacks
+        watching, faults = self.watching, self.settings.faults
+        hangs = EndHangs(faults.hang_timeout_s, (self.folder / METRICS_FILE).parent)
+        before = watching.images(self.samples, collator, self.source.fingerprint(), self.hashes)
+        if self.validation is not None and self.best is not None:
+            before.append(watching.validation(self.validation, self.best, self.stop, hangs))
+        if self.guards is not None:
+            before.append(watching.guards(self.guards))
+        return watching.in_order(before, StopOnRequest(self.stop), hangs, self.writer, self.best)
 
     def _save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
         checkpoint.save(

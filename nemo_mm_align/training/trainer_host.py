@@ -19,6 +19,7 @@ from nemo_mm_align.parallel.strategy import MegatronCoreStrategy
 from nemo_mm_align.training.data import StepBatches
 from nemo_mm_align.training.step import TrainingEngine
 from nemo_mm_align.training.throughput import Throughput
+from nemo_mm_align.training.wandb_run import give_run_id, note_run
 
 _TALKATIVE = ("megatron.core.distributed", "megatron.core.optimizer", "megatron.core.optimizer_param_scheduler")
 """They list every trainable tensor, hundreds of lines."""
@@ -89,7 +90,11 @@ def open_host(
     )
     logging.getLogger("nemo_logger").addFilter(_not_of_checkpoints)
     aside = set(folder.glob(f"run_*/{STOP_FILE}"))
+    if runtime.rank() == 0:
+        give_run_id(config.exp_manager, folder)
     folder = Path(exp_manager(trainer, config.exp_manager) or folder)
+    if runtime.rank() == 0:
+        note_run(folder, trainer.loggers)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     if stop.file is None:

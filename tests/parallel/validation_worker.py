@@ -1,0 +1,108 @@
+"""What a tiny model makes of held-out samples, at one layout after the other.
+
+torchrun --nproc-per-node 2 tests/parallel/validation_worker.py MODEL RESULTS.json
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+
+from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.head_config import HeadConfig
+from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
+from nemo_mm_align.model.llava import Llava, build_llava
+from nemo_mm_align.objectives.objective import Objective
+from nemo_mm_align.parallel import runtime
+from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.training.data import BatchShape
+from nemo_mm_align.training.validation import Validation, metric_names
+from tests.distributed import REPOSITORY
+from tests.parallel.health_worker import DrawnImages
+from tests.tiny_llava import candidates, samples
+
+LAYOUTS = {"tp2": ParallelConfig(2, 1, sequence_parallel=True), "pp2": ParallelConfig(1, 2), "dp2": ParallelConfig()}
+HIDDEN = 64
+SCHEMA = AttributeSchema.model_validate(
+    yaml.safe_load((REPOSITORY / "conf/attribute_schema/helpsteer.yaml").read_text())
+)
+OUTPUTS = len(SCHEMA.names)
+
+
+def objective(name: str) -> Objective:
+    return find_recipe(name).configured().with_schema(SCHEMA)
+
+
+def held_out(name: str, count: int = 5) -> list[Sample]:
+    """Samples of unequal length; five of them in micro batches of two leave one alone."""
+    if name == "sft":
+        return [sample for number in range(2) for sample in samples(number)][:count]
+    if name == "dpo":
+        return [replace(candidates(n, 2), reference_log_probs=[-9.0 - n, -25.0 + n]) for n in range(count)]
+    rated = [candidates(n, 1 + n % 3) for n in range(count)]
+    nan = float("nan")
+    targets = [
+        [[float(n), nan if k else 2.0, 1.0 + k, nan, 3.0] for k in range(len(sample.sequences))]
+        for n, sample in enumerate(rated)
+    ]
+    return [
+        replace(sample, roles=("candidate",) * len(sample.sequences), targets=values)
+        for sample, values in zip(rated, targets, strict=True)
+    ]
+
+
+def build(folder: Path, name: str, parallel: ParallelConfig, dropout: float = 0.0) -> Llava:
+    torch.manual_seed(5)
+    head = HeadConfig(tuple(SCHEMA.names), "last") if name == "attribute_model" else None
+    lora = LoRAConfig(rank=4, alpha=8, dropout=dropout)
+    model = build_llava(llava_config_from_hf(folder), parallel, EngineConfig(), lora=lora, initialize=False, head=head)
+    load_huggingface(model, folder)
+    if model.head is not None:
+        with torch.no_grad():
+            model.head.score.weight.copy_(torch.linspace(-0.2, 0.3, OUTPUTS * HIDDEN).view(OUTPUTS, HIDDEN))
+    return model.train()
+
+
+def validation(name: str, chosen: list[Sample], size: int) -> Validation:
+    recipe, collator = objective(name), DrawnImages()
+    pipeline = runtime.layout()["pipeline_model_parallel_size"] > 1
+    shared = recipe.rows_shared
+    collator.shape = BatchShape(2, shared, last_token=recipe.reads.hidden is not None, equal_rows=pipeline)
+    collator.roles = find_recipe(name).samples.roles
+    names = metric_names(recipe, copy.copy(collator), chosen[0], HIDDEN, OUTPUTS if name == "attribute_model" else 0)
+    return Validation(chosen, collator, recipe, size, names)
+
+
+def measure(folder: Path, parallel: ParallelConfig) -> dict[str, dict[str, float]]:
+    """Return the metrics of five samples, and of one, which leaves a second replica without any."""
+    found = {}
+    for name in ("sft", "dpo", "attribute_model"):
+        model = build(folder, name, parallel)
+        for count in (5, 1):
+            found[f"{name} {count}"] = validation(name, held_out(name, count), 2).measure(model) or {}
+    return found
+
+
+def main(folder: Path, results: Path) -> None:
+    torch.set_num_threads(1)
+    found = {}
+    for name, parallel in LAYOUTS.items():
+        runtime.initialize(parallel, seed=1)
+        found[name] = measure(folder, parallel)
+        torch.distributed.barrier()
+        runtime.parallel_state.destroy_model_parallel()
+    if runtime.rank() == 0:
+        results.write_text(json.dumps(found))
+    runtime.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
