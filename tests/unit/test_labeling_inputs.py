@@ -57,6 +57,23 @@ def test_lines_that_are_no_records_hide_no_other_fault(files: Files, helpsteer: 
         assert expected in text
 
 
+def test_dialogues_are_refused_and_named(files: Files, helpsteer: AttributeSchema) -> None:
+    """Labelling and `annotate`, which reads its input the same way, rate single answers."""
+    asked = [*files.prompts]
+    asked[2] = asked[2].model_copy(update={"follow_ups": ("And now?",)})
+    write_records(files.prompts_path, asked)
+    answered = [*files.candidates]
+    first = answered[4].candidates[0].model_copy(update={"follow_up_answers": ("so",)})
+    answered[4] = answered[4].model_copy(update={"candidates": (first,)})
+    write_records(files.candidates_path, answered)
+    with pytest.raises(UserError) as caught:
+        check(files, helpsteer)
+    for line in (3, 5):
+        assert f"{files.prompts_path}:{line}: prompt 'p{line - 1}' has follow_ups, and labelling is for" in str(
+            caught.value
+        )
+
+
 def test_a_byte_order_mark_changes_nothing(files: Files, helpsteer: AttributeSchema) -> None:
     keys = check(files, helpsteer).keys
     for path in (files.prompts_path, files.candidates_path):

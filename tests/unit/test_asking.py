@@ -1,0 +1,138 @@
+"""How each prompt of a run is answered: by the run's settings or its own, once or as a dialogue; in which files of tasks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.repository import CONF
+from nemo_mm_align.inference.asking import sort_requests
+from nemo_mm_align.inference.requests import EncodedPrompt, Request
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
+from nemo_mm_align.inference.settings import InferenceSettings, register_open_attributes, settings_from_config
+from nemo_mm_align.inference.task_files import settings_by_file, write_prompts
+from nemo_mm_align.parallel.source import ModelSource, open_source
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Decoding, Prompt, Turn, read_records
+from tests.tiny import tiny_llava
+
+RUN = SamplingSettings(temperature=0.5, max_new_tokens=9)
+
+
+def request(name: str, *follow_ups: str, decoding: Decoding | None = None) -> Request:
+    turns = (Turn(role="user", content="w1"),)
+    prompt = Prompt(id=name, turns=turns, follow_ups=follow_ups, decoding=decoding)
+    return Request(prompt, None, EncodedPrompt(name, [1, 2]))
+
+
+def test_prompts_of_the_same_settings_are_answered_together() -> None:
+    cold, short = Decoding(temperature=0.0), Decoding(max_new_tokens=3)
+    requests = [
+        request("a"), request("b", decoding=cold), request("c", "more?", decoding=short), request("d", decoding=Decoding()),
+        request("e", decoding=short), request("f", decoding=cold),
+    ]  # fmt: skip
+    asking = sort_requests(requests, RUN, rolls_out=True)
+    assert asking.groups == {
+        RUN: [0, 3],
+        replace(RUN, temperature=0.0): [1, 5],
+        replace(RUN, max_new_tokens=3): [4],
+    }
+    (dialogue,) = asking.dialogues.values()
+    assert list(asking.dialogues) == [2] and dialogue.follow_ups == ("more?",) and dialogue.sampling.max_new_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "sampling", "rolls_out", "text"),
+    [
+        (request("a", "more?"), RUN, False, "prompt 'a': has follow_ups, and sample is for single answers"),
+        (request("a", "more?"), replace(RUN, num_samples=2), True, "prompt 'a': a dialogue has one answer"),
+        (
+            request("a", decoding=Decoding(temperature=0.0)),
+            replace(RUN, num_samples=2),
+            True,
+            "num_samples=2 with temp",
+        ),
+        (request("a", decoding=Decoding(temperature=1e-9)), RUN, True, "prompt 'a': temperature=1e-09: must be 0"),
+    ],
+)
+def test_what_does_not_go_together_is_said_with_its_prompt(found, sampling, rolls_out, text) -> None:
+    with pytest.raises(UserError) as caught:
+        sort_requests([found], sampling, rolls_out)
+    assert text in str(caught.value)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ModelSource:
+    return open_source(tiny_llava(tmp_path / "model"))
+
+
+def settings(folder: Path, *words: str) -> InferenceSettings:
+    register_open_attributes()
+    tasks = "tasks={own: {_target_: tests.own_task.OwnTask}, few: {_target_: tests.own_task.OwnTask, count: 1}}"
+    given = [f"checkpoint={folder}/model", tasks, f"out={folder}/dpo", *words]
+    with initialize_config_dir(str(CONF), version_base=None):
+        return settings_from_config(OmegaConf.to_container(compose("generate", given), resolve=True))
+
+
+def files_of(found: list[InferenceSettings], folder: Path) -> list[tuple[str, bool]]:
+    return [(str(one.out and one.out.relative_to(folder)), one.asks) for one in found]
+
+
+def test_a_model_that_can_be_asked_answers_with_and_without(
+    tmp_path: Path, source: ModelSource, helpsteer: AttributeSchema
+) -> None:
+    plain = [("dpo/own.jsonl", False), ("dpo/few.jsonl", False)]
+    assert files_of(settings_by_file(settings(tmp_path), source), tmp_path) == plain
+    steerable = replace(source, folder_schema=helpsteer)
+    both = [
+        ("dpo/own.jsonl", True), ("dpo_unasked/own.jsonl", False), ("dpo/few.jsonl", True), ("dpo_unasked/few.jsonl", False),
+    ]  # fmt: skip
+    for words, expected in (
+        ((), both),
+        (("attributes.verbosity=0",), both),
+        (("sweep=[verbosity]",), [("dpo/own.jsonl", True), ("dpo/few.jsonl", True)]),
+        (("variants=asked",), [("dpo/own.jsonl", True), ("dpo/few.jsonl", True)]),
+        (("variants=unasked",), plain),
+    ):
+        found = settings_by_file(settings(tmp_path, *words), steerable)
+        assert files_of(found, tmp_path) == expected, words
+    asked = settings_by_file(settings(tmp_path, "attributes.verbosity=0"), steerable)
+    assert [one.attributes for one in asked[:2]] == [{"verbosity": 0}, {}]
+    with pytest.raises(UserError, match="variants=unasked, and attributes are asked for"):
+        settings_by_file(settings(tmp_path, "variants=unasked", "attributes.verbosity=0"), steerable)
+
+
+def test_prompts_of_a_task_are_written_once_and_kept(tmp_path: Path, source: ModelSource) -> None:
+    given = settings(tmp_path)
+    files = settings_by_file(given, source)
+    write_prompts(given, files)
+    found = list(read_records(tmp_path / "dpo/own.prompts.jsonl", Prompt))
+    assert [one.id for one in found] == ["own/0", "own/1", "own/2"] and found[0].follow_ups == ("w10 w11",)
+    write_prompts(given, files)
+    path = tmp_path / "dpo/few.prompts.jsonl"
+    path.write_text(path.read_text().replace("w1 ", "w2 "))
+    with pytest.raises(
+        UserError, match=r"few.prompts.jsonl: holds other prompts than the task few has now.*few\.jsonl"
+    ):
+        write_prompts(given, files)
+
+
+def test_a_task_without_prompts_says_so(tmp_path: Path, source: ModelSource) -> None:
+    given = settings(tmp_path).model_copy(update={"tasks": {"attributes": {}}})
+    with pytest.raises(UserError, match="tasks.attributes: brings no prompts of its own"):
+        write_prompts(given, settings_by_file(given, source))
+
+
+def test_a_schema_in_the_folder_makes_it_steerable(
+    tmp_path: Path, source: ModelSource, helpsteer: AttributeSchema
+) -> None:
+    path = source.folder / "config.json"
+    stored = json.loads(path.read_text()) | {"attribute_schema": helpsteer.model_dump(mode="json")}
+    path.write_text(json.dumps(stored))
+    assert len(settings_by_file(settings(tmp_path), open_source(source.folder))) == 4
