@@ -53,7 +53,9 @@ def _groups(sweep: Sweep) -> list[np.ndarray]:
 def _figures(sweep: Sweep) -> dict[str, Drawn]:
     asked, judged = np.array(sweep.asked), np.array(sweep.judged)
     follows = followings(sweep)
-    never = np.array([_flag(follows, answer.prompt_id, "never_against") for answer in sweep.answers])
+    never = np.array(
+        [float(follows[one.prompt_id].never_against) if one.prompt_id in follows else np.nan for one in sweep.answers]
+    )
     counts = dict(zip(*np.unique([answer.prompt_id for answer in sweep.answers], return_counts=True), strict=True))
     weight = np.array([1 / counts[answer.prompt_id] for answer in sweep.answers])
 
@@ -70,10 +72,6 @@ def _figures(sweep: Sweep) -> dict[str, Drawn]:
         return float(np.average(never[known], weights=weight[known])) if len(known) else np.nan
 
     return {"spearman": spearman, "slope": slope, "never_against": never_against}
-
-
-def _flag(follows: dict[str, object], prompt: str, name: str) -> float:
-    return float(getattr(follows[prompt], name)) if prompt in follows else np.nan
 
 
 def _correlation(left: np.ndarray, right: np.ndarray) -> float:

@@ -73,7 +73,9 @@ class InstructionSet:
     def answers(self, path: Path) -> dict[str, tuple[str, ...]]:
         """Return an outputs file's answers by prompt id; `UserError` where it answers nothing of this set."""
         found = read_outputs(path)
-        answers = {key: (found[one.instruction].output,) for key, one in self.items.items() if one.instruction in found}
+        answers: dict[str, tuple[str, ...]] = {
+            key: (found[one.instruction].output,) for key, one in self.items.items() if one.instruction in found
+        }
         if not answers:
             raise UserError(
                 f"{path}: answers none of the {len(self.items)} instructions. Give outputs to the same set."
