@@ -36,7 +36,7 @@ class AnswerReader:
         Raises:
             UserError: an answer to an unknown prompt, or several candidates of one prompt.
         """
-        if path.is_dir():
+        if path.is_dir() and not getattr(self.task, "answer_folders", False):
             raise UserError(f"{path}: a folder; give the file with the answers.")
         if isinstance(self.task, FieldFiles) and (found := self.task.read_answers(path)) is not None:
             return [self._of_the_field(path, *item) for item in found.items()]

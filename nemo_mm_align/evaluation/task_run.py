@@ -69,11 +69,13 @@ def open_run(settings: EvaluateSettings, name: str, task: Task) -> TaskRun:
     """
     prompts = {prompt.id: prompt for prompt in _prompts(settings, name, task)}
     reader = AnswerReader(prompts, settings.attribute_schema, settings.prompts, settings.image_root, task)
-    files = {method: _answers_of(settings, path, name) for method, path in settings.answers.items()}
-    steering = {
-        model: [one for path in files for one in reader.read(path)] for model, files in settings.steering.items()
-    }
-    methods = {method: reader.complete(path) for method, path in files.items()}
+    files = {method: _answers_of(settings, path, name, task) for method, path in settings.answers.items()}
+    sweeps: dict[str, list[Path]] = dict(settings.steering)
+    if getattr(task, "swept", False):
+        sweeps |= {method: [path] for method, path in files.items() if path is not None}
+        files = {}
+    steering = {model: [one for path in paths for one in reader.read(path)] for model, paths in sweeps.items()}
+    methods = {method: reader.complete(path) for method, path in files.items() if path is not None}
     return TaskRun(
         name=name,
         task=task,
@@ -95,24 +97,28 @@ def _prompts(settings: EvaluateSettings, name: str, task: Task) -> list[Prompt]:
     return found
 
 
-def _answers_of(settings: EvaluateSettings, path: Path, name: str) -> Path:
-    """The file of a task's answers: the one that was given, or the task's own in a folder."""
+def _answers_of(settings: EvaluateSettings, path: Path, name: str, task: Task) -> Path | None:
+    """The answers to a task: the file that was given, or the task's own in a folder; None where a model had no part in it."""
     if not path.is_dir():
         if len(settings.tasks) > 1:
             raise UserError(f"{path}: several tasks are evaluated; give the folder that holds <task>.jsonl for each.")
         return path
     file = path / f"{name}.jsonl"
-    if not file.is_file():
-        raise UserError(
-            f"{path}: has no {file.name}, the answers to task {name}. Generate them, or leave the task out."
-        )
-    return file
+    if file.is_file():
+        return file
+    if getattr(task, "answer_folders", False) and len(settings.tasks) < 2:
+        return path
+    if getattr(task, "swept", False):
+        return None
+    raise UserError(f"{path}: has no {file.name}, the answers to task {name}. Generate them, or leave the task out.")
 
 
 def _at_defaults(steering: Mapping[str, Sequence[Answered]], schema: AttributeSchema) -> dict[str, list[Answered]]:
     """Sweeps alone stand for their models: by the answers that were asked for the schema's defaults."""
     defaults = schema.complete({})
     found = {model: [one for one in answers if one.asked == defaults] for model, answers in steering.items()}
+    if not found:
+        raise UserError("no model that can be asked for attributes has answered: give answers or steering of one.")
     for model, answers in found.items():
         if not answers:
             raise UserError(

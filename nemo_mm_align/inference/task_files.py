@@ -1,7 +1,7 @@
 """Evaluation tasks to be answered: their prompts as files, and the files that their answers go to.
 
 ``<out>/<task>.prompts.jsonl`` and ``<out>/<task>.jsonl``; of a model that can be asked for attributes the same once more in
-``<out>_unasked``, answered without being asked.
+``<out>_unasked``, answered without being asked. The prompts of a swept task are answered once per value of each attribute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.results import UNASKED
 from nemo_mm_align.evaluation.task_settings import task_sections
-from nemo_mm_align.evaluation.tasks.task import BringsPrompts, build_task
+from nemo_mm_align.evaluation.tasks.task import BringsPrompts, build_task, is_swept
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel.source import ModelSource
 from nemo_mm_align.schema.records import Prompt
@@ -43,15 +43,23 @@ def settings_by_file(settings: InferenceSettings, source: ModelSource) -> list[I
         by_folder = {settings.out: _asked(settings)}
     elif settings.variants == "unasked" and settings.asks:
         raise UserError("variants=unasked, and attributes are asked for. Take one of them.")
+    swept = {name for name, section in task_sections(settings.tasks).items() if is_swept(section)}
+    if swept and source.asking is None:
+        logger.info("%s: left out, the model cannot be asked for attributes", ", ".join(sorted(swept)))
+    sweep = {settings.out: _swept(settings)} if source.asking is not None else {}
     return [
         one.model_copy(update={"prompts": prompts_path(folder, task), "out": folder / f"{task}.jsonl", "tasks": None})
         for task in settings.tasks
-        for folder, one in by_folder.items()
+        for folder, one in (sweep if task in swept else by_folder).items()
     ]
 
 
 def _asked(settings: InferenceSettings) -> InferenceSettings:
     return settings if settings.asks else settings.model_copy(update={"ask_defaults": True})
+
+
+def _swept(settings: InferenceSettings) -> InferenceSettings:
+    return settings.model_copy(update={"sweep": settings.sweep or "all"})
 
 
 def _plain(settings: InferenceSettings) -> InferenceSettings:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.tasks.rated import BY_SOURCE, CORRECT, JUDGED, WORDS, score_measure, values_of
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Prompt
+from nemo_mm_align.schema.records import Prompt, read_records, resolve_image
 
 SOURCES = ("source", "dataset")
 """Keys of a prompt's metadata that say where it comes from."""
@@ -20,14 +22,30 @@ class AttributesTask:
 
     Args:
         schema: the attributes that are judged.
+        data: JSONL file of the prompts; None where the evaluation is given one.
+        image_root: folder of their images; by default they lie relative to that file.
     """
 
     name = "attributes"
     rated = True
 
-    def __init__(self, schema: AttributeSchema) -> None:
-        self.schema = schema
+    def __init__(self, schema: AttributeSchema, data: str | None = None, image_root: str | None = None) -> None:
+        self.schema, self._data, self._image_root = schema, data, image_root
         self.measures = (score_measure(schema), CORRECT, WORDS, JUDGED, BY_SOURCE)
+
+    def prompts(self, images: Path) -> list[Prompt]:
+        """Return the prompts of `data`."""
+        if self._data is None:
+            raise UserError(
+                f"task {self.name}: no prompts are named. Give prompts=FILE.jsonl, or the task's data: FILE.jsonl."
+            )
+        file = Path(self._data)
+
+        def absolute(prompt: Prompt) -> Prompt:
+            paths = tuple(str(resolve_image(path, file, self._image_root).absolute()) for path in prompt.images)
+            return prompt.model_copy(update={"images": paths})
+
+        return [absolute(prompt) for prompt in read_records(file, Prompt)]
 
     def score(self, answered: Sequence[Answered]) -> list[ScoredAnswer]:
         """Count what the judge said."""

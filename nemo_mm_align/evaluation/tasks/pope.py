@@ -58,6 +58,7 @@ class PopeTask:
     """
 
     name = "pope"
+    answer_folders = True
     measures = (MEAN_F1, ACCURACY, UNPARSABLE, *GROUPED)
 
     def __init__(

@@ -52,6 +52,8 @@ class Task(Protocol):
     What not every task has are attributes and methods of their own, which are looked for:
 
     * `rated`, true: it wants a judge's ratings of every answer on the schema (`Answered.ratings`);
+    * `swept`, true: each prompt is answered once per value of each attribute; answers are those of a sweep;
+    * `answer_folders`, true: `read_answers` takes a folder, too;
     * `prompts(images) -> list[Prompt]`: it brings its own prompts (`BringsPrompts`), with follow-ups and decoding settings;
     * `questions(answered) -> list[TaskQuestion]`: it asks a judge in its own words (`AsksJudge`) about one answer;
     * `statistics`: figures that are no means over answers (`Statistic`);
@@ -130,9 +132,18 @@ def sources_of(task: Task) -> tuple[SourceFile, ...]:
 
 def wants_ratings(config: Mapping[str, Any]) -> bool:
     """Whether the task that `_target_` names wants a judge's ratings; False for one that cannot be found."""
+    return _is(config, "rated")
+
+
+def is_swept(config: Mapping[str, Any]) -> bool:
+    """Whether the prompts of the task that `_target_` names are answered once per value of each attribute."""
+    return _is(config, "swept")
+
+
+def _is(config: Mapping[str, Any], name: str) -> bool:
     module_name, _, class_name = str(config.get("_target_", "")).rpartition(".")
     try:
-        return bool(getattr(getattr(importlib.import_module(module_name), class_name), "rated", False))
+        return bool(getattr(getattr(importlib.import_module(module_name), class_name), name, False))
     except (ImportError, AttributeError, ValueError):
         return False
 
