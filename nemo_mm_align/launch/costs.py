@@ -150,7 +150,7 @@ class Costs:
             parts = [self._task_seconds(job, size, samples) for size in sizes.values()]
             seconds = None if self.gpu is None else times * sum(part for part in parts if part)
             count = times * sum(size.prompts * size.turns for size in sizes.values())
-            source = "; ".join(f"{name}: {size.prompts:,}, {size.source}" for name, size in sizes.items())
+            source = ", ".join(f"{name} {size.prompts:,} {size.known}" for name, size in sizes.items())
             return self._ranked(job, f"{count:,} answers for {', '.join(sizes)}", seconds, source)
         asked = self._asked(job)
         count = asked.count * self._assignments(job)

@@ -16,7 +16,7 @@ class TaskSize:
 
     Args:
         prompts: that a model answers; each rotation of a question counts.
-        source: where the number stands.
+        source: where the number stands; ``counted in ...`` where it was counted.
         images: per prompt.
         turns: answers per prompt, one after the other.
         prompt_tokens: of a turn's text, its template included.
@@ -36,6 +36,11 @@ class TaskSize:
     judge_input: int = 0
     judge_output: int = 0
     calls_per_prompt: float | None = None
+
+    @property
+    def known(self) -> str:
+        """How the number of prompts is known, in a word."""
+        return "counted" if self.source.startswith("counted") else "published"
 
     @property
     def judge_calls(self) -> int:

@@ -216,7 +216,7 @@ def test_tasks_go_by_published_sizes_until_their_data_are_here() -> None:
     OmegaConf.update(jobs["evaluate"].composed.config, "repeat", 3, force_add=True)
     generate, evaluate = Costs(settings, list(jobs.values())).stages()
     assert generate.what == f"{160 + 160 + 8910:,} answers for mt_bench, again, pope" and (generate.gpu_hours or 0) > 0
-    assert "mt_bench: 80, question.jsonl of lm-sys/FastChat" in generate.source
+    assert generate.source == "mt_bench 80 published, again 80 published, pope 8,910 published"
     assert evaluate.judge.calls == 2 * 3 * 160, "two turns; nobody is asked about pope"
     assert evaluate.judge.tokens == Tokens(960 * 700, 960 * 200)
 
@@ -225,7 +225,7 @@ def test_a_task_whose_data_are_here_is_counted(tmp_path: Path, helpsteer: Attrib
     settings = {"_target_": f"{__name__}.AskingTask", "data": str(tmp_path)}
     found = task_size("own", settings, helpsteer, CostSettings(answer_tokens=100))
     assert (found.prompts, found.turns, found.images, found.most_tokens) == (2, 2, 0, 64)
-    assert found.prompt_tokens == 10 and found.source == f"counted in {tmp_path}"
+    assert found.prompt_tokens == 10 and (found.source, found.known) == (f"counted in {tmp_path}", "counted")
     assert found.judge_calls == 3 and found.judge_input == 105, "20 characters of instructions, 400 of an answer"
     assert found.judge_output == 100
     away = settings | {"data": "/nowhere"}
