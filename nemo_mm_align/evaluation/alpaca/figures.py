@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nemo_mm_align.evaluation.alpaca import regression
@@ -103,3 +103,8 @@ class Comparison:
 
 def _side(preference: float) -> int:
     return (preference > TIE) - (preference < TIE)
+
+
+def without(values: Mapping[str, float], name: str) -> dict[str, float]:
+    """Return values but for one."""
+    return {key: value for key, value in values.items() if key != name}

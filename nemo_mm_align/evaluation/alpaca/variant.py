@@ -17,13 +17,15 @@ class Variant:
     Args:
         control: the regression.
         name: as the package calls it.
-        said: how it differs from the published figure, in words; "" where it does not.
+        said: how it differs from the published figure, in a word or two; "" where it does not.
+        why: what the published one lacks here; "" where it lacks nothing.
         difficulties: by place in the instruction set; empty where the regression knows none.
     """
 
     control: LengthControl
     name: str
-    said: str
+    said: str = ""
+    why: str = ""
     difficulties: Mapping[int, float] = field(default_factory=dict)
 
     @property
@@ -34,7 +36,7 @@ class Variant:
 
 def minimal(why: str) -> Variant:
     """Return the regression on length and intercept alone, which any instruction set allows."""
-    return Variant(LengthControl(), "length_controlled_minimal", f"minimal variant: {why}")
+    return Variant(LengthControl(), "length_controlled_minimal", "minimal variant", why)
 
 
 def variant_for(difficulty: Path | None, instructions: int) -> Variant:
@@ -54,5 +56,8 @@ def variant_for(difficulty: Path | None, instructions: int) -> Variant:
         return minimal("another instruction set than the difficulty table's")
     if table.gamed is None:
         control = LengthControl(has_difficulty=True)
-        return Variant(control, "length_controlled_noreg", "without gamed baselines", table.by_place)
-    return Variant(LengthControl(has_difficulty=True, gamed=table.gamed), "length_controlled_v1", "", table.by_place)
+        return Variant(
+            control, "length_controlled_noreg", "no gamed baselines", "a table without their rows", table.by_place
+        )
+    control = LengthControl(has_difficulty=True, gamed=table.gamed)
+    return Variant(control, "length_controlled_v1", difficulties=table.by_place)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.evaluation.alpaca import figures
-from nemo_mm_align.evaluation.alpaca.figures import LC, LETTER, WIN, Comparison
+from nemo_mm_align.evaluation.alpaca.figures import LC, LETTER, WIN, Comparison, without
 from nemo_mm_align.evaluation.alpaca.files import Output, is_outputs, outputs_text
 from nemo_mm_align.evaluation.alpaca.instruction_set import InstructionSet
 from nemo_mm_align.evaluation.alpaca.preference import (
@@ -131,8 +131,11 @@ class AlpacaEvalTask:
         return [self._question(order, item, answered.text) for order in self._orders]
 
     def score(self, answered: Sequence[Answered]) -> list[ScoredAnswer]:
-        """Return each answer's preference as a win rate in per cent."""
-        return [self._scored(one) for one in answered]
+        """Return each answer's preference as a win rate in per cent; what rests on letters is counted where anything does."""
+        scored = [self._scored(one) for one in answered]
+        if any(one.values.get(LETTER.name) for one in scored):
+            return scored
+        return [one.model_copy(update={"values": without(one.values, LETTER.name)}) for one in scored]
 
     def reference(self, prompt: Prompt) -> str:
         """Return the baseline's answer."""
@@ -140,14 +143,14 @@ class AlpacaEvalTask:
 
     def cautions(self, methods: Mapping[str, MethodResult]) -> list[str]:
         """Say whose figures rest on letters, and that a regression is not the published one."""
-        said = [f"The LC win rate is not comparable with published ones ({self.variant.said})."] * bool(
-            self.variant.said
-        )
+        variant, said = self.variant, []
+        if variant.said:
+            said.append(f"The LC win rate is not comparable with published ones: {variant.said}, {variant.why}.")
         for name, one in methods.items():
             if share := one.value(LETTER.name):
                 said.append(
-                    f"{label_of(name)}: in {share:.1%} of the answers the judge gave no token probabilities; its letter counts "
-                    "0 or 100 there."
+                    f"{label_of(name)}: in {share:.1%} of the answers the judge gave no token probabilities; its letter "
+                    "counts 0 or 100 there."
                 )
         return said
 
