@@ -288,7 +288,8 @@ def sample_lines() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "line"), sample_lines(), ids=[name for name, _ in sample_lines()])
 def test_every_sample_line_of_the_document_is_read(name: str, line: str, tmp_path: Path, helpsteer) -> None:
-    own = {"prompts": Prompt, "candidates, answers": CandidateSet, "annotations": Annotation}
+    own = {"prompts": Prompt, "prompts, a dialogue": Prompt, "annotations": Annotation}
+    own |= {"candidates, answers": CandidateSet, "answers, of a dialogue": CandidateSet}
     path = tmp_path / "data.jsonl"
     path.write_text(f"{line}\n")
     if name in own:
