@@ -220,3 +220,10 @@ def test_nothing_is_downloaded(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **homeless})
     assert run.stdout.splitlines()[-1:] == ["(True, True)"], run.stderr
     assert (tmp_path / "cache/nemo_mm_align/nltk_data/tokenizers/punkt_tab/english/ortho_context.tab").is_file()
+
+
+def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks.ifeval.utils", None)
+    checkers.cache_clear()
+    with pytest.raises(UserError, match=r"task ifeval: .*pip install '\.\[ifeval\]'"):
+        check_answer(demand("punctuation:no_comma", {}), "text")
