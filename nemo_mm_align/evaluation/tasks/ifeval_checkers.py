@@ -11,7 +11,6 @@ from typing import Any
 
 from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.core.packages import describe_missing
 from nemo_mm_align.datasets.image_store import default_cache
 
 TYPES = (
@@ -40,6 +39,12 @@ TYPES = (
     "punctuation:no_comma",
     "startend:end_checker",
     "startend:quotation",
+)
+
+
+REMEDY = (
+    "Its checkers come with an extra: pip install '.[ifeval]' from a checkout, nemo_mm_align[ifeval] (without -c "
+    "constraints.txt, whose python-dateutil is newer than a package that lm-eval declares allows)."
 )
 
 
@@ -93,7 +98,7 @@ def checkers() -> Any:
         importlib.import_module("langdetect").DetectorFactory.seed = 0
         return importlib.import_module("lm_eval.tasks.ifeval.utils")
     except ModuleNotFoundError as error:
-        raise UserError(f"task ifeval: {describe_missing(error) or error}") from None
+        raise UserError(f"task ifeval: {error}. {REMEDY}") from None
 
 
 def _provide_sentence_model() -> None:

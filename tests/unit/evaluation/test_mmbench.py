@@ -152,7 +152,7 @@ def test_without_labels_letters_are_read_and_nothing_is_scored(tmp_path):
     [
         ({"answer": "D"}, "answer 'D' among the options A, B, C"),
         ({"index": "x"}, "index 'x' is no whole number"),
-        ({"index": 1}, "index 1 stands in line 3 already"),
+        ({"index": 1}, "index 1 stands in line 2 already"),
         ({"index": 1000007}, "index 1000007 is question 7 turned, which is not there"),
         ({"image": ""}, "image is missing"),
         ({"image": "?" * 100}, "not base64"),

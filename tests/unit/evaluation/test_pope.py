@@ -8,6 +8,7 @@ from PIL import Image
 from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.tasks.task import Answered, scored_by
 from nemo_mm_align.evaluation.tasks.yes_or_no import RULES, whole_words
+from tests.distributed import REPOSITORY
 from tests.unit.evaluation.scored import figures, prompts_of, score, task_of
 
 SPLITS = ("random", "popular", "adversarial")
@@ -236,3 +237,18 @@ def test_rules_agree_with_the_public_definition():
         ]
         quoted = "'" in text or "’" in text
         assert quoted or whole_words(text) == (said[0] if len(said) == 1 else ""), text
+
+
+def test_the_documentation_tells_what_the_rules_make_of_answers():
+    page = (REPOSITORY / "docs/tasks.md").read_text("utf-8").partition("| answer | `pope`")[2]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines()[2:16]]
+    assert len(rows) == 14
+    for answer, *said in rows:
+        equal = answer.lower().strip()
+        read = [
+            RULES["pope"](answer),
+            RULES["llava"](answer),
+            RULES["words"](answer),
+            equal if equal in ("yes", "no") else "",
+        ]
+        assert [one or "none" for one in read] == said, answer
