@@ -95,9 +95,7 @@ def test_a_judge_rates_answers_and_what_it_cannot_rate_is_missing(repository: Pa
     assert dpo["minus_base"] is None, "one of six is too many to compare"
     judged = {one.prompt_id: one for one in read_records(tmp_path / "out/judged/dpo.jsonl", ScoredAnswer)}
     assert judged["p2"].failed == "safety" and not judged["p2"].values
-    assert (
-        "1 of 6 answers (17 %) could not be scored" in (tmp_path / "out/report.html").read_text()
-    )
+    assert "1 of 6 answers (17 %) could not be scored" in (tmp_path / "out/report.html").read_text()
 
 
 def test_steering_is_measured_by_the_judge(repository: Path, tmp_path: Path, prompts) -> None:
