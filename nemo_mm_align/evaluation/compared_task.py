@@ -51,7 +51,7 @@ def compare_task(task: str, runs: Mapping[str, FinishedTask]) -> ComparedTask:
         prompts=len(next(iter(methods.values()))),
         methods=_measurements(found, methods, reliable.failures),
         differences=_at_equal_length(_differences(found), answers, _judged(runs)),
-        changes=[_changes(pair, methods, first.measures) for pair in pairs],
+        changes=[_changes(pair, methods, first.measures, reliable) for pair in pairs],
         resampling=found.resampling,
         notes=[*notes, *_unlike(runs)],
     )
@@ -159,12 +159,12 @@ def _at_equal_length(
     return differences
 
 
-def _changes(pair: Pair, methods: Mapping[str, Answers], measures: Sequence[Measure]) -> Changes:
+def _changes(pair: Pair, methods: Mapping[str, Answers], measures: Sequence[Measure], reliable: _Reliable) -> Changes:
     """Prompts that are worth more or less; which is the better direction, the measure says."""
     after, before = (methods[name] for name in pair)
     known = {name for answers in (after, before) for one in answers.values() for name in one.values}
     measure = next((one for one in measures if one.name in known and one.better is not None), None)
-    if measure is None:
+    if measure is None or not reliable.both(pair, measure.name):
         return Changes(method=pair[0], against=pair[1])
     sign = -1 if measure.better == "lower" else 1
     both = [one for one in before if measure.name in before[one].values and measure.name in after[one].values]

@@ -48,7 +48,8 @@ class Changes(Section):
     """Prompts by which two methods part.
 
     Args:
-        figure: the first measure that single answers have and that has a better direction; "" where there is none.
+        figure: the first measure that single answers have and that has a better direction; "" where there is none, or too
+            many answers failed in it.
         better, worse, equal: how many prompts are so with `method`, compared with `against`.
         worst: those that lost most (of shares: that went from right to wrong), the first of them.
     """

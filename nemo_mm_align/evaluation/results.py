@@ -256,9 +256,14 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages.installed_versions(VERSIONED)}
 
 
+_ONLY_WHERE_KNOWN = ("resampling", "cost", "sources", "reproduction")
+"""Keys that a file lacks where there is nothing to say."""
+
+
 def write_results(path: str | Path, results: Results) -> None:
     """Write results.json in one go."""
-    write_text(path, results.model_dump_json(indent=2) + "\n")
+    unknown = {name for name in _ONLY_WHERE_KNOWN if not getattr(results, name)}
+    write_text(path, results.model_dump_json(indent=2, exclude=unknown) + "\n")
 
 
 def read_results(path: str | Path) -> Results:

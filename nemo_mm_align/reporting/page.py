@@ -29,8 +29,9 @@ th, td { text-align: right; padding: .45rem .7rem; border-bottom: 1px solid var(
 th { font-weight: 600; border-bottom: 2px solid var(--line); } th:first-child, td:first-child { text-align: left; }
 td small { display: block; color: var(--soft); white-space: nowrap; }
 td small.wrap { white-space: normal; }
-td small.worry { color: var(--bad); font-weight: 600; white-space: normal; }
+td small.worry { color: var(--bad); font-weight: 600; }
 .left th, .left td { text-align: left; }
+.named { white-space: nowrap; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .45em; }
 .pair { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 .samples { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 470px), 1fr)); }
@@ -82,12 +83,12 @@ PARTS = """\
 {% macro figure(source, alt, caption) %}{% if source %}<figure><img src="{{ source }}" alt="{{ alt }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endif %}{% endmacro %}
 
-{% macro dot(colour) %}{% if colour %}<span class="dot" style="background: {{ colour }}"></span>&#8288;
-{%- endif %}{% endmacro %}{# the sign after it keeps it on the line of its word #}
+{% macro dot(colour) %}{% if colour %}<span class="dot" style="background: {{ colour }}"></span>{% endif %}{% endmacro %}
 
-{% macro table(heads, rows) %}<div class="scroll" tabindex="0"><table>
+{% macro table(heads, rows) %}<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>
 <thead><tr>{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ dot(cell.colour) }}{{ cell.value }}
+<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>
+{%- if cell.colour %}<span class="named">{{ dot(cell.colour) }}{{ cell.value }}</span>{% else %}{{ cell.value }}{% endif %}
 {%- if cell.small %}<small{% if cell.wraps %} class="wrap"{% endif %}>{{ cell.small }}</small>{% endif %}
 {%- for line in cell.more %}<small>{{ line }}</small>{% endfor %}
 {%- if cell.worry %}<small class="worry">{{ cell.worry }}</small>{% endif %}</td>{% endfor %}</tr>

@@ -92,11 +92,10 @@ def test_a_judge_rates_answers_and_what_it_cannot_rate_is_missing(repository: Pa
     assert base["value"] == pytest.approx(sum(expected["base", prompt.id] for prompt in prompts) / len(prompts))
     assert dpo["value"] == pytest.approx(sum(expected["dpo", one] for one in ids) / len(ids))
     assert (base["n"], base["failed"], dpo["n"], dpo["failed"]) == (6, 0, 5, 1)
-    pairs = [expected["dpo", one] - expected["base", one] for one in ids]
-    assert dpo["minus_base"] == pytest.approx(sum(pairs) / len(pairs)), "compared on what both have"
+    assert dpo["minus_base"] is None, "one of six is too many to compare"
     judged = {one.prompt_id: one for one in read_records(tmp_path / "out/judged/dpo.jsonl", ScoredAnswer)}
     assert judged["p2"].failed == "safety" and not judged["p2"].values
-    assert "1 of 6 answers could not be scored" in (tmp_path / "out/report.html").read_text()
+    assert "1 of 6 answers (17 %) could not be scored" in (tmp_path / "out/report.html").read_text()
 
 
 def test_steering_is_measured_by_the_judge(repository: Path, tmp_path: Path, prompts) -> None:

@@ -34,12 +34,14 @@ def test_nested_settings_become_dotted_names() -> None:
 
 
 def test_cells_are_escaped_and_marked() -> None:
-    row = [*cells("<i>", 3), Cell("x", "&", wraps=True, colour="red"), Cell("y", "z")]
+    row = [*cells("<i>", 3), Cell("x", "&", wraps=True, colour="red"), Cell("y", "z", more=("m",), worry="w")]
     page = render(TABLE, "A & B", rows=[row])
-    assert page.count("<h1>A &amp; B</h1>") == 1 and "<th>Head &lt;b&gt;</th>" in page
+    assert page.count("<h1>A &amp; B</h1>") == 1 and '<th scope="col">Head &lt;b&gt;</th>' in page
     assert "<td>&lt;i&gt;</td><td>3</td>" in page
-    assert '<td><span class="dot" style="background: red"></span>x<small class="wrap">&amp;</small></td>' in page
-    assert "<td>y<small>z</small></td>" in page
+    dot = '<span class="dot" style="background: red"></span>'
+    assert f'<td><span class="named">{dot}x</span><small class="wrap">&amp;</small></td>' in page
+    assert '<td>y<small>z</small><small>m</small><small class="worry">w</small></td>' in page
+    assert row[3].lines == ["y", "z", "m", "w"]
 
 
 def test_a_value_that_a_template_lacks_is_an_error() -> None:

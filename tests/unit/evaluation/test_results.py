@@ -12,6 +12,7 @@ from nemo_mm_align.evaluation.results import (
 )
 from nemo_mm_align.recipes.registry import paper_recipes
 from tests.unit.evaluation.judged import TASK, results_by_method, seed_answers
+from tests.unit.evaluation.several_tasks import METHODS, results_of
 
 
 @pytest.fixture
@@ -58,3 +59,18 @@ def test_unreadable_results_are_named(tmp_path):
     (tmp_path / "results.json").write_text('{"format": 2}')
     with pytest.raises(UserError, match=r"not a result of this version \(created: Field required\)"):
         read_results(tmp_path / "results.json")
+
+
+def test_what_nobody_said_is_no_key_of_the_file(tmp_path):
+    results = results_of("dialogues", METHODS["dialogues"])
+    write_results(tmp_path / "results.json", results)
+    assert {"resampling", "cost", "sources", "reproduction"} <= json.loads(
+        (tmp_path / "results.json").read_text()
+    ).keys()
+    assert read_results(tmp_path / "results.json") == results
+    plain = results.model_copy(update={"resampling": None, "cost": None, "sources": [], "reproduction": None})
+    write_results(tmp_path / "plain.json", plain)
+    assert (
+        not {"resampling", "cost", "sources", "reproduction"} & json.loads((tmp_path / "plain.json").read_text()).keys()
+    )
+    assert read_results(tmp_path / "plain.json") == plain
