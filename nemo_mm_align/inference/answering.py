@@ -71,15 +71,17 @@ class Answering:
         pictures = Pictures(self.out, self.requests)
         facts = self._settings, self._opened, self.prompts, self._drawn
         self._file = open_on_first_rank(lambda: AnswerFile(self.out, identity(*facts), pictures))
-        known = self._file and frozenset(
-            place for place, request in enumerate(self.requests) if request.key in self._file.sets
-        )
-        self.done = share(known)
+        self.done = share(self._known())
         missing = [request for place, request in enumerate(self.requests) if place not in self.done]
         if missing:
             verify_images(paths_of(missing))
             if self._file is not None:
                 pictures.read(request.key for request in missing)
+
+    def _known(self) -> frozenset[int]:
+        """Places of the requests that the file answers; the first rank's are right."""
+        sets = self._file.sets if self._file is not None else {}
+        return frozenset(place for place, request in enumerate(self.requests) if request.key in sets)
 
     def answer(self, generator: Generator, stop: StopRequest) -> None:
         """Answer what is missing; raise `Stopped` on all ranks where any was asked to stop."""
