@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from nemo_mm_align.inference.identity import identity
 from nemo_mm_align.inference.image_check import verify_images
 from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.inference.pictures import Pictures
-from nemo_mm_align.inference.requests import Request, make_requests
+from nemo_mm_align.inference.requests import Key, Request, make_requests
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.first_rank import open_on_first_rank, share
@@ -57,6 +57,9 @@ class Answering:
     def _resolve(self, path: str) -> Path:
         return resolve_image(path, self.prompts, self._settings.image_root)
 
+    def _places(self, known: Collection[Key]) -> frozenset[int]:
+        return frozenset(place for place, request in enumerate(self.requests) if request.key in known)
+
     @property
     def complete(self) -> bool:
         """Whether all answers were there when the file was opened."""
@@ -71,17 +74,12 @@ class Answering:
         pictures = Pictures(self.out, self.requests)
         facts = self._settings, self._opened, self.prompts, self._drawn
         self._file = open_on_first_rank(lambda: AnswerFile(self.out, identity(*facts), pictures))
-        self.done = share(self._known())
+        self.done = share(None if self._file is None else self._places(self._file.sets))
         missing = [request for place, request in enumerate(self.requests) if place not in self.done]
         if missing:
             verify_images(paths_of(missing))
             if self._file is not None:
                 pictures.read(request.key for request in missing)
-
-    def _known(self) -> frozenset[int]:
-        """Places of the requests that the file answers; the first rank's are right."""
-        sets = self._file.sets if self._file is not None else {}
-        return frozenset(place for place, request in enumerate(self.requests) if request.key in sets)
 
     def answer(self, generator: Generator, stop: StopRequest) -> None:
         """Answer what is missing; raise `Stopped` on all ranks where any was asked to stop."""

@@ -95,7 +95,7 @@ def task_answers(config: DictConfig) -> TaskAnswers | None:
     given = config.evaluate.get("tasks")
     if not given or "answers" in config.evaluate:
         return None
-    tasks = _portable(given)
+    tasks = _portable(OmegaConf.to_container(given, resolve=True))
     plain: Any = OmegaConf.to_container(config, resolve=False)
     changed = deepcopy(config)
     with open_dict(changed):
@@ -123,20 +123,13 @@ def task_answers(config: DictConfig) -> TaskAnswers | None:
 
 def _portable(given: Any) -> dict[str, Any]:
     """Return the tasks as jobs can read them, who know the package's own configurations alone."""
-    said = _by_name(given)
+    said = {str(name): {} for name in given} if isinstance(given, list) else given
+    if not isinstance(said, dict):
+        raise UserError(f"evaluate.tasks={said!r}: give {{NAME: {{SETTING: VALUE}}}}, or [NAME, ...].")
     folders = config_folders()
     sections, files = task_sections(said, folders), known_tasks(folders)
     own = {name: files.get(str((said[name] or {}).get(GROUP, name)), CONF).is_relative_to(CONF) for name in sections}
     return {name: said[name] or {} if own[name] else section for name, section in sections.items()}
-
-
-def _by_name(tasks: Any) -> dict[str, Any]:
-    """Return what is said of each task; a list says nothing."""
-    plain = OmegaConf.to_container(tasks, resolve=True) if OmegaConf.is_config(tasks) else tasks
-    named = {name: {} for name in plain} if isinstance(plain, list) else plain
-    if not isinstance(named, dict):
-        raise UserError(f"evaluate.tasks={plain!r}: give {{NAME: {{SETTING: VALUE}}}}, or [NAME, ...].")
-    return {str(name): said for name, said in named.items()}
 
 
 def is_steerable(model: Mapping[str, Any]) -> bool:
@@ -150,8 +143,10 @@ def is_steerable(model: Mapping[str, Any]) -> bool:
 def asks_judge_of(evaluation: Any) -> bool:
     """Whether an evaluation's configuration has a task that wants ratings or asks in its own words; unknown ones do not."""
     tasks = evaluation.get("tasks")
-    sections = task_sections(_by_name(tasks)).values() if tasks else [evaluation.get("task") or {}]
-    return any(map(_asks, sections))
+    if not tasks:
+        return _asks(evaluation.get("task") or {})
+    plain: Any = OmegaConf.to_container(tasks, resolve=True)
+    return any(map(_asks, task_sections(plain).values()))
 
 
 def _asks(section: Mapping[str, Any]) -> bool:

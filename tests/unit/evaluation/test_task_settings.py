@@ -39,6 +39,7 @@ def test_each_task_is_its_file_under_what_is_said_of_it(own: list[Path]) -> None
 def test_a_folder_of_ones_own_comes_first(own: list[Path]) -> None:
     (own[0] / "task/attributes.yaml").write_text("_target_: mine.Own\n")
     assert task_sections({"attributes": {}}, own) == {"attributes": {"_target_": "mine.Own"}}
+    assert task_sections(["attributes"], own) == task_sections({"attributes": None}, own)
     assert known_tasks(own)["miniature"] == CONF / "task/miniature.yaml"
 
 
@@ -46,6 +47,7 @@ def test_a_folder_of_ones_own_comes_first(own: list[Path]) -> None:
     ("said", "text"),
     [
         ({}, "tasks names no task"),
+        ("attributes", "tasks names no task"),
         ({"atributes": {}}, "tasks.atributes: there is no such task. Did you mean attributes?"),
         ({"x": {"task": "min"}}, "tasks.x.task=min: there is no such task. Did you mean mine?"),
         ({"mine": {}}, "Missing mandatory value: data"),

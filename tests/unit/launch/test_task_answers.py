@@ -68,8 +68,13 @@ def test_a_start_model_that_can_be_asked_makes_both_steerable(tmp_path: Path, he
 def test_an_evaluation_alone_asks_whom_it_names() -> None:
     _, jobs = launched(TASKS, "evaluate.checkpoints={old: /shared/old}", stages=("evaluate",))
     assert list(answering(jobs)) == ["base", "old"], "the trained one is not there"
-    _, jobs = launched(TASKS, "evaluate.answers={a: /shared/a}", "generate.prompts=/x.jsonl", stages=("evaluate",))
-    assert [job.stage for job in jobs] == ["evaluate"]
+    _, jobs = launched(
+        "evaluate.tasks=[attributes]",
+        "evaluate.answers={a: /shared/a}",
+        "generate.prompts=/x.jsonl",
+        stages=("evaluate",),
+    )
+    assert [job.stage for job in jobs] == ["evaluate"] and asks_judge(jobs[0])
 
 
 def test_files_of_tasks_and_the_key_of_the_judge_are_looked_for(tmp_path: Path, monkeypatch) -> None:
