@@ -27,9 +27,9 @@ def task_sections(
     """Return the section of each task by its name, as ``task=NAME`` with the same settings would compose it.
 
     Args:
-        tasks: by name, what is said of each (null: nothing), or names alone. The name is that of a file ``task/<name>.yaml``; a section with
-            the key ``task`` names the file so, and has a name of its own: one task may stand there twice. One with a
-            ``_target_`` of its own needs no file.
+        tasks: by name, what is said of each (null: nothing), or names alone. The name is that of a file ``task/<name>.yaml``;
+            a section with the key ``task`` names the file so, and has a name of its own: one task may stand there twice. One
+            with a ``_target_`` of its own needs no file.
         folders: of configurations, the first that has a task's file is read; None: this run's, ``--config-dir`` among them.
 
     Raises:

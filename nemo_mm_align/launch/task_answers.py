@@ -95,7 +95,7 @@ def task_answers(config: DictConfig) -> TaskAnswers | None:
     given = config.evaluate.get("tasks")
     if not given or "answers" in config.evaluate:
         return None
-    tasks = _portable(OmegaConf.to_container(given, resolve=True))
+    tasks = _portable(OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given)
     plain: Any = OmegaConf.to_container(config, resolve=False)
     changed = deepcopy(config)
     with open_dict(changed):

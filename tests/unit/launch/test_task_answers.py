@@ -19,7 +19,7 @@ from tests.unit.launch.cases import KUBERNETES, PLACES, TRAINING, launch_config
 
 RUN = "/shared/results/first"
 OWN = "_target_: tests.own_task.OwnTask"
-TASKS = f"evaluate.tasks={{own: {{{OWN}, data: /shared/own}}, few: {{{OWN}, count: 1}}}}"
+TASKS = f"evaluate.tasks={{turns: {{{OWN}, data: /shared/own}}, few: {{{OWN}, count: 1}}}}"
 CHAIN = ("sample", "label", "build", "train", "evaluate")
 
 
@@ -82,7 +82,9 @@ def test_files_of_tasks_and_the_key_of_the_judge_are_looked_for(tmp_path: Path, 
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     settings, jobs = launched(TASKS)
     faults = "\n".join(find_faults(jobs, settings))
-    assert "stage evaluate: tasks.own.data=/shared/own is not there" in faults and faults.count("tasks.own.data") == 2
+    assert (
+        "stage evaluate: tasks.turns.data=/shared/own is not there" in faults and faults.count("tasks.turns.data") == 2
+    )
     assert "stage evaluate: judge=gemini needs a key" in faults and "answers=" not in faults
     pods, jobs = launched(TASKS, *KUBERNETES, "cluster.env_secret=null", stages=("evaluate",))
     assert any(fault.startswith("stage evaluate needs its judge's key") for fault in find_faults(jobs, pods))
