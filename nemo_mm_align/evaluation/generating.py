@@ -58,7 +58,7 @@ def generate_for(
         _run(name, [*_program(processes), *words, f"tasks={override_value(tasks)}", *overrides])
         found[name] = out / name
         unasked = out / f"{name}{UNASKED}"
-        if tasks and all((unasked / f"{task}.jsonl").is_file() for task in tasks):
+        if any((unasked / f"{task}.jsonl").is_file() for task in tasks):
             found[f"{name}{UNASKED}"] = unasked
     return found
 

@@ -21,18 +21,22 @@ GROUP = "task"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
-def task_sections(tasks: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, dict[str, Any]]:
+def task_sections(
+    tasks: Mapping[str, Any] | Sequence[str], folders: Sequence[Path] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the section of each task by its name, as ``task=NAME`` with the same settings would compose it.
 
     Args:
-        tasks: by name, what is said of each (null: nothing). The name is that of a file ``task/<name>.yaml``; a section with
-            the key ``task`` names the file so, and has a name of its own: one task may stand there twice. One with a
-            ``_target_`` of its own needs no file.
+        tasks: by name, what is said of each (null: nothing), or names alone. The name is that of a file ``task/<name>.yaml``;
+            a section with the key ``task`` names the file so, and has a name of its own: one task may stand there twice. One
+            with a ``_target_`` of its own needs no file.
         folders: of configurations, the first that has a task's file is read; None: this run's, ``--config-dir`` among them.
 
     Raises:
         UserError: no task, an unknown one, a name that is none for a file, or a section that is no mapping.
     """
+    if isinstance(tasks, list | tuple):
+        tasks = dict.fromkeys(tasks)
     if not isinstance(tasks, Mapping) or not tasks:
         raise UserError(
             "tasks names no task. Give {NAME: {SETTING: VALUE}}, for example 'tasks={pope: {data: FOLDER}}'."

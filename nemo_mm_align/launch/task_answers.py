@@ -95,7 +95,7 @@ def task_answers(config: DictConfig) -> TaskAnswers | None:
     given = config.evaluate.get("tasks")
     if not given or "answers" in config.evaluate:
         return None
-    tasks = _portable(OmegaConf.to_container(given, resolve=True))
+    tasks = _portable(OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given)
     plain: Any = OmegaConf.to_container(config, resolve=False)
     changed = deepcopy(config)
     with open_dict(changed):
@@ -123,7 +123,9 @@ def task_answers(config: DictConfig) -> TaskAnswers | None:
 
 def _portable(given: Any) -> dict[str, Any]:
     """Return the tasks as jobs can read them, who know the package's own configurations alone."""
-    said = {str(name): {} for name in given} if isinstance(given, list) else dict(given)
+    said = {str(name): {} for name in given} if isinstance(given, list) else given
+    if not isinstance(said, dict):
+        raise UserError(f"evaluate.tasks={said!r}: give {{NAME: {{SETTING: VALUE}}}}, or [NAME, ...].")
     folders = config_folders()
     sections, files = task_sections(said, folders), known_tasks(folders)
     own = {name: files.get(str((said[name] or {}).get(GROUP, name)), CONF).is_relative_to(CONF) for name in sections}

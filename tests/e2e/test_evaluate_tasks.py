@@ -23,7 +23,7 @@ from tests.waiting import PATIENCE_S, wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 GRADES = 10
-TASKS = "{own: {_target_: tests.own_task.OwnTask}}"
+TASKS = "{turns: {_target_: tests.own_task.OwnTask}}"
 
 
 class Grading(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ def test_models_answer_and_are_compared_in_one_command(repository: Path, tmp_pat
     for name in models:
         (judged,) = (tmp_path / "out/judged").rglob(f"{name}.jsonl")
         check_grades(judged)
-        answers = list(read_records(tmp_path / f"out.answers/{name}/own.jsonl", CandidateSet))
+        answers = list(read_records(tmp_path / f"out.answers/{name}/turns.jsonl", CandidateSet))
         assert [len(one.candidates[0].follow_up_answers) for one in answers] == [1, 0, 1]
     assert (tmp_path / "out/report.html").is_file()
 
@@ -100,10 +100,10 @@ def test_asked_to_stop_the_model_at_work_ends_well(repository: Path, tmp_path: P
     model = tiny_llava(tmp_path / "model")
     command = [
         sys.executable, str(repository / "scripts/evaluate.py"), f"checkpoints={{base: {model}}}",
-        "tasks={own: {_target_: tests.own_task.OwnTask, tokens: 200}}",
+        "tasks={turns: {_target_: tests.own_task.OwnTask, tokens: 200}}",
         "judge=openai_compatible", *judge(grader), "out=out", "generate={template: vicuna_v1, max_batch_tokens: 300}",
     ]  # fmt: skip
-    answers = tmp_path / "out.answers/base/own.jsonl"
+    answers = tmp_path / "out.answers/base/turns.jsonl"
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(repository), stderr=subprocess.PIPE, text=True)
     wait_until(lambda: answers.is_file() or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
@@ -142,6 +142,6 @@ def test_a_chain_ends_in_the_report_of_its_tasks(repository: Path, tmp_path: Pat
     for name in ("base", "sft"):
         (judged,) = (tmp_path / "own/evaluation/judged").rglob(f"{name}.jsonl")
         check_grades(judged)
-        layout = json.loads((tmp_path / f"own/answers/{name}/own.layout.json").read_text())
+        layout = json.loads((tmp_path / f"own/answers/{name}/turns.layout.json").read_text())
         assert layout["world_size"] == 2
     assert (tmp_path / "own/evaluation/report.html").is_file()

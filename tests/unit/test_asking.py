@@ -74,7 +74,7 @@ def source(tmp_path: Path) -> ModelSource:
 
 def settings(folder: Path, *words: str) -> InferenceSettings:
     register_open_attributes()
-    tasks = "tasks={own: {_target_: tests.own_task.OwnTask}, few: {_target_: tests.own_task.OwnTask, count: 1}}"
+    tasks = "tasks={turns: {_target_: tests.own_task.OwnTask}, few: {_target_: tests.own_task.OwnTask, count: 1}}"
     given = [f"checkpoint={folder}/model", tasks, f"out={folder}/dpo", *words]
     with initialize_config_dir(str(CONF), version_base=None):
         return settings_from_config(OmegaConf.to_container(compose("generate", given), resolve=True))
@@ -87,17 +87,17 @@ def files_of(found: list[InferenceSettings], folder: Path) -> list[tuple[str, bo
 def test_a_model_that_can_be_asked_answers_with_and_without(
     tmp_path: Path, source: ModelSource, helpsteer: AttributeSchema
 ) -> None:
-    plain = [("dpo/own.jsonl", False), ("dpo/few.jsonl", False)]
+    plain = [("dpo/turns.jsonl", False), ("dpo/few.jsonl", False)]
     assert files_of(settings_by_file(settings(tmp_path), source), tmp_path) == plain
     steerable = replace(source, folder_schema=helpsteer)
     both = [
-        ("dpo/own.jsonl", True), ("dpo_unasked/own.jsonl", False), ("dpo/few.jsonl", True), ("dpo_unasked/few.jsonl", False),
+        ("dpo/turns.jsonl", True), ("dpo_unasked/turns.jsonl", False), ("dpo/few.jsonl", True), ("dpo_unasked/few.jsonl", False),
     ]  # fmt: skip
     for words, expected in (
         ((), both),
         (("attributes.verbosity=0",), both),
-        (("sweep=[verbosity]",), [("dpo/own.jsonl", True), ("dpo/few.jsonl", True)]),
-        (("variants=asked",), [("dpo/own.jsonl", True), ("dpo/few.jsonl", True)]),
+        (("sweep=[verbosity]",), [("dpo/turns.jsonl", True), ("dpo/few.jsonl", True)]),
+        (("variants=asked",), [("dpo/turns.jsonl", True), ("dpo/few.jsonl", True)]),
         (("variants=unasked",), plain),
     ):
         found = settings_by_file(settings(tmp_path, *words), steerable)
@@ -112,7 +112,7 @@ def test_prompts_of_a_task_are_written_once_and_kept(tmp_path: Path, source: Mod
     given = settings(tmp_path)
     files = settings_by_file(given, source)
     write_prompts(given, files)
-    found = list(read_records(tmp_path / "dpo/own.prompts.jsonl", Prompt))
+    found = list(read_records(tmp_path / "dpo/turns.prompts.jsonl", Prompt))
     assert [one.id for one in found] == ["own/0", "own/1", "own/2"] and found[0].follow_ups == ("w10 w11",)
     write_prompts(given, files)
     path = tmp_path / "dpo/few.prompts.jsonl"
@@ -124,8 +124,8 @@ def test_prompts_of_a_task_are_written_once_and_kept(tmp_path: Path, source: Mod
 
 
 def test_a_task_without_prompts_says_so(tmp_path: Path, source: ModelSource) -> None:
-    given = settings(tmp_path).model_copy(update={"tasks": {"attributes": {}}})
-    with pytest.raises(UserError, match="tasks.attributes: brings no prompts of its own"):
+    given = settings(tmp_path).model_copy(update={"tasks": {"miniature": {}}})
+    with pytest.raises(UserError, match="tasks.miniature: brings no prompts of its own"):
         write_prompts(given, settings_by_file(given, source))
 
 

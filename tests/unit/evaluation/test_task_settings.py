@@ -11,7 +11,7 @@ from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.evaluation.generating import generate_for
 from nemo_mm_align.evaluation.task_settings import known_tasks, task_sections
 
-ATTRIBUTES = "nemo_mm_align.evaluation.tasks.attributes.AttributesTask"
+MINIATURE = "nemo_mm_align.miniature.task.MiniatureTask"
 
 
 @pytest.fixture
@@ -24,21 +24,22 @@ def own(tmp_path: Path) -> list[Path]:
 
 def test_each_task_is_its_file_under_what_is_said_of_it(own: list[Path]) -> None:
     said = {
-        "attributes": None,
+        "miniature": None,
         "mine": {"data": "d", "cut": {"at": 7}},
         "again": {"task": "mine", "data": "e", "splits": ["z"]},
     }
     assert task_sections(said, own) == {
-        "attributes": {"_target_": ATTRIBUTES},
+        "miniature": {"_target_": MINIATURE},
         "mine": {"_target_": "a.B", "data": "d", "splits": ["x", "y"], "cut": {"at": 7, "by": "words"}},
         "again": {"_target_": "a.B", "data": "e", "splits": ["z"], "cut": {"at": 5, "by": "words"}},
     }
-    assert task_sections({"own": {"_target_": "c.D", "n": 1}}, own) == {"own": {"_target_": "c.D", "n": 1}}
+    assert task_sections({"elsewhere": {"_target_": "c.D", "n": 1}}, own) == {"elsewhere": {"_target_": "c.D", "n": 1}}
 
 
 def test_a_folder_of_ones_own_comes_first(own: list[Path]) -> None:
     (own[0] / "task/attributes.yaml").write_text("_target_: mine.Own\n")
     assert task_sections({"attributes": {}}, own) == {"attributes": {"_target_": "mine.Own"}}
+    assert task_sections(["attributes"], own) == task_sections({"attributes": None}, own)
     assert known_tasks(own)["miniature"] == CONF / "task/miniature.yaml"
 
 
@@ -46,6 +47,7 @@ def test_a_folder_of_ones_own_comes_first(own: list[Path]) -> None:
     ("said", "text"),
     [
         ({}, "tasks names no task"),
+        ("attributes", "tasks names no task"),
         ({"atributes": {}}, "tasks.atributes: there is no such task. Did you mean attributes?"),
         ({"x": {"task": "min"}}, "tasks.x.task=min: there is no such task. Did you mean mine?"),
         ({"mine": {}}, "Missing mandatory value: data"),
