@@ -53,7 +53,7 @@ class BestCheckpoint:
     def spared(self) -> list[int]:
         """Steps whose checkpoints are not to be removed: the best one, and the one that is to take its place."""
         named = read_best(self.run)
-        return [step for step in (named and named.step, self.candidate) if step is not None]
+        return [step for step in (named.step if named else None, self.candidate) if step is not None]
 
     def begin(self, step: int) -> None:
         """Forget the validations after `step`, which will be done again, and those of other held-out data; name the best."""
@@ -64,7 +64,7 @@ class BestCheckpoint:
             kept = []
         write_lines(path, map(json.dumps, kept))
         self._found = best_among(kept, self.checkpoints, self.monitor)
-        name_best(self.run, self.checkpoints, self._found and self._best(self._found))
+        name_best(self.run, self.checkpoints, self._best(self._found) if self._found else None)
 
     def note(self, line: Mapping[str, float]) -> bool:
         """Record a validation; return whether it is better than all before whose checkpoints are kept."""

@@ -25,7 +25,14 @@ _READ = {
     "label": ("prompts", "candidates", "image_root", "judge.api_key_file"),
     "annotate": ("prompts", "candidates", "checkpoint", "base", "image_root"),
     "build": ("annotations",),
-    "train": ("data.train", "data.image_root", "model.hf_path", "model.checkpoint"),
+    "train": (
+        "data.train",
+        "data.validation",
+        "guards.prompts",
+        "data.image_root",
+        "model.hf_path",
+        "model.checkpoint",
+    ),
     "generate": ("prompts", "checkpoint", "base", "image_root"),
     "evaluate": ("prompts", "answers", "steering", "text_before", "image_root", "judge.api_key_file"),
 }
@@ -176,7 +183,7 @@ def _texts(value: Any) -> list[str]:
 def _read(job: Job, key: str, value: str, made: set[Path], settings: LaunchSettings) -> Iterator[str]:
     path = Path(value)
     if not path.is_absolute():
-        is_data_set_name = key == "data.train" and not path.exists()
+        is_data_set_name = key in ("data.train", "data.validation") and not path.exists()
         if not is_data_set_name and not (settings.launcher_scripts_path / path).exists():
             yield from _absolute(job, key, path)
         return

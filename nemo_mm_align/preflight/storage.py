@@ -22,7 +22,8 @@ def inputs_of(job: Job) -> dict[str, str]:
     """What the job reads: name of the setting -> path."""
     found = {f"read[{index}]": str(path) for index, path in enumerate(job.read)}
     keys = ["model.hf_path", "model.checkpoint"] if job.training else []
-    keys += ["data.train", "data.image_root"] if job.trains else []
+    keys += ["data.train", "data.image_root", "guards.prompts"] if job.trains else []
+    keys += ["data.validation"] if isinstance(job.value("data.validation"), str) else []
     return {**found, **{key: str(value) for key in keys if (value := job.value(key))}}
 
 
@@ -31,7 +32,7 @@ def check_inputs(inputs: Mapping[str, str]) -> list[Finding]:
     findings = []
     for name, text in inputs.items():
         path = Path(text)
-        if name == "data.train" and looks_like_hub_name(text):
+        if name in ("data.train", "data.validation") and looks_like_hub_name(text):
             continue
         if not path.exists():
             findings.append(red(name, f"{path}: no such file or folder here", _MOUNT))

@@ -140,7 +140,7 @@ def open_guards(
     task = None if wanted.task is None else _judgeless(build_task(wanted.task, settings.schema))
     prompts = _chosen(_prompts(wanted.prompts, task, folder), wanted.count)
     sampling = SamplingSettings(temperature=0, max_new_tokens=wanted.max_new_tokens)
-    asked = {} if asks else None
+    asked: dict[str, float] | None = {} if asks else None
     try:
         check_lengths(make_requests(prompts, encoder, (asked,)), wanted.max_new_tokens, positions)
         verify_images(Path(path) for prompt in prompts for path in prompt.images)

@@ -195,7 +195,7 @@ def test_two_processes_validate_and_answer_as_one_does(
         assert ours["validation/loss"] == pytest.approx(theirs["validation/loss"], rel=1e-5)
         assert ours["validation/rewards/accuracies"] == theirs["validation/rewards/accuracies"]
     answers = lines(out, name, "guard_answers")
-    assert answers == lines(out, "one", "guard_answers") and len(answers) == 8  # four questions, twice
+    assert answers == lines(out, "one", "guard_answers") and {line["step"] for line in answers} == {0, 4}
     first = {line["prompt_id"]: len(line["text"].split()) for line in reversed(answers) if line["step"] == 4}
     expected = (first["picture"] + first["dialogue"]) / 2  # a failed answer is missing, not 0
     assert lines(out, name, "guards")[-1]["guards/word_count"] == expected
