@@ -83,6 +83,7 @@ def command(
             try:
                 if host is not None:
                     sys.argv += _HOSTED
+                sys.argv[1:] = with_own_groups(sys.argv[1:], folder, name)
                 with _hydra_raises(asked):
                     _compose_and_run(user_errors(task), name)
             except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -135,6 +136,21 @@ def options_first(words: Sequence[str]) -> list[str]:
     return [*options, *settings]
 
 
+def with_own_groups(words: Sequence[str], folder: Path, name: str) -> list[str]:
+    """Return words of a command line that find the groups which a command has for itself, in ``conf/<name>/``.
+
+    They are no groups of the others, whose keys may have the same names.
+    """
+    own = folder / name
+    if not own.is_dir():
+        return list(words)
+    quoted = "'" + f"file://{own}".replace("\\", "\\\\").replace("'", "\\'") + "'"
+    given = [word for word in words if word.startswith("hydra.searchpath=[") and word.endswith("]")]
+    others = [word for word in words if word not in given]
+    listed = ",".join([*(word.partition("=")[2][1:-1] for word in given), quoted])
+    return [*others, f"hydra.searchpath=[{listed}]"]
+
+
 def own_folders(words: Sequence[str]) -> list[Path]:
     """Return the folders of a user's own configurations that a command line names, by ``--config-dir``."""
     found = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
@@ -181,7 +197,7 @@ def groups_of(folder: Path, name: str, own: Sequence[Path] = ()) -> dict[str, li
             found |= groups_of(folder, item, own)
         elif isinstance(item, dict):
             for group in item:
-                files = [path for place in (folder, *own) for path in (place / group).glob("*.yaml")]
+                files = [path for place in (folder, folder / name, *own) for path in (place / group).glob("*.yaml")]
                 found[group] = sorted({path.stem for path in files})
     return {group: options for group, options in found.items() if options}
 

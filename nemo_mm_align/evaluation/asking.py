@@ -17,7 +17,7 @@ from typing import Any
 from nemo_mm_align.core.configuration import StrictModel
 from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
-from nemo_mm_align.llm.client import CountsTokens, LanguageModel
+from nemo_mm_align.llm.client import CountsTokens, LanguageModel, check_probabilities
 from nemo_mm_align.llm.failures import CallFailure, one_line
 from nemo_mm_align.llm.ledger import Attempt, Ledger
 from nemo_mm_align.llm.question import Answer, Question, QuestionImage
@@ -50,8 +50,7 @@ class QuestionAttempt(Attempt):
     @property
     def answer(self) -> Answer:
         """The reply as it came."""
-        extra: dict[str, Any] = {"top_logprobs": self.top_logprobs} if self.top_logprobs else {}
-        return Answer(self.raw, self.usage, self.model_version, **extra)
+        return Answer(self.raw, self.usage, self.model_version, top_logprobs=self.top_logprobs)
 
 
 class QuestionLedger(Ledger[QuestionAttempt]):
@@ -128,8 +127,8 @@ class QuestionCall:
             message, raw = one_line(self.client.hide(failure.message)), self.client.hide(answer.text)
             raise CallFailure(failure.kind, message, raw, usage=answer.usage) from None
         fields: dict[str, Any] = {"raw": answer.text, "model_version": answer.model_version}
-        if alternatives := getattr(answer, "top_logprobs", ()):
-            fields["top_logprobs"] = alternatives
+        if answer.top_logprobs:
+            fields["top_logprobs"] = answer.top_logprobs
         return Outcome(fields, answer.usage)
 
 
@@ -167,6 +166,7 @@ class QuestionAsker:
             UserError: an image is missing or broken (before anything is asked), or a run that stopped by itself.
             SystemExit: after Ctrl-C or SIGTERM; what was said is in the ledger.
         """
+        self._check(asked)
         if not asked:
             return [], Spent()
         whole = [self._with_hashes(one) for one in asked]
@@ -178,6 +178,7 @@ class QuestionAsker:
 
     def dry_run(self, asked: Sequence[Asked]) -> Estimate | None:
         """Return what asking would cost; nothing is asked that costs, nothing is written. None without questions."""
+        self._check(asked)
         if not asked:
             return None
         with QuestionLedger(self.path, read_only=True) as ledger:
@@ -185,6 +186,11 @@ class QuestionAsker:
             with self._admission(ledger, calls[0]) as admission:
                 work = survey(calls, ledger, self.settings.runner, admission.estimator)
                 return estimate(work, ledger.spending(self.fingerprint), self.settings.runner, admission)
+
+    def _check(self, asked: Sequence[Asked]) -> None:
+        """Raise `UserError` where a question wants what the judge's service cannot give."""
+        for most in sorted(asked, key=lambda one: -one.question.question.top_logprobs)[:1]:
+            check_probabilities(self.client, most.question.question)
 
     def _with_hashes(self, asked: Asked) -> Asked:
         question = asked.question.question
@@ -267,8 +273,8 @@ def question_key(fingerprint: str, question: Question, repeat: int = 0, again: i
     material: dict[str, Any] = {"judge": fingerprint, "instructions": question.instructions, "parts": parts}
     further = {
         "schema": question.response_schema,
-        "top_logprobs": getattr(question, "top_logprobs", 0),
-        "max_output_tokens": getattr(question, "max_output_tokens", None),
+        "top_logprobs": question.top_logprobs,
+        "max_output_tokens": question.max_output_tokens,
         "repeat": repeat,
         "again": again,
     }

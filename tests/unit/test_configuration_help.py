@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import Field
 
+from nemo_mm_align.cli.command import with_own_groups
 from nemo_mm_align.cli.configuration_help import OneOf, Parts, Words, settings_at, settings_of, table, words_for
 from nemo_mm_align.core.configuration import Count, Share, StrictModel
 from nemo_mm_align.inference.settings import register_open_attributes
@@ -111,7 +112,9 @@ def test_every_shipped_setting_is_described(script: str, repository: Path) -> No
     register_open_nodes()
     register_open_attributes()
     with initialize_config_dir(str(repository / "conf"), version_base=None):
-        composed = OmegaConf.to_container(compose(script, overrides=CHOSEN.get(script, [])), resolve=False)
+        composed = OmegaConf.to_container(
+            compose(script, with_own_groups(CHOSEN.get(script, []), repository / "conf", script)), resolve=False
+        )
     described = dict(settings_at(types_of(script, repository)))
     assert isinstance(composed, dict) and described
     open_sections = [

@@ -1,6 +1,6 @@
 """What a source of data is: how its records look as published, and what can be made of them.
 
-A source is one class in one file, named by the `_target_` of its ``conf/source/*.yaml``. It turns a record into a `Draft`
+A source is one class in one file, named by the `_target_` of its ``conf/prepare/source/*.yaml``. It turns a record into a `Draft`
 of turns, images, answers and attributes, as training's formats do; filters, checks, drawing and writing are the same for all.
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
+from nemo_mm_align.cli.command import with_own_groups
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.datasets.prepare.stage import prepare_from_config
 from nemo_mm_align.datasets.prepare.summary import PrepareSummary
@@ -22,7 +23,7 @@ def prepare(source: str, data: Path | Sequence[Path], out: Path, *overrides: str
     names = data if isinstance(data, Path) else f"[{','.join(map(str, data))}]"
     words = [f"source={source}", f"data={names}", f"out={out}", "images=unchecked", *overrides]
     with initialize_config_dir(str(CONF), version_base=None):
-        return prepare_from_config(compose("prepare", words))
+        return prepare_from_config(compose("prepare", with_own_groups(words, CONF, "prepare")))
 
 
 def write_list(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:

@@ -12,6 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from nemo_mm_align.cli.command import with_own_groups
 from nemo_mm_align.core.configuration import read
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.datasets.prepare.known import KNOWN
@@ -25,13 +26,15 @@ from tests.unit.prepare.preparing import write_list
 
 TEXT = (REPOSITORY / "docs/data.md").read_text("utf-8")
 COMMANDS = re.findall(r"^    python scripts/prepare\.py (.*)$", TEXT.replace("\\\n", " "), re.MULTILINE)
-SOURCES = sorted(path.stem for path in (CONF / "source").glob("*.yaml"))
+SOURCES = sorted(path.stem for path in (CONF / "prepare/source").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_compose(command: str) -> None:
     with initialize_config_dir(str(CONF), version_base=None):
-        values = OmegaConf.to_container(compose("prepare", shlex.split(command)), resolve=True)
+        values = OmegaConf.to_container(
+            compose("prepare", with_own_groups(shlex.split(command), CONF, "prepare")), resolve=True
+        )
     settings = read(PrepareSettings, values)
     source = build_source(settings.source)
     assert settings.gives is None or settings.gives in source.gives
