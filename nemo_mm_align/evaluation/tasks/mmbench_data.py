@@ -108,8 +108,9 @@ def _question(line: TaskLine) -> MMBenchQuestion:
     answer = "" if _empty(line.fields.get("answer")) else str(line.fields["answer"]).strip()
     if len(options) < 2 or (answer and answer not in options):
         raise line.wrong(f"answer {answer!r} among the options {', '.join(options) or 'none'}", "write A, B and so on.")
+    fields = {"l2-category": line.fields.get("L2-category"), **line.fields}  # lmms-lab/MMBench_EN writes it so
     texts = {
-        name: "" if _empty(line.fields.get(name)) else str(line.fields[name])
+        name: "" if _empty(fields.get(name)) else str(fields[name])
         for name in ("hint", "category", "l2-category", "split")
     }
     return MMBenchQuestion(

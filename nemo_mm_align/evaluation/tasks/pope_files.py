@@ -73,6 +73,8 @@ def _by_order(lines: Sequence[TaskLine], path: Path, questions: Sequence[PopeQue
     found: dict[str, tuple[str, ...]] = {}
     place = 0
     while place < len(lines):
+        if not rest:
+            _raise_mismatch(lines, place, "", path)
         split = max(rest, key=lambda name: _agreeing(lines[place:], rest[name]))
         asked = rest.pop(split)
         same = _agreeing(lines[place:], asked)

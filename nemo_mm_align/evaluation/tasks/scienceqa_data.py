@@ -14,6 +14,9 @@ from nemo_mm_align.evaluation.tasks.task_lines import TaskLine, by_key, task_lin
 
 LETTERS = "ABCDE"
 QUESTIONS, PROBLEMS, SPLITS = "llava_{split}_CQM-A.json", "problems.json", "pid_splits.json"
+PUBLISHED = {SPLITS: "85c7820b9f136e572579a01dab2c77a7f8140b59211e421fa5182491d45ee3a7"}
+"""SHA-256 of data/scienceqa/pid_splits.json of github.com/lupantech/ScienceQA, commit 360b71c."""
+
 YOUNG = frozenset(f"grade{number}" for number in range(1, 7))
 
 
@@ -69,7 +72,7 @@ def read_scienceqa(data: str, split: str, image_root: str | None, cache: Path) -
 def scienceqa_sources(data: str, split: str) -> tuple[SourceFile, ...]:
     """Return the files that are there."""
     paths = [Path(data) / name for name in (QUESTIONS.format(split=split), PROBLEMS, SPLITS)]
-    return tuple(source_file(path) for path in paths if path.is_file())
+    return tuple(source_file(path, PUBLISHED) for path in paths if path.is_file())
 
 
 def build_text(fields: Mapping[str, Any]) -> str:

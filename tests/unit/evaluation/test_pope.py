@@ -152,6 +152,9 @@ def test_an_answer_left_out_does_not_shift_the_others(pope, tmp_path):
     task = task_of("pope", data=str(pope))
     with pytest.raises(RecordError, match=r"gap\.jsonl:2: answers 'Is there a popular2.*expected 'Is there a popular1"):
         task.read_answers(write_lines(tmp_path / "gap.jsonl", [lines[0], *lines[2:]]))
+    everything = [one for split in SPLITS for one in pope_answers(pope, split)]
+    with pytest.raises(RecordError, match=r"more\.jsonl:13: answers 'Is there a popular0"):
+        task.read_answers(write_lines(tmp_path / "more.jsonl", [*everything, lines[0]]))
     with pytest.raises(UserError, match="ends after 3 answers; 'Is there a popular3"):
         task.read_answers(write_lines(tmp_path / "short.jsonl", lines[:3]))
 

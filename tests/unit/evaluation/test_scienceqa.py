@@ -84,6 +84,11 @@ def test_figures_are_those_by_hand(folder, tmp_path):
             "grades.G7-12": 1,
         }
     )
+    assert {one.name: one.published for one in task.sources} == {
+        "llava_test_CQM-A.json": None,
+        "problems.json": None,
+        "pid_splits.json": False,
+    }
     (written,) = task.field_files("dpo", scored).values()
     assert [(one["question_id"], one["text"]) for one in map(json.loads, written.splitlines())] == list(texts.items())
     assert all(
