@@ -28,6 +28,7 @@ from nemo_mm_align.evaluation.settings import EvaluateSettings, check_start, set
 from nemo_mm_align.evaluation.stage import dry_run, evaluate
 from nemo_mm_align.evaluation.task_settings import task_sections
 from nemo_mm_align.evaluation.tasks.task import AsksJudge, Task, build_task
+from nemo_mm_align.evaluation.wandb_tables import check_run, log_tables
 from nemo_mm_align.labeling.judge import Judge, price_of
 from nemo_mm_align.labeling.judges.rubric_judge import RubricJudge
 from nemo_mm_align.labeling.rating import rated_by
@@ -46,6 +47,8 @@ def main(config: DictConfig) -> None:
         compare_runs(settings.compare, settings.out)
         return
     check_start(settings)
+    if settings.log_to is not None:
+        check_run(settings.log_to)
     chosen: dict[str, Any] = dict(settings.tasks) or {HydraConfig.get().runtime.choices["task"]: values["task"]}
     sections = task_sections(settings.tasks) if settings.tasks else chosen
     tasks = {name: build_task(section, settings.attribute_schema) for name, section in sections.items()}
@@ -55,11 +58,9 @@ def main(config: DictConfig) -> None:
         if settings.dry_run:
             dry_run(settings, tasks, judges)
             return
-        evaluate(settings, tasks, judges, _reproductions(sections, judges))
+        results = evaluate(settings, tasks, judges, _reproductions(sections, judges))
     if settings.log_to is not None:
-        from nemo_mm_align.evaluation.wandb_tables import log_tables
-
-        log_tables(settings.out, settings.log_to)
+        log_tables(settings.log_to, results)
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def test_the_shipped_file_and_the_typed_sections_have_the_same_keys(repository: 
             values = compose("train", ["model=mini", f"recipe={recipe}"])
             assert values.keys() == keys_of(TopLevel).keys() and values.recipe.keys() == keys_of(kind).keys()
             assert values.recipe.name == recipe and values.model.keys() <= known
-    assert sections.keys() == {"data", "checkpoint", "faults", "health"}
+    assert sections.keys() == {"data", "checkpoint", "faults", "health", "validation", "guards"}
     for name, kind in sections.items():
         assert values[name].keys() == keys_of(kind).keys(), name
     assert values.model.keys() >= keys_of(ModelSettings).keys() | keys_of(ParallelConfig).keys()

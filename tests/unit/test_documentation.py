@@ -86,8 +86,11 @@ def test_settings_that_troubleshooting_names_are_there(repository: Path) -> None
         known = {"train": compose("train", ["model=mini", "recipe=sft"]), "label": compose("label")}
     assert len(named) > 8
     for name in named:
-        section, _, key = name.partition(".")
-        assert key in known["label" if section == "runner" else "train"][section], name
+        section, *path, key = name.split(".")
+        values = known["label" if section == "runner" else "train"][section]
+        for part in path:
+            values = values[part]
+        assert key in values, name
 
 
 @pytest.fixture(scope="module")

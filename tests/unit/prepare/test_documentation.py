@@ -44,7 +44,7 @@ def test_every_source_has_a_command_and_its_fields_a_row() -> None:
     named = {re.findall(r"source=(\w+)", command)[0] for command in COMMANDS}
     assert named == set(SOURCES) == set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE))
     for name in SOURCES:
-        source = build_source(yaml.safe_load((CONF / f"source/{name}.yaml").read_text()))
+        source = build_source(yaml.safe_load((CONF / f"prepare/source/{name}.yaml").read_text()))
         row = re.search(rf"^\| `{name}` \|(.*)$", TEXT, re.MULTILINE)
         assert row is not None and source.name == name
         assert row[1].split("|")[1].strip() == ", ".join(source.gives)
