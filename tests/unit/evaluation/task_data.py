@@ -232,7 +232,7 @@ def write_own(folder: Path) -> Path:
     return write_lines(folder / "own.jsonl", OWN_ROWS)
 
 
-def write_own_rubric(folder: Path) -> tuple[Path, Path]:
+def write_own_rubric(folder: Path, rubric: str = RUBRIC) -> tuple[Path, Path]:
     """Write questions and a rubric; return both files."""
     write_images(folder, "a.png")
-    return write_lines(folder / "own.jsonl", RUBRIC_ROWS), write_json(folder / "rubric.txt", RUBRIC)
+    return write_lines(folder / "own.jsonl", RUBRIC_ROWS), write_json(folder / "rubric.txt", rubric)
