@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.measures import FAILED_SHARE, Measurement, measure_of
 from nemo_mm_align.evaluation.permutation import comparisons
@@ -77,9 +79,38 @@ def figure_label(results: Results, figure: str) -> str:
     return f"{part} ({label})" if part else label
 
 
+SIGNIFICANT = 0.05
+"""A fall is called a regression where its p-value, corrected, is below."""
+
+Fall = tuple[str, str, Measurement]
+"""A method and a figure by their names, and the figure's measurement."""
+
+
 def regressions(results: Results, task: str = "") -> list[str]:
-    """Say which figures are worse than the base's by more than their interval."""
-    said = []
+    """Say which figures are worse than the base's: corrected p below 0.05, or, where nothing was tested, by their interval."""
+    return [_regression(results, task, fall) for fall in _falls(results) if _is_certain(fall[2])]
+
+
+def further_falls(results: Results, task: str = "") -> list[str]:
+    """Name the figures worse than the base's by more than their interval that are no regressions, by method."""
+    named: dict[str, list[str]] = {}
+    for name, figure, found in _falls(results):
+        if not _is_certain(found):
+            named.setdefault(name, []).append(figure_label(results, figure))
+    return [f"{_who(label_of(name), task)}: {listing(_shortened(labels))}" for name, labels in named.items()]
+
+
+def further_note(falls: Sequence[str]) -> str:
+    """Sum up `further_falls` in one sentence; nothing where there are none."""
+    if not falls:
+        return ""
+    return (
+        "Further figures are worse than the base's by more than their own interval; so many comparisons show some by chance: "
+        f"{'; '.join(falls)}."
+    )
+
+
+def _falls(results: Results) -> Iterator[Fall]:
     for name, one in results.methods.items():
         for figure, found in one.measurements.items():
             measure, interval = measure_of(figure, results.measures), found.minus_base_interval
@@ -87,17 +118,27 @@ def regressions(results: Results, task: str = "") -> list[str]:
                 continue
             sign = 1 if measure.better == "higher" else -1
             if interval.excludes_zero and sign * found.minus_base < 0:
-                said.append(_regression(label_of(name), task, figure_label(results, figure), found, measure.digits))
-    return said
+                yield name, figure, found
 
 
-def _regression(method: str, task: str, label: str, found: Measurement, digits: int) -> str:
-    assert found.minus_base is not None
+def _is_certain(found: Measurement) -> bool:
+    p_value = found.p_value if found.p_corrected is None else found.p_corrected
+    return p_value is None or p_value < SIGNIFICANT
+
+
+def _who(method: str, task: str) -> str:
+    return f"{method}, {task}" if task else method
+
+
+def _regression(results: Results, task: str, fall: Fall) -> str:
+    name, figure, found = fall
+    measure = measure_of(figure, results.measures)
+    assert measure is not None and found.minus_base is not None
     verb = "fell" if found.minus_base < 0 else "rose"
-    bounds = bracket(bounds_of(found.minus_base_interval), f"+.{digits}f")
+    bounds = bracket(bounds_of(found.minus_base_interval), f"+.{measure.digits}f")
     test = f"; {p_line(found)}" if found.p_value is not None else ""
-    who = f"{method}, {task}" if task else method
-    return f"{who}: {label} {verb} by {abs(found.minus_base):.{digits}f} {bounds} against the base{test}."
+    by = f"{abs(found.minus_base):.{measure.digits}f} {bounds}"
+    return f"{_who(label_of(name), task)}: {figure_label(results, figure)} {verb} by {by} against the base{test}."
 
 
 def p_text(p_value: float) -> str:

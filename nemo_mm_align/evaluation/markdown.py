@@ -39,6 +39,7 @@ def section_parts(section: Mapping[str, Any], level: int) -> list[str]:
     """Return what a task's section says: sentences, tables, samples left out (they stand in the page)."""
     head = "#" * level
     said = [*section["headline"], section["basis"], *(f"**Regression.** {text}" for text in section["regressions"])]
+    said += [section["regression_note"]] if section["regression_note"] else []
     parts = [*(_sentence(text) for text in said), *(f"> {escape(note)}" for note in section["notes"])]
     parts += [f"{head} Methods on held-out prompts", table(section["method_heads"], section["method_rows"])]
     basis = f"In brackets: 95 % intervals {section['interval_basis']}. Differences to the base are paired."

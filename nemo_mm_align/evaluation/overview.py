@@ -68,19 +68,16 @@ def regressions(tasks: Tasks) -> list[str]:
 
 
 def regression_note(tasks: Tasks) -> str:
-    """What to think of the list above it, or that it is empty."""
-    compared = [
-        one
+    """What lies below the base's beside the regressions; or that nothing does."""
+    further = [text for name, results in tasks.items() for text in findings.further_falls(results, name)]
+    if further:
+        return findings.further_note(further)
+    compared = any(
+        one.minus_base is not None
         for results in tasks.values()
         for method in results.methods.values()
         for one in method.measurements.values()
-        if one.minus_base is not None
-    ]
-    if not compared:
-        return ""
-    if not regressions(tasks):
-        return "No figure is worse than the base's by more than its interval."
-    return (
-        f"Figures worse than the base's by more than their 95 % interval, of {len(compared)} that were compared; without any "
-        "difference one in forty would be."
     )
+    if not compared or regressions(tasks):
+        return ""
+    return "No figure is worse than the base's by more than its interval."

@@ -28,6 +28,7 @@ MACROS = """\
 
 {% for sentence in s.regressions %}<p class="notice"><strong class="wrong">Regression.</strong> {{ sentence }}</p>
 {% endfor %}
+{% if s.regression_note %}<p class="soft">{{ s.regression_note }}</p>{% endif %}
 {% for note in s.notes %}<p class="notice">{{ note }}</p>{% endfor %}
 
 {% if s.steered %}<h{{ level }}>The same question at several settings</h{{ level }}>

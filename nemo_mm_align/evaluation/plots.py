@@ -21,10 +21,11 @@ Labels = Mapping[str, str]
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:
-    """Colour of a method, the same in every plot."""
+    """Colour of a method, the same in every plot; answers that were not asked for attributes have their method's."""
     known = {BASE: BASE_COLOUR} | {recipe.name: recipe.colour for recipe in all_recipes().values()}
-    spare = [other for other in names if other not in known and not variant_of(other)[1]]
-    return known.get(variant_of(name)[0]) or SPARE_COLOURS[spare.index(name) % len(SPARE_COLOURS)]
+    spare = [method for method in dict.fromkeys(variant_of(other)[0] for other in names) if method not in known]
+    method = variant_of(name)[0]
+    return known.get(method) or SPARE_COLOURS[spare.index(method) % len(SPARE_COLOURS)]
 
 
 def errors_of(value: float, interval: Interval | None) -> tuple[list[float], list[float]]:

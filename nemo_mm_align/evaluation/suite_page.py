@@ -74,7 +74,10 @@ def _values(reports: Mapping[str, TaskReport], created: str) -> dict[str, Any]:
         "overview_heads": overview.overview_heads(tasks),
         "overview_rows": overview.overview_rows(tasks),
         "overview_note": overview.overview_note(tasks),
-        "tasks": [{"name": name, "section": {**section, "regressions": []}} for name, section in sections.items()],
+        "tasks": [
+            {"name": name, "section": {**section, "regressions": [], "regression_note": ""}}
+            for name, section in sections.items()
+        ],
         "cost_heads": COST_HEADS,
         "cost_rows": cost_rows(tasks),
         "shared": shared,
@@ -95,7 +98,8 @@ def _take_shared(sections: Mapping[str, dict[str, Any]]) -> list[tuple[str, list
 def _markdown(title: str, values: Mapping[str, Any]) -> str:
     parts = [f"# {markdown.escape(title)}", markdown.escape(values["basis"])]
     parts += [f"**Regression.** {markdown.escape(text)}" for text in values["regressions"]]
-    parts += [markdown.escape(values["regression_note"]), "## Methods by tasks"]
+    parts += [markdown.escape(values["regression_note"])] if values["regression_note"] else []
+    parts += ["## Methods by tasks"]
     parts += [
         markdown.table(values["overview_heads"], values["overview_rows"]),
         markdown.escape(values["overview_note"]),

@@ -1,8 +1,10 @@
 """The local judge server and the arithmetic of the labelling benchmark: what they say must follow from what they saw."""
 
 import base64
+import hashlib
 import http.client
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -59,6 +61,17 @@ def test_what_cannot_be_judged_is_refused() -> None:
             assert post(server.address, "/v1beta/models/x:generateContent", body)[0] == 400
     with judge_server(allow_text=True) as server:
         assert post(server.address, "/v1beta/models/x:generateContent", gemini_body(None, TEXTS))[0] == 200
+
+
+def test_asked_for_probabilities_it_chooses_a_letter() -> None:
+    body = {"model": "j", "messages": [{"role": "user", "content": "m: red\nM: blue"}], "logprobs": True}
+    with judge_server() as server:
+        _, reply = post(server.address, "/v1/chat/completions", body)
+    (choice,) = reply["choices"]
+    told = {one["token"]: math.exp(one["logprob"]) for one in choice["logprobs"]["content"][0]["top_logprobs"]}
+    first = hashlib.sha256(b"m: red\nM: blue").digest()[0] % 99 + 1
+    assert told == pytest.approx({"m": first / 100, "M": 1 - first / 100})
+    assert choice["message"]["content"] == max(told, key=told.__getitem__) == choice["logprobs"]["content"][0]["token"]
 
 
 def test_delay_counts_from_the_arrival_and_requests_overlap() -> None:

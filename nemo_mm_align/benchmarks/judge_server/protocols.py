@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -20,7 +22,7 @@ PROMPT_TOKENS, REPLY_TOKENS, THINKING_TOKENS = 100, 20, 30
 class Question:
     """What a judge can see of a request: images with their types, candidates in the order shown, all texts.
 
-    `instructions` is the system turn, "" without one.
+    `instructions` is the system turn, "" without one; `wants_probabilities`: of the first token's alternatives.
     """
 
     images: list[bytes]
@@ -28,6 +30,7 @@ class Question:
     candidates: list[str]
     texts: list[str]
     instructions: str = ""
+    wants_probabilities: bool = False
 
 
 class Front(Protocol):
@@ -119,6 +122,7 @@ class OpenAIFront:
             find_candidates(texts),
             texts,
             "".join(one for one in system if isinstance(one, str)),
+            bool(body.get("logprobs")),
         )
 
     def generated(self, text: str, ending: Ending = "stop") -> Reply:
@@ -147,6 +151,15 @@ class OpenAIFront:
 
     def _error(self, status: int, message: str, code: str | None) -> Reply:
         return Reply({"error": {"message": message, "type": "injected", "param": None, "code": code}}, status)
+
+
+def with_probabilities(reply: Reply, probabilities: Mapping[str, float]) -> Reply:
+    """Return a reply of OpenAI's protocol that tells its first token's alternatives, the most likely first."""
+    assert isinstance(reply.body, dict)
+    likely = sorted(probabilities.items(), key=lambda item: -item[1])
+    told = [{"token": token, "logprob": math.log(share)} for token, share in likely]
+    reply.body["choices"][0]["logprobs"] = {"content": [{**told[0], "top_logprobs": told}]}
+    return reply
 
 
 class AnthropicFront:

@@ -1,5 +1,5 @@
 """The judge: it rates what it receives. A request that lacks its image or its candidates cannot be answered (400), unless
-it says in words which numbers it wants.
+it says in words which numbers it wants, or asks for token probabilities: then it chooses between m and M.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from nemo_mm_align.benchmarks.judge_server.protocols import (
     Front,
     GeminiFront,
     front_of,
+    with_probabilities,
 )
-from nemo_mm_align.benchmarks.judge_server.words import reply_in_words
+from nemo_mm_align.benchmarks.judge_server.words import letter_probabilities, reply_in_words
 
 NAMES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -58,6 +59,8 @@ class Exchange:
     texts: list[str] = field(default_factory=list)
     in_words: str | None = None
     """The reply to a question that is none about candidates (`reply_in_words`)."""
+    probabilities: dict[str, float] = field(default_factory=dict)
+    """Of the letters of two answers, where the question wants a token's probabilities."""
 
     @property
     def question(self) -> str:
@@ -77,6 +80,9 @@ def judgement(exchange: Exchange, **changes: Any) -> dict[str, Any]:
 
 def honest(exchange: Exchange) -> Reply:
     """The reply that this judge gives when all is well."""
+    if exchange.probabilities:
+        letter = max(exchange.probabilities, key=exchange.probabilities.__getitem__)
+        return with_probabilities(exchange.front.generated(letter), exchange.probabilities)
     return exchange.front.generated(exchange.in_words or json.dumps(judgement(exchange)))
 
 
@@ -160,6 +166,7 @@ class JudgeServer:
         )
         exchange.texts = question.texts
         exchange.in_words = None if candidates else reply_in_words(question.texts, question.instructions)
+        exchange.probabilities = letter_probabilities(question.texts) if question.wants_probabilities else {}
         self._number += 1
         reply = self._judge(exchange)
         self._record(exchange)
@@ -167,7 +174,7 @@ class JudgeServer:
 
     def _judge(self, exchange: Exchange) -> Reply:
         rates = exchange.candidates and (exchange.images or self.allow_text)
-        if not rates and exchange.in_words is None:
+        if not rates and exchange.in_words is None and not exchange.probabilities:
             return exchange.front.error(400, "no image or no candidates in the request")
         return (self.behaviour(exchange) if self.behaviour else None) or honest(exchange)
 

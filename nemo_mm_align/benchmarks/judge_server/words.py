@@ -1,4 +1,4 @@
-"""Questions in words: a rating in brackets, a number at the start, two numbers in the first line, whatever is asked for."""
+"""Questions in words: a rating in brackets, a number at the start, two numbers in the first line, one of two letters."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def reply_in_words(texts: Sequence[str], instructions: str) -> str | None:
     if "two scores are separated by a space" in asked:
         return f"{true_rating(texts[-1][::-1])} {true_rating(texts[-1])}\nBoth say what they say."
     return None
+
+
+def letter_probabilities(texts: Sequence[str]) -> dict[str, float]:
+    """How likely this judge prefers the first of two answers (m) to the second (M), from a hash of what it is shown."""
+    first = true_rating("\n".join(texts), most=99) / 100
+    return {"m": first, "M": 1 - first}

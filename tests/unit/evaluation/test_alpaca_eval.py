@@ -19,35 +19,17 @@ from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.question import Answer
 from tests.judge_server import judge_server
-
-TEMPLATE = """<|im_start|>system
-You compare.
-<|im_end|>
-<|im_start|>user
-Asked: {instruction}
-m: {output_1}
-M: {output_2}
-<|im_end|>"""
-ROWS = [
-    {"dataset": "koala", "instruction": f"Say {n} words.", "output": "word " * n, "generator": "gpt4"}
-    for n in range(1, 7)
-]
+from tests.unit.evaluation.task_data import ALPACA_ROWS, write_alpaca_eval, write_json
 
 
 def told(**probabilities: float) -> Answer:
     return Answer("", top_logprobs=tuple((token, math.log(p)) for token, p in probabilities.items()))
 
 
-def write(path: Path, content) -> str:
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return str(path)
-
-
 @pytest.fixture
 def make(tmp_path: Path):
-    def build(rows=ROWS, **settings) -> AlpacaEvalTask:
-        baseline = write(tmp_path / "baseline.json", rows)
-        return AlpacaEvalTask(baseline, write(tmp_path / "clf.txt", TEMPLATE), **settings)
+    def build(rows=ALPACA_ROWS, **settings) -> AlpacaEvalTask:
+        return AlpacaEvalTask(*map(str, write_alpaca_eval(tmp_path, rows)), **settings)
 
     return build
 
@@ -137,7 +119,7 @@ def test_the_longer_answer_wins_whatever_the_order(make) -> None:
     assert scored[1].notes and not scored[0].notes and not scored[1].judgements
     assert scored[0].values["win_rate_by_dataset.koala"] == pytest.approx(80) and "by_letter" not in scored[0].values
     assert scored[2].columns == {"preference": pytest.approx(0.2), "length_difference": 14, "position": 2}
-    assert {is_switched(row["instruction"]) for row in ROWS} == {True, False}, "both orders were drawn"
+    assert {is_switched(row["instruction"]) for row in ALPACA_ROWS} == {True, False}, "both orders were drawn"
     statistic = task.statistics[0]
     columns = {name: np.array([one.columns[name] for one in scored]) for name in statistic.columns}
     assert np.isfinite(statistic.compute(np.ones((1, 6)), columns)).all()
@@ -152,7 +134,7 @@ def test_a_judge_that_likes_what_stands_first_is_found_out_by_both_orders(make) 
     } == {1}
     assert "mean preference in both orders" in task.measures[1].about
     one_order = scored_by(make(), judged(make(), ["x"] * 6, lambda first, second: ("m", None)))
-    drawn = [100 * is_switched(row["instruction"]) for row in ROWS]
+    drawn = [100 * is_switched(row["instruction"]) for row in ALPACA_ROWS]
     assert [one.values["win_rate"] for one in one_order] == drawn, "ours stands first where it is switched"
 
 
@@ -184,16 +166,17 @@ def test_what_stands_in_an_answer_fills_no_place(make) -> None:
 def test_outputs_files_come_in_and_go_out(make, tmp_path: Path) -> None:
     task = make()
     outputs = [
-        {"instruction": row["instruction"], "output": f"answer {n}", "generator": "x"} for n, row in enumerate(ROWS)
+        {"instruction": row["instruction"], "output": f"answer {n}", "generator": "x"}
+        for n, row in enumerate(ALPACA_ROWS)
     ]
-    answers = task.read_answers(Path(write(tmp_path / "ours.json", outputs[::-1])))
+    answers = task.read_answers(Path(write_json(tmp_path / "ours.json", outputs[::-1])))
     assert answers == {f"alpaca_eval-{n:04d}": (f"answer {n}",) for n in range(6)}
-    assert task.read_answers(Path(write(tmp_path / "own.jsonl", '{"prompt_id": "a"}\n'))) is None
+    assert task.read_answers(Path(write_json(tmp_path / "own.jsonl", '{"prompt_id": "a"}\n'))) is None
     judge = {"drawn_order": Judged(({"preference": 1.75, "by_letter": 0.0},), ("M",))}
     prompts = task.prompts(Path())
     scored = scored_by(task, [Answered(one, answers[one.id][0], judged=judge) for one in prompts])
     files = task.field_files("ours", scored)
-    written = write(tmp_path / "again.json", files["results/ours/model_outputs.json"])
+    written = write_json(tmp_path / "again.json", files["results/ours/model_outputs.json"])
     assert task.read_answers(Path(written)) == answers
     annotation = json.loads(files["results/ours/judge/annotations.json"])[0]
     assert (
@@ -207,17 +190,19 @@ def test_outputs_files_come_in_and_go_out(make, tmp_path: Path) -> None:
 
 def test_faults_of_files_are_named(make, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"baseline.json:7: the instruction 'Say 3 words.' stands in row 3 already"):
-        make([*ROWS, ROWS[2]]).prompts(Path())
+        make([*ALPACA_ROWS, ALPACA_ROWS[2]]).prompts(Path())
     with pytest.raises(RecordError, match="output is None, not text"):
         make([{"instruction": "a"}]).prompts(Path())
-    part = write(tmp_path / "part.json", [{"instruction": "Say 2 words."}, {"instruction": "Unknown."}])
+    part = write_json(tmp_path / "part.json", [{"instruction": "Say 2 words."}, {"instruction": "Unknown."}])
     with pytest.raises(UserError, match=r"no answer to 1 of 2 instructions .* 'Unknown.'"):
         make(data=part).prompts(Path())
     with pytest.raises(UserError, match="answers none of the 6 instructions"):
-        make().read_answers(Path(write(tmp_path / "other.json", [{"instruction": "Else", "output": "x"}])))
-    part = write(tmp_path / "part.json", [{"instruction": "Say 2 words."}])
+        make().read_answers(Path(write_json(tmp_path / "other.json", [{"instruction": "Else", "output": "x"}])))
+    part = write_json(tmp_path / "part.json", [{"instruction": "Say 2 words."}])
     assert [one.turns[-1].content for one in make(data=part).prompts(Path())] == ["Say 2 words."]
-    task = AlpacaEvalTask(str(tmp_path / "baseline.json"), write(tmp_path / "short.txt", "{instruction} {output_1}"))
+    task = AlpacaEvalTask(
+        str(tmp_path / "baseline.json"), write_json(tmp_path / "short.txt", "{instruction} {output_1}")
+    )
     with pytest.raises(UserError, match=r"short.txt: has no \{output_2\}"):
         task.questions(Answered(task.prompts(Path())[0], "x"))
 

@@ -9,6 +9,7 @@ from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.tasks.ifeval_checkers import TYPES, Instructions, check_answer, checkers
 from tests.distributed import REPOSITORY
 from tests.unit.evaluation.scored import figures, prompts_of, score, task_of
+from tests.unit.evaluation.task_data import write_ifeval
 
 CASES = {
     "change_case:capital_word_frequency": (
@@ -102,23 +103,9 @@ def test_loose_passes_over_first_line_last_line_and_asterisks():
     assert check_answer(demand("punctuation:no_comma", {}), "").loose == (False,)  # nothing follows nothing
 
 
-FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
-
-
-def at_least_once(word):
-    return {"keyword": word, "frequency": 1, "relation": "at least", "num_words": None}
-
-
 @pytest.fixture
 def data(tmp_path):
-    rows = [
-        (1, "No commas, a title.", ["punctuation:no_comma", "detectable_format:title"], [{}, {}]),
-        (2, "Tea and coffee.", ["keywords:frequency"] * 2, [at_least_once("tea"), at_least_once("coffee")]),
-        (30, "No commas.", ["punctuation:no_comma"], [{}]),
-    ]
-    lines = [json.dumps(dict(zip(FIELDS, row, strict=True))) + "\n" for row in rows]
-    (tmp_path / "input_data.jsonl").write_text("".join(lines))
-    return tmp_path
+    return write_ifeval(tmp_path)
 
 
 def test_figures_are_those_by_hand(data, tmp_path):

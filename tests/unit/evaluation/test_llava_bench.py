@@ -19,32 +19,14 @@ from nemo_mm_align.evaluation.tasks.task import Answered, scored_by
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.question import Answer
 from tests.judge_server import judge_server
-from tests.unit.evaluation.fastchat_files import write_lines
+from tests.unit.evaluation.task_data import CAPTIONS, LLAVA_BENCH, LLAVA_RULES, RULE, write_llava_bench
 
-PROMPT = "Rate both. The two scores are separated by a space."
-RULES = {f"llava_bench_{name}": {"role": "Assistant", "prompt": PROMPT} for name in ("conv", "detail")}
-QUESTIONS = [
-    {"question_id": 0, "image": "001.jpg", "category": "conv", "text": "Where is it?"},
-    {"question_id": 1, "image": "001.jpg", "category": "detail", "text": "Describe it."},
-    {"question_id": 2, "image": "002.jpg", "category": "conv", "text": "What is it?"},
-]
-CAPTIONS = [
-    {"id": "001", "image": "001.jpg", "caption": "A bay."},
-    {"id": "002", "image": "002.jpg", "caption": ["A", "b"]},
-]
 ANSWERS = {"0": "In {Hawaii}", "1": "A blue bay", "2": "A mug"}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    write_lines(tmp_path / "questions.jsonl", QUESTIONS)
-    write_lines(tmp_path / "context.jsonl", CAPTIONS)
-    theirs = [
-        {"question_id": one["question_id"], "text": f"GPT {one['question_id']}", "answer_id": "g"} for one in QUESTIONS
-    ]
-    write_lines(tmp_path / "answers_gpt4.jsonl", theirs)
-    (tmp_path / "rule.json").write_text(json.dumps(RULES))
-    return tmp_path
+    return write_llava_bench(tmp_path)
 
 
 @pytest.fixture
@@ -82,7 +64,7 @@ def test_the_judge_is_asked_as_llava_asks(task: LlavaBenchTask, data: Path) -> N
     assert asked.question.instructions.startswith("You are a helpful and precise assistant")
     assert asked.question.parts == (
         "[Context]\nA bay.\n\n[Question]\nWhere is it?\n\n[Assistant 1]\nGPT 0\n\n[End of Assistant 1]\n\n"
-        f"[Assistant 2]\nIn {{Hawaii}}\n\n[End of Assistant 2]\n\n[System]\n{PROMPT}\n\n",
+        f"[Assistant 2]\nIn {{Hawaii}}\n\n[End of Assistant 2]\n\n[System]\n{RULE}\n\n",
     )
     published = LlavaBenchTask(str(data))  # LLaVA joins what it takes for sentences: letters
     first, _, third = (published.questions(Answered(prompt, "x"))[0].question.texts[1] for prompt in prompts)
@@ -125,7 +107,7 @@ def test_llavas_files_in_and_out(task: LlavaBenchTask, tmp_path: Path) -> None:
     [
         ("context.jsonl", json.dumps(CAPTIONS[0]), r"questions.jsonl:3: question 2 has no caption of its image"),
         ("answers_gpt4.jsonl", '{"question_id": 0, "text": "x"}', r"questions.jsonl:2: question 1 has no GPT-4 answer"),
-        ("rule.json", json.dumps({"conv": RULES["llava_bench_conv"]}), r":1: no rule for category conv"),
+        ("rule.json", json.dumps({"conv": LLAVA_RULES["llava_bench_conv"]}), r":1: no rule for category conv"),
         ("rule.json", "[]", r"not LLaVA's rule.json"),
         ("questions.jsonl", '{"question_id": 0, "image": "001.jpg", "category": "conv"}', r":1: text is missing"),
     ],
@@ -148,7 +130,7 @@ def test_a_dataset_holds_the_same_questions(task: LlavaBenchTask, data: Path) ->
             "gpt_answer": f"GPT {one['question_id']}",
             "category": one["category"],
         }
-        for one in QUESTIONS
+        for one in LLAVA_BENCH
     ]
     Dataset.from_list(rows).to_parquet(data / "train.parquet")
     stored = LlavaBenchTask(str(data / "train.parquet"), str(data / "rule.json"), "whole")

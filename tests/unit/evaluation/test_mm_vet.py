@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from PIL import Image
 
 from nemo_mm_align.benchmarks.judge_server.words import true_rating
 from nemo_mm_align.core.errors import UserError
@@ -19,25 +18,14 @@ from nemo_mm_align.evaluation.tasks.task import Answered, scored_by
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.question import Answer
 from tests.judge_server import judge_server
+from tests.unit.evaluation.task_data import MM_VET, TABLE, write_mm_vet
 
-TABLE = "Score it.\n\nQuestion | Ground truth | Prediction | Correctness\n--- | --- | --- | ---\n1+1? | 2 | 3 | 0.0\n"
-QUESTIONS = {
-    "v1_0": {"imagename": "a.png", "question": "What is x?", "answer": "-1<AND>-5", "capability": ["ocr", "math"]},
-    "v1_1": {"imagename": "a.png", "question": "What is d?", "answer": "1.25<OR>5/4", "capability": ["math", "ocr"]},
-    "v1_2": {"imagename": "b.png", "question": "Who | is it?", "answer": "a dog", "capability": ["rec"]},
-}
 ANSWERS = {"v1_0": "x = -1", "v1_1": "It is {d}.", "v1_2": "A cat"}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "mm-vet"
-    (folder / "images").mkdir(parents=True)
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (4, 4)).save(folder / "images" / name)
-    (folder / "mm-vet.json").write_text(json.dumps(QUESTIONS, indent=2))
-    (tmp_path / "prompt.txt").write_text(TABLE)
-    return folder
+    return write_mm_vet(tmp_path)[0]
 
 
 @pytest.fixture
@@ -121,7 +109,7 @@ def test_a_dataset_holds_the_same_questions(task: MMVetTask, data: Path, tmp_pat
             "answer": one["answer"],
             "capability": ",".join(one["capability"]),
         }
-        for key, one in QUESTIONS.items()
+        for key, one in MM_VET.items()
     ]
     Dataset.from_list(rows).to_parquet(tmp_path / "test.parquet")
     stored = MMVetTask(str(tmp_path / "test.parquet"), str(tmp_path / "prompt.txt"))
@@ -134,7 +122,7 @@ def test_a_dataset_holds_the_same_questions(task: MMVetTask, data: Path, tmp_pat
 def test_what_is_missing_is_told(task: MMVetTask, data: Path) -> None:
     with pytest.raises(UserError, match=r"task.examples=\.\.\."):
         _ = MMVetTask(str(data), "nowhere.py").examples
-    (data / "mm-vet.json").write_text(json.dumps({"v1_0": QUESTIONS["v1_0"], "v1_1": {"question": "?"}}))
+    (data / "mm-vet.json").write_text(json.dumps({"v1_0": MM_VET["v1_0"], "v1_1": {"question": "?"}}))
     with pytest.raises(UserError, match=r"mm-vet.json:2: imagename is missing"):
         task.prompts(Path("unused"))
     (data / "mm-vet.json").write_text("[1]")

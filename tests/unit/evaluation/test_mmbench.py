@@ -1,6 +1,3 @@
-import base64
-import csv
-import io
 import json
 
 import openpyxl
@@ -10,30 +7,12 @@ from PIL import Image
 from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.tasks.task import Answered, scored_by
 from tests.unit.evaluation.scored import figures, prompts_of, score, task_of
-
-HEAD = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2-category", "image", "split")
-ROWS = (
-    (0, "Which colour?", "Look at\nthe sky.", "red", "blue", "green", "", "B", "colour", "perception"),
-    (1, "What is it?", "", "cat", "dog", "", "", "A", "object", "perception"),
-    (2, "Why?", "nan", "so", "not so", "", "", "B", "cause", "reasoning"),
-)
-
-
-def picture(colour=(9, 9, 9)) -> str:
-    data = io.BytesIO()
-    Image.new("RGB", (5, 4), colour).save(data, "PNG")
-    return base64.b64encode(data.getvalue()).decode()
-
-
-def write_table(path, rows):
-    with path.open("w", newline="") as file:
-        csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows([HEAD, *rows])
-    return path
+from tests.unit.evaluation.task_data import MMBENCH_HEAD, MMBENCH_ROWS, base64_picture, write_mmbench, write_table
 
 
 @pytest.fixture
 def table(tmp_path):
-    return write_table(tmp_path / "mmbench_dev.tsv", [(*row, picture((row[0], 0, 0)), "dev") for row in ROWS])
+    return write_mmbench(tmp_path)
 
 
 def test_every_question_is_asked_with_its_options_turned(table, tmp_path):
@@ -86,7 +65,7 @@ def test_a_question_lacks_its_figure_where_one_order_lacks_an_answer(table, tmp_
 
 def test_turned_rows_of_the_data_are_taken_as_they_are(tmp_path):
     rows = [
-        (*ROWS[1], picture(), "dev"),
+        (*MMBENCH_ROWS[1], base64_picture(), "dev"),
         (1000001, "What is it?", "", "dog", "cat", "", "", "B", "object", "perception", "1", "dev"),
     ]
     task = task_of("mmbench", data=str(write_table(tmp_path / "dev.csv", rows)))
@@ -141,7 +120,7 @@ def test_llavas_answers_have_rounds(table, tmp_path):
 
 
 def test_without_labels_letters_are_read_and_nothing_is_scored(tmp_path):
-    rows = [(*ROWS[1][:7], "", "object", "", picture(), "test")]
+    rows = [(*MMBENCH_ROWS[1][:7], "", "object", "", base64_picture(), "test")]
     task = task_of("mmbench", data=str(write_table(tmp_path / "test.tsv", rows)))
     scored = score(task, prompts_of(task, tmp_path), {"1": "A", "1000001": "?"})
     assert [one.values for one in scored] == [{"unparsable": 0}, {"unparsable": 1}]
@@ -159,8 +138,8 @@ def test_without_labels_letters_are_read_and_nothing_is_scored(tmp_path):
     ],
 )
 def test_broken_tables_are_named(table, tmp_path, change, message):
-    row = dict(zip(HEAD, (*ROWS[0], picture(), "dev"), strict=True)) | change
-    rows = [(*ROWS[1], picture(), "dev"), tuple(row.values())]
+    row = dict(zip(MMBENCH_HEAD, (*MMBENCH_ROWS[0], base64_picture(), "dev"), strict=True)) | change
+    rows = [(*MMBENCH_ROWS[1], base64_picture(), "dev"), tuple(row.values())]
     path = write_table(tmp_path / "broken.tsv", rows)
     with pytest.raises(UserError, match=message):
         task_of("mmbench", data=str(path)).prompts(tmp_path)

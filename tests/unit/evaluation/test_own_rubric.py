@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.judging import Judged
@@ -14,19 +13,13 @@ from nemo_mm_align.evaluation.tasks.task import Answered, scored_by
 from nemo_mm_align.llm.question import Answer
 from nemo_mm_align.schema.records import Decoding
 from tests.unit.evaluation.fastchat_files import write_lines
-
-RUBRIC = 'Rate from 1 to 5, as {"score": 3}.\nQ: {question}\nA: {answer}\nTruth: {reference}\n'
-LINES = [
-    {"id": 1, "question": "Which {colour}?", "image": "a.png", "reference": "red", "category": "colours", "group": "a"},
-    {"id": "two", "question": "Why?", "reference": "because", "system": "Be brief."},
-]
+from tests.unit.evaluation.task_data import RUBRIC, write_own_rubric
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str]:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    (tmp_path / "rubric.txt").write_text(RUBRIC)
-    return str(write_lines(tmp_path / "own.jsonl", LINES)), str(tmp_path / "rubric.txt")
+    lines, rubric = write_own_rubric(tmp_path)
+    return str(lines), str(rubric)
 
 
 def test_the_judge_reads_the_rubric_and_sees_the_image(files: tuple[str, str], tmp_path: Path) -> None:

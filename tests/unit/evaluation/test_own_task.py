@@ -6,24 +6,7 @@ from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.tasks.matching import Form, contains, is_exact
 from nemo_mm_align.schema.records import Prompt, Turn
 from tests.unit.evaluation.scored import figures, prompts_of, score, task_of
-
-ROWS = (
-    {"id": "q1", "question": "How many?", "answer": ["two", "2"], "category": "numbers", "group": "picture-1"},
-    {
-        "question": "What colour?",
-        "answer": "dark blue",
-        "scoring": "contains",
-        "image": "sky.png",
-        "category": "colours",
-    },
-    {"question": "Which?", "answer": "dog", "choices": ["cat", "dog"], "scoring": "choice"},
-    {
-        "id": "whole",
-        "turns": [{"role": "user", "content": "Say 1.5"}],
-        "metadata": {"answer": 1.5},
-        "decoding": {"temperature": 0.7},
-    },
-)
+from tests.unit.evaluation.task_data import OWN_ROWS
 
 
 def write(tmp_path, *rows):
@@ -33,7 +16,7 @@ def write(tmp_path, *rows):
 
 
 def test_figures_are_those_by_hand(tmp_path):
-    task = task_of("own", data=write(tmp_path, *ROWS), max_new_tokens=7)
+    task = task_of("own", data=write(tmp_path, *OWN_ROWS), max_new_tokens=7)
     prompts = prompts_of(task, tmp_path)
     assert list(prompts) == ["q1", "own-2", "own-3", "whole"]
     scored = score(task, prompts, {"q1": " Two. ", "own-2": "It's dark blues.", "own-3": "either", "whole": "1.5"})
@@ -45,7 +28,7 @@ def test_figures_are_those_by_hand(tmp_path):
 
 
 def test_prompts_are_asked_as_they_stand(tmp_path):
-    prompts = prompts_of(task_of("own", data=write(tmp_path, *ROWS), max_new_tokens=7), tmp_path)
+    prompts = prompts_of(task_of("own", data=write(tmp_path, *OWN_ROWS), max_new_tokens=7), tmp_path)
     assert prompts["own-3"].turns[0].content == "Which?\nA. cat\nB. dog"
     assert prompts["own-2"].turns[0].content == "<image>\nWhat colour?"
     assert prompts["own-2"].images == (str(tmp_path / "sky.png"),)
@@ -99,4 +82,4 @@ def test_contained_are_whole_words():
 )
 def test_broken_rows_name_their_line(tmp_path, row, message):
     with pytest.raises(RecordError, match=message):
-        task_of("own", data=write(tmp_path, ROWS[0], row)).prompts(tmp_path)
+        task_of("own", data=write(tmp_path, OWN_ROWS[0], row)).prompts(tmp_path)

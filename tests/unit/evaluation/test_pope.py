@@ -9,10 +9,10 @@ from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.tasks.task import Answered, scored_by
 from nemo_mm_align.evaluation.tasks.yes_or_no import RULES, whole_words
 from tests.distributed import REPOSITORY
+from tests.unit.evaluation.fastchat_files import write_lines
 from tests.unit.evaluation.scored import figures, prompts_of, score, task_of
+from tests.unit.evaluation.task_data import POPE_LABELS, POPE_SPLITS, write_pope
 
-SPLITS = ("random", "popular", "adversarial")
-LABELS = ("yes", "no", "yes", "no")
 READ = {  # by hand: tp, fp, fn, tn of the labels yes, no, yes, no
     "random": ("Yes", "No", "Yes.", "no"),  # 2 0 0 2
     "popular": ("Yes", "Yes, there is.", "No, it is not.", "No"),  # 1 1 1 1
@@ -20,27 +20,9 @@ READ = {  # by hand: tp, fp, fn, tn of the labels yes, no, yes, no
 }
 
 
-def write_lines(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
 @pytest.fixture
 def pope(tmp_path):
-    folder = tmp_path / "pope"
-    folder.mkdir()
-    for split in SPLITS:
-        records = [
-            {
-                "question_id": n + 1,
-                "image": f"COCO_{n // 2}.jpg",
-                "text": f"Is there a {split}{n} in the image?",
-                "label": label,
-            }
-            for n, label in enumerate(LABELS)
-        ]
-        write_lines(folder / f"coco_pope_{split}.json", records)
-    return folder
+    return write_pope(tmp_path / "pope")
 
 
 def pope_answers(folder, split):
@@ -50,15 +32,19 @@ def pope_answers(folder, split):
 def test_figures_of_an_answer_file_are_those_by_hand(pope, tmp_path):
     task = task_of("pope", data=str(pope))
     prompts = prompts_of(task, tmp_path)
-    path = write_lines(tmp_path / "answers.json", [one for split in SPLITS for one in pope_answers(pope, split)])
+    path = write_lines(tmp_path / "answers.json", [one for split in POPE_SPLITS for one in pope_answers(pope, split)])
     scored = score(task, prompts, task.read_answers(path))
     found = figures(task, scored)
     assert found["mean_f1"] == pytest.approx((1 + 0.5 + 0.8) / 3)
     assert found["accuracy"] == pytest.approx(9 / 12) and found["unparsable"] == pytest.approx(2 / 12)
     wanted = {"f1": 0.8, "precision": 2 / 3, "recall": 1, "yes_rate": 0.75, "accuracy_by_split": 0.75}
     assert {name: found[f"{name}.adversarial"] for name in wanted} == pytest.approx(wanted)
-    assert [found[f"yes_rate.{split}"] for split in SPLITS] == [0.5, 0.5, 0.75]  # of the answers, not of the labels
-    assert {one.group for one in scored} == {"COCO_0", "COCO_1"} and {one.source for one in scored} == set(SPLITS)
+    assert [found[f"yes_rate.{split}"] for split in POPE_SPLITS] == [
+        0.5,
+        0.5,
+        0.75,
+    ]  # of the answers, not of the labels
+    assert {one.group for one in scored} == {"COCO_0", "COCO_1"} and {one.source for one in scored} == set(POPE_SPLITS)
 
 
 def test_what_says_neither_is_wrong_by_words(pope, tmp_path):
@@ -101,7 +87,7 @@ def test_llavas_questions_labels_and_answers(pope, tmp_path):
             "text": f"Is there a {split}{n} in the image?{suffix}",
             "category": split,
         }
-        for k, split in enumerate(SPLITS)
+        for k, split in enumerate(POPE_SPLITS)
         for n in range(4)
     ]
     data = write_lines(tmp_path / "llava_pope_test.jsonl", questions)
@@ -109,7 +95,7 @@ def test_llavas_questions_labels_and_answers(pope, tmp_path):
     prompts = prompts_of(task, tmp_path)
     assert prompts["popular-102"].turns[0].content.count("single word") == 1
     answers = [
-        {"question_id": 100 * k + n, "text": READ[split][n]} for k, split in enumerate(SPLITS) for n in range(4)
+        {"question_id": 100 * k + n, "text": READ[split][n]} for k, split in enumerate(POPE_SPLITS) for n in range(4)
     ][::-1]
     scored = score(task, prompts, task.read_answers(write_lines(tmp_path / "answers.jsonl", answers)))
     assert figures(task, scored)["mean_f1"] == pytest.approx((1 + 0.5 + 0.8) / 3)
@@ -132,7 +118,7 @@ def test_llavas_ids_are_not_those_of_popes_files(pope, tmp_path):
 def test_answers_written_are_read_back(pope, tmp_path):
     task = task_of("pope", data=str(pope))
     prompts = prompts_of(task, tmp_path)
-    answers = {f"{split}-{n + 1}": text for split in SPLITS for n, text in enumerate(READ[split])}
+    answers = {f"{split}-{n + 1}": text for split in POPE_SPLITS for n, text in enumerate(READ[split])}
     files = task.field_files("dpo", score(task, prompts, answers))
     assert sorted(files) == ["dpo_pope_adversarial.json", "dpo_pope_popular.json", "dpo_pope_random.json"]
     (tmp_path / "written").mkdir()
@@ -152,7 +138,7 @@ def test_an_answer_left_out_does_not_shift_the_others(pope, tmp_path):
     task = task_of("pope", data=str(pope))
     with pytest.raises(RecordError, match=r"gap\.jsonl:2: answers 'Is there a popular2.*expected 'Is there a popular1"):
         task.read_answers(write_lines(tmp_path / "gap.jsonl", [lines[0], *lines[2:]]))
-    everything = [one for split in SPLITS for one in pope_answers(pope, split)]
+    everything = [one for split in POPE_SPLITS for one in pope_answers(pope, split)]
     with pytest.raises(RecordError, match=r"more\.jsonl:13: answers 'Is there a popular0"):
         task.read_answers(write_lines(tmp_path / "more.jsonl", [*everything, lines[0]]))
     with pytest.raises(UserError, match="ends after 3 answers; 'Is there a popular3"):
@@ -200,7 +186,7 @@ def test_a_dataset_with_pictures_inside(tmp_path):
             "image_source": "COCO_7",
             "category": "popular",
         }
-        for n, label in enumerate(LABELS)
+        for n, label in enumerate(POPE_LABELS)
     ]
     picture = Image.new("RGB", (4, 4), (1, 2, 3))
     made = datasets.Dataset.from_list([{**row, "image": picture} for row in rows])

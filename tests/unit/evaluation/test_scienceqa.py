@@ -4,52 +4,12 @@ import pytest
 
 from nemo_mm_align.core.errors import UserError
 from tests.unit.evaluation.scored import figures, prompts_of, score, task_of
-
-PROBLEMS = {
-    "4": {
-        "question": "Which is it?",
-        "choices": ["a", "b"],
-        "answer": 1,
-        "hint": "",
-        "image": "image.png",
-        "subject": "natural science",
-        "grade": "grade2",
-    },
-    "7": {
-        "question": "And this?",
-        "choices": ["c", "d", "e"],
-        "answer": 0,
-        "hint": "A text.",
-        "image": "image.png",
-        "subject": "social science",
-        "grade": "grade6",
-    },
-    "9": {
-        "question": "Say  it?",
-        "choices": ["f", "g"],
-        "answer": 0,
-        "hint": "",
-        "image": None,
-        "subject": "language science",
-        "grade": "grade7",
-    },
-    "11": {
-        "question": "Other?",
-        "choices": ["f", "g"],
-        "answer": 0,
-        "hint": "",
-        "image": None,
-        "subject": "natural science",
-        "grade": "grade1",
-    },
-}
+from tests.unit.evaluation.task_data import PROBLEMS, write_scienceqa
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "problems.json").write_text(json.dumps(PROBLEMS))
-    (tmp_path / "pid_splits.json").write_text(json.dumps({"test": ["4", "7", "9"], "val": ["11"]}))
-    return tmp_path
+    return write_scienceqa(tmp_path)
 
 
 def write_llava(folder):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nemo_mm_align.evaluation import findings
 from nemo_mm_align.evaluation.cost import Cost, total_cost
 from nemo_mm_align.evaluation.finished import read_tasks
 from nemo_mm_align.evaluation.length_plot import length_bins
-from nemo_mm_align.evaluation.overview import overview_figures
+from nemo_mm_align.evaluation.overview import overview_figures, regression_note
 from nemo_mm_align.evaluation.permutation import sign_flip_p_values
 from nemo_mm_align.evaluation.suite import Suite, TaskReport, write_suite
 from nemo_mm_align.evaluation.tables import ReportSample
@@ -150,6 +151,27 @@ def test_without_a_fall_the_page_says_so(tmp_path):
     )
     alone = page_of(evaluate(tmp_path / "alone", "dpo")).text
     assert "No figure is worse" not in alone and "Regression" not in alone
+
+
+def test_a_fall_that_chance_may_have_made_is_no_regression():
+    """An interval clear of zero is not enough where the test, corrected for its comparisons, says otherwise."""
+    results = results_of("dialogues", METHODS["dialogues"])
+    found = results.methods["dpo"].measurements["category.math"]
+    fell = "DPO, d: math (By category) fell by 1.00 [-1.00, -1.00] against the base"
+
+    def said(**changes):
+        results.methods["dpo"].measurements["category.math"] = found.model_copy(update=changes)
+        return findings.regressions(results, "d"), findings.further_falls(results, "d")
+
+    assert said(p_value=0.02, p_corrected=0.04)[0] == [f"{fell}; p = 0.020, 0.040 corrected for 2 comparisons."]
+    assert said(p_value=0.03, p_corrected=0.06) == ([], ["DPO, d: math (By category)"])
+    assert said(p_value=0.06, p_corrected=None) == ([], ["DPO, d: math (By category)"])
+    assert said(p_value=None, p_corrected=None) == ([f"{fell}."], [])
+    said(p_value=0.03, p_corrected=0.06)
+    assert regression_note({"d": results}) == (
+        "Further figures are worse than the base's by more than their own interval; so many comparisons show some by chance: "
+        "DPO, d: math (By category)."
+    )
 
 
 def test_money_is_added_where_all_have_some():
