@@ -34,13 +34,16 @@ def sign_flip_p_values(differences_GK: np.ndarray, permutations: int = PERMUTATI
     return [p for p in found if p is not None]
 
 
-def bootstrap_p_value(differences_R: np.ndarray) -> float | None:
-    """Return twice the share of resamples on the other side of 0 (Efron and Tibshirani 1993); None if none has the figure."""
+def bootstrap_p_value(differences_R: np.ndarray, groups: int) -> float | None:
+    """Return twice the share of resamples on the other side of 0 (Efron and Tibshirani 1993); None if none has the figure.
+
+    Of few groups all resamples may lie on one side by chance: no p-value is below what all signs of so many `groups` allow.
+    """
     known = differences_R[~np.isnan(differences_R)]
     if not len(known):
         return None
     smaller = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return min(1.0, 2 * (1 + smaller) / (1 + len(known)))
+    return min(1.0, max(2 * (1 + smaller) / (1 + len(known)), 2.0 ** (1 - groups)))
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:

@@ -85,7 +85,7 @@ def run_figures(
     drawn: dict[tuple[str | Pair, str], Mean | Whole] = {key: one.drawn for key, one in values.items()}
     drawn |= {key: one.drawn for key, one in differences.items()}
     found = resample(drawn, groups, seed=seed)
-    p_values = _p_values(differences, found, seed)
+    p_values = _p_values(differences, found, groups.count, seed)
     return RunFigures(
         {key: _estimate(one, found[key]) for key, one in values.items()},
         {key: _estimate(one, found[key], p_values.get(key)) for key, one in differences.items()},
@@ -106,9 +106,16 @@ def _estimate(figure: _Figure, figures_R: np.ndarray, p_value: float | None = No
 
 
 def _p_values(
-    differences: Mapping[tuple[Pair, str], _Figure], found: Mapping[tuple[str | Pair, str], np.ndarray], seed: int
+    differences: Mapping[tuple[Pair, str], _Figure],
+    found: Mapping[tuple[str | Pair, str], np.ndarray],
+    groups: int,
+    seed: int,
 ) -> dict[tuple[Pair, str], float | None]:
-    p_values = {key: bootstrap_p_value(found[key]) for key, one in differences.items() if isinstance(one.drawn, Whole)}
+    p_values = {
+        key: bootstrap_p_value(found[key], min(groups, one.n))
+        for key, one in differences.items()
+        if isinstance(one.drawn, Whole)
+    }
     sums = {key: one.drawn.sums_G for key, one in differences.items() if isinstance(one.drawn, Mean)}
     if sums:
         flipped = sign_flip_p_values(np.stack(list(sums.values()), 1), seed=seed)

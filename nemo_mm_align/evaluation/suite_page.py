@@ -33,7 +33,7 @@ TEMPLATE = (
 <p class="soft">{{ overview_note }}</p>
 
 <nav aria-label="Contents"><h2>Contents</h2>
-<ul>{% for task in tasks %}<li><a href="#task-{{ task.name }}">{{ task.name }}</a>
+<ul>{% for task in tasks %}<li><a href="#task-{{ task.name }}">{{ task.name }}</a>{% if task.section.headline %}:{% endif %}
 {%- for sentence in task.section.headline %} {{ sentence }}{% endfor %}</li>
 {% endfor %}{% if cost_rows %}<li><a href="#cost">What judging cost</a></li>{% endif %}
 {% if shared %}<li><a href="#reproduction">Reproduction</a></li>{% endif %}</ul></nav>

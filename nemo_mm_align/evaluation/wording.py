@@ -17,7 +17,7 @@ def label_of(name: str) -> str:
     method, variant = variant_of(name)
     recipe = all_recipes().get(method)
     label = method.replace("_", " ") if recipe is None else recipe.label
-    return f"{label}, {VARIANTS[variant]}" if variant else label
+    return f"{label} ({VARIANTS[variant]})" if variant else label
 
 
 def listing(names: Sequence[str]) -> str:

@@ -111,4 +111,4 @@ def test_a_recipe_that_starts_from_another_one_learns_of_its_answers(tmp_path: P
     ).is_file()
     report = (out / "report.html").read_text()
     assert "A model that rates answers (seed_0/attribute_model.html)" in report
-    assert "The same question at several settings" in report and "Attribute DPO, nothing asked" in report
+    assert "The same question at several settings" in report and "Attribute DPO (nothing asked)" in report

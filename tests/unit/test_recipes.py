@@ -209,7 +209,11 @@ def test_steered_models_of_the_miniature_answer_several_requests(repository: Pat
         "steerlm_unasked": [],
         "steerlm_brief": ["attributes.complexity=0", "attributes.verbosity=1"],
     }
-    assert [label_of(name) for name in asked][2:] == ["SteerLM", "SteerLM, nothing asked", "SteerLM, asked to be brief"]
+    assert [label_of(name) for name in asked][2:] == [
+        "SteerLM",
+        "SteerLM (nothing asked)",
+        "SteerLM (asked to be brief)",
+    ]
     assert len({colour_of(name, list(asked)) for name in asked if name.startswith("steerlm")}) == 1
     assert colour_of("mine_unasked", ["base", "mine_unasked"]) == colour_of("mine", ["base", "mine"])
     assert "steerlm_brief" not in miniature(repository, "steerlm", overrides=["brief=null"]).answering

@@ -44,9 +44,10 @@ def test_a_column_with_few_differences_is_exact_beside_one_with_many():
 
 
 def test_resamples_on_the_other_side():
-    assert bootstrap_p_value(np.array([1.0] * 97 + [-1.0, -1.0])) == pytest.approx(2 * 3 / 100)
-    assert bootstrap_p_value(np.array([1.0, -1.0])) == 1
-    assert bootstrap_p_value(np.array([np.nan])) is None
+    assert bootstrap_p_value(np.array([1.0] * 97 + [-1.0, -1.0]), 50) == pytest.approx(2 * 3 / 100)
+    assert bootstrap_p_value(np.array([1.0, -1.0]), 50) == 1
+    assert bootstrap_p_value(np.array([np.nan]), 50) is None
+    assert bootstrap_p_value(np.ones(999), 3) == 1 / 4, "as of three groups whose signs are flipped"
 
 
 def test_holm_by_hand():
