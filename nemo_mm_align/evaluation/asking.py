@@ -8,22 +8,20 @@ cannot be read any more, that question alone is asked again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.core.configuration import StrictModel
 from nemo_mm_align.core.hashing import hash_json
-from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
-from nemo_mm_align.llm.client import CountsTokens, LanguageModel, check_probabilities
-from nemo_mm_align.llm.failures import CallFailure, one_line
-from nemo_mm_align.llm.ledger import Attempt, Ledger
-from nemo_mm_align.llm.question import Answer, Question, QuestionImage
+from nemo_mm_align.evaluation.judging import Judged
+from nemo_mm_align.evaluation.question_calls import Asked, QuestionCall, QuestionLedger, question_key, readable
+from nemo_mm_align.llm.client import LanguageModel, check_probabilities
+from nemo_mm_align.llm.question import QuestionImage
 from nemo_mm_align.llm.running.admission import Admission, open_admission
 from nemo_mm_align.llm.running.budget import BudgetSettings
-from nemo_mm_align.llm.running.call import Outcome
 from nemo_mm_align.llm.running.dry_run import Estimate, estimate, survey
 from nemo_mm_align.llm.running.estimates import EstimateSettings
 from nemo_mm_align.llm.running.runner import CallRunner, RunnerSettings
@@ -34,43 +32,6 @@ from nemo_mm_align.schema.images import read_image_bytes
 log = logging.getLogger(__name__)
 
 NOT_ASKED = "not asked: the budget is used up"
-
-
-class QuestionAttempt(Attempt):
-    """One call about a question of a task; what it says is read anew by every run.
-
-    Args:
-        task: that asked first.
-        top_logprobs: alternatives of the reply's first token with their log-probabilities, where the question wanted them.
-    """
-
-    task: str = ""
-    top_logprobs: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def answer(self) -> Answer:
-        """The reply as it came."""
-        return Answer(self.raw, self.usage, self.model_version, top_logprobs=self.top_logprobs)
-
-
-class QuestionLedger(Ledger[QuestionAttempt]):
-    """What judges were asked by tasks and said, see `Ledger`."""
-
-    record = QuestionAttempt
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question as it is put to the judge.
-
-    Args:
-        task, prompt_id: whose it is, for people.
-        question: with the hashes of its images.
-    """
-
-    task: str
-    prompt_id: str
-    question: TaskQuestion
 
 
 class AskingSettings(StrictModel):
@@ -85,51 +46,6 @@ class AskingSettings(StrictModel):
     budget: BudgetSettings = BudgetSettings()
     estimate: EstimateSettings = EstimateSettings()
     repeat: int = 1
-
-
-@dataclass(frozen=True)
-class QuestionCall:
-    """See `Call`."""
-
-    asked: Asked
-    key: str
-    client: LanguageModel
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """Whose question it is."""
-        return {"prompt_id": self.asked.prompt_id, "task": self.asked.task}
-
-    @property
-    def size(self) -> int:
-        """One answer."""
-        return 1
-
-    def question(self) -> Question:
-        """Return what is asked."""
-        return self.asked.question.question
-
-    @property
-    def can_count(self) -> bool:
-        """Whether the client's service counts tokens."""
-        return isinstance(self.client, CountsTokens)
-
-    def count_tokens(self) -> int | None:
-        """Return the question's tokens as the service counts them."""
-        return self.client.count_tokens(self.question()) if isinstance(self.client, CountsTokens) else None
-
-    def ask(self) -> Outcome:
-        """Ask once; what cannot be read is a failure, the reply kept with it."""
-        answer = self.client.ask(self.question())
-        try:
-            self.asked.question.read(answer)
-        except CallFailure as failure:
-            message, raw = one_line(self.client.hide(failure.message)), self.client.hide(answer.text)
-            raise CallFailure(failure.kind, message, raw, usage=answer.usage) from None
-        fields: dict[str, Any] = {"raw": answer.text, "model_version": answer.model_version}
-        if answer.top_logprobs:
-            fields["top_logprobs"] = answer.top_logprobs
-        return Outcome(fields, answer.usage)
 
 
 class QuestionAsker:
@@ -214,7 +130,7 @@ class QuestionAsker:
         again = 0
         while True:
             key = question_key(self.fingerprint, asked.question.question, repeat, again)
-            if not ledger.succeeded(key) or _readable(ledger.result(key), asked.question):
+            if not ledger.succeeded(key) or readable(ledger.result(key), asked.question):
                 return key
             again += 1
 
@@ -259,36 +175,3 @@ class QuestionAsker:
             return Judged(failure=next((kind for kind in kinds if kind), NOT_ASKED))
         read = calls[0].asked.question.read
         return Judged(tuple(read(attempt.answer) for attempt in found), tuple(attempt.raw for attempt in found))
-
-
-def question_key(fingerprint: str, question: Question, repeat: int = 0, again: int = 0) -> str:
-    """Return the key of a question to a judge: hash of all that its reply depends on.
-
-    Args:
-        fingerprint: of the judge and its settings.
-        repeat: above 0 it is asked once more.
-        again: above 0 it is asked since an earlier reply could not be read any more.
-    """
-    parts = [part if isinstance(part, str) else {"image": part.sha256} for part in question.parts]
-    material: dict[str, Any] = {"judge": fingerprint, "instructions": question.instructions, "parts": parts}
-    further = {
-        "schema": question.response_schema,
-        "top_logprobs": question.top_logprobs,
-        "max_output_tokens": question.max_output_tokens,
-        "repeat": repeat,
-        "again": again,
-    }
-    return hash_json(material | {name: value for name, value in further.items() if value}, 32)
-
-
-def _readable(attempt: QuestionAttempt, question: TaskQuestion) -> bool:
-    try:
-        question.read(attempt.answer)
-    except CallFailure:
-        return False
-    return True
-
-
-def questions_of(task: str, prompt_id: str, questions: Sequence[TaskQuestion]) -> Iterator[Asked]:
-    """Yield a task's questions about one answer as they are put to the judge."""
-    return (Asked(task, prompt_id, question) for question in questions)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.evaluation.asking import Asked, QuestionAsker
+from nemo_mm_align.evaluation.asking import QuestionAsker
+from nemo_mm_align.evaluation.question_calls import Asked
 from nemo_mm_align.evaluation.tasks.task import Answered, AsksJudge, Task
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.running.dry_run import Estimate

@@ -109,7 +109,8 @@ class Training:
     def wiring(self) -> Wiring:
         """Return what the stages around it take from it."""
         schema = self.composed.choices["attribute_schema"]
-        return Wiring(find_recipe(self.recipe), self._start(), self.folder, self._layout(), schema)
+        logs = bool(self.composed.get("exp_manager.create_wandb_logger"))
+        return Wiring(find_recipe(self.recipe), self._start(), self.folder, self._layout(), schema, logs)
 
     def _start(self) -> dict[str, Any]:
         """The model that training starts from, as `sample` names it."""
@@ -173,10 +174,11 @@ def _jobs_of(
             )
             for model in models
         ]
+    if stage != "evaluate" or not models or training is None:
+        return [_make_job(stage, settings, config, training)]
     folders = {name: folder for model in models for name, folder in model.folders.items()}
-    return [
-        _make_job(stage, settings, config, training, {"answers": folders} if stage == "evaluate" and models else None)
-    ]
+    values = {"answers": folders, **training.wiring().values(stage)}
+    return [_make_job(stage, settings, config, training, values)]
 
 
 def _check_answers(stages: Sequence[str], training: Training, config: DictConfig) -> None:

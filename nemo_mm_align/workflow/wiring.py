@@ -24,6 +24,7 @@ class Wiring:
         trained: its folder.
         layout: tensor and pipeline parallelism of its model, as `sample` and `generate` name it.
         schema: its attribute schema; None where every stage goes by its own default.
+        logs_to_wandb: whether it logs to Weights & Biases, where the tables of its evaluation then go as well.
     """
 
     recipe: RecipeSpec
@@ -31,6 +32,7 @@ class Wiring:
     trained: Path
     layout: Mapping[str, Any] = field(default_factory=dict)
     schema: str | None = None
+    logs_to_wandb: bool = False
 
     def values(self, stage: str) -> dict[str, Any]:
         """Return the settings of a stage that follow from the training, by dotted key."""
@@ -46,6 +48,8 @@ class Wiring:
                 return {"checkpoint": str(self.trained), **self.layout}
             case "build":
                 return {"method": self.recipe.build_method}
+            case "evaluate" if self.logs_to_wandb:
+                return {"log_to": str(self.trained)}
             case _:
                 return {}
 

@@ -90,7 +90,7 @@ def test_settings_that_troubleshooting_names_are_there(repository: Path) -> None
         values = known["label" if section == "runner" else "train"][section]
         for part in path:
             values = values[part]
-        assert key in values, name
+        assert key in values.keys(), name  # noqa: SIM118, a missing value is no member
 
 
 @pytest.fixture(scope="module")

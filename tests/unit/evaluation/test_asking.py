@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.evaluation.asking import NOT_ASKED, Asked, AskingSettings, QuestionAsker, QuestionLedger
+from nemo_mm_align.evaluation.asking import NOT_ASKED, AskingSettings, QuestionAsker
 from nemo_mm_align.evaluation.judging import TaskQuestion
+from nemo_mm_align.evaluation.question_calls import Asked, QuestionLedger
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.question import Answer, Question, QuestionImage

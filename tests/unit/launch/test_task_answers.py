@@ -120,3 +120,16 @@ def test_mistakes_name_the_remedy(words: list[str], text: str) -> None:
     with pytest.raises(UserError) as caught:
         launched(*words)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "logged"),
+    [
+        ((), None),
+        (("train.exp_manager.create_wandb_logger=true",), f"{RUN}/dpo"),
+        (("train.exp_manager.create_wandb_logger=true", "evaluate.log_to=null"), None),
+    ],
+)
+def test_tables_reach_the_run_that_the_training_logs_to(words: tuple[str, ...], logged: str | None) -> None:
+    _, jobs = launched(TASKS, *words)
+    assert jobs[-1].composed.get("log_to") == logged
