@@ -39,6 +39,7 @@ from nemo_mm_align.workflow.overrides import overrides_of
 @command("evaluate", types=("nemo_mm_align.evaluation.settings:EvaluateSettings",))
 def main(config: DictConfig) -> None:
     """Run the stage; its settings are explained in conf/evaluate.yaml."""
+    _check_either(config)
     values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     settings = settings_of(values)
     if settings.compare:
@@ -51,16 +52,25 @@ def main(config: DictConfig) -> None:
         check_run(settings.log_to)
     chosen: dict[str, Any] = dict(settings.tasks) or {HydraConfig.get().runtime.choices["task"]: values["task"]}
     sections = task_sections(settings.tasks) if settings.tasks else chosen
-    tasks = {name: build_task(section, settings.attribute_schema) for name, section in sections.items()}
+    where = "tasks.{}" if settings.tasks else "task"
+    tasks = {
+        name: build_task(section, settings.attribute_schema, where.format(name)) for name, section in sections.items()
+    }
     with _judges(values["judge"], tasks, settings) as judges:
         if settings.checkpoints:
             settings = _answered(settings, chosen)
         if settings.dry_run:
             dry_run(settings, tasks, judges)
             return
-        results = evaluate(settings, tasks, judges, _reproductions(sections, judges))
+        results = evaluate(settings, tasks, judges, _reproductions(sections, tasks, judges))
     if settings.log_to is not None:
         log_tables(settings.log_to, results)
+
+
+def _check_either(config: DictConfig) -> None:
+    typed = HydraConfig.get().overrides.task
+    if config.get("tasks") and (unread := [word for word in typed if word.startswith(("task=", "task."))]):
+        raise UserError(f"{unread[0]}: tasks={{...}} takes the place of task and its settings; give one of them.")
 
 
 @contextmanager
@@ -98,10 +108,12 @@ def _answered(settings: EvaluateSettings, tasks: Mapping[str, Any]) -> EvaluateS
     return settings.model_copy(update={"answers": {**settings.answers, **found}, "checkpoints": {}})
 
 
-def _reproductions(sections: Mapping[str, Mapping[str, Any]], judges: Judges) -> dict[str, Reproduction]:
+def _reproductions(
+    sections: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Task], judges: Judges
+) -> dict[str, Reproduction]:
     typed = shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]])
     return {
-        name: Reproduction(command=typed, task=dict(section), judge_settings=dict(judges.settings))
+        name: Reproduction(command=typed, task=dict(section), judge_settings=judges.settings_for(tasks[name]))
         for name, section in sections.items()
     }
 

@@ -255,8 +255,15 @@ def _of_another_option(error: Exception, folder: Path, name: str) -> str | None:
         return None
     group, *keys = str(cause.full_key).split(".")
     options = groups_of(folder, name).get(group, []) if keys else []
-    owners = [option for option in options if _holds(folder / group / f"{option}.yaml", group, keys)]
+    files = {option: _file_of(folder, name, group, option) for option in options}
+    owners = [option for option, file in files.items() if _holds(file, group, keys)]
     return foreign_key(str(cause.full_key), group, owners) if owners else None
+
+
+def _file_of(folder: Path, name: str, group: str, option: str) -> Path:
+    """Where an option stands: in a group that a command has for itself, or in one that all have."""
+    own = folder / name / group / f"{option}.yaml"
+    return own if own.is_file() else folder / group / f"{option}.yaml"
 
 
 def _holds(path: Path, group: str, keys: Sequence[str]) -> bool:

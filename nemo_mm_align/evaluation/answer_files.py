@@ -87,7 +87,10 @@ class AnswerReader:
     def _prompt(self, path: Path, prompt_id: str) -> Prompt:
         prompt = self.prompts.get(prompt_id)
         if prompt is None:
-            raise UserError(f"{path}: answers prompt {prompt_id}, which is not in the prompts file; give its own.")
+            where = f"in {self.prompts_file}" if self.prompts_file else "among the task's prompts"
+            raise UserError(
+                f"{path}: answers prompt {prompt_id}, which is not {where}. Give the answers to these prompts."
+            )
         return prompt
 
     def _images(self, prompt: Prompt) -> tuple[Path, ...]:

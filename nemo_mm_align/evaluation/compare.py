@@ -31,6 +31,8 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Path:
         UserError: a folder holds no evaluation, or they are not of the same task and prompts; it says which differ.
     """
     names = _names(folders)
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise UserError(f"out={out}: is one of the evaluations, whose report would be lost. Give another folder.")
     finished = {name: read_finished(folder) for name, folder in names.items()}
     tasks, notes = _common_tasks(finished)
     comparison = Comparison(

@@ -38,13 +38,19 @@ class Judges:
         rate: for tasks that want ratings.
         asker: for tasks that ask in their own words.
         price: of the judge's tokens, if the user gave one.
-        settings: of the judge, without secrets.
+        settings: of the judge who rates, its rubric among them, without secrets.
     """
 
     rate: Rates | None = None
     asker: QuestionAsker | None = None
     price: Price | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings_for(self, task: Task) -> dict[str, Any]:
+        """Return how a task's judge is asked: the rubric of labelling is none of a task's that has words of its own."""
+        if getattr(task, "rated", False):
+            return dict(self.settings)
+        return dict(self.asker.client.settings) if self.asker is not None and isinstance(task, AsksJudge) else {}
 
     def judged(self, name: str, task: Task, answered: Sequence[Answered]) -> tuple[list[Answered], Spent | None]:
         """Return a task's answers with all that it wants to know of a judge, in order, and what that cost."""

@@ -21,6 +21,9 @@ STEERED = "steered"
 """What sweeps that no name was given for are called."""
 
 
+_NOT_COMPARED = ("answers", "checkpoints", "steering", "tasks", "prompts", "text_before", "log_to", "dry_run")
+
+
 class EvaluateSettings(StrictModel):
     """Settings of the stage, as in ``conf/evaluate.yaml``.
 
@@ -91,17 +94,28 @@ class EvaluateSettings(StrictModel):
 
     @model_validator(mode="after")
     def _something_is_evaluated(self) -> EvaluateSettings:
-        if self.compare and (self.answers or self.checkpoints or self.steering):
-            raise ValueError("compare is of finished evaluations; give it without answers, checkpoints and steering")
+        if self.compare and (unread := self._given(*_NOT_COMPARED)):
+            raise ValueError(f"compare is of finished evaluations; give it without {', '.join(unread)}")
+        if not self.checkpoints and (unread := self._given("generate", "processes")):
+            raise ValueError(
+                f"{', '.join(unread)} is for models that answer now; give it with checkpoints={{NAME: FOLDER}}"
+            )
         if not (self.answers or self.checkpoints or self.steering or self.compare):
             raise ValueError(
                 "nothing to evaluate; give answers={NAME: FILE}, checkpoints={NAME: FOLDER} or steering=[FILE]"
             )
+        for name in (*self.answers, *self.steering):
+            if Path(name).name != name or name == "..":
+                raise ValueError(f"the method {name!r}: its files are called so; leave slashes out of its name")
         if twice := sorted(self.answers.keys() & self.checkpoints.keys()):
             raise ValueError(f"{', '.join(twice)} stands in answers and in checkpoints; give each name once")
         if self.dry_run and self.checkpoints:
             raise ValueError("dry_run says what judging costs, for which there must be answers; generate them first")
         return self
+
+    def _given(self, *names: str) -> list[str]:
+        """Those of the settings that do not have their default."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     @property
     def asking(self) -> AskingSettings:

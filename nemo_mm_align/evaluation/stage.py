@@ -75,7 +75,7 @@ def dry_run(settings: EvaluateSettings, tasks: Mapping[str, Task], judges: Judge
         else:
             log.info("task %s:", name)
             total = estimate.work.known + estimate.work.set_aside + estimate.work.to_do
-            print_estimate(estimate, total, judges.price, settings.budget)
+            print_estimate(estimate, total, judges.price, settings.budget, "questions")
 
 
 def _scored(run: TaskRun) -> tuple[TaskRun, SeedAnswers]:

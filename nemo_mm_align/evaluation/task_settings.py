@@ -72,12 +72,16 @@ def _section(name: str, said: Any, folders: Sequence[Path]) -> dict[str, Any]:
     if kind not in files:
         where = f"tasks.{name}" + (f".{GROUP}={kind}" if kind != name else "")
         raise UserError(f"{where}: there is no such task.{suggestion(kind, files)}")
-    return _merged(files[kind], own)
+    return _merged(name, files[kind], own)
 
 
-def _merged(file: Path, own: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(name: str, file: Path, own: Mapping[str, Any]) -> dict[str, Any]:
     try:
         merged = OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(dict(own)))
+        if missing := sorted(OmegaConf.missing_keys(merged)):
+            raise UserError(
+                f"tasks.{name}.{missing[0]} has no value. Give it: 'tasks={{{name}: {{{missing[0]}: ...}}}}'."
+            )
         found = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{file}: {str(error).splitlines()[0]}. Correct the file, or give the value.") from None

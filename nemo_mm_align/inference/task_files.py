@@ -88,7 +88,7 @@ def write_prompts(settings: InferenceSettings, files: Sequence[InferenceSettings
 
 
 def _lines(name: str, section: dict[str, Any], settings: InferenceSettings, images: Path) -> list[str]:
-    task = build_task(section, settings.attribute_schema)
+    task = build_task(section, settings.attribute_schema, f"tasks.{name}")
     if not isinstance(task, BringsPrompts):
         raise UserError(
             f"tasks.{name}: brings no prompts of its own. Answer a file of prompts: prompts=FILE.jsonl out=FILE.jsonl."
@@ -100,8 +100,14 @@ def _lines(name: str, section: dict[str, Any], settings: InferenceSettings, imag
     return [prompt.model_dump_json(exclude_defaults=True) for prompt in prompts]
 
 
+def _begun(path: Path) -> bool:
+    """Whether prompts were ever answered: those of a run that was refused before are in nobody's way."""
+    stem = path.name.removesuffix(".prompts.jsonl")
+    return any((path.with_name(f"{stem}{ending}")).exists() for ending in (".jsonl", ".settings.json"))
+
+
 def _write(path: Path, lines: Sequence[str], name: str) -> None:
-    if not path.is_file():
+    if not path.is_file() or not _begun(path):
         write_lines(path, lines)
     elif path.read_text(encoding="utf-8") != "".join(f"{line}\n" for line in lines):
         raise UserError(

@@ -231,8 +231,8 @@ class Ledger(Generic[AttemptT]):
             return self.path.open("ab+", buffering=0)
         except OSError as error:
             raise UserError(
-                f"{self.path}: the ledger cannot be opened ({error.strerror}). Correct its permissions, or choose another "
-                "place with ledger=..."
+                f"{self.path}: the ledger cannot be opened ({error.strerror}). Correct its permissions, or have it "
+                "elsewhere (out=..., or ledger=... where the command has that)."
             ) from None
 
     def _lock_file(self) -> None:
@@ -240,7 +240,7 @@ class Ledger(Generic[AttemptT]):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self.path}: another run is writing this ledger. Wait for it, or give this run its own ledger=..."
+                f"{self.path}: another run is writing this ledger. Wait for it, or give this run another out."
             ) from None
         except OSError as error:  # some network file systems know no locks
             log.warning("%s cannot be locked (%s): start no second run on it", self.path, error.strerror)

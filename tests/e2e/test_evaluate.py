@@ -56,5 +56,7 @@ def test_wrong_command_lines_are_explained(repository, tmp_path, held_out):
     assert missing.returncode == 2 and "nothing to evaluate; give answers" in missing.stderr
     absent = run(repository, tmp_path, "prompts=none.jsonl", "answers={base: base.jsonl}", "out=out")
     assert (absent.returncode, absent.stderr.split(" Give")[0]) == (2, "error: none.jsonl: no such file.")
+    both = run(repository, tmp_path, "tasks={miniature: {}}", "answers={base: base.jsonl}", "out=out")
+    assert both.returncode == 2 and "task=miniature: tasks={...} takes the place of task" in both.stderr
     unknown = run(repository, tmp_path, "prompt=heldout.jsonl")
     assert unknown.returncode != 0 and "prompt" in unknown.stderr and "Traceback" not in unknown.stderr

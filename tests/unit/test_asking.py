@@ -116,7 +116,12 @@ def test_prompts_of_a_task_are_written_once_and_kept(tmp_path: Path, source: Mod
     assert [one.id for one in found] == ["own/0", "own/1", "own/2"] and found[0].follow_ups == ("w10 w11",)
     write_prompts(given, files)
     path = tmp_path / "dpo/few.prompts.jsonl"
-    path.write_text(path.read_text().replace("w1 ", "w2 "))
+    whole = path.read_text()
+    path.write_text(whole.replace("w1 ", "w2 "))
+    write_prompts(given, files)
+    assert path.read_text() == whole, "nothing was answered yet"
+    (tmp_path / "dpo/few.jsonl").touch()
+    path.write_text(whole.replace("w1 ", "w2 "))
     with pytest.raises(
         UserError, match=r"few.prompts.jsonl: holds other prompts than the task few has now.*few\.jsonl"
     ):

@@ -28,8 +28,8 @@ KNOWN: tuple[type[Source], ...] = (
     Questions,
 )
 
-OWN_KEYS = {"turns", "prompt_id", "candidates"}
-"""Of this project's own records, one of which every line has."""
+OWN_KEYS = ({"id", "turns"}, {"prompt_id"}, {"candidates"})
+"""Of this project's own records: every line has those of one of them."""
 
 
 def check_form(record: Mapping[str, Any], source: Source, path: str) -> None:
@@ -40,10 +40,10 @@ def check_form(record: Mapping[str, Any], source: Source, path: str) -> None:
     fitting = [other for other in KNOWN if other.recognises(record)]
     if fitting:
         raise UserError(f"{found}: {' or '.join(f'{other.title}. Give source={other.name}' for other in fitting)}.")
-    if OWN_KEYS & set(record):
+    if any(keys <= set(record) for keys in OWN_KEYS):
         raise UserError(f"{found}: this project's own record, which needs no preparing.")
     form = next((name for name, form in FORMATS.items() if set(form.keys) <= set(record)), None)
-    if form is not None:
+    if form is not None and all(isinstance(turn, Mapping) for turn in record.get("turns") or ()):
         raise UserError(f"{found}: format {form!r}, which training reads as it is (data.train={path}).")
     known = "; ".join(f"{other.name}: {other.title}" for other in KNOWN)
     raise UserError(f"{found}, which no source has. Known: {known}.")

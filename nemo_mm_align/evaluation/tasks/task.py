@@ -148,10 +148,14 @@ def _is(config: Mapping[str, Any], name: str) -> bool:
         return False
 
 
-def build_task(config: Mapping[str, Any], schema: AttributeSchema) -> Task:
-    """Return the task that `_target_` names; a class with an argument `schema` is given the run's."""
-    task: Task = construct(config, "task", "evaluation tasks", {"schema": schema})
-    check_has(task, ("name", "measures", "score", "reference", "cautions"), "task", "an evaluation task")
+def build_task(config: Mapping[str, Any], schema: AttributeSchema, section: str = "task") -> Task:
+    """Return the task that `_target_` names; a class with an argument `schema` is given the run's.
+
+    Args:
+        section: where the configuration has it, for messages.
+    """
+    task: Task = construct(config, section, "evaluation tasks", {"schema": schema})
+    check_has(task, ("name", "measures", "score", "reference", "cautions"), section, "an evaluation task")
     return task
 
 

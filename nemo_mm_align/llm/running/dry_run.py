@@ -105,22 +105,24 @@ def estimate(work: Workload, known: Spending, runner: RunnerSettings, admission:
     return Estimate(work, tokens, input_source, output_source, seconds, time_source, spent, unknown)
 
 
-def print_estimate(estimated: Estimate, prompts: int, price: Price | None, budget: BudgetSettings) -> None:
+def print_estimate(
+    estimated: Estimate, total: int, price: Price | None, budget: BudgetSettings, unit: str = "prompts"
+) -> None:
     """Print a table of the estimate to the standard output."""
     table = Table(title="Dry run: nothing was asked of the judge that costs, nothing was written")
     for name in ("", "estimate", "how it is known"):
         table.add_column(name, justify="right" if name == "estimate" else "left", overflow="fold")
-    for row in rows(estimated, prompts, price, budget):
+    for row in rows(estimated, total, price, budget, unit):
         table.add_row(*row)
     Console().print(table)
 
 
 def rows(
-    estimated: Estimate, prompts: int, price: Price | None, budget: BudgetSettings
+    estimated: Estimate, total: int, price: Price | None, budget: BudgetSettings, unit: str = "prompts"
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the lines of the table: what, how much, how that is known."""
     work, tokens = estimated.work, estimated.tokens
-    yield "prompts", f"{prompts:,}", ""
+    yield unit, f"{total:,}", ""
     yield "  judged already", f"{work.known:,}", "in the ledger, or the same question twice"
     yield "  set aside", f"{work.set_aside:,}", "failed by their own fault; runner.retry_set_aside=true asks them again"
     yield "  to do", f"{work.to_do:,}", ""

@@ -10,8 +10,10 @@ from PIL import Image
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.asking import NOT_ASKED, AskingSettings, QuestionAsker
+from nemo_mm_align.evaluation.judges import Judges
 from nemo_mm_align.evaluation.judging import TaskQuestion
 from nemo_mm_align.evaluation.question_calls import Asked, QuestionLedger
+from nemo_mm_align.evaluation.tasks.task import build_task
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.question import Answer, Question, QuestionImage
@@ -166,3 +168,12 @@ def test_the_ledger_says_who_was_asked(tmp_path):
     asker(tmp_path, Model()).ask(questions("rate 1"))
     first = json.loads((tmp_path / "q.ledger.jsonl").read_text().splitlines()[0])
     assert first["judge"] == "model" and first["settings"] == {"model": "model"}
+
+
+def test_a_task_with_words_of_its_own_is_not_said_to_be_judged_by_the_rubric(tmp_path, helpsteer):
+    judges = Judges(asker=asker(tmp_path, Model()), settings={"model": "model", "rubric": "of labelling"})
+    task = {"_target_": "tests.own_task.OwnTask"}
+    assert judges.settings_for(build_task(task, helpsteer)) == {"model": "model"}
+    rated = {"_target_": "nemo_mm_align.evaluation.tasks.attributes.AttributesTask"}
+    assert judges.settings_for(build_task(rated, helpsteer))["rubric"] == "of labelling"
+    assert judges.settings_for(build_task({"_target_": "nemo_mm_align.miniature.task.MiniatureTask"}, helpsteer)) == {}

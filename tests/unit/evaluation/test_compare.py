@@ -137,3 +137,10 @@ def test_equal_answers_are_not_separated(tmp_path):
     found = compared(folders, tmp_path / "out").tasks["dialogues"]
     assert {one.value for one in found.differences} == {0} and {one.p_value for one in found.differences} == {1}
     assert METHODS["dialogues"]["base"] == dialogues({})
+
+
+def test_no_evaluation_is_written_over(tmp_path, runs):
+    before = (runs[0] / "report.html").read_bytes()
+    with pytest.raises(UserError, match="is one of the evaluations, whose report would be lost"):
+        compare_runs(runs, runs[0])
+    assert (runs[0] / "report.html").read_bytes() == before

@@ -148,7 +148,7 @@ def test_faulty_answer_files_are_named_and_nothing_is_written(world, helpsteer):
 
     line = {"prompt_id": "p0", "candidates": [{"text": "0"}]}
     refuses(r"bad\.jsonl: no answer to 5 of 6 prompts, for example p1", line)
-    refuses(r"bad\.jsonl: answers prompt p9, which is not in the prompts file", {**line, "prompt_id": "p9"})
+    refuses(r"bad\.jsonl: answers prompt p9, which is not in .*prompts.jsonl", {**line, "prompt_id": "p9"})
     refuses(r"bad\.jsonl: prompt p0 has 2 candidates", {**line, "candidates": [{"text": "0"}, {"text": "1"}]})
     refuses(r"bad\.jsonl:1: .*text: Field required", {**line, "candidates": [{"txt": "0"}]})
     complete = [{**line, "prompt_id": f"p{number}"} for number in range(COUNT)]

@@ -50,7 +50,7 @@ def test_a_folder_of_ones_own_comes_first(own: list[Path]) -> None:
         ("attributes", "tasks names no task"),
         ({"atributes": {}}, "tasks.atributes: there is no such task. Did you mean attributes?"),
         ({"x": {"task": "min"}}, "tasks.x.task=min: there is no such task. Did you mean mine?"),
-        ({"mine": {}}, "Missing mandatory value: data"),
+        ({"mine": {}}, "tasks.mine.data has no value. Give it: 'tasks={mine: {data: ...}}'."),
         ({"mine": 3}, "tasks.mine=3: must hold the task's settings"),
         ({"a/b": {"task": "mine"}}, "tasks.a/b: files are called so"),
     ],

@@ -367,3 +367,22 @@ def test_pairs_give_prompts_as_well(tmp_path: Path) -> None:
     assert next(read_records(tmp_path / "e.jsonl", PreferenceExample)).images == (
         str(Path("scigraph") / "1105.0545v4-Figure7-1.png"),
     )
+
+
+def test_questions_of_another_form_are_not_taken_for_our_own(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "question.jsonl", [{"question_id": 81, "category": "writing", "turns": ["Q", "R"]}])
+    with pytest.raises(UserError, match="question_id, category, turns, which no source has"):
+        prepare("questions", data, tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("source.foo=1", "configuration has no key source.foo. Known here"),
+        ("source.least_strength=1", "it belongs to source=helpsteer2_preference"),
+    ],
+)
+def test_a_setting_that_the_source_has_not_is_named(questions: Path, tmp_path: Path, word: str, text: str) -> None:
+    command = [sys.executable, SCRIPTS / "prepare.py", "source=lrv", f"data={questions}", f"out={tmp_path / 'o'}", word]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False) and text in done.stderr
