@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.clients.addresses import check_address
-from nemo_mm_align.llm.clients.api_key import conceal, read_api_key
+from nemo_mm_align.llm.clients.api_key import conceal, read_api_key, refuse_secrets
 from nemo_mm_align.llm.clients.base import ServiceClient
 from nemo_mm_align.llm.clients.endings import failure_of_ending
 from nemo_mm_align.llm.clients.http_failures import count_of, failure_of_exception, retry_after
@@ -83,6 +83,7 @@ class Anthropic(ServiceClient):
         taken = {"model", "messages", "system", "stream", "max_tokens"} & set(extra_body or {})
         if taken:
             raise UserError(f"judge.extra_body sets {', '.join(sorted(taken))}, which this client sets itself.")
+        refuse_secrets(extra_body, "judge.extra_body")
         self._decoding = {"temperature": temperature, "top_p": top_p}
         self._response_format, self._extra_body = response_format, dict(extra_body or {})
         self._base_url = (

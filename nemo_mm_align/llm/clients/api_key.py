@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -17,6 +19,7 @@ from nemo_mm_align.llm.question import Answer
 
 log = logging.getLogger(__name__)
 
+SECRET_NAME = re.compile(r"api.?key|authori[sz]ation|password|passwd|secret|(access|auth|bearer).?token|credential", re.IGNORECASE)
 REPEATS_KEY = "the reply repeats the API key and is not used"
 
 
@@ -37,6 +40,26 @@ def read_api_key(path: str | None, variables: Sequence[str], service: str) -> Se
             service,
         )
     return SecretStr(key)
+
+
+def refuse_secrets(values: Any, where: str) -> None:
+    """Raise `UserError` where settings that ledgers and reports repeat hold a key under a name that says so.
+
+    Args:
+        values: plain values, nested ones too.
+        where: their place in the configuration, for the message.
+    """
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            if SECRET_NAME.search(str(name)) and value not in (None, ""):
+                raise UserError(
+                    f"{where}.{name}: what stands here is written into ledgers and reports. Give the key as judge.api_key_file=FILE "
+                    "or in the environment."
+                )
+            refuse_secrets(value, f"{where}.{name}")
+    elif isinstance(values, list | tuple):
+        for value in values:
+            refuse_secrets(value, where)
 
 
 def hide_key(text: str, key: SecretStr | None) -> str:

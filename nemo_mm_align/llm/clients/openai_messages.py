@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.llm.clients.api_key import refuse_secrets
 from nemo_mm_align.llm.clients.question_images import RequestImage, loaded_parts
 from nemo_mm_align.llm.question import Question
 
@@ -39,6 +40,7 @@ class ChatSettings:
         taken = {"model", "messages", "stream", "n", *LIMITS} & set(self.extra_body)
         if taken:
             raise UserError(f"judge.extra_body sets {', '.join(sorted(taken))}, which this client sets itself.")
+        refuse_secrets(self.extra_body, "judge.extra_body")
 
     @property
     def settings(self) -> dict[str, Any]:
