@@ -105,8 +105,8 @@ def further_note(falls: Sequence[str], said: Sequence[str] = ()) -> str:
     if not falls:
         return ""
     return (
-        f"{'Further' if said else 'Some'} figures are worse than the base's by more than their own interval; so many comparisons show some by chance: "
-        f"{'; '.join(falls)}."
+        f"{'Further' if said else 'Some'} figures are worse than the base's by more than their own interval; so many "
+        f"comparisons show some by chance: {'; '.join(falls)}."
     )
 
 
