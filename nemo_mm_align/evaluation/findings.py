@@ -100,13 +100,13 @@ def further_falls(results: Results, task: str = "") -> list[str]:
     return [f"{_who(label_of(name), task)}: {listing(_shortened(labels))}" for name, labels in named.items()]
 
 
-def further_note(falls: Sequence[str]) -> str:
-    """Sum up `further_falls` in one sentence; nothing where there are none."""
+def further_note(falls: Sequence[str], said: Sequence[str] = ()) -> str:
+    """Sum up `further_falls` in one sentence, behind the regressions that were `said`; nothing where there are none."""
     if not falls:
         return ""
     return (
-        "Further figures are worse than the base's by more than their own interval; so many comparisons show some by chance: "
-        f"{'; '.join(falls)}."
+        f"{'Further' if said else 'Some'} figures are worse than the base's by more than their own interval; so many "
+        f"comparisons show some by chance: {'; '.join(falls)}."
     )
 
 

@@ -71,7 +71,7 @@ def regression_note(tasks: Tasks) -> str:
     """What lies below the base's beside the regressions; or that nothing does."""
     further = [text for name, results in tasks.items() for text in findings.further_falls(results, name)]
     if further:
-        return findings.further_note(further)
+        return findings.further_note(further, regressions(tasks))
     compared = any(
         one.minus_base is not None
         for results in tasks.values()

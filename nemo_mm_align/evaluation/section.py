@@ -38,7 +38,7 @@ def section_of(report: TaskReport) -> dict[str, Any]:
         "tests_basis": " ".join([findings.length_basis(results), findings.tests_basis(results)]).strip(),
         "cautions": [*findings.failures(results), *report.cautions],
         "regressions": findings.regressions(results),
-        "regression_note": findings.further_note(findings.further_falls(results)),
+        "regression_note": findings.further_note(findings.further_falls(results), findings.regressions(results)),
         "breakdowns": breakdowns(results),
         "attribute_heads": ["Method", *schema.names],
         "attribute_rows": [tables.attribute_row(name, one, results, schema) for name, one in methods.items()],

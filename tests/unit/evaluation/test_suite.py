@@ -169,9 +169,11 @@ def test_a_fall_that_chance_may_have_made_is_no_regression():
     assert said(p_value=None, p_corrected=None) == ([f"{fell}."], [])
     said(p_value=0.03, p_corrected=0.06)
     assert regression_note({"d": results}) == (
-        "Further figures are worse than the base's by more than their own interval; so many comparisons show some by chance: "
+        "Some figures are worse than the base's by more than their own interval; so many comparisons show some by chance: "
         "DPO, d: math (By category)."
     )
+    assert findings.further_note(["DPO: Score"], ["DPO: F1 fell"]).startswith("Further figures are worse")
+    assert findings.further_note([]) == ""
 
 
 def test_money_is_added_where_all_have_some():
