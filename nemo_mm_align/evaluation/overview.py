@@ -19,23 +19,37 @@ def methods_of(tasks: Tasks) -> list[str]:
 
 
 def overview_heads(tasks: Tasks) -> list[str]:
-    """Return ``Method`` and each task with its first measure."""
-    return ["Method", *(f"{name}: {results.primary.label}" for name, results in tasks.items())]
+    """Return the heads of the columns: the methods, or each task with its first measure, whichever are fewer."""
+    if _tasks_are_rows(tasks):
+        return ["Task", *map(wording.label_of, methods_of(tasks))]
+    return ["Method", *(_task_label(name, results) for name, results in tasks.items())]
 
 
 def overview_rows(tasks: Tasks) -> list[list[Cell]]:
-    """Return a row per method: each task's first measure, with its difference to the base."""
+    """Return a row per task or per method, whichever are more: first measures, with their differences to the base."""
     names, found = methods_of(tasks), overview_figures(tasks)
-    return [
-        [
-            Cell(wording.label_of(method), colour=plots.colour_of(method, names)),
-            *(
-                tables.compared_cell(found.get((method, task)), results.primary.digits)
-                for task, results in tasks.items()
-            ),
+
+    def cell(method: str, task: str) -> Cell:
+        return tables.compared_cell(found.get((method, task)), tasks[task].primary.digits)
+
+    if _tasks_are_rows(tasks):
+        return [
+            [Cell(_task_label(task, results), wraps=True), *(cell(method, task) for method in names)]
+            for task, results in tasks.items()
         ]
+    return [
+        [Cell(wording.label_of(method), colour=plots.colour_of(method, names)), *(cell(method, task) for task in tasks)]
         for method in names
     ]
+
+
+def _tasks_are_rows(tasks: Tasks) -> bool:
+    """A page is longer than it is wide."""
+    return len(tasks) > len(methods_of(tasks))
+
+
+def _task_label(name: str, results: Results) -> str:
+    return f"{name}: {results.primary.label}"
 
 
 def overview_figures(tasks: Tasks) -> dict[tuple[str, str], Measurement]:

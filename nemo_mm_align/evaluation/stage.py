@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nemo_mm_align.core.atomic import write_bytes, write_text
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.lock import owned_output
 from nemo_mm_align.core.outputs import folder_to_write
 from nemo_mm_align.evaluation.answers import ScoredAnswer
@@ -61,7 +62,22 @@ def evaluate(
         for run, scored in done:
             _write_answers(settings, run, scored)
         _write(settings, reports)
+    _check_scored([run for run, _ in done], reports)
     return {name: report.results for name, report in reports.items()}
+
+
+def _check_scored(runs: Sequence[TaskRun], reports: Mapping[str, TaskReport]) -> None:
+    """Raise `UserError` where nothing that a judge was asked came to a figure: that is no result to go on with."""
+    for run in runs:
+        results = reports[run.name].results
+        if run.spent is not None and not any(
+            results.primary.name in one.measurements for one in results.methods.values()
+        ):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in run.spent.failures.items()) or "nobody was asked"
+            raise UserError(
+                f"task {run.name}: the judge rated no answer ({kinds}); the report says so. Mend the cause and start the same "
+                "command again: it asks for what is missing."
+            )
 
 
 def dry_run(settings: EvaluateSettings, tasks: Mapping[str, Task], judges: Judges) -> None:

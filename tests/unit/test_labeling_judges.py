@@ -393,7 +393,9 @@ def test_settings_of_openai_are_checked(helpsteer: AttributeSchema) -> None:
         "max_tokens_parameter": {"max_tokens_parameter": "limit"},
         "response_format": {"response_format": "xml"},
         "extra_body sets model": {"extra_body": {"model": "other"}},
-        "extra_body.headers.Authorization: what stands here": {"extra_body": {"headers": {"Authorization": "Bearer x"}}},
+        "extra_body.headers.Authorization: what stands here": {
+            "extra_body": {"headers": {"Authorization": "Bearer x"}}
+        },
         "extra_body.api_key: what stands here": {"extra_body": {"api_key": "x"}},
     }
     for problem, settings in wrong.items():

@@ -19,7 +19,9 @@ from nemo_mm_align.llm.question import Answer
 
 log = logging.getLogger(__name__)
 
-SECRET_NAME = re.compile(r"api.?key|authori[sz]ation|password|passwd|secret|(access|auth|bearer).?token|credential", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"api.?key|authori[sz]ation|password|passwd|secret|(access|auth|bearer).?token|credential", re.IGNORECASE
+)
 REPEATS_KEY = "the reply repeats the API key and is not used"
 
 
@@ -53,8 +55,8 @@ def refuse_secrets(values: Any, where: str) -> None:
         for name, value in values.items():
             if SECRET_NAME.search(str(name)) and value not in (None, ""):
                 raise UserError(
-                    f"{where}.{name}: what stands here is written into ledgers and reports. Give the key as judge.api_key_file=FILE "
-                    "or in the environment."
+                    f"{where}.{name}: what stands here is written into ledgers and reports. Give the key as "
+                    "judge.api_key_file=FILE or in the environment."
                 )
             refuse_secrets(value, f"{where}.{name}")
     elif isinstance(values, list | tuple):

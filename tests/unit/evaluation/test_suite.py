@@ -10,7 +10,7 @@ from nemo_mm_align.evaluation import findings
 from nemo_mm_align.evaluation.cost import Cost, total_cost
 from nemo_mm_align.evaluation.finished import read_tasks
 from nemo_mm_align.evaluation.length_plot import length_bins
-from nemo_mm_align.evaluation.overview import overview_figures, regression_note
+from nemo_mm_align.evaluation.overview import overview_figures, overview_heads, overview_rows, regression_note
 from nemo_mm_align.evaluation.permutation import sign_flip_p_values
 from nemo_mm_align.evaluation.suite import Suite, TaskReport, write_suite
 from nemo_mm_align.evaluation.tables import ReportSample
@@ -189,3 +189,13 @@ def test_lengths_are_binned_from_short_to_long():
     words, scores = length_bins(np.arange(40)[::-1], np.arange(40) % 2)
     assert list(words) == [4.5, 14.5, 24.5, 34.5] and list(scores) == [0.5] * 4
     assert [list(one) for one in length_bins(np.array([3, 1]), np.array([1, 0]))] == [[2], [0.5]]
+
+
+def test_the_overview_has_more_rows_than_columns():
+    one = results_of("dialogues", METHODS["dialogues"])
+    tasks = dict.fromkeys(("a", "b", "c", "d"), one)
+    heads, rows = overview_heads(tasks), overview_rows(tasks)
+    assert heads == ["Task", "Base", "DPO", "SteerLM"]
+    assert [row[0].value for row in rows] == [f"{name}: Score (of 10)" for name in tasks]
+    assert rows[0][2].value == "6.25"
+    assert overview_heads({"a": one})[0] == "Method"
