@@ -90,7 +90,7 @@ class EvaluateSettings(StrictModel):
     def _names_alone(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {str(name): said or {} for name, said in value.items()}
-        return {str(name): {} for name in value or []} if not isinstance(value, str) else value
+        return {str(name): {} for name in value or []} if value is None or isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _something_is_evaluated(self) -> EvaluateSettings:

@@ -21,7 +21,12 @@ from nemo_mm_align.preflight.versions import ENGINE_RANGES, normalise, read_pins
 from nemo_mm_align.verify.context import Context
 from nemo_mm_align.verify.outcome import Outcome, Verdict
 
-_MODULES = {"pillow": "PIL", "protobuf": "google.protobuf", "google-generativeai": "google.generativeai"}
+_MODULES = {
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "protobuf": "google.protobuf",
+    "google-generativeai": "google.generativeai",
+}
 _MODULES |= {"megatron-core": "megatron.core", "nemo-toolkit": "nemo", "hydra-core": "hydra"}
 """Modules of packages that are not called like them."""
 

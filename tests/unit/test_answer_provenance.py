@@ -15,8 +15,9 @@ from nemo_mm_align.inference.pictures import Pictures
 from nemo_mm_align.inference.requests import EncodedPrompt, Request
 from nemo_mm_align.schema import image_hashes
 from nemo_mm_align.schema.answer_provenance import CandidateOrigins, digest, provenance_path, read_provenance
-from nemo_mm_align.schema.records import Candidate, CandidateSet, PlacedPrompt, Prompt, parse_line, prompt_kind
+from nemo_mm_align.schema.records import Candidate, CandidateSet, PlacedPrompt, Prompt, Turn, parse_line, prompt_kind
 
+TURNS = (Turn(role="user", content="What?"),)
 SETTINGS = {"seed": 1, "model": "m0", "tokenizer": "t0", "image_processor": "p0"}
 
 
@@ -30,7 +31,9 @@ def requests(tmp_path: Path) -> list[Request]:
     """Three prompts: about one picture, two, none."""
     red, green = colour(tmp_path / "red.png", "red"), colour(tmp_path / "green.png", "green")
     pictures = {"one": (red,), "two": (green, red), "none": ()}
-    return [Request(name, None, EncodedPrompt(name, [1], paths)) for name, paths in pictures.items()]
+    return [
+        Request(Prompt(id=name, turns=TURNS), None, EncodedPrompt(name, [1], paths)) for name, paths in pictures.items()
+    ]
 
 
 def answer(name: str, text: str = "yes") -> CandidateSet:

@@ -50,7 +50,7 @@ CASES = {
         ("out=@here", "a folder stands where a file is to be written"),
         ("out=@fifo", "@fifo: a FIFO (named pipe) stands where a file"),
         ("out=@file/a.jsonl", "@file/a.jsonl: its folder cannot be made"),
-        ("out=null", "give either prompts=FILE.jsonl and out=FILE.jsonl, or question=... alone"),
+        ("out=null", "or tasks={NAME: {...}} and out=FOLDER, or question=... alone"),
         ("temperature=-1", "temperature=-1: must be at least 0"),
         ("max_batch_tokens=0", "max_batch_tokens"),
         ("precision=fp8_delayed", "FP8 is for training"),
