@@ -82,12 +82,15 @@ def _judges(config: Mapping[str, Any], tasks: Mapping[str, Task], settings: Eval
         yield NO_JUDGES
         return
     schema, runner, budget = settings.attribute_schema, settings.runner, settings.budget
-    judge = build_judge(config, schema)
-    asker = QuestionAsker(_client(judge, asking[0]), settings.questions_ledger, settings.asking) if asking else None
+    asker = None
+    if asking:
+        client = _client(build_judge(config, schema), asking[0])
+        asker = QuestionAsker(client, settings.questions_ledger, settings.asking)
     if not rated:
-        yield Judges(None, asker, price_of(judge), judge.settings)
+        yield Judges(None, asker, asker.client.price if asker else None)
         return
     with rated_by(config, schema, settings.ratings_ledger, runner, budget, settings.estimate) as rate:
+        judge = rate.context.judge  # not made twice: one may hold a model
         yield Judges(rate, asker, price_of(judge), judge.settings)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -16,6 +15,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.evaluation.results import BASE, UNASKED
 from nemo_mm_align.evaluation.task_settings import GROUP, config_folders, known_tasks, task_sections
+from nemo_mm_align.evaluation.tasks.task import will_ask
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.workflow.wiring import Wiring
 
@@ -144,18 +144,9 @@ def asks_judge_of(evaluation: Any) -> bool:
     """Whether an evaluation's configuration has a task that wants ratings or asks in its own words; unknown ones do not."""
     tasks = evaluation.get("tasks")
     if not tasks:
-        return _asks(evaluation.get("task") or {})
+        return will_ask(evaluation.get("task") or {})
     plain: Any = OmegaConf.to_container(tasks, resolve=True)
-    return any(map(_asks, task_sections(plain).values()))
-
-
-def _asks(section: Mapping[str, Any]) -> bool:
-    module_name, _, class_name = str(section.get("_target_", "")).rpartition(".")
-    try:
-        named = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
-        return False
-    return bool(getattr(named, "rated", False)) or hasattr(named, "questions")
+    return any(map(will_ask, task_sections(plain).values()))
 
 
 def task_files(tasks: Any) -> list[tuple[str, str]]:

@@ -132,20 +132,26 @@ def sources_of(task: Task) -> tuple[SourceFile, ...]:
 
 def wants_ratings(config: Mapping[str, Any]) -> bool:
     """Whether the task that `_target_` names wants a judge's ratings; False for one that cannot be found."""
-    return _is(config, "rated")
+    return bool(getattr(_named(config), "rated", False))
 
 
 def is_swept(config: Mapping[str, Any]) -> bool:
     """Whether the prompts of the task that `_target_` names are answered once per value of each attribute."""
-    return _is(config, "swept")
+    return bool(getattr(_named(config), "swept", False))
 
 
-def _is(config: Mapping[str, Any], name: str) -> bool:
+def will_ask(config: Mapping[str, Any]) -> bool:
+    """Whether the task that `_target_` names asks a judge, for ratings or in its own words."""
+    return wants_ratings(config) or hasattr(_named(config), "questions")
+
+
+def _named(config: Mapping[str, Any]) -> Any:
+    """The class of a task; None for one that cannot be found."""
     module_name, _, class_name = str(config.get("_target_", "")).rpartition(".")
     try:
-        return bool(getattr(getattr(importlib.import_module(module_name), class_name), name, False))
+        return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError):
-        return False
+        return None
 
 
 def build_task(config: Mapping[str, Any], schema: AttributeSchema, section: str = "task") -> Task:
