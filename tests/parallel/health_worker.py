@@ -5,14 +5,12 @@ torchrun --nproc-per-node 2 tests/parallel/health_worker.py MODEL RESULTS.json
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
-import torch
 
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
@@ -24,6 +22,7 @@ from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.training.data import BatchShape, Collator
 from nemo_mm_align.training.image_probe import Exchange, ImageProbe
 from nemo_mm_align.training.step import TrainingEngine
+from tests.parallel.each_layout import in_each_layout
 from tests.tiny_llava import IMAGE_SIZE, IMAGE_TOKEN, PAD, TOKENS_PER_IMAGE, candidates, load_pixels
 
 PAIRS = 5
@@ -70,18 +69,5 @@ def measure(folder: Path, parallel: ParallelConfig) -> dict[str, object]:
     return {"effects": effects, "metrics": metrics}
 
 
-def main(folder: Path, results: Path) -> None:
-    torch.set_num_threads(1)
-    found = {}
-    for name, parallel in LAYOUTS.items():
-        runtime.initialize(parallel, seed=1)
-        found[name] = measure(folder, parallel)
-        torch.distributed.barrier()
-        runtime.parallel_state.destroy_model_parallel()
-    if runtime.rank() == 0:
-        results.write_text(json.dumps(found))
-    runtime.shutdown()
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    in_each_layout(LAYOUTS, measure, Path(sys.argv[1]), Path(sys.argv[2]))

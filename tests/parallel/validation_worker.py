@@ -6,7 +6,6 @@ torchrun --nproc-per-node 2 tests/parallel/validation_worker.py MODEL RESULTS.js
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.training.data import BatchShape
 from nemo_mm_align.training.validation import Validation, metric_names
 from tests.distributed import REPOSITORY
+from tests.parallel.each_layout import in_each_layout
 from tests.parallel.health_worker import DrawnImages
 from tests.tiny_llava import candidates, samples
 
@@ -91,18 +91,5 @@ def measure(folder: Path, parallel: ParallelConfig) -> dict[str, dict[str, float
     return found
 
 
-def main(folder: Path, results: Path) -> None:
-    torch.set_num_threads(1)
-    found = {}
-    for name, parallel in LAYOUTS.items():
-        runtime.initialize(parallel, seed=1)
-        found[name] = measure(folder, parallel)
-        torch.distributed.barrier()
-        runtime.parallel_state.destroy_model_parallel()
-    if runtime.rank() == 0:
-        results.write_text(json.dumps(found))
-    runtime.shutdown()
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    in_each_layout(LAYOUTS, measure, Path(sys.argv[1]), Path(sys.argv[2]))
