@@ -70,6 +70,8 @@ def check_probabilities(client: object, question: Question, name: str = "") -> N
     Args:
         name: of the client, for the message; by default its own.
     """
+    if not question.top_logprobs:
+        return
     most = client.most_top_logprobs if isinstance(client, TellsProbabilities) else 0
     if question.top_logprobs > most:
         can = f"gives at most {most} token probabilities" if most else "gives no token probabilities"

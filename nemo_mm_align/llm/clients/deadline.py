@@ -15,6 +15,8 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from nemo_mm_align.llm.clients import alarms
+
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
@@ -25,8 +27,7 @@ class Deadline:
         self.expired = False
         self._lock = threading.Lock()
         self._connection: _Ends | None = None
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
+        self._seconds = seconds
 
     def watch(self, connection: _Ends) -> None:
         """Shut this connection down when the time is over; at once where it is over already."""
@@ -43,13 +44,14 @@ class Deadline:
 
     def __enter__(self) -> Deadline:
         self._token = _current.set(self)
-        self._timer.start()
+        self._alarms = alarms.ALARMS
+        self._alarm = self._alarms.set(self._seconds, self._expire)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        self._alarms.cancel(self._alarm)
         _current.reset(self._token)
 
 

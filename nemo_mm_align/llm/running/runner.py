@@ -16,6 +16,7 @@ from nemo_mm_align.llm.failures import PERMANENT_KINDS, SERVICE_KINDS, CallFailu
 from nemo_mm_align.llm.ledger import Ledger, now
 from nemo_mm_align.llm.running.admission import Admission, Ticket
 from nemo_mm_align.llm.running.call import Call, Outcome
+from nemo_mm_align.llm.running.old_objects import old_objects_left_alone
 from nemo_mm_align.llm.running.pacing import Backoff, Breaker
 from nemo_mm_align.llm.running.progress import ProgressDisplay, Tally
 from nemo_mm_align.llm.running.signals import stop_on_signal
@@ -128,7 +129,8 @@ class CallRunner:
             threading.Thread(target=self._work, name=f"call-{index}", daemon=True)
             for index in range(self.settings.concurrency)
         ]
-        with stop_on_signal(self._stop) as caught, ProgressDisplay(self.tally, self.admission, self._doing) as display:
+        display = ProgressDisplay(self.tally, self.admission, self._doing)
+        with stop_on_signal(self._stop) as caught, old_objects_left_alone(), display:
             for worker in workers:
                 worker.start()
             for worker in workers:
