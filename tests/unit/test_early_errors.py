@@ -41,6 +41,8 @@ CASES = {
         ("checkpoint.keep=0", "checkpoint.keep=0: must be at least 1"),
         ("recipe=spo", "there is no such option"),
         ("recipe.epoch=3", "no key recipe.epoch. Did you mean epochs?"),
+        ("validation.every=5", "validation.every: read by nothing, since data.validation is null. Give data.validation=FILE"),
+        ("guards.every=5", "guards.every: read by nothing, since guards.prompts and guards.task are null. Give guards.prompts="),
         ("exp_manager.exp_dir=@damaged name=run", "run/checkpoints/step_00000001: this checkpoint is damaged"),
     ]),
     "generate": (ANSWER, [
