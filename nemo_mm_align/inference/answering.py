@@ -32,12 +32,15 @@ class Answering:
         settings: with `prompts` and `out`.
         opened: the model's folder.
         rolls_out: whether follow-ups are asked.
+        task: whose prompts these are, if a task's; None: a user's file.
 
     Raises:
         UserError: prompts that cannot be read, encoded or answered so; the message names them.
     """
 
-    def __init__(self, settings: InferenceSettings, opened: OpenedModel, rolls_out: bool = False) -> None:
+    def __init__(
+        self, settings: InferenceSettings, opened: OpenedModel, rolls_out: bool = False, task: str | None = None
+    ) -> None:
         assert settings.prompts is not None and settings.out is not None
         self._settings, self._opened = settings, opened
         self.prompts, self.out = settings.prompts, settings.out
@@ -50,7 +53,7 @@ class Answering:
             self._drawn.of if self._drawn else None,
         )
         self._asking = sort_requests(self.requests, settings.sampling, rolls_out)
-        self._asking.check(opened.encoder, opened.source.config.language.max_position_embeddings)
+        self._asking.check(opened.encoder, opened.source.config.language.max_position_embeddings, task)
         self._file: AnswerFile[CandidateSet] | None = None
         self.done: frozenset[int] = frozenset()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.generator import Answers, Generator, candidate_set
+from nemo_mm_align.inference.own_decoding import limit_key
 from nemo_mm_align.inference.requests import Request, length_faults, length_remedy, raise_faults
 from nemo_mm_align.inference.rollout import Dialogue, RolledOut, check_dialogues, stream_dialogues
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
@@ -30,15 +31,26 @@ class Asking:
     groups: Mapping[SamplingSettings, list[int]]
     dialogues: Mapping[int, Dialogue]
 
-    def check(self, encoder: Encoder, max_positions: int) -> None:
-        """Raise `UserError` naming what leaves no room for its answers."""
-        faults = [
-            fault
+    def check(self, encoder: Encoder, max_positions: int, task: str | None = None) -> None:
+        """Raise `UserError` naming what leaves no room for its answers, and the setting that bounds them.
+
+        Args:
+            task: whose prompts these are; None: a user's file.
+        """
+        too_long = {
+            place: faults[0]
             for sampling, places in self.groups.items()
-            for fault in length_faults([self.requests[one] for one in places], sampling.max_new_tokens, max_positions)
-        ]
-        raise_faults(faults, length_remedy(max_positions))
-        check_dialogues(list(self.dialogues.values()), encoder, max_positions)
+            for place in places
+            if (faults := length_faults([self.requests[place]], sampling.max_new_tokens, max_positions))
+        }
+        remedy = length_remedy(max_positions, self._limits(too_long, task))
+        raise_faults(list(dict.fromkeys(too_long.values())), remedy)
+        limits = self._limits(self.dialogues, task)
+        check_dialogues(list(self.dialogues.values()), encoder, max_positions, limits)
+
+    def _limits(self, places: Iterable[int], task: str | None) -> str:
+        """The settings that bound the answers."""
+        return " and ".join(dict.fromkeys(limit_key(self.requests[place].prompt, task) for place in places))
 
     def stream(
         self, generator: Generator, resolve: Callable[[str], Path], done: frozenset[int]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.inference.own_decoding import LIMIT
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.prompts import Encoder
@@ -129,9 +130,9 @@ def length_faults(requests: Iterable[Request], max_new_tokens: int, max_position
     return list(dict.fromkeys(faults))
 
 
-def length_remedy(max_positions: int) -> str:
-    """Return what can be done about `length_faults`."""
-    return f"The model has {max_positions} positions: lower max_new_tokens, or shorten or remove these prompts."
+def length_remedy(max_positions: int, limits: str = LIMIT) -> str:
+    """Return what can be done about `length_faults`; `limits` are the settings that bound the answers."""
+    return f"The model has {max_positions} positions: lower {limits}, or shorten or remove these prompts."
 
 
 def raise_faults(faults: Sequence[str], remedy: str) -> None:

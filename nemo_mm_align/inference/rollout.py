@@ -17,6 +17,7 @@ from tqdm import tqdm
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.generator import Generator, gather
 from nemo_mm_align.inference.image_check import verify_images
+from nemo_mm_align.inference.own_decoding import LIMIT
 from nemo_mm_align.inference.requests import Assignment, EncodedPrompt, raise_faults
 from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
@@ -154,8 +155,10 @@ def _anywhere(here: bool) -> bool:
     return bool(flag)
 
 
-def check_dialogues(dialogues: Sequence[Dialogue], encoder: Encoder, max_positions: int) -> list[int]:
-    """Return the positions that each dialogue may take.
+def check_dialogues(
+    dialogues: Sequence[Dialogue], encoder: Encoder, max_positions: int, limits: str = LIMIT
+) -> list[int]:
+    """Return the positions that each dialogue may take; `limits` are the settings that bound their answers, for the message.
 
     Raises:
         UserError: dialogues that cannot be encoded, or may take more positions than the model has; the message names them.
@@ -174,7 +177,7 @@ def check_dialogues(dialogues: Sequence[Dialogue], encoder: Encoder, max_positio
         if lengths[-1] > max_positions:
             faults.append(f"dialogue {dialogue.prompt.id!r}: {lengths[-1]} tokens, its answers' at most included")
     raise_faults(
-        faults, f"The model has {max_positions} positions: lower max_new_tokens, or correct or remove these dialogues."
+        faults, f"The model has {max_positions} positions: lower {limits}, or correct or remove these dialogues."
     )
     return lengths
 

@@ -52,7 +52,7 @@ def answer_tasks(settings: InferenceSettings, stop: stopping.StopRequest | None 
         runtime.initialize(opened.parallel, settings.seed)  # the first rank has written the prompts when it comes here
         files = settings_by_file(settings, opened.source)
         _check_same_prompts(files)
-        answering = [Answering(one, opened, rolls_out=True) for one in files]
+        answering = [Answering(one, opened, rolls_out=True, task=one.out.stem) for one in files if one.out]
         answer_all(answering, lambda: _load(settings, opened), request)
 
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_mm_align.cli.typed import typed_keys
 from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.results import UNASKED
 from nemo_mm_align.evaluation.task_settings import task_sections
 from nemo_mm_align.evaluation.tasks.task import BringsPrompts, build_task, is_swept
+from nemo_mm_align.inference.own_decoding import warn_of_unused
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel.source import ModelSource
 from nemo_mm_align.schema.records import Prompt
@@ -80,14 +82,16 @@ def write_prompts(settings: InferenceSettings, files: Sequence[InferenceSettings
     assert settings.tasks is not None and settings.out is not None
     images = (settings.out / IMAGES).absolute()
     for name, section in task_sections(settings.tasks).items():
-        lines = _lines(name, section, settings, images)
+        prompts = _prompts(name, section, settings, images)
+        warn_of_unused(name, section, prompts, settings.sampling, typed_keys())
+        lines = [prompt.model_dump_json(exclude_defaults=True) for prompt in prompts]
         for path in (
             one.prompts for one in files if one.prompts and one.prompts.name == prompts_path(Path(), name).name
         ):
             _write(path, lines, name)
 
 
-def _lines(name: str, section: dict[str, Any], settings: InferenceSettings, images: Path) -> list[str]:
+def _prompts(name: str, section: dict[str, Any], settings: InferenceSettings, images: Path) -> list[Prompt]:
     task = build_task(section, settings.attribute_schema, f"tasks.{name}")
     if not isinstance(task, BringsPrompts):
         raise UserError(
@@ -97,7 +101,7 @@ def _lines(name: str, section: dict[str, Any], settings: InferenceSettings, imag
     if not prompts:
         raise UserError(f"tasks.{name}: has no prompts. Look at its data.")
     logger.info("%s: %d prompts", name, len(prompts))
-    return [prompt.model_dump_json(exclude_defaults=True) for prompt in prompts]
+    return prompts
 
 
 def _begun(path: Path) -> bool:

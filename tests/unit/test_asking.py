@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.inference.asking import sort_requests
+from nemo_mm_align.inference.own_decoding import warn_of_unused
 from nemo_mm_align.inference.requests import EncodedPrompt, Request
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.settings import InferenceSettings, register_open_attributes, settings_from_config
@@ -141,3 +144,51 @@ def test_a_schema_in_the_folder_makes_it_steerable(
     stored = json.loads(path.read_text()) | {"attribute_schema": helpsteer.model_dump(mode="json")}
     path.write_text(json.dumps(stored))
     assert len(settings_by_file(settings(tmp_path), open_source(source.folder))) == 4
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Words of a command line, as they stand in a command that runs."""
+
+    def type_in(*words: str) -> None:
+        with initialize_config_dir(str(CONF), version_base=None):
+            HydraConfig.instance().set_config(compose("generate", list(words), return_hydra_config=True))
+
+    yield type_in
+    HydraConfig.instance().cfg = None
+
+
+def test_typed_settings_that_a_tasks_own_take_the_place_of_are_said(
+    tmp_path: Path, source: ModelSource, caplog: pytest.LogCaptureFixture, typed: Callable[..., None]
+) -> None:
+    given = settings(tmp_path, "max_new_tokens=99", "temperature=0.5")
+    write_prompts(given, settings_by_file(given, source))
+    assert not caplog.records, "nobody typed them"
+    pope = {"_target_": "tests.own_task.OwnTask", "max_new_tokens": None}
+    typed("max_new_tokens=99", "temperature=0.5")
+    write_prompts(given, settings_by_file(given, source))
+    said = [record.message for record in caplog.records]
+    assert said[:2] == [
+        "temperature=0.5: not for 3 of 3 prompts of the task turns, which bring their own (0 to 0.7); the task prescribes it",
+        "max_new_tokens=99: not for 3 of 3 prompts of the task turns, which bring their own (6); the task prescribes it",
+    ]
+    warn_of_unused("own", pope, [request("a", decoding=Decoding(max_new_tokens=3)).prompt], RUN, ("max_new_tokens",))
+    assert caplog.records[-1].message.endswith(
+        "1 of 1 prompts of the task own, which bring their own (3); set it by tasks.own.max_new_tokens"
+    )
+
+
+def test_what_bounds_an_answer_is_named_where_the_model_has_too_few_positions(
+    tmp_path: Path, source: ModelSource
+) -> None:
+    encoder = settings(tmp_path).open().encoder
+    long = Decoding(max_new_tokens=100_000)
+    for found, task, limit in (
+        (request("a"), "own", "max_new_tokens"),
+        (request("a", decoding=long), "own", "tasks.own.max_new_tokens"),
+        (request("a", decoding=long), None, "decoding.max_new_tokens of these prompts"),
+        (request("a", "w2", decoding=long), "own", "tasks.own.max_new_tokens"),
+    ):
+        run = replace(RUN, max_new_tokens=RUN.max_new_tokens if found.prompt.decoding else 100_000)
+        with pytest.raises(UserError, match=rf"The model has 128 positions: lower {limit}, or "):
+            sort_requests([found], run, rolls_out=True).check(encoder, 128, task)
