@@ -34,6 +34,7 @@ class HelpSteer(Source):
     keys = ("prompt", "response", *ATTRIBUTES)
     used = keys
     gives = (ANNOTATIONS, EXAMPLES, PROMPTS)
+    unread = ("ignore_labels",)
 
     def __init__(self, judge: str, name: str = "helpsteer", paper: Mapping[str, int] | None = None) -> None:
         super().__init__(paper, judge)

@@ -38,6 +38,7 @@ class HelpSteer2Preference(Source):
         "all_preferences_unprocessed",
     )
     gives = (EXAMPLES, PROMPTS)
+    unread = ("ignore_labels",)
 
     def __init__(
         self,

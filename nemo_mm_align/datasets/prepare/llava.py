@@ -42,6 +42,7 @@ class LlavaConversations(Source):
     used: ClassVar[tuple[str, ...]] = CONVERSATION_KEYS
     published: ClassVar[tuple[str, ...]] = METADATA_KEYS
     gives: ClassVar[tuple[Product, ...]] = (PROMPTS, EXAMPLES)
+    unread: ClassVar[tuple[str, ...]] = ("ignore_labels",)
 
     def __init__(
         self,

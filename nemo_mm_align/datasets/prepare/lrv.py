@@ -29,6 +29,7 @@ class Lrv(Source):
     used = ("image_id", "question", "answer", "task")
     published = ("id",)
     gives = (PROMPTS, EXAMPLES)
+    unread = ("question", "ignore_labels")
 
     def __init__(self, ending: str = ".jpg", paper: Mapping[str, int] | None = None) -> None:
         super().__init__(paper)

@@ -31,6 +31,7 @@ class PaperPairs(Source):
     used = DPO_KEYS
     published = (*TABLE.split(), "conversations", "attributes_string")
     gives = (EXAMPLES, PROMPTS)
+    unread = ("question", "ignore_labels")
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class Questions(Source):
     used = ("question_id", "image", "text", "category")
     published = ("label", "id")
     gives = (PROMPTS,)
+    unread = ("question", "ignore_labels")
 
     def __init__(self, origins: Mapping[str, str] | None = None, paper: Mapping[str, int] | None = None) -> None:
         super().__init__(paper)

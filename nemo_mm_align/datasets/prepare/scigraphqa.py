@@ -32,6 +32,7 @@ class SciGraphQA(Source):
     used = ("id", "image_file", "conversations", "q_a_pairs", "caption", "title", "abstract", "first_mention")
     published = ("response", "deplot")
     gives = (PROMPTS, EXAMPLES)
+    unread = ("ignore_labels",)
 
     def __init__(self, context: Sequence[Context] = (), paper: Mapping[str, int] | None = None) -> None:
         super().__init__(paper)

@@ -25,6 +25,9 @@ TEXT = "text"
 IMAGES = "images"
 """Origin of records whose images lie in no folder that would say it."""
 
+UNREAD = {"question": "each of its records has one question", "ignore_labels": "its records carry no labels"}
+"""Settings that not every source has a use for, and why."""
+
 SOURCE_HAS = ("name", "title", "gives", "used", "published", "attributed", "judge", "paper", "recognises", "parse")
 
 
@@ -60,6 +63,7 @@ class Source(ABC):
         published: other keys that its records have, which say nothing that is needed here.
         gives: what can be made of it, the usual one first.
         attributed: its user turns carry attribute lines.
+        unread: settings of `prepare` that its records hold nothing for, of `UNREAD`; a user who gives one is told.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Source(ABC):
     published: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[tuple[Product, ...]]
     attributed: ClassVar[bool] = False
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, paper: Mapping[str, int] | None = None, judge: str = "") -> None:
         self.paper, self.judge = dict(paper or {}), judge

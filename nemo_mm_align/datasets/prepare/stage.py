@@ -22,7 +22,14 @@ from nemo_mm_align.datasets.prepare.images import check_images
 from nemo_mm_align.datasets.prepare.reader import Reader
 from nemo_mm_align.datasets.prepare.selection import drawn
 from nemo_mm_align.datasets.prepare.settings import PrepareSettings
-from nemo_mm_align.datasets.prepare.source import ANNOTATIONS, Product, Source, build_source
+from nemo_mm_align.datasets.prepare.source import (
+    ANNOTATIONS,
+    PROMPTS,
+    UNREAD,
+    Product,
+    Source,
+    build_source,
+)
 from nemo_mm_align.datasets.prepare.spool import Spool
 from nemo_mm_align.datasets.prepare.summary import PrepareSummary
 from nemo_mm_align.datasets.source_rows import check_file
@@ -55,6 +62,7 @@ def prepare(settings: PrepareSettings) -> PrepareSummary | None:
     """
     source = build_source(settings.source)
     product = _product(source, settings)
+    _refuse_unread(source, settings, product)
     _check_data(settings)
     file_to_write(settings.out)
     with owned_output(settings.out):
@@ -76,6 +84,20 @@ def _product(source: Source, settings: PrepareSettings) -> Product:
     if product == ANNOTATIONS and not source.judge:
         raise UserError("source.judge='': annotations say who rated; give source.judge=NAME.")
     return product
+
+
+def _refuse_unread(source: Source, settings: PrepareSettings, product: Product) -> None:
+    """Raise `UserError` for a setting that a user gave and that nothing would read."""
+    given = {key: getattr(settings, key) for key in UNREAD if getattr(settings, key) != _default(key)}
+    for key, value in given.items():
+        if key in source.unread:
+            raise UserError(f"{key}={value}: source={source.name} has no use for it, {UNREAD[key]}. Leave it out.")
+    if "question" in given and product != PROMPTS:
+        raise UserError(f"question={given['question']}: is for gives=prompts; gives={product} takes every question.")
+
+
+def _default(key: str) -> Any:
+    return PrepareSettings.model_fields[key].default
 
 
 def _check_data(settings: PrepareSettings) -> None:

@@ -36,6 +36,7 @@ class AttributeConversations(LlavaConversations):
     published = (*METADATA_KEYS, *TABLE.split())
     gives = (ANNOTATIONS, EXAMPLES, PROMPTS)
     attributed = True
+    unread = ()
 
     def __init__(
         self,

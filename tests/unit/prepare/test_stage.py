@@ -386,3 +386,18 @@ def test_a_setting_that_the_source_has_not_is_named(questions: Path, tmp_path: P
     command = [sys.executable, SCRIPTS / "prepare.py", "source=lrv", f"data={questions}", f"out={tmp_path / 'o'}", word]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False) and text in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "text"),
+    [
+        ("lrv", ["ignore_labels=[humour]"], r"ignore_labels=\['humour'\]: source=lrv has no use for it, its records carry no labels"),
+        ("lrv", ["question=last"], "question=last: source=lrv has no use for it, each of its records has one question. Leave it"),
+        ("llava", ["question=last", "gives=examples"], "question=last: is for gives=prompts; gives=examples takes every question"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_nothing_would_read_is_refused(
+    questions: Path, tmp_path: Path, source: str, words: list[str], text: str
+) -> None:
+    with pytest.raises(UserError, match=text):
+        prepare(source, questions, tmp_path / "p.jsonl", *words)
