@@ -391,9 +391,9 @@ def test_a_setting_that_the_source_has_not_is_named(questions: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("source", "words", "text"),
     [
-        ("lrv", ["ignore_labels=[humour]"], r"ignore_labels=\['humour'\]: source=lrv has no use for it, its records carry no labels"),
+        ("lrv", ["ignore_labels=[humour]"], r"ignore_labels=\['humour'\]: source=lrv has no use for it"),
         ("lrv", ["question=last"], "question=last: source=lrv has no use for it, each of its records has one question. Leave it"),
-        ("llava", ["question=last", "gives=examples"], "question=last: is for gives=prompts; gives=examples takes every question"),
+        ("llava", ["question=last", "gives=examples"], "question=last: is for gives=prompts; gives=examples takes"),
     ],
 )  # fmt: skip
 def test_a_setting_that_nothing_would_read_is_refused(
