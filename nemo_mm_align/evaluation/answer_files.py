@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records, resolve_image
+
+_OWN_KEY = b'"candidates"'
+"""By which a line of our own form is known, even a broken one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class AnswerReader:
             raise UserError(f"{path}: a folder; give the file with the answers.")
         if isinstance(self.task, FieldFiles) and (found := self.task.read_answers(path)) is not None:
             return [self._of_the_field(path, *item) for item in found.items()]
-        return list(self._own(path))
+        return self._all_own(path)
 
     def complete(self, path: Path) -> list[Answered]:
         """Return the answers of a file that must have one to each prompt, in the order of the prompts.
@@ -60,6 +65,28 @@ class AnswerReader:
                 "Generate the rest, or give a prompts file with the answered ones."
             )
         return answered
+
+    def _all_own(self, path: Path) -> list[Answered]:
+        """The answers of a file of our own form; one whose first line is of no form may be meant to be of the field's."""
+        found: list[Answered] = []
+        try:
+            for one in self._own(path):
+                found.append(one)  # what comes before a fault counts
+        except RecordError as error:
+            if found or not isinstance(self.task, FieldFiles) or _OWN_KEY in _line(path, error.line):
+                raise
+            raise self._of_no_form(error) from None
+        return found
+
+    def _of_no_form(self, error: RecordError) -> RecordError:
+        try:
+            json.loads(_line(error.path, error.line))
+            problem = "neither of the forms that are taken"
+        except ValueError as fault:
+            problem = f"broken JSON ({fault})"
+        form = getattr(self.task, "answer_form", "the field's own form")
+        own = f"this project's answers ({', '.join(CandidateSet.model_fields)})"
+        return RecordError(error.path, error.line, problem, f"each line must be a JSON object of {form} or {own}.")
 
     def _own(self, path: Path) -> Iterator[Answered]:
         for line in read_records(path, CandidateSet):
@@ -95,6 +122,11 @@ class AnswerReader:
 
     def _images(self, prompt: Prompt) -> tuple[Path, ...]:
         return tuple(resolve_image(image, self.prompts_file or Path(), self.image_root) for image in prompt.images)
+
+
+def _line(path: Path, number: int) -> bytes:
+    with path.open("rb") as file:
+        return next(itertools.islice(file, number - 1, None))
 
 
 def read_answers(

@@ -68,6 +68,7 @@ class AlpacaEvalTask:
     """
 
     name = "alpaca_eval"
+    answer_form = "AlpacaEval's model_outputs.json (instruction, output)"
 
     def __init__(
         self,

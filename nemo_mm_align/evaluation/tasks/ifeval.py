@@ -65,6 +65,7 @@ class IFEvalTask:
     """
 
     name = "ifeval"
+    answer_form = "IFEval's responses (prompt, response)"
     measures = (PROMPT_STRICT, PROMPT_LOOSE, INSTRUCTION_STRICT, INSTRUCTION_LOOSE, TYPE_STRICT, TYPE_LOOSE)
 
     def __init__(self, data: str, split: str = "train", max_new_tokens: int = 1280) -> None:

@@ -66,6 +66,7 @@ class LlavaBenchTask:
     """
 
     name = "llava_bench"
+    answer_form = "LLaVA's answers (question_id, text)"
     measures = (SCORE, OURS, THEIRS, WORDS, SPREAD, CATEGORY)
 
     def __init__(

@@ -40,6 +40,7 @@ class MMVetTask:
     """
 
     name = "mm_vet"
+    answer_form = "MM-Vet's results/MODEL.json ({id: text}), LLaVA's answers (question_id, text)"
     measures = (SCORE, WORDS, SPREAD, CAPABILITY, COMBINATION)
 
     def __init__(self, data: str, examples: str, max_new_tokens: int = 1024, judge_model: str = "judge") -> None:

@@ -61,6 +61,7 @@ class MMBenchTask:
     """
 
     name = "mmbench"
+    answer_form = "MMBench's sheet (index, prediction), LLaVA's answers (question_id, round_id, text)"
 
     def __init__(
         self,

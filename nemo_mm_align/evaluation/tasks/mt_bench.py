@@ -63,6 +63,7 @@ class MTBenchTask:
     """
 
     name = "mt_bench"
+    answer_form = "FastChat's model_answer/MODEL.jsonl (question_id, choices)"
     measures = (SCORE, *TURNS, WORDS, SEVERAL, SPREAD, CATEGORY)
 
     def __init__(

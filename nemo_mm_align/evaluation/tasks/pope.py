@@ -58,6 +58,7 @@ class PopeTask:
     """
 
     name = "pope"
+    answer_form = "POPE's answers (question, answer), LLaVA's (question_id, text)"
     answer_folders = True
     measures = (MEAN_F1, ACCURACY, UNPARSABLE, *GROUPED)
 

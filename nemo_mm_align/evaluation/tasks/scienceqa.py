@@ -54,6 +54,7 @@ class ScienceQATask:
     """
 
     name = "scienceqa"
+    answer_form = "LLaVA's answers (question_id, text)"
     measures = (IMAGE_ACCURACY, ACCURACY, UNPARSABLE, SUBJECT, CONTEXT, GRADES)
 
     def __init__(

@@ -58,7 +58,8 @@ class Task(Protocol):
     * `questions(answered) -> list[TaskQuestion]`: it asks a judge in its own words (`AsksJudge`) about one answer;
     * `statistics`: figures that are no means over answers (`Statistic`);
     * `sources`: the files that it was made of (`SourceFile`);
-    * `read_answers(path)`, `field_files(name, scored)`: files of the field, in and out (`FieldFiles`).
+    * `read_answers(path)`, `field_files(name, scored)`: files of the field, in and out (`FieldFiles`); `answer_form`: what the
+      former are called, for messages.
     """
 
     @property

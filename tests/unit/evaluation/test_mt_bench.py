@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from nemo_mm_align.benchmarks.judge_server.words import true_rating
-from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.evaluation.answer_files import AnswerReader
 from nemo_mm_align.evaluation.judging import Judged
 from nemo_mm_align.evaluation.measures import Measurement
 from nemo_mm_align.evaluation.results import MethodResult
@@ -23,6 +24,7 @@ from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.question import Answer
+from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import FaultPlan, judge_server
 from tests.unit.evaluation.fastchat_files import ANSWERS, PROMPTS, QUESTIONS, answers, write_lines, write_mt_bench
 
@@ -197,6 +199,23 @@ def test_files_of_another_form_are_left_to_others(task: MTBenchTask, tmp_path: P
     assert task.read_answers(write_lines(tmp_path / "a.jsonl", [{"prompt_id": "81", "candidates": []}])) is None
     (tmp_path / "b.jsonl").write_text("no json")
     assert task.read_answers(tmp_path / "b.jsonl") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ('{"question_id": 81, "choices": [', r":1: broken JSON \(.*FastChat's .*\(question_id, choices\) or this project"),
+        ('{"text": "a"}', r":1: neither of the forms that are taken.*FastChat's .* or this project's answers \(prompt_id, cand"),
+        ('{"prompt_id": "81", "candidates": [', r":1: .*a JSON object of a CandidateSet record"),
+    ],
+)  # fmt: skip
+def test_a_first_line_of_no_form_is_told_with_all_that_are_taken(
+    task: MTBenchTask, helpsteer: AttributeSchema, tmp_path: Path, first: str, message: str
+) -> None:
+    prompts = {prompt.id: prompt for prompt in task.prompts(Path("x"))}
+    (tmp_path / "a.jsonl").write_text(f"{first}\n")
+    with pytest.raises(RecordError, match=message):
+        AnswerReader(prompts, helpsteer, task=task).read(tmp_path / "a.jsonl")
 
 
 def test_the_flat_layout_is_read_too(data: Path, tmp_path: Path) -> None:
