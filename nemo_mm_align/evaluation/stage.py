@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from nemo_mm_align.evaluation.summary import summarise, write_evaluation
 from nemo_mm_align.evaluation.tables import ReportSample
 from nemo_mm_align.evaluation.task_run import TaskRun, open_run
 from nemo_mm_align.evaluation.tasks.task import FieldFiles, Task, scored_by
+from nemo_mm_align.evaluation.written import rewriting
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.running.dry_run import print_estimate
 from nemo_mm_align.llm.running.spent import Spent
@@ -59,8 +60,10 @@ def evaluate(
         for run, scored in done
     }
     with owned_output(folder_to_write(settings.out)):
-        for run, scored in done:
-            _write_answers(settings, run, scored)
+        with rewriting(settings.out, "results.json") as written:
+            for run, scored in done:
+                for path in _write_answers(settings, run, scored):
+                    written.note(path)
         _write(settings, reports)
     _check_scored([run for run, _ in done], reports)
     return {name: report.results for name, report in reports.items()}
@@ -139,25 +142,27 @@ def cost_of(spent: Spent, price: Price | None) -> Cost:
     )
 
 
-def _write_answers(settings: EvaluateSettings, run: TaskRun, scored: SeedAnswers) -> None:
-    """Write what each answer is worth, and the files of the field."""
+def _write_answers(settings: EvaluateSettings, run: TaskRun, scored: SeedAnswers) -> Iterator[Path]:
+    """Write what each answer is worth, and the files of the field; yield each when it is there."""
     several = len(settings.tasks) > 1
     folder = settings.out / "judged" / (run.name if several else "")
-    for name, answers in scored.methods.items():
-        write_records(folder / f"{name}.jsonl", answers)
-    for name, answers in scored.steering.items():
-        write_records(folder / "steering" / f"{name}.jsonl", answers)
+    judged = {folder / f"{name}.jsonl": answers for name, answers in scored.methods.items()}
+    judged |= {folder / "steering" / f"{name}.jsonl": answers for name, answers in scored.steering.items()}
+    for path, answers in judged.items():
+        write_records(path, answers)
+        yield path
     if isinstance(run.task, FieldFiles):
         for name, answers in scored.methods.items():
-            _write_field_files(settings.out / "field" / run.name, run.task.field_files(name, answers))
+            yield from _write_field_files(settings.out / "field" / run.name, run.task.field_files(name, answers))
 
 
-def _write_field_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+def _write_field_files(folder: Path, files: Mapping[str, str | bytes]) -> Iterator[Path]:
     for name, content in files.items():
         if isinstance(content, bytes):
             write_bytes(folder / name, content)
         else:
             write_text(folder / name, content)
+        yield folder / name
 
 
 def _write(settings: EvaluateSettings, reports: Mapping[str, TaskReport]) -> None:

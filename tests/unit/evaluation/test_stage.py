@@ -160,3 +160,51 @@ def test_unknown_attribute_in_a_steered_file(world, helpsteer):
     path = answers(folder / "base.jsonl", ["0"] * COUNT, {"wit": 4})
     with pytest.raises(UserError, match="unknown attribute 'wit'"):
         evaluate(settings(answers={"base": path}), {"numbers": NumberTask(helpsteer)})
+
+
+class FieldTask(NumberTask):
+    """Writes a file that others read."""
+
+    def read_answers(self, path) -> None:
+        return None
+
+    def field_files(self, name, scored) -> dict[str, str]:
+        return {f"{name}/answers.txt": "".join(f"{one.answer}\n" for one in scored)}
+
+
+def test_files_of_methods_that_are_no_longer_evaluated_are_removed_and_nothing_else(world, helpsteer, caplog):
+    folder, settings = world
+    base, dpo, sft = (answers(folder / f"{name}.jsonl", [name] * COUNT) for name in ("base", "dpo", "sft"))
+    out, task = folder / "out", {"numbers": FieldTask(helpsteer)}
+
+    def lie_there() -> set[str]:
+        parts = (out / "judged", out / "field")
+        return {str(path.relative_to(out)) for part in parts for path in part.rglob("*") if path.is_file()}
+
+    evaluate(settings(answers={"base": base, "dpo": dpo, "sft": sft}), task)
+    names = ("base", "dpo", "sft")
+    assert lie_there() == {f"judged/{name}.jsonl" for name in names} | {
+        f"field/numbers/{name}/answers.txt" for name in names
+    }
+    (out / "judged/mine.jsonl").write_text("mine")
+    (out / "field/numbers/sft/answers.txt").write_text("corrected by hand")
+    evaluate(settings(answers={"base": base}), task)
+    assert lie_there() == {
+        "judged/base.jsonl", "judged/mine.jsonl", "field/numbers/base/answers.txt", "field/numbers/sft/answers.txt",
+    }  # fmt: skip
+    assert not (out / "field/numbers/dpo").exists()
+    assert "field/numbers/sft/answers.txt: of an earlier evaluation and changed since; it stays" in caplog.text
+
+
+def test_old_figures_do_not_stand_beside_new_answers(world, helpsteer):
+    folder, settings = world
+    base = answers(folder / "base.jsonl", ["0"] * COUNT)
+    evaluate(settings(answers={"base": base}), {"numbers": FieldTask(helpsteer)})
+
+    class Broken(FieldTask):
+        def field_files(self, name, scored) -> dict[str, str]:
+            raise UserError("no room")
+
+    with pytest.raises(UserError, match="no room"):
+        evaluate(settings(answers={"base": base}), {"numbers": Broken(helpsteer)})
+    assert not (folder / "out/results.json").exists()
