@@ -25,8 +25,10 @@ def overfitting(run: Series) -> Finding | None:
         return None
     place = min(range(len(lines)), key=lambda index: lines[index][VALIDATION])
     best, last = lines[place], lines[-1]
-    text = f"validation loss {lines[0][VALIDATION]:.4f} -> {last[VALIDATION]:.4f}, "
-    text += f"best {best[VALIDATION]:.4f} after step {best['step']:.0f}"
+    text = f"validation loss {last[VALIDATION]:.4f} after step {last['step']:.0f}, measured once"
+    if len(lines) > 1:
+        text = f"validation loss {lines[0][VALIDATION]:.4f} -> {last[VALIDATION]:.4f}, "
+        text += f"best {best[VALIDATION]:.4f} after step {best['step']:.0f}"
     since = len(lines) - 1 - place
     if since < RISING or not _falls(run.lines, best["step"]):
         return Finding(rule="overfitting", worry=False, text=text)

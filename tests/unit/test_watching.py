@@ -186,6 +186,10 @@ class TestRules:
         found = overfitting(series)
         assert found is not None and not found.worry
 
+    def test_one_validation_is_one_value(self) -> None:
+        found = overfitting(run([6.7147]))
+        assert found is not None and found.text == "validation loss 6.7147 after step 10, measured once"
+
     def test_nothing_validated_is_nothing_said(self) -> None:
         assert (
             overfitting(Series([])) is None and validation_accuracy(Series([])) is None and answers(Series([])) is None
