@@ -84,12 +84,13 @@ def _judges(config: Mapping[str, Any], tasks: Mapping[str, Task], settings: Eval
     schema, runner, budget = settings.attribute_schema, settings.runner, settings.budget
     asker = None
     if asking:
-        client = _client(build_judge(config, schema), asking[0])
+        client = _client(build_judge(config, schema, not settings.dry_run), asking[0])
         asker = QuestionAsker(client, settings.questions_ledger, settings.asking)
     if not rated:
         yield Judges(None, asker, asker.client.price if asker else None)
         return
-    with rated_by(config, schema, settings.ratings_ledger, runner, budget, settings.estimate) as rate:
+    ledger, estimate = settings.ratings_ledger, settings.estimate
+    with rated_by(config, schema, ledger, runner, budget, estimate, not settings.dry_run) as rate:
         judge = rate.context.judge  # not made twice: one may hold a model
         yield Judges(rate, asker, price_of(judge), judge.settings)
 

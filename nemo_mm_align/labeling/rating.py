@@ -173,19 +173,23 @@ def rated_by(
     runner: RunnerSettings,
     budget: BudgetSettings,
     estimate: EstimateSettings | None = None,
+    asks: bool = True,
 ) -> Iterator[AnswerRater]:
     """Make the rater of a configuration (a file of conf/judge); worker processes, where there are any, end with it.
+
+    Args:
+        asks: whether it is to rate; one that is not, for a dry run, needs neither a key nor worker processes.
 
     Raises:
         UserError: the judge cannot be made, or asks nobody by itself (a person on a page).
     """
-    judge = build_judge(config, schema)
+    judge = build_judge(config, schema, asks)
     if isinstance(judge, HumanJudge):
         raise UserError(
             "judge=human labels on a page: have answers rated by scripts/label.py, or choose another judge here."
         )
     check_processes(judge, runner.processes)
-    if runner.processes == 1:
+    if runner.processes == 1 or not asks:
         yield AnswerRater(judge, schema, ledger, runner, budget, estimate)
         return
     with WorkerPoolJudge(judge, config, schema, runner.processes, runner.concurrency) as pool:

@@ -126,7 +126,8 @@ def label_from_config(config: Mapping[str, Any]) -> LabelSummary | Estimate:
     check_inputs((settings.prompts, settings.candidates))
     if not settings.dry_run:
         check_outputs(settings.outputs)
-    judge = build_judge(config["judge"], settings.attribute_schema)  # may import a service's client, which is slow
+    # May import a service's client, which is slow.
+    judge = build_judge(config["judge"], settings.attribute_schema, asks=not settings.dry_run)
     check_processes(judge, settings.runner.processes)
     if settings.dry_run:
         return dry_run(settings, judge)

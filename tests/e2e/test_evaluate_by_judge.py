@@ -98,6 +98,18 @@ def test_a_judge_rates_answers_and_what_it_cannot_rate_is_missing(repository: Pa
     assert "1 of 6 answers (17 %) could not be scored" in (tmp_path / "out/report.html").read_text()
 
 
+def test_a_dry_run_needs_no_key_and_a_run_does(repository: Path, tmp_path: Path, prompts, monkeypatch) -> None:
+    for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    write_answers(tmp_path / "base.jsonl", prompts, "grass at")
+    words = ("judge=gemini", "answers={base: base.jsonl}")
+    estimated = run(repository, tmp_path, None, *words, "dry_run=true")
+    assert estimated.returncode == 0, estimated.stderr
+    assert "guessed from the length" in " ".join(estimated.stdout.split()) and not (tmp_path / "out").exists()
+    refused = run(repository, tmp_path, None, *words)
+    assert refused.returncode == 2 and "no API key for Gemini: set the environment variable" in refused.stderr
+
+
 def test_steering_is_measured_by_the_judge(repository: Path, tmp_path: Path, prompts) -> None:
     pictures = [prompt for prompt in prompts if prompt.images]
     write_answers(tmp_path / "base.jsonl", prompts, "grass at")

@@ -26,6 +26,7 @@ from nemo_mm_align.llm.clients.gemini import Gemini
 from nemo_mm_align.llm.clients.google_genai import GoogleGenai
 from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.llm.question import Question
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import Prompt, Turn
 from tests.judge_server import FAULTS, Files, Reply, error, judge_server, make_files, reference_answer, true_ratings
@@ -432,6 +433,31 @@ def test_shipped_groups_make_their_judge(overrides, repository: Path, helpsteer:
         assert price is not None and price.cost(1e6, 1e6) == 2.5
         with pytest.raises(ValidationError, match="output_per_million"):
             build_judge(configuration(repository, *overrides, prices[0])["judge"], helpsteer)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("judge=gemini",),
+        ("judge=google_genai",),
+        ("judge=openai_compatible", "judge.base_url=http://x/v1", "judge.model=m"),
+        ("judge=anthropic", "judge.model=m"),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_only_who_is_asked_needs_a_key(overrides, repository: Path, helpsteer: AttributeSchema, monkeypatch) -> None:
+    config = configuration(repository, *overrides)["judge"]
+    with_key = build_judge(config, helpsteer)
+    for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    estimating = build_judge(config, helpsteer, asks=False)
+    assert estimating.settings == with_key.settings, "the same ledger"
+    client = estimating.client
+    assert not isinstance(client, CountsTokens) or client.count_tokens(Question("You count.", ("One",))) is None
+    with pytest.raises(UserError, match="no API key for"):
+        build_judge(config, helpsteer)
+    with pytest.raises(UserError, match="judge.api_key_file=/nowhere cannot be read"):
+        build_judge(config | {"api_key_file": "/nowhere"}, helpsteer, asks=False)
 
 
 LEDGER_KEYS = {

@@ -8,11 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import SecretStr
-
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.clients.addresses import check_address
-from nemo_mm_align.llm.clients.api_key import conceal, read_api_key, refuse_secrets
+from nemo_mm_align.llm.clients.api_key import conceal, key_for_calls, refuse_secrets
 from nemo_mm_align.llm.clients.base import ServiceClient
 from nemo_mm_align.llm.clients.endings import failure_of_ending
 from nemo_mm_align.llm.clients.http_failures import count_of, failure_of_exception, retry_after
@@ -57,8 +55,6 @@ class Anthropic(ServiceClient):
         price: what tokens cost, as `Price` has it, or None.
     """
 
-    _key: SecretStr
-
     def __init__(
         self,
         model: str,
@@ -73,7 +69,7 @@ class Anthropic(ServiceClient):
         api_key_file: str | None = None,
         price: PriceSettings = None,
     ) -> None:
-        key = read_api_key(api_key_file, (api_key_variable,), "Anthropic")
+        key = key_for_calls(api_key_file, (api_key_variable,), "Anthropic")
         super().__init__(model, max_output_tokens, timeout_s, key, price)
         if os.environ.get("ANTHROPIC_CUSTOM_HEADERS"):
             raise UserError(
@@ -97,7 +93,9 @@ class Anthropic(ServiceClient):
         return {"model": self.name, **self._decoding, **format_of}
 
     def count_tokens(self, question: Question) -> int | None:
-        """Return the input tokens as the service counts them, or raise `CallFailure`."""
+        """Return the input tokens as the service counts them, or raise `CallFailure`; None without a key."""
+        if self._key is None:
+            return None
         message = self._message(question)
         extra = {name: value for name, value in message["extra_body"].items() if name in COUNTED}
         asked = {name: value for name, value in message.items() if name != "max_tokens"} | {"extra_body": extra}
@@ -149,7 +147,7 @@ class Anthropic(ServiceClient):
 
     def _make_library(self) -> anthropic.Anthropic:
         return anthropic.Anthropic(
-            api_key=self._key.get_secret_value(),
+            api_key=self._secret(),
             base_url=self._base_url,
             timeout=self._timeout_s,
             max_retries=0,

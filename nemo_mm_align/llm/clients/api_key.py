@@ -6,7 +6,9 @@ import logging
 import multiprocessing
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 SECRET_NAME = re.compile(
     r"api.?key|authori[sz]ation|password|passwd|secret|(access|auth|bearer).?token|credential", re.IGNORECASE
 )
+_asks = ContextVar("asks", default=True)
 REPEATS_KEY = "the reply repeats the API key and is not used"
 
 
@@ -42,6 +45,25 @@ def read_api_key(path: str | None, variables: Sequence[str], service: str) -> Se
             service,
         )
     return SecretStr(key)
+
+
+@contextmanager
+def only_estimating() -> Iterator[None]:
+    """Let clients be made without a key within: they are asked nothing (a dry run), and count no tokens by their service."""
+    before = _asks.set(False)
+    try:
+        yield
+    finally:
+        _asks.reset(before)
+
+
+def key_for_calls(path: str | None, variables: Sequence[str], service: str) -> SecretStr | None:
+    """Return the key as `read_api_key` does; None where there is none and nothing is to be asked (`only_estimating`)."""
+    given = path is not None or any(os.environ.get(name, "").strip() for name in variables)
+    if given or _asks.get():
+        return read_api_key(path, variables, service)
+    log.info("no API key for %s (%s): nothing is counted by the service", service, " or ".join(variables))
+    return None
 
 
 def refuse_secrets(values: Any, where: str) -> None:

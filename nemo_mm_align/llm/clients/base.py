@@ -27,7 +27,7 @@ class ServiceClient(ABC):
         name: of the model.
         max_output_tokens: limit of a reply, thinking included.
         timeout_s: seconds after which a call is given up, from connecting to the last byte of the reply.
-        key: the API key; None for a service that wants none.
+        key: the API key; None for a service that wants none, and for a client that is asked nothing.
         price: what tokens cost, as `Price` has it, or None.
     """
 
@@ -60,6 +60,11 @@ class ServiceClient(ABC):
     def hide(self, text: str) -> str:
         """Return a text without the key, in whatever spelling it stands there."""
         return hide_key(text, self._key)
+
+    def _secret(self) -> str:
+        """The key, for a call to a service that wants one."""
+        assert self._key is not None, "a client that was made without a key is asked nothing"
+        return self._key.get_secret_value()
 
     @abstractmethod
     def _message(self, question: Question) -> Any:

@@ -49,7 +49,7 @@ class Gemini(GeminiService):
         self._schemas: dict[str, Any] = {}
 
     def _make_library(self) -> Any:
-        client = make_client(self._key, self._api_endpoint, self._timeout_s)
+        client = make_client(self._secret(), self._api_endpoint, self._timeout_s)
         # The client's exceptions for replies that are no JSON do not carry them.
         client.transport._session.hooks["response"].append(self._keep)
         return client

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from google.protobuf import json_format
-from pydantic import SecretStr
 
 from nemo_mm_align.llm.clients.transport import bound, read_environment_once
 
@@ -32,11 +31,11 @@ rest_base.json_format = SimpleNamespace(**{**vars(json_format), "MessageToJson":
 _configure_lock = threading.Lock()
 
 
-def make_client(key: SecretStr, api_endpoint: str | None, timeout_s: float) -> Any:
+def make_client(key: str, api_endpoint: str | None, timeout_s: float) -> Any:
     """Return a new REST client with a connection of its own, for one thread; its calls are bounded by `transport`."""
     options = {"api_endpoint": api_endpoint} if api_endpoint else None
     with _configure_lock:
-        genai.configure(api_key=key.get_secret_value(), transport="rest", client_options=options)
+        genai.configure(api_key=key, transport="rest", client_options=options)
         client = get_default_generative_client()
     read_environment_once(bound(client.transport._session, timeout_s), client.transport._host)
     return client

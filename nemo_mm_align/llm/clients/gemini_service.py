@@ -6,10 +6,8 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import SecretStr
-
 from nemo_mm_align.core.credentials import GOOGLE_KEYS
-from nemo_mm_align.llm.clients.api_key import conceal, read_api_key
+from nemo_mm_align.llm.clients.api_key import conceal, key_for_calls
 from nemo_mm_align.llm.clients.base import ServiceClient
 from nemo_mm_align.llm.clients.gemini_messages import Decoding, GeminiMessage, build_message
 from nemo_mm_align.llm.clients.gemini_replies import read_batch_reply, read_reply
@@ -29,7 +27,6 @@ class GeminiService(ServiceClient):
         price: what tokens cost, as `Price` has it, or None.
     """
 
-    _key: SecretStr
     most_top_logprobs = 20
 
     def __init__(
@@ -40,7 +37,7 @@ class GeminiService(ServiceClient):
         api_key_file: str | None,
         price: PriceSettings,
     ) -> None:
-        key = read_api_key(api_key_file, GOOGLE_KEYS, "Gemini")
+        key = key_for_calls(api_key_file, GOOGLE_KEYS, "Gemini")
         super().__init__(decoding.model, decoding.max_output_tokens, timeout_s, key, price)
         self._decoding, self._api_endpoint = decoding, api_endpoint
 
@@ -50,7 +47,9 @@ class GeminiService(ServiceClient):
         return self._decoding.settings
 
     def count_tokens(self, question: Question) -> int | None:
-        """Return the input tokens as the service counts them, or raise `CallFailure`."""
+        """Return the input tokens as the service counts them, or raise `CallFailure`; None without a key."""
+        if self._key is None:
+            return None
         message = self._message(question)
         try:
             return self._count(self._library(), message)

@@ -61,7 +61,7 @@ class GoogleGenai(GeminiService):
             timeout=round(self._timeout_s * 1000),
             httpx_client=bounded_client(httpx, self._timeout_s, self._api_endpoint or SERVICE),
         )
-        return genai.Client(vertexai=False, api_key=self._key.get_secret_value(), http_options=options)
+        return genai.Client(vertexai=False, api_key=self._secret(), http_options=options)
 
     def _generate(self, client: Any, message: GeminiMessage) -> Mapping[str, Any]:
         config = types.GenerateContentConfig.model_validate(

@@ -10,7 +10,7 @@ import requests
 from pydantic import SecretStr
 
 from nemo_mm_align.llm.clients.addresses import check_address
-from nemo_mm_align.llm.clients.api_key import read_api_key
+from nemo_mm_align.llm.clients.api_key import key_for_calls
 from nemo_mm_align.llm.clients.base import ServiceClient
 from nemo_mm_align.llm.clients.http_failures import failure_of_exception
 from nemo_mm_align.llm.clients.openai_messages import ChatSettings, build_body
@@ -67,7 +67,7 @@ class OpenAICompatible(ServiceClient):
         key: SecretStr | None = None
         if api_key_file is not None or api_key_variable is not None:
             service = f"{base_url} (if it wants none: judge.api_key_variable=null)"
-            key = read_api_key(api_key_file, (api_key_variable or "",), service)
+            key = key_for_calls(api_key_file, (api_key_variable or "",), service)
         super().__init__(model, max_output_tokens, timeout_s, key, price)
         self._url = url
 
