@@ -8,7 +8,7 @@ from typing import Any
 from nemo_mm_align.evaluation import findings, markdown, tables, wording
 from nemo_mm_align.evaluation.comparison import Changes, ComparedTask, Comparison, Difference
 from nemo_mm_align.evaluation.intervals import bounds_of
-from nemo_mm_align.evaluation.measures import Measure, measure_of
+from nemo_mm_align.evaluation.measures import Measure, measure_of, shown_of
 from nemo_mm_align.evaluation.permutation import comparisons
 from nemo_mm_align.reporting.page import render
 from nemo_mm_align.reporting.tables import Cell, bracket, measured
@@ -128,8 +128,7 @@ def _p(one: Difference) -> str:
 
 
 def _columns(task: ComparedTask) -> list[Measure]:
-    present = {figure for of in task.methods.values() for figure in of}
-    return [measure for measure in task.measures if measure.name in present]
+    return shown_of(task.measures, task.methods.values())
 
 
 def _methods(task: ComparedTask) -> dict[str, Any]:

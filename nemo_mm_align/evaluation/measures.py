@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -22,6 +23,7 @@ class Measure(BaseModel):
         better: which direction is better; None: neither.
         digits: that tables show.
         grouped: one value per part of an answer or group of prompts; it has no column of its own.
+        shown_at_zero: whether reports show it where all methods have 0; False for what is worth a word only where it happens.
         about: what it means, in a sentence.
     """
 
@@ -33,6 +35,7 @@ class Measure(BaseModel):
     better: Literal["higher", "lower"] | None = "higher"
     digits: int = 2
     grouped: bool = False
+    shown_at_zero: bool = True
     about: str = ""
 
 
@@ -76,6 +79,15 @@ class Measurement(BaseModel):
     def unreliable(self) -> bool:
         """Whether so many failed that it is not compared: what a judge fails at is no random part."""
         return self.failed_share > FAILED_SHARE
+
+
+def shown_of(measures: Iterable[Measure], methods: Iterable[Mapping[str, Measurement]]) -> list[Measure]:
+    """Return the measures that reports show: those that a method has a value of, see `Measure.shown_at_zero`."""
+    values: dict[str, list[float]] = {}
+    for of_method in methods:
+        for name, found in of_method.items():
+            values.setdefault(name, []).append(found.value)
+    return [one for one in measures if one.name in values and (one.shown_at_zero or any(values[one.name]))]
 
 
 def measure_of(name: str, measures: tuple[Measure, ...]) -> Measure | None:

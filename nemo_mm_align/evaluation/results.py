@@ -14,7 +14,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.run_health import Verdict
 from nemo_mm_align.evaluation.cost import Cost
 from nemo_mm_align.evaluation.intervals import Interval
-from nemo_mm_align.evaluation.measures import Measure, Measurement
+from nemo_mm_align.evaluation.measures import Measure, Measurement, shown_of
 from nemo_mm_align.recipes.registry import paper_recipes
 
 BASE = "base"
@@ -241,9 +241,9 @@ class Results(Section):
 
     @property
     def columns(self) -> list[Measure]:
-        """Measures that any method has a value of, but the first and those with a value per part."""
-        present = {name for method in self.methods.values() for name in method.measurements}
-        return [measure for measure in self.measures[1:] if not measure.grouped and measure.name in present]
+        """Measures that reports show of the methods, but the first and those with a value per part."""
+        shown = shown_of(self.measures[1:], (method.measurements for method in self.methods.values()))
+        return [measure for measure in shown if not measure.grouped]
 
     @property
     def missing_methods(self) -> list[str]:

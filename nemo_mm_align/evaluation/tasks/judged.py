@@ -25,6 +25,7 @@ SEVERAL = Measure(
     label="Several ratings",
     share=True,
     better=None,
+    shown_at_zero=False,
     about="Several ratings: answers whose judge wrote several different ratings in one reply.",
 )
 CATEGORY = Measure(name="category", label="By category", grouped=True)

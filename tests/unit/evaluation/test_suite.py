@@ -7,15 +7,20 @@ import pytest
 from PIL import Image
 
 from nemo_mm_align.evaluation import findings
+from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.cost import Cost, total_cost
 from nemo_mm_align.evaluation.finished import read_tasks
 from nemo_mm_align.evaluation.length_plot import length_bins
+from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.overview import overview_figures, overview_heads, overview_rows, regression_note
 from nemo_mm_align.evaluation.permutation import sign_flip_p_values
+from nemo_mm_align.evaluation.section import section_of
 from nemo_mm_align.evaluation.suite import Suite, TaskReport, write_suite
+from nemo_mm_align.evaluation.summary import summarise
 from nemo_mm_align.evaluation.tables import ReportSample
+from nemo_mm_align.evaluation.tasks.judged import SEVERAL
 from nemo_mm_align.schema.records import Prompt, Turn
-from tests.unit.evaluation.several_tasks import METHODS, SCHEMA, dialogue, evaluate, results_of
+from tests.unit.evaluation.several_tasks import METHODS, SCHEMA, Dialogues, dialogue, evaluate, results_of
 
 HOSTILE = '<script>alert("x")</script> & <b> | *'
 
@@ -199,3 +204,25 @@ def test_the_overview_has_more_rows_than_columns():
     assert [row[0].value for row in rows] == [f"{name}: Score (of 10)" for name in tasks]
     assert rows[0][2].value == "6.25"
     assert overview_heads({"a": one})[0] == "Method"
+
+
+class Graded(Dialogues):
+    """With a share that is worth a column only where it happens."""
+
+    measures = (*Dialogues.measures[:1], SEVERAL)
+
+
+@pytest.mark.parametrize(("several", "shown"), [(0.0, False), (1.0, True)])
+def test_a_share_that_is_zero_everywhere_has_no_column_and_no_plot(several: float, shown: bool) -> None:
+    def answers(last: float) -> list[ScoredAnswer]:
+        return [
+            ScoredAnswer(prompt_id=str(n), answer="a", values={"score": 5.0, SEVERAL.name: last * (n == 3)})
+            for n in range(4)
+        ]
+
+    methods = {"base": answers(0.0), "dpo": answers(several)}
+    results = summarise([SeedAnswers(seed=0, methods=methods)], SCHEMA, Graded(), bootstrap=True)
+    section = section_of(TaskReport(results, SCHEMA, scored=methods))
+    assert (SEVERAL.label in section["method_heads"], section["shares_plot"] is not None) == (shown, shown)
+    assert (SEVERAL.about in section["abouts"]) == shown
+    assert results.methods["dpo"].measurements[SEVERAL.name].value == several / 4, "results.json has it"
