@@ -30,7 +30,7 @@ def warn_of_unused(
         own = [value for prompt in prompts if (value := getattr(prompt.decoding, name, None)) is not None]
         value = getattr(run, name)
         if name in typed and any(one != value for one in own):
-            remedy = f"set it by tasks.{task}.{name}" if name in section else "the task prescribes it"
+            remedy = f"set it by {_setting(task, name)}" if name in section else "the task prescribes it"
             logger.warning(
                 "%s=%s: not for %d of %d prompts of the task %s, which bring their own (%s); %s",
                 name,
@@ -48,8 +48,13 @@ def _shown(values: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
+def _setting(task: str, name: str) -> str:
+    """How a task's setting is written on a command line, where its section may not have it yet."""
+    return f"'tasks={{{task}: {{{name}: ...}}}}'"
+
+
 def limit_key(prompt: Prompt, task: str | None) -> str:
     """Return the setting that bounds a prompt's answer: the run's, the task's that brings it, or the prompt's own."""
     if prompt.decoding is None or prompt.decoding.max_new_tokens is None:
         return LIMIT
-    return f"decoding.{LIMIT} of these prompts" if task is None else f"tasks.{task}.{LIMIT}"
+    return f"decoding.{LIMIT} of these prompts" if task is None else f"tasks.{task}.{LIMIT} ({_setting(task, LIMIT)})"

@@ -174,7 +174,7 @@ def test_typed_settings_that_a_tasks_own_take_the_place_of_are_said(
     ]
     warn_of_unused("own", pope, [request("a", decoding=Decoding(max_new_tokens=3)).prompt], RUN, ("max_new_tokens",))
     assert caplog.records[-1].message.endswith(
-        "1 of 1 prompts of the task own, which bring their own (3); set it by tasks.own.max_new_tokens"
+        "1 of 1 prompts of the task own, which bring their own (3); set it by 'tasks={own: {max_new_tokens: ...}}'"
     )
 
 
@@ -185,9 +185,13 @@ def test_what_bounds_an_answer_is_named_where_the_model_has_too_few_positions(
     long = Decoding(max_new_tokens=100_000)
     for found, task, limit in (
         (request("a"), "own", "max_new_tokens"),
-        (request("a", decoding=long), "own", "tasks.own.max_new_tokens"),
+        (request("a", decoding=long), "own", r"tasks.own.max_new_tokens \('tasks={own: {max_new_tokens: ...}}'\)"),
         (request("a", decoding=long), None, "decoding.max_new_tokens of these prompts"),
-        (request("a", "w2", decoding=long), "own", "tasks.own.max_new_tokens"),
+        (
+            request("a", "w2", decoding=long),
+            "own",
+            r"tasks.own.max_new_tokens \('tasks={own: {max_new_tokens: ...}}'\)",
+        ),
     ):
         run = replace(RUN, max_new_tokens=RUN.max_new_tokens if found.prompt.decoding else 100_000)
         with pytest.raises(UserError, match=rf"The model has 128 positions: lower {limit}, or "):
