@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -82,14 +82,17 @@ def _judges(config: Mapping[str, Any], tasks: Mapping[str, Task], settings: Eval
         yield NO_JUDGES
         return
     schema, runner, budget = settings.attribute_schema, settings.runner, settings.budget
-    asker = None
-    if asking:
-        client = _client(build_judge(config, schema), asking[0])
-        asker = QuestionAsker(client, settings.questions_ledger, settings.asking)
-    if not rated:
-        yield Judges(None, asker, asker.client.price if asker else None)
-        return
-    with rated_by(config, schema, settings.ratings_ledger, runner, budget, settings.estimate) as rate:
+    with ExitStack() as opened:
+        asker = None
+        if asking:
+            client = _client(build_judge(config, schema), asking[0])
+            asker = opened.enter_context(QuestionAsker(client, settings.questions_ledger, settings.asking))
+        if not rated:
+            yield Judges(None, asker, asker.client.price if asker else None)
+            return
+        rate = opened.enter_context(
+            rated_by(config, schema, settings.ratings_ledger, runner, budget, settings.estimate)
+        )
         judge = rate.context.judge  # not made twice: one may hold a model
         yield Judges(rate, asker, price_of(judge), judge.settings)
 
