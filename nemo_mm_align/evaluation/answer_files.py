@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task
+from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task, answered_by
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records, resolve_image
 
@@ -70,15 +70,8 @@ class AnswerReader:
                     "per prompt: generate with one candidate."
                 )
             candidate, attributes = line.candidates[0], line.sampling.get("attributes")
-            yield Answered(
-                prompt,
-                candidate.text,
-                candidate.num_tokens,
-                self.schema.check_some(attributes) if attributes else None,
-                self._images(prompt),
-                follow_up_answers=candidate.follow_up_answers,
-                finish_reason=candidate.finish_reason,
-            )
+            asked = self.schema.check_some(attributes) if attributes else None
+            yield answered_by(prompt, candidate, self._images(prompt), asked)
 
     def _of_the_field(self, path: Path, prompt_id: str, texts: Sequence[str]) -> Answered:
         prompt = self._prompt(path, prompt_id)

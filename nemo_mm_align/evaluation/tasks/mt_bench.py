@@ -152,19 +152,15 @@ class MTBenchTask:
     def _scored(self, one: Answered) -> ScoredAnswer:
         question = item_of(one.prompt, self.bench.questions, self.name)
         judged = [judged_of(one.judged, f"turn_{turn}") for turn in range(1, len(question.turns) + 1)]
-        answers = (one.text, *one.follow_up_answers)
-        words = sum(len(text.split()) for text in answers)
         about: dict[str, Any] = {
             "kind": "questions with an image" if one.prompt.images else "questions",
-            "follow_up_answers": one.follow_up_answers,
             "source": question.category,
-            "num_words": words,
             "notes": (WRONG,) if one.prompt.id in self.bench.wrong_references else (),
             "judgements": tuple(nearest_reply(turn, RATING) for turn in judged),
         }
         if not any(turn.values for turn in judged):
             return unrated_answer(one, judged, **about)
-        values = _values(judged, question.category) | {WORDS.name: words / len(answers)}
+        values = _values(judged, question.category) | {WORDS.name: one.num_words / (1 + len(one.follow_up_answers))}
         return scored_answer(one, values, missing=_missing(values, len(judged), question.category), **about)
 
 

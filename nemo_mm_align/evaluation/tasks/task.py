@@ -18,7 +18,7 @@ from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.sources import SourceFile
 from nemo_mm_align.evaluation.statistics import Statistic
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Prompt
+from nemo_mm_align.schema.records import Candidate, Prompt
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,13 @@ class Answered:
     """A prompt with a model's answer.
 
     Args:
+        num_tokens: of all its answers, if the generator told it.
         asked: the attribute values that it was asked for, if any.
         image_paths: where the prompt's images lie.
         ratings: what a judge says of it, for a task that wants it; None where the judge said nothing (`failure`).
         follow_up_answers: to the prompt's follow-ups, as many as could be asked.
         judged: what a judge replied to the task's own questions about it, by their keys.
-        finish_reason: ``length`` where the limit cut the answer; "" where nobody said.
+        finish_reason: ``length`` where the limit cut an answer; "" where nobody said.
     """
 
     prompt: Prompt
@@ -44,6 +45,26 @@ class Answered:
     follow_up_answers: tuple[str, ...] = ()
     judged: Mapping[str, Judged] = field(default_factory=dict)
     finish_reason: str = ""
+
+    @property
+    def num_words(self) -> int:
+        """Words of all its answers."""
+        return sum(len(text.split()) for text in (self.text, *self.follow_up_answers))
+
+
+def answered_by(
+    prompt: Prompt, candidate: Candidate, images: tuple[Path, ...], asked: Mapping[str, float] | None = None
+) -> Answered:
+    """Return a prompt with what a model answered: tokens of all its answers, ``length`` where the limit cut one."""
+    return Answered(
+        prompt,
+        candidate.text,
+        candidate.total_tokens,
+        asked,
+        images,
+        follow_up_answers=candidate.follow_up_answers,
+        finish_reason=candidate.ended,
+    )
 
 
 class Task(Protocol):
