@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.evaluation.tasks.optional import takes_folders
 from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task, answered_by
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records, resolve_image
@@ -36,7 +37,7 @@ class AnswerReader:
         Raises:
             UserError: an answer to an unknown prompt, or several candidates of one prompt.
         """
-        if path.is_dir() and not getattr(self.task, "answer_folders", False):
+        if path.is_dir() and not takes_folders(self.task):
             raise UserError(f"{path}: a folder; give the file with the answers.")
         if isinstance(self.task, FieldFiles) and (found := self.task.read_answers(path)) is not None:
             return [self._of_the_field(path, *item) for item in found.items()]

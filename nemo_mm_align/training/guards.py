@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.evaluation.tasks.task import AsksJudge, BringsPrompts, Task, answered_by, build_task, scored_by
+from nemo_mm_align.evaluation.tasks.optional import asks_judge
+from nemo_mm_align.evaluation.tasks.task import BringsPrompts, Task, answered_by, build_task, scored_by
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.image_check import verify_images
 from nemo_mm_align.inference.requests import check_lengths, make_requests
@@ -145,7 +146,7 @@ def open_guards(
 
 
 def _judgeless(task: Task) -> Task:
-    if getattr(task, "rated", False) or isinstance(task, AsksJudge):
+    if asks_judge(task):
         raise UserError(
             f"guards.task: {task.name} asks a judge, and there is none in a training. Take a task that scores by itself, or "
             "evaluate a checkpoint with scripts/evaluate.py."
