@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -22,11 +22,12 @@ from nemo_mm_align.cli.command import command
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.asking import QuestionAsker
 from nemo_mm_align.evaluation.generating import generate_for
-from nemo_mm_align.evaluation.judges import NO_JUDGES, Judges, asks
+from nemo_mm_align.evaluation.judges import NO_JUDGES, Judges
 from nemo_mm_align.evaluation.results import Reproduction
 from nemo_mm_align.evaluation.settings import EvaluateSettings, check_start, settings_of
 from nemo_mm_align.evaluation.stage import dry_run, evaluate
 from nemo_mm_align.evaluation.task_settings import task_sections
+from nemo_mm_align.evaluation.tasks.optional import asks_judge, is_rated
 from nemo_mm_align.evaluation.tasks.task import AsksJudge, Task, build_task
 from nemo_mm_align.evaluation.wandb_tables import check_run, log_tables
 from nemo_mm_align.labeling.judge import Judge, price_of
@@ -76,21 +77,22 @@ def _check_either(config: DictConfig) -> None:
 @contextmanager
 def _judges(config: Mapping[str, Any], tasks: Mapping[str, Task], settings: EvaluateSettings) -> Iterator[Judges]:
     """Make the judge for those tasks that ask one; worker processes, where there are any, end with it."""
-    rated = [task for task in tasks.values() if getattr(task, "rated", False)]
+    rated = [task for task in tasks.values() if is_rated(task)]
     asking = [name for name, task in tasks.items() if isinstance(task, AsksJudge)]
-    if not any(map(asks, tasks.values())):
+    if not any(map(asks_judge, tasks.values())):
         yield NO_JUDGES
         return
     schema, runner, budget = settings.attribute_schema, settings.runner, settings.budget
-    asker = None
-    if asking:
-        client = _client(build_judge(config, schema, not settings.dry_run), asking[0])
-        asker = QuestionAsker(client, settings.questions_ledger, settings.asking)
-    if not rated:
-        yield Judges(None, asker, asker.client.price if asker else None)
-        return
-    ledger, estimate = settings.ratings_ledger, settings.estimate
-    with rated_by(config, schema, ledger, runner, budget, estimate, not settings.dry_run) as rate:
+    with ExitStack() as opened:
+        asker = None
+        if asking:
+            client = _client(build_judge(config, schema, not settings.dry_run), asking[0])
+            asker = opened.enter_context(QuestionAsker(client, settings.questions_ledger, settings.asking))
+        if not rated:
+            yield Judges(None, asker, asker.client.price if asker else None)
+            return
+        ledger, estimate = settings.ratings_ledger, settings.estimate
+        rate = opened.enter_context(rated_by(config, schema, ledger, runner, budget, estimate, not settings.dry_run))
         judge = rate.context.judge  # not made twice: one may hold a model
         yield Judges(rate, asker, price_of(judge), judge.settings)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_mm_align.core.errors import RecordError, UserError
-from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task
+from nemo_mm_align.evaluation.tasks.optional import takes_folders
+from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task, answered_by
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records, resolve_image
 
@@ -41,7 +42,7 @@ class AnswerReader:
         Raises:
             UserError: an answer to an unknown prompt, or several candidates of one prompt.
         """
-        if path.is_dir() and not getattr(self.task, "answer_folders", False):
+        if path.is_dir() and not takes_folders(self.task):
             raise UserError(f"{path}: a folder; give the file with the answers.")
         if isinstance(self.task, FieldFiles) and (found := self.task.read_answers(path)) is not None:
             return [self._of_the_field(path, *item) for item in found.items()]
@@ -97,15 +98,8 @@ class AnswerReader:
                     "per prompt: generate with one candidate."
                 )
             candidate, attributes = line.candidates[0], line.sampling.get("attributes")
-            yield Answered(
-                prompt,
-                candidate.text,
-                candidate.num_tokens,
-                self.schema.check_some(attributes) if attributes else None,
-                self._images(prompt),
-                follow_up_answers=candidate.follow_up_answers,
-                finish_reason=candidate.finish_reason,
-            )
+            asked = self.schema.check_some(attributes) if attributes else None
+            yield answered_by(prompt, candidate, self._images(prompt), asked)
 
     def _of_the_field(self, path: Path, prompt_id: str, texts: Sequence[str]) -> Answered:
         prompt = self._prompt(path, prompt_id)

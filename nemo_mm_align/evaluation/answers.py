@@ -17,8 +17,8 @@ class ScoredAnswer(Record):
         source: where the prompt comes from, for example ``easy_vqa`` or ``charts``.
         values: of the measures that apply to it, by name; shares are 0 or 1.
         ratings: the judge's value of every attribute of the schema, by name; empty where nobody rated it.
-        num_words: length of the answer in words.
-        num_tokens: length in tokens, if the generator told it.
+        num_words: length in words, of all answers of a dialogue.
+        num_tokens: length in tokens, of all answers of a dialogue, if the generator told it.
         notes: what a reader of the report should know of the prompt.
         asked: the attribute values the answer was asked for, if it was steered.
         failed: why nobody could score it; it then has no values.

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nemo_mm_align.core.configuration import StrictModel
 from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.evaluation.judging import Judged
-from nemo_mm_align.evaluation.question_calls import Asked, QuestionCall, QuestionLedger, question_key, readable
+from nemo_mm_align.evaluation.kept_replies import Said, kept_replies, with_new_replies
+from nemo_mm_align.evaluation.question_calls import Asked, QuestionCall, QuestionLedger
 from nemo_mm_align.llm.client import LanguageModel, check_probabilities
 from nemo_mm_align.llm.question import QuestionImage
 from nemo_mm_align.llm.running.admission import Admission, open_admission
@@ -49,7 +51,7 @@ class AskingSettings(StrictModel):
 
 
 class QuestionAsker:
-    """Asks a language model what tasks want to know.
+    """Asks a language model what tasks want to know, task after task; its ``with`` block keeps the ledger open between them.
 
     Args:
         client: who is asked.
@@ -63,7 +65,22 @@ class QuestionAsker:
     def __init__(self, client: LanguageModel, ledger: Path, settings: AskingSettings) -> None:
         settings.budget.check(client.price)
         self.client, self.path, self.settings = client, ledger, settings
-        self._hashes = ImageHashes()
+        self._hashes, self._opened = ImageHashes(), ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._opened.close()
+
+    @cached_property
+    def _ledger(self) -> QuestionLedger:
+        """Opened by the first question: what is not asked neither makes nor locks a file."""
+        return self._opened.enter_context(QuestionLedger(self.path))
+
+    @cached_property
+    def _ledger_to_read(self) -> QuestionLedger:
+        return self._opened.enter_context(QuestionLedger(self.path, read_only=True))
 
     @cached_property
     def configuration(self) -> dict[str, Any]:
@@ -85,23 +102,24 @@ class QuestionAsker:
         self._check(asked)
         if not asked:
             return [], Spent()
-        whole = [self._with_hashes(one) for one in asked]
-        with QuestionLedger(self.path) as ledger:
-            calls = [self._calls(ledger, one) for one in whole]
-            self._run(ledger, [call for some in calls for call in some])
-            judged = [self._judged(ledger, some) for some in calls]
-            return judged, spent_on(ledger, {call.key for some in calls for call in some}, self.client.name)
+        calls, ledger = self._calls(asked), self._ledger
+        said = kept_replies(ledger, calls)
+        self._run(ledger, said)
+        said = with_new_replies(ledger, said)
+        times = self.settings.repeat
+        judged = [self._judged(ledger, said[start : start + times]) for start in range(0, len(said), times)]
+        return judged, spent_on(ledger, {call.key for call, _ in said}, self.client.name)
 
     def dry_run(self, asked: Sequence[Asked]) -> Estimate | None:
         """Return what asking would cost; nothing is asked that costs, nothing is written. None without questions."""
         self._check(asked)
         if not asked:
             return None
-        with QuestionLedger(self.path, read_only=True) as ledger:
-            calls = [call for one in asked for call in self._calls(ledger, self._with_hashes(one))]
-            with self._admission(ledger, calls[0]) as admission:
-                work = survey(calls, ledger, self.settings.runner, admission.estimator)
-                return estimate(work, ledger.spending(self.fingerprint), self.settings.runner, admission)
+        ledger = self._ledger_to_read
+        calls = [call for call, _ in kept_replies(ledger, self._calls(asked))]
+        with self._admission(ledger, calls[0]) as admission:
+            work = survey(calls, ledger, self.settings.runner, admission.estimator)
+            return estimate(work, ledger.spending(self.fingerprint), self.settings.runner, admission)
 
     def _check(self, asked: Sequence[Asked]) -> None:
         """Raise `UserError` where a question wants what the judge's service cannot give."""
@@ -121,18 +139,13 @@ class QuestionAsker:
     def _hash(self, path: Path) -> str:
         return self._hashes.of(path, lambda _: read_image_bytes(path))
 
-    def _calls(self, ledger: QuestionLedger, asked: Asked) -> list[QuestionCall]:
-        keys = [self._key(ledger, asked, repeat) for repeat in range(self.settings.repeat)]
-        return [QuestionCall(asked, key, self.client) for key in keys]
-
-    def _key(self, ledger: QuestionLedger, asked: Asked, repeat: int) -> str:
-        """Return the key of a question; a later one where a kept reply cannot be read by the rule of today."""
-        again = 0
-        while True:
-            key = question_key(self.fingerprint, asked.question.question, repeat, again)
-            if not ledger.succeeded(key) or readable(ledger.result(key), asked.question):
-                return key
-            again += 1
+    def _calls(self, asked: Sequence[Asked]) -> list[QuestionCall]:
+        """Return `repeat` calls for each question."""
+        return [
+            QuestionCall(one, self.client, self.fingerprint, repeat)
+            for one in map(self._with_hashes, asked)
+            for repeat in range(self.settings.repeat)
+        ]
 
     def _admission(self, ledger: QuestionLedger, typical: QuestionCall) -> Any:
         settings, client = self.settings, self.client
@@ -147,9 +160,9 @@ class QuestionAsker:
             client.max_output_tokens,
         )
 
-    def _run(self, ledger: QuestionLedger, calls: Sequence[QuestionCall]) -> None:
-        distinct = list({call.key: call for call in calls}.values())
-        to_do = [call for call in distinct if not ledger.succeeded(call.key)]
+    def _run(self, ledger: QuestionLedger, said: Sequence[Said]) -> None:
+        distinct = {call.key: call for call, _ in said}
+        to_do = [call for key, call in distinct.items() if not ledger.succeeded(key)]
         known = len(distinct) - len(to_do)
         log.info(
             "%d questions to %s, %d of them answered before (%s)", len(distinct), self.client.name, known, self.path
@@ -168,10 +181,11 @@ class QuestionAsker:
         if run.stopped_by_signal is not None:
             raise SystemExit(128 + run.stopped_by_signal)
 
-    def _judged(self, ledger: QuestionLedger, calls: Sequence[QuestionCall]) -> Judged:
-        found = [ledger.result(call.key) for call in calls if ledger.succeeded(call.key)]
+    @staticmethod
+    def _judged(ledger: QuestionLedger, said: Sequence[Said]) -> Judged:
+        """Return what was said to one question, however often it was asked."""
+        found = [reply for _, reply in said if reply]
         if not found:
-            kinds = [ledger.failures(call.key).kind for call in calls]
+            kinds = [ledger.failures(call.key).kind for call, _ in said]
             return Judged(failure=next((kind for kind in kinds if kind), NOT_ASKED))
-        read = calls[0].asked.question.read
-        return Judged(tuple(read(attempt.answer) for attempt in found), tuple(attempt.raw for attempt in found))
+        return Judged(tuple(reply.values for reply in found), tuple(reply.text for reply in found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nemo_mm_align.evaluation import plots, tables, wording
+from nemo_mm_align.evaluation import tables, wording
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.tasks.rated import JUDGED
@@ -33,23 +33,3 @@ def _rows(results: Results, measure: Measure) -> Iterator[list[Cell]]:
         figures = [method.measurements.get(f"{measure.name}.{part}") for method in results.methods.values()]
         most = max(one.n + one.failed for one in figures if one is not None)
         yield [Cell(part), Cell(str(most)), *(tables.compared_cell(one, measure.digits) for one in figures)]
-
-
-def cross_talk(results: Results) -> list[dict[str, Any]]:
-    """Return, of each steered model, a table of how judged attributes (columns) move per step asked (rows)."""
-    found = []
-    for method, steering in results.steering_by_method.items():
-        others = list(dict.fromkeys(other for one in steering.values() for other in one.cross_talk))
-        rows = [
-            [
-                Cell(asked),
-                *(Cell(f"{one.cross_talk[other]:+.2f}" if other in one.cross_talk else "–") for other in others),
-            ]
-            for asked, one in steering.items()
-        ]
-        if len(others) > 1:
-            colour = plots.colour_of(method, [*results.methods, *results.steering_by_method])
-            found.append(
-                {"label": wording.label_of(method), "colour": colour, "heads": ["Asked", *others], "rows": rows}
-            )
-    return found

@@ -20,7 +20,7 @@ from nemo_mm_align.evaluation.permutation import holm
 from nemo_mm_align.evaluation.resampled import Pair, RunFigures, run_figures
 from nemo_mm_align.evaluation.results import Results
 from nemo_mm_align.evaluation.statistics import Statistic
-from nemo_mm_align.evaluation.tasks.task import statistics_of
+from nemo_mm_align.evaluation.tasks.optional import statistics_of
 from nemo_mm_align.evaluation.wording import listing
 
 _SHOWN = 5

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.asking import QuestionAsker
 from nemo_mm_align.evaluation.question_calls import Asked
+from nemo_mm_align.evaluation.tasks.optional import is_rated
 from nemo_mm_align.evaluation.tasks.task import Answered, AsksJudge, Task
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.running.dry_run import Estimate
@@ -48,13 +49,13 @@ class Judges:
 
     def settings_for(self, task: Task) -> dict[str, Any]:
         """Return how a task's judge is asked: the rubric of labelling is none of a task's that has words of its own."""
-        if getattr(task, "rated", False):
+        if is_rated(task):
             return dict(self.settings)
         return dict(self.asker.client.settings) if self.asker is not None and isinstance(task, AsksJudge) else {}
 
     def judged(self, name: str, task: Task, answered: Sequence[Answered]) -> tuple[list[Answered], Spent | None]:
         """Return a task's answers with all that it wants to know of a judge, in order, and what that cost."""
-        if getattr(task, "rated", False):
+        if is_rated(task):
             rate = self._rate(task)
             return list(rate(answered)), rate.spent
         if not isinstance(task, AsksJudge):
@@ -68,7 +69,7 @@ class Judges:
 
     def dry_run(self, name: str, task: Task, answered: Sequence[Answered]) -> Estimate | None:
         """Return what a task would ask and cost; None where nobody is asked."""
-        if getattr(task, "rated", False):
+        if is_rated(task):
             return self._rate(task).dry_run([(one.prompt, one.image_paths, one.text) for one in answered])
         if not isinstance(task, AsksJudge):
             return None
@@ -92,8 +93,3 @@ class Judges:
 
 
 NO_JUDGES = Judges()
-
-
-def asks(task: Task) -> bool:
-    """Whether a task asks a judge anything."""
-    return bool(getattr(task, "rated", False)) or isinstance(task, AsksJudge)

@@ -22,8 +22,7 @@ Scored = Mapping[str, Sequence[ScoredAnswer]]
 
 def words_of(answer: ScoredAnswer) -> int:
     """Length of all that was answered, in words."""
-    later = sum(len(text.split()) for text in answer.follow_up_answers)
-    return (answer.num_words or len(answer.answer.split())) + later
+    return answer.num_words or sum(len(text.split()) for text in (answer.answer, *answer.follow_up_answers))
 
 
 def length_bins(words: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,8 +31,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Return a table: the first column to the left, the others to the right; a cell's lines stay below each other."""
     ruler = ["---", *["---:"] * (len(heads) - 1)]
     lines = [[escape(head) for head in heads], ruler]
-    lines += [["<br>".join(escape(line) for line in cell.lines) for cell in row] for row in rows]
+    lines += [[_cell(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: Cell) -> str:
+    first, *others = [escape(line) for line in cell.lines] or [""]
+    return "<br>".join([f"**{first}**" if cell.strong else first, *others])
 
 
 def section_parts(section: Mapping[str, Any], level: int) -> list[str]:
@@ -52,7 +57,8 @@ def section_parts(section: Mapping[str, Any], level: int) -> list[str]:
     if section["steering_rows"]:
         parts += [f"{head} Steering: asked against judged", table(section["steering_heads"], section["steering_rows"])]
     for one in section["cross_talk"]:
-        parts += [f"{head}# {escape(one['label'])}: cross-talk per step asked", table(one["heads"], one["rows"])]
+        parts += [f"{head}# {escape(one['label'])}: {section['cross_talk_title']}", table(one["heads"], one["rows"])]
+    parts += [escape(section["cross_talk_about"])] if section["cross_talk"] else []
     return [*parts, f"{head} How this was made", *fact_parts(section["fact_lists"], level + 1)]
 
 

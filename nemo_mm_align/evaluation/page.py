@@ -65,8 +65,9 @@ to the base are paired. {{ s.tests_basis }}</p>
 length: with the number of words held constant. Cross-talk: change of another attribute's judged value per step asked.
 Score: of the answers at each asked value. Slope: change of the judged value per step asked. Never against: share of prompts whose
 judged value never falls as more is asked for; strictly: rises at every step. Range: largest less smallest mean.</p>
-{% for one in s.cross_talk %}<h{{ level + 1 }}>{{ dot(one.colour) }}{{ one.label }}: cross-talk per step asked</h{{ level + 1 }}>
-{{ table(one.heads, one.rows) }}{% endfor %}{% endif %}
+{% for one in s.cross_talk %}<h{{ level + 1 }}>{{ dot(one.colour) }}{{ one.label }}: {{ s.cross_talk_title }}</h{{ level + 1 }}>
+{% if loop.first %}<p class="soft">{{ s.cross_talk_about }}</p>{% endif %}
+{{ table(one.heads, one.rows, narrow=true) }}{% endfor %}{% endif %}
 
 {% if s.length_score_plot %}<h{{ level }}>Score against length</h{{ level }}>
 {{ figure(s.length_score_plot, "Mean score of answers from short to long, a line per method", "Answers in bins of equal size, "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from nemo_mm_align.core.hashing import hash_json
@@ -53,12 +54,45 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """What was read of a judge's reply, and the reply as it came."""
+
+    values: Mapping[str, float]
+    text: str
+
+
+@dataclass(frozen=True)
 class QuestionCall:
-    """See `Call`."""
+    """See `Call`.
+
+    Args:
+        asked: the question.
+        client: who is asked.
+        fingerprint: of the client and its settings.
+        repeat, again: see `question_key`.
+    """
 
     asked: Asked
-    key: str
     client: LanguageModel
+    fingerprint: str
+    repeat: int = 0
+    again: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """What decides its reply."""
+        return question_key(self.fingerprint, self.question(), self.repeat, self.again)
+
+    def once_more(self) -> QuestionCall:
+        """Return the call that is made where the kept reply cannot be read any more."""
+        return replace(self, again=self.again + 1)
+
+    def read(self, attempt: QuestionAttempt) -> Reply | None:
+        """Read a kept reply by the rule of today; None where that cannot read it."""
+        try:
+            return Reply(self.asked.question.read(attempt.answer), attempt.raw)
+        except CallFailure:
+            return None
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -115,12 +149,3 @@ def question_key(fingerprint: str, question: Question, repeat: int = 0, again: i
         "again": again,
     }
     return hash_json(material | {name: value for name, value in further.items() if value}, 32)
-
-
-def readable(attempt: QuestionAttempt, question: TaskQuestion) -> bool:
-    """Whether a kept reply can be read by the rule of today."""
-    try:
-        question.read(attempt.answer)
-    except CallFailure:
-        return False
-    return True

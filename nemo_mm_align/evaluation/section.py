@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from nemo_mm_align.evaluation import findings, length_plot, plots, steering_report, tables, wording
-from nemo_mm_align.evaluation.breakdowns import breakdowns, cross_talk
+from nemo_mm_align.evaluation.breakdowns import breakdowns
+from nemo_mm_align.evaluation.cross_talk import ABOUT, TITLE, cross_talk
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.metrics import TEXT_SCORE
@@ -56,6 +57,8 @@ def _steering(report: TaskReport) -> dict[str, Any]:
         "steering_heads": steering_report.HEADS,
         "steering_rows": list(steering_report.steering_rows(report.results)),
         "cross_talk": cross_talk(report.results),
+        "cross_talk_title": TITLE,
+        "cross_talk_about": ABOUT,
         "steered": [steering_report.steered_card(sample, report.schema) for sample in report.steered],
     }
 

@@ -24,7 +24,8 @@ from nemo_mm_align.evaluation.results import (
 from nemo_mm_align.evaluation.steering import steering_results
 from nemo_mm_align.evaluation.steering_report import SteeredSample
 from nemo_mm_align.evaluation.tables import ReportSample
-from nemo_mm_align.evaluation.tasks.task import AsksJudge, Task, sources_of, statistics_of
+from nemo_mm_align.evaluation.tasks.optional import asks_judge, sources_of, statistics_of
+from nemo_mm_align.evaluation.tasks.task import Task
 from nemo_mm_align.evaluation.tested import add_resampled
 from nemo_mm_align.schema.attributes import AttributeSchema
 
@@ -65,7 +66,7 @@ def summarise(
     resampling = None
     if len(seeds) == 1 and (bootstrap or statistics):
         only = None if bootstrap else {statistic.measure for statistic in statistics}
-        judged = task.measures[0].name if bootstrap and asks(task) else ""
+        judged = task.measures[0].name if bootstrap and asks_judge(task) else ""
         resampling = add_resampled(methods, seeds[0].methods, statistics, only, judged)
     for name, facts in (training or {}).items():
         if name in methods:
@@ -98,11 +99,6 @@ def summarise(
         ],
         reproduction=reproduction,
     )
-
-
-def asks(task: Task) -> bool:
-    """Whether a judge says what a task's answers are worth."""
-    return bool(getattr(task, "rated", False)) or isinstance(task, AsksJudge)
 
 
 def _kinds(seed: SeedAnswers) -> dict[str, int]:

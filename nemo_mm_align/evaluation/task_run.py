@@ -10,6 +10,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answer_files import AnswerReader
 from nemo_mm_align.evaluation.judges import Judges
 from nemo_mm_align.evaluation.settings import EvaluateSettings
+from nemo_mm_align.evaluation.tasks.optional import is_swept, takes_folders
 from nemo_mm_align.evaluation.tasks.task import Answered, BringsPrompts, Task
 from nemo_mm_align.llm.running.dry_run import Estimate
 from nemo_mm_align.llm.running.spent import Spent
@@ -71,7 +72,7 @@ def open_run(settings: EvaluateSettings, name: str, task: Task) -> TaskRun:
     reader = AnswerReader(prompts, settings.attribute_schema, settings.prompts, settings.image_root, task)
     files = {method: _answers_of(settings, path, name, task) for method, path in settings.answers.items()}
     sweeps: dict[str, list[Path]] = dict(settings.steering)
-    if getattr(task, "swept", False):
+    if is_swept(task):
         sweeps |= {method: [path] for method, path in files.items() if path is not None}
         files = {}
     steering = {model: [one for path in paths for one in reader.read(path)] for model, paths in sweeps.items()}
@@ -106,9 +107,9 @@ def _answers_of(settings: EvaluateSettings, path: Path, name: str, task: Task) -
     file = path / f"{name}.jsonl"
     if file.is_file():
         return file
-    if getattr(task, "answer_folders", False) and len(settings.tasks) < 2:
+    if takes_folders(task) and len(settings.tasks) < 2:
         return path
-    if getattr(task, "swept", False):
+    if is_swept(task):
         return None
     raise UserError(f"{path}: has no {file.name}, the answers to task {name}. Generate them, or leave the task out.")
 

@@ -14,7 +14,7 @@ from nemo_mm_align.inference.rollout import Dialogue, RolledOut, check_dialogues
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.follow_ups import follow_ups_fault
 from nemo_mm_align.schema.prompts import Encoder
-from nemo_mm_align.schema.records import CandidateSet
+from nemo_mm_align.schema.records import Candidate, CandidateSet
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class Asking:
             yield [candidate_set(requests[number], found, sampling) for number, found in answers.items()]
 
     def _rolled_out(self, place: int, rolled: RolledOut) -> CandidateSet:
-        first, *others = rolled.answers
-        answers: Answers = (first.model_copy(update={"follow_up_answers": tuple(one.text for one in others)}),)
+        answers: Answers = (Candidate.dialogue(rolled.answers),)
         return candidate_set(self.requests[place], answers, self.dialogues[place].sampling)
 
 

@@ -16,7 +16,8 @@ from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.results import UNASKED
 from nemo_mm_align.evaluation.task_settings import task_sections
-from nemo_mm_align.evaluation.tasks.task import BringsPrompts, build_task, is_swept
+from nemo_mm_align.evaluation.tasks.optional import is_swept, task_class
+from nemo_mm_align.evaluation.tasks.task import BringsPrompts, build_task
 from nemo_mm_align.inference.own_decoding import warn_of_unused
 from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel.source import ModelSource
@@ -45,7 +46,7 @@ def settings_by_file(settings: InferenceSettings, source: ModelSource) -> list[I
         by_folder = {settings.out: _asked(settings)}
     elif settings.variants == "unasked" and settings.asks:
         raise UserError("variants=unasked, and attributes are asked for. Take one of them.")
-    swept = {name for name, section in task_sections(settings.tasks).items() if is_swept(section)}
+    swept = {name for name, section in task_sections(settings.tasks).items() if is_swept(task_class(section))}
     if swept and source.asking is None:
         logger.info("%s: left out, the model cannot be asked for attributes", ", ".join(sorted(swept)))
     sweep = {settings.out: _swept(settings)} if source.asking is not None else {}

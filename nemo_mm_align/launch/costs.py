@@ -11,8 +11,8 @@ from nemo_mm_align.capacity.gpus import GPU, find_gpu
 from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.core.configuration import read
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.evaluation.tasks.optional import is_rated, task_class
 from nemo_mm_align.evaluation.tasks.sizes import TaskSize
-from nemo_mm_align.evaluation.tasks.task import wants_ratings
 from nemo_mm_align.launch import cost_gpu
 from nemo_mm_align.launch.compose import Composed, compose_stage
 from nemo_mm_align.launch.cost_inputs import Asked, asked_prompts, task_settings, task_size
@@ -185,7 +185,7 @@ class Costs:
         return StageCost(job.stage, what, judge=judge_use(job.composed, questions))
 
     def _task_questions(self, job: Job, name: str, own: Mapping[str, Any], times: int) -> Questions | None:
-        if wants_ratings(own):
+        if is_rated(task_class(own)):
             asked = self._asked(job)
             count, tokens = asked.count * times, self._costs.answer_tokens
             return rated_questions(job.composed, asked, count, 1, _schema(job), tokens)

@@ -15,7 +15,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.evaluation.results import BASE, UNASKED
 from nemo_mm_align.evaluation.task_settings import GROUP, config_folders, known_tasks, task_sections
-from nemo_mm_align.evaluation.tasks.task import will_ask
+from nemo_mm_align.evaluation.tasks.optional import asks_judge, task_class
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.workflow.wiring import Wiring
 
@@ -144,9 +144,9 @@ def asks_judge_of(evaluation: Any) -> bool:
     """Whether an evaluation's configuration has a task that wants ratings or asks in its own words; unknown ones do not."""
     tasks = evaluation.get("tasks")
     if not tasks:
-        return will_ask(evaluation.get("task") or {})
+        return asks_judge(task_class(evaluation.get("task") or {}))
     plain: Any = OmegaConf.to_container(tasks, resolve=True)
-    return any(map(will_ask, task_sections(plain).values()))
+    return any(asks_judge(task_class(section)) for section in task_sections(plain).values())
 
 
 def task_files(tasks: Any) -> list[tuple[str, str]]:

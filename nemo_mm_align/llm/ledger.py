@@ -14,8 +14,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from io import FileIO
+from collections.abc import Collection, Iterator, Mapping
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.llm.failures import FailureKind
-from nemo_mm_align.llm.ledger_index import RECENT_S, Failures, Index, timestamp
+from nemo_mm_align.llm.ledger_index import KEY_HEAD, RECENT_S, Failures, Index, timestamp
 from nemo_mm_align.llm.running.spending import Spending
 from nemo_mm_align.schema.records import Record
 
@@ -156,7 +156,7 @@ class Ledger(Generic[AttemptT]):
 
     def results(self, keys: list[str]) -> Iterator[AttemptT | None]:
         """Yield per key the answer that holds, or None; the file is opened once."""
-        with self.path.open("rb") as file:
+        with self._reader() as file:
             for key in keys:
                 offset = self._index.offsets.get(key)
                 if offset is None:
@@ -165,14 +165,21 @@ class Ledger(Generic[AttemptT]):
                     file.seek(offset)
                     yield self._attempt(file.readline(), offset)
 
-    def attempts(self) -> Iterator[AttemptT]:
-        """Yield all attempts in the order of the file, failed ones too."""
-        with self.path.open("rb") if self.path.exists() else open(os.devnull, "rb") as file:
+    def attempts(self, keys: Collection[str] | None = None) -> Iterator[AttemptT]:
+        """Yield all attempts, or those at some keys, in the order of the file, failed ones too."""
+        with self._reader() as file:
             offset = 0
             for line in file:
-                if line.startswith(b'{"key"'):  # the others say who was asked
-                    yield self._attempt(line, offset)
+                head = KEY_HEAD.match(line)  # the others say who was asked
+                if head and (keys is None or head[1] is None or head[1].decode() in keys):
+                    attempt = self._attempt(line, offset)
+                    if keys is None or attempt.key in keys:
+                        yield attempt
                 offset += len(line)
+
+    def _reader(self) -> BufferedReader:
+        """The file, to be read from its start; one that is not there reads as empty."""
+        return (self.path if self.path.exists() else Path(os.devnull)).open("rb")
 
     def add_configuration(self, fingerprint: str, configuration: dict[str, Any]) -> None:
         """Record what the attempts that name `fingerprint` were asked with, unless it stands in the ledger already."""

@@ -22,6 +22,9 @@ SUCCESS_HEAD = re.compile(
 )
 """The part of a success that the index needs: it stands first in its line, since texts of several kB follow."""
 
+KEY_HEAD = re.compile(rb'\{"key"(?:: "([^"\\]+)",)?')
+"""The start of every attempt, with its key where that is written without escapes."""
+
 
 @dataclass
 class Failures:

@@ -53,6 +53,8 @@ section.task > h2 { border: 0; margin: 0; font-size: 1.35rem; }
 @media (max-width: 520px) { main { padding: 1.25rem .8rem 3rem; } th, td { padding: .4rem .45rem; }
   .sample header { flex-wrap: wrap; } .sample td:first-child { white-space: normal; } dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .4rem; }
+  .narrow th + th { writing-mode: vertical-rl; vertical-align: bottom; } .narrow th, .narrow td { padding: .4rem .2rem; }
+  .narrow th + th, .narrow td + td { text-align: center; }
   .scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: #fff; } }
 @media print { .sample p.said { max-height: none; } }
 .question { font-weight: 600; }
@@ -85,10 +87,12 @@ PARTS = """\
 
 {% macro dot(colour) %}{% if colour %}<span class="dot" style="background: {{ colour }}"></span>{% endif %}{% endmacro %}
 
-{% macro table(heads, rows) %}<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>
+{% macro table(heads, rows, narrow=false) %}{# narrow: many columns of short values, whose heads turn on small screens #}
+<div class="scroll" tabindex="0" role="region" aria-label="Table"><table{% if narrow %} class="narrow"{% endif %}>
 <thead><tr>{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in rows %}<tr>{% for cell in row %}<td>
-{%- if cell.colour %}<span class="named">{{ dot(cell.colour) }}{{ cell.value }}</span>{% else %}{{ cell.value }}{% endif %}
+{%- if cell.colour %}<span class="named">{{ dot(cell.colour) }}{{ cell.value }}</span>
+{%- elif cell.strong %}<strong>{{ cell.value }}</strong>{% else %}{{ cell.value }}{% endif %}
 {%- if cell.small %}<small{% if cell.wraps %} class="wrap"{% endif %}>{{ cell.small }}</small>{% endif %}
 {%- for line in cell.more %}<small>{{ line }}</small>{% endfor %}
 {%- if cell.worry %}<small class="worry">{{ cell.worry }}</small>{% endif %}</td>{% endfor %}</tr>

@@ -20,6 +20,7 @@ class Cell:
         colour: of a dot before it.
         more: further lines below it.
         worry: what stands last, so that nobody overlooks it.
+        strong: whether its value is in bold.
     """
 
     value: str
@@ -28,6 +29,7 @@ class Cell:
     colour: str = ""
     more: tuple[str, ...] = ()
     worry: str = ""
+    strong: bool = False
 
     @property
     def lines(self) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -130,16 +130,60 @@ def prompt_kind(add_image_placeholders: bool) -> type[Prompt]:
     return PlacedPrompt if add_image_placeholders else Prompt
 
 
-class Candidate(Record):
-    """One sampled answer. `finish_reason` is ``stop`` or ``length`` (cut at the token limit).
+FinishReason = Literal["stop", "length"]
 
-    `follow_up_answers` are those to the prompt's `follow_ups`, as many as could be asked; `num_tokens` is of the first.
+
+class Candidate(Record):
+    """One sampled answer, or the answers of a dialogue.
+
+    Args:
+        text: of the answer; of a dialogue's first.
+        finish_reason: its, ``stop`` or ``length`` (cut at the token limit).
+        num_tokens: its.
+        follow_up_answers: to the prompt's `follow_ups`, as many as could be asked.
+        follow_up_finish_reasons, follow_up_num_tokens: theirs, in the same order; empty in files that were written before
+            these were kept.
     """
 
     text: str
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: FinishReason = "stop"
     num_tokens: int | None = None
     follow_up_answers: tuple[str, ...] = ()
+    follow_up_finish_reasons: tuple[FinishReason, ...] = ()
+    follow_up_num_tokens: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_or_none(self) -> Candidate:
+        for name in ("follow_up_finish_reasons", "follow_up_num_tokens"):
+            if (count := len(getattr(self, name))) not in (0, len(self.follow_up_answers)):
+                raise ValueError(f"{name} is of {count} answers, follow_up_answers holds {len(self.follow_up_answers)}")
+        return self
+
+    @classmethod
+    def dialogue(cls, answers: Sequence[Candidate]) -> Candidate:
+        """Return the answers of a dialogue, one at least, as one candidate."""
+        first, *others = answers
+        tokens = [one.num_tokens for one in others if one.num_tokens is not None]
+        return cls(
+            text=first.text,
+            finish_reason=first.finish_reason,
+            num_tokens=first.num_tokens,
+            follow_up_answers=tuple(one.text for one in others),
+            follow_up_finish_reasons=tuple(one.finish_reason for one in others),
+            follow_up_num_tokens=tuple(tokens) if len(tokens) == len(others) else (),
+        )
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Tokens of all answers; None where that of one is not known."""
+        if self.num_tokens is None or len(self.follow_up_num_tokens) < len(self.follow_up_answers):
+            return None
+        return self.num_tokens + sum(self.follow_up_num_tokens)
+
+    @property
+    def ended(self) -> FinishReason:
+        """``length`` where the limit cut one answer or more."""
+        return "length" if "length" in (self.finish_reason, *self.follow_up_finish_reasons) else "stop"
 
 
 class CandidateSet(Record):
@@ -164,7 +208,7 @@ class RatedCandidate(Record):
     """
 
     text: str
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: FinishReason = "stop"
     ratings: dict[str, float]
     reasoning: str = ""
     predicted: dict[str, float] | None = None

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.evaluation.tasks.task import Answered, AsksJudge, BringsPrompts, Task, build_task, scored_by
+from nemo_mm_align.evaluation.tasks.optional import asks_judge
+from nemo_mm_align.evaluation.tasks.task import BringsPrompts, Task, answered_by, build_task, scored_by
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.image_check import verify_images
 from nemo_mm_align.inference.requests import check_lengths, make_requests
@@ -88,14 +89,7 @@ class Guards:
     def _score(self, task: Task, rolled: Sequence[RolledOut]) -> float:
         """Mean of the task's first measure over the answers that have a value; NaN where none has."""
         answered = [
-            Answered(
-                dialogue.prompt,
-                one.answers[0].text,
-                one.answers[0].num_tokens,
-                image_paths=self.images[dialogue.prompt.id],
-                follow_up_answers=tuple(answer.text for answer in one.answers[1:]),
-                finish_reason=one.answers[0].finish_reason,
-            )
+            answered_by(dialogue.prompt, Candidate.dialogue(one.answers), self.images[dialogue.prompt.id])
             for dialogue, one in zip(self.dialogues, rolled, strict=True)
             if one.answers
         ]
@@ -152,7 +146,7 @@ def open_guards(
 
 
 def _judgeless(task: Task) -> Task:
-    if getattr(task, "rated", False) or isinstance(task, AsksJudge):
+    if asks_judge(task):
         raise UserError(
             f"guards.task: {task.name} asks a judge, and there is none in a training. Take a task that scores by itself, or "
             "evaluate a checkpoint with scripts/evaluate.py."

@@ -74,7 +74,11 @@ def test_each_prompt_is_answered_its_own_way_and_says_so(folder: Path, undisturb
         assert len(candidate.follow_up_answers) == len(FOLLOW_UPS[place % 3]), one.prompt_id
         temperature, tokens = ((0.8, 12), (0.0, 12), (0.9, 5), (0.8, 30))[place % 4]
         assert (one.sampling["temperature"], one.sampling["max_new_tokens"]) == (temperature, tokens)
-        assert (candidate.num_tokens or 0) <= tokens
+        lengths = (candidate.num_tokens or 0, *candidate.follow_up_num_tokens)
+        ends = (candidate.finish_reason, *candidate.follow_up_finish_reasons)
+        assert len(lengths) == len(ends) == 1 + len(candidate.follow_up_answers) and max(lengths) <= tokens
+        assert all(length == tokens for length, end in zip(lengths, ends, strict=True) if end == "length")
+        assert candidate.total_tokens == sum(lengths)
     assert any((one.candidates[0].num_tokens or 0) > 12 for one in found[3::4]), "as long as its prompt allows"
 
 

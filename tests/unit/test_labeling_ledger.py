@@ -54,6 +54,16 @@ def test_results_and_failures_are_found_again(tmp_path: Path) -> None:
     assert len(lines) == 7 and lines[0]["judge"] == "j" and lines[1]["raw"] == "{"
 
 
+def test_attempts_at_some_keys_are_found_whatever_their_letters(tmp_path: Path) -> None:
+    with JudgeLedger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.add_configuration("c", {"judge": "j"})
+        for key, status in (("a", "failed"), ('b"c', "ok"), ("d", "ok"), ("a", "ok")):
+            ledger.add(attempt(key, status))
+        found = [(one.key, one.status) for one in ledger.attempts({"a", 'b"c', "none"})]
+        assert found == [("a", "failed"), ('b"c', "ok"), ("a", "ok")]
+        assert len(list(ledger.attempts())) == 4
+
+
 def test_a_line_torn_at_any_byte_costs_that_line_alone(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     fill(path, 3)

@@ -5,6 +5,7 @@ import pytest
 
 from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.schema.records import (
+    CandidateSet,
     Prompt,
     RecordAppender,
     TrainingExample,
@@ -195,3 +196,12 @@ def test_nothing_outside_an_image_root_is_reached_through_links(tmp_path):
         assert resolve_image(path, tmp_path / "prompts.jsonl", root) == root / path
         assert resolve_image(path, tmp_path / "prompts.jsonl", tmp_path / "alias").read_bytes() == b""
     assert resolve_image("loop/cat.png", tmp_path / "prompts.jsonl", root) == root / "loop/cat.png"  # fails when read
+
+
+def test_lengths_of_follow_ups_are_of_all_or_none(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"prompt_id": "p", "candidates": [{"text": "a", "follow_up_answers": ["b", "c"], "follow_up_num_tokens": [1]}]}'
+    )
+    with pytest.raises(RecordError, match=r"follow_up_num_tokens is of 1 answers, follow_up_answers holds 2"):
+        list(read_records(path, CandidateSet))

@@ -26,11 +26,13 @@ from nemo_mm_align.evaluation.alpaca.preference import (
 )
 from nemo_mm_align.evaluation.alpaca.variant import Variant, variant_for
 from nemo_mm_align.evaluation.answers import ScoredAnswer
-from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
+from nemo_mm_align.evaluation.judging import TaskQuestion
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.sources import SourceFile, source_file
 from nemo_mm_align.evaluation.statistics import Statistic
+from nemo_mm_align.evaluation.tasks.judged import judged_of, unrated_answer
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.llm.question import Answer, Question
@@ -181,20 +183,15 @@ class AlpacaEvalTask:
     def _scored(self, one: Answered) -> ScoredAnswer:
         item = self._set.of(one.prompt)
         same = one.text == item.output
-        judged = [] if same else [one.judged.get(order) or Judged(failure="not judged") for order in self._orders]
-        common: dict[str, Any] = {
-            "prompt_id": one.prompt.id,
+        judged = [] if same else [judged_of(one.judged, order) for order in self._orders]
+        about: dict[str, Any] = {
             "kind": "text prompts",
-            "answer": one.text,
             "source": item.dataset,
-            "num_words": len(one.text.split()),
-            "num_tokens": one.num_tokens,
-            "asked": dict(one.asked) if one.asked else None,
             "notes": (TIED,) if same else (),
             "judgements": tuple(reply for of in judged for reply in of.replies),
         }
-        if unjudged := [of for of in judged if not of.values]:
-            return ScoredAnswer(**common, failed=one.failure or unjudged[0].failure or "not judged")
+        if not all(of.values for of in judged):
+            return unrated_answer(one, judged, **about)
         found = Comparison(
             item,
             one.text,
@@ -203,7 +200,7 @@ class AlpacaEvalTask:
         )
         place = self._set.places[one.prompt.id]
         columns = found.columns(place, self.variant.difficulties.get(place))
-        return ScoredAnswer(**common, values=found.values(), columns=columns)
+        return scored_answer(one, found.values(), columns=columns, **about)
 
     def _output(self, name: str, one: ScoredAnswer) -> dict[str, Any]:
         item = self._set.items[one.prompt_id]

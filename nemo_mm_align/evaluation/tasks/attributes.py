@@ -9,6 +9,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.tasks.rated import BY_SOURCE, CORRECT, JUDGED, WORDS, score_measure, values_of
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import Prompt, read_records, resolve_image
@@ -67,18 +68,10 @@ class AttributesTask:
         return [f"Answers of {name} are longer than the base's; judges tend to prefer length." for name in longer]
 
     def _scored(self, one: Answered) -> ScoredAnswer:
-        prompt, words = one.prompt, len(one.text.split())
+        prompt = one.prompt
         source = next((str(prompt.metadata[key]) for key in SOURCES if prompt.metadata.get(key)), "")
-        common = {
-            "prompt_id": prompt.id,
-            "kind": "image prompts" if prompt.images else "text prompts",
-            "answer": one.text,
-            "source": source,
-            "num_words": words,
-            "num_tokens": one.num_tokens,
-            "asked": dict(one.asked) if one.asked else None,
-        }
         if one.ratings is None:
-            return ScoredAnswer.model_validate({**common, "failed": one.failure or "not rated"})
-        values = values_of(one.ratings, self.schema, prompt.id, source) | {WORDS.name: float(words)}
-        return ScoredAnswer.model_validate({**common, "values": values, "ratings": dict(one.ratings)})
+            return scored_answer(one, {}, one.failure or "not rated", source=source)
+        values = values_of(one.ratings, self.schema, prompt.id, source)
+        values[WORDS.name] = float(len(one.text.split()))
+        return scored_answer(one, values, source=source, ratings=dict(one.ratings))

@@ -18,7 +18,7 @@ from nemo_mm_align.evaluation.statistics import Statistic, ratio
 from nemo_mm_align.evaluation.tasks.ifeval_checkers import TYPES, Followed, Instructions, check_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.evaluation.tasks.task_lines import TaskLine, by_key, task_lines
-from nemo_mm_align.evaluation.tasks.unjudged import image_prompt, no_answer, scored_answer, truth_of
+from nemo_mm_align.evaluation.tasks.unjudged import image_prompt, no_answer, scored_by_rule, truth_of
 from nemo_mm_align.schema.records import Decoding, Prompt
 
 log = logging.getLogger(__name__)
@@ -150,13 +150,13 @@ class IFEvalTask:
         truth = truth_of(one.prompt, self.name, self.name)
         instructions = Instructions(one.prompt.id, truth["prompt"], truth["instruction_id_list"], truth["kwargs"])
         if one.failure or no_answer(one.text):
-            return scored_answer(one, {})
+            return scored_by_rule(one, {})
         followed = check_answer(instructions, one.text)
         values = {
             PROMPT_STRICT.name: float(all(followed.strict)),
             PROMPT_LOOSE.name: float(all(followed.loose)),
         }
-        return scored_answer(
+        return scored_by_rule(
             one, values, columns=_columns(instructions, followed), notes=_notes(instructions, followed)
         )
 

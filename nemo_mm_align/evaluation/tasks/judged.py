@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.judging import Judged
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.tasks.rated import WORDS
 from nemo_mm_align.evaluation.tasks.ratings import DIFFERENT
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
+from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.schema.records import Prompt
 
@@ -42,6 +45,11 @@ def judged_of(judged: Mapping[str, Judged], key: str) -> Judged:
 def why_not(judged: Iterable[Judged]) -> str:
     """Return why there is no value, of the first that has none; "" where all have."""
     return next((one.failure or NOT_JUDGED for one in judged if not one.values), "")
+
+
+def unrated_answer(one: Answered, judged: Iterable[Judged], **more: Any) -> ScoredAnswer:
+    """Return an answer that has no rating, with why; see `scored_answer`."""
+    return scored_answer(one, {}, one.failure or why_not(judged), **more)
 
 
 def spread_values(judged: Iterable[Judged], *names: str) -> dict[str, float]:

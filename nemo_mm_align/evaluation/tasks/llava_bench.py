@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.judging import TaskQuestion
@@ -25,7 +26,7 @@ from nemo_mm_align.evaluation.tasks.judged import (
     judged_of,
     nearest_reply,
     spread_values,
-    why_not,
+    unrated_answer,
 )
 from nemo_mm_align.evaluation.tasks.llava_bench_data import (
     INSTRUCTIONS,
@@ -37,6 +38,7 @@ from nemo_mm_align.evaluation.tasks.llava_bench_data import (
 from nemo_mm_align.evaluation.tasks.llava_files import answer_id, is_llava, llava_answer, llava_answers
 from nemo_mm_align.evaluation.tasks.rated import WORDS
 from nemo_mm_align.evaluation.tasks.ratings import pair_of_line
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.llm.question import Question
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Decoding, Prompt, Turn
@@ -142,27 +144,18 @@ class LlavaBenchTask:
 
     def _scored(self, one: Answered) -> ScoredAnswer:
         item, judged = item_of(one.prompt, self.bench.questions, self.name), judged_of(one.judged, KEY)
-        common = ScoredAnswer(
-            prompt_id=one.prompt.id,
-            kind="image prompts",
-            answer=one.text,
-            source=item.category,
-            num_words=len(one.text.split()),
-            num_tokens=one.num_tokens,
-            asked=dict(one.asked) if one.asked else None,
-            group=item.image.name,
-            judgements=(nearest_reply(judged, OURS.name),),
-        )
+        replies = (nearest_reply(judged, OURS.name),)
+        about: dict[str, Any] = {"source": item.category, "group": item.image.name, "judgements": replies}
         if not judged.values:
-            return common.model_copy(update={"failed": one.failure or why_not([judged])})
+            return unrated_answer(one, [judged], **about)
         ratings = {name: judged.value(name) for name in (OURS.name, THEIRS.name)}
-        values = ratings | spread_values([judged], *ratings) | {WORDS.name: float(common.num_words)}
+        values = ratings | spread_values([judged], *ratings) | {WORDS.name: float(len(one.text.split()))}
         columns = {
             name: value
             for names in (_columns(), _columns(item.category))
             for name, value in zip(names, ratings.values(), strict=True)
         }
-        return common.model_copy(update={"values": values, "columns": columns})
+        return scored_answer(one, values, columns=columns, **about)
 
     def _answer(self, name: str, one: ScoredAnswer) -> dict[str, object]:
         item = self.bench.questions[one.prompt_id]

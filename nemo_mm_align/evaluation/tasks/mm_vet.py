@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
@@ -15,10 +16,18 @@ from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.results import MethodResult
 from nemo_mm_align.evaluation.sources import SourceFile
 from nemo_mm_align.evaluation.tasks import mm_vet_files
-from nemo_mm_align.evaluation.tasks.judged import SPREAD, item_of, judged_cautions, judged_of, spread_values, why_not
+from nemo_mm_align.evaluation.tasks.judged import (
+    SPREAD,
+    item_of,
+    judged_cautions,
+    judged_of,
+    spread_values,
+    unrated_answer,
+)
 from nemo_mm_align.evaluation.tasks.mm_vet_data import MMVetQuestion, read_examples, read_questions
 from nemo_mm_align.evaluation.tasks.rated import WORDS
 from nemo_mm_align.evaluation.tasks.ratings import RATING, first_word
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.llm.question import Question
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Decoding, Prompt, Turn
@@ -105,20 +114,10 @@ class MMVetTask:
 
     def _scored(self, one: Answered) -> ScoredAnswer:
         item, judged = item_of(one.prompt, self.items, self.name), judged_of(one.judged, KEY)
-        common = ScoredAnswer(
-            prompt_id=one.prompt.id,
-            kind="image prompts",
-            answer=one.text,
-            source=item.combination,
-            num_words=len(one.text.split()),
-            num_tokens=one.num_tokens,
-            asked=dict(one.asked) if one.asked else None,
-            group=item.image.name,
-            judgements=judged.replies,
-        )
+        about: dict[str, Any] = {"source": item.combination, "group": item.image.name, "judgements": judged.replies}
         if not judged.values:
-            return common.model_copy(update={"failed": one.failure or why_not([judged])})
-        return common.model_copy(update={"values": _values(item, judged) | {WORDS.name: float(common.num_words)}})
+            return unrated_answer(one, [judged], **about)
+        return scored_answer(one, _values(item, judged) | {WORDS.name: float(len(one.text.split()))}, **about)
 
 
 def _values(item: MMVetQuestion, judged: Judged) -> dict[str, float]:

@@ -20,7 +20,7 @@ from nemo_mm_align.evaluation.tasks.unjudged import (
     UNPARSABLE,
     image_prompt,
     no_answer,
-    scored_answer,
+    scored_by_rule,
     truth_of,
     unparsable_cautions,
 )
@@ -154,7 +154,7 @@ class MMBenchTask:
             else:
                 right = all(self._letter(each) == self._truth(each)["answer"] for each in turns)
                 values |= dict.fromkeys(figures, float(right))
-        return scored_answer(one, values, **more)
+        return scored_by_rule(one, values, **more)
 
     def _names(self, truth: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names that a question's figure goes by."""

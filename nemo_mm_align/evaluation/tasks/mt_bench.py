@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
@@ -27,7 +28,7 @@ from nemo_mm_align.evaluation.tasks.judged import (
     nearest_reply,
     several_values,
     spread_values,
-    why_not,
+    unrated_answer,
 )
 from nemo_mm_align.evaluation.tasks.mt_bench_data import (
     MTBench,
@@ -37,6 +38,7 @@ from nemo_mm_align.evaluation.tasks.mt_bench_data import (
 )
 from nemo_mm_align.evaluation.tasks.rated import WORDS
 from nemo_mm_align.evaluation.tasks.ratings import RATING, Which, bracketed
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.llm.question import Question
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Decoding, Prompt, Turn
@@ -151,23 +153,16 @@ class MTBenchTask:
     def _scored(self, one: Answered) -> ScoredAnswer:
         question = item_of(one.prompt, self.bench.questions, self.name)
         judged = [judged_of(one.judged, f"turn_{turn}") for turn in range(1, len(question.turns) + 1)]
-        answers = (one.text, *one.follow_up_answers)
-        common = ScoredAnswer(
-            prompt_id=one.prompt.id,
-            kind="questions with an image" if one.prompt.images else "questions",
-            answer=one.text,
-            follow_up_answers=one.follow_up_answers,
-            source=question.category,
-            num_words=sum(len(text.split()) for text in answers),
-            num_tokens=one.num_tokens,
-            notes=(WRONG,) if one.prompt.id in self.bench.wrong_references else (),
-            asked=dict(one.asked) if one.asked else None,
-            judgements=tuple(nearest_reply(turn, RATING) for turn in judged),
-        )
+        about: dict[str, Any] = {
+            "kind": "questions with an image" if one.prompt.images else "questions",
+            "source": question.category,
+            "notes": (WRONG,) if one.prompt.id in self.bench.wrong_references else (),
+            "judgements": tuple(nearest_reply(turn, RATING) for turn in judged),
+        }
         if not any(turn.values for turn in judged):
-            return common.model_copy(update={"failed": one.failure or why_not(judged)})
-        values = _values(judged, question.category) | {WORDS.name: common.num_words / len(answers)}
-        return common.model_copy(update={"values": values, "missing": _missing(values, len(judged), question.category)})
+            return unrated_answer(one, judged, **about)
+        values = _values(judged, question.category) | {WORDS.name: one.num_words / (1 + len(one.follow_up_answers))}
+        return scored_answer(one, values, missing=_missing(values, len(judged), question.category), **about)
 
 
 def _values(judged: Sequence[Judged], category: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from nemo_mm_align.evaluation.tasks.matching import Form, contains, is_exact
 from nemo_mm_align.evaluation.tasks.option_letters import vlmevalkit_option
 from nemo_mm_align.evaluation.tasks.own_rows import Scoring, Truth, read_own_rows, truth_in
 from nemo_mm_align.evaluation.tasks.task import Answered
-from nemo_mm_align.evaluation.tasks.unjudged import UNPARSABLE, scored_answer, unparsable_cautions
+from nemo_mm_align.evaluation.tasks.unjudged import UNPARSABLE, scored_by_rule, unparsable_cautions
 from nemo_mm_align.schema.records import Decoding, Prompt
 
 CORRECT = Measure(name="correct", label="Correct", share=True, digits=3)
@@ -82,7 +82,7 @@ class OwnTask:
         values = self._values(one.text, truth)
         if truth.category:
             values[f"{CATEGORY.name}.{truth.category}"] = values[CORRECT.name]
-        return scored_answer(one, values, source=truth.category, group=truth.group)
+        return scored_by_rule(one, values, source=truth.category, group=truth.group)
 
     def _values(self, text: str, truth: Truth) -> dict[str, float]:
         if truth.scoring == "choice":

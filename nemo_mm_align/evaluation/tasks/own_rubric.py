@@ -24,11 +24,12 @@ from nemo_mm_align.evaluation.tasks.judged import (
     nearest_reply,
     several_values,
     spread_values,
-    why_not,
+    unrated_answer,
 )
 from nemo_mm_align.evaluation.tasks.own_questions import OwnQuestion, read_own
 from nemo_mm_align.evaluation.tasks.rated import WORDS
 from nemo_mm_align.evaluation.tasks.ratings import RATING, Which, bracketed, json_score
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.llm.question import Question, QuestionImage
 from nemo_mm_align.schema.records import Decoding, Prompt
@@ -149,21 +150,12 @@ class OwnRubricTask:
 
     def _scored(self, one: Answered) -> ScoredAnswer:
         item, judged = item_of(one.prompt, self.items, self.name), judged_of(one.judged, KEY)
-        common = ScoredAnswer(
-            prompt_id=one.prompt.id,
-            kind="image prompts" if one.prompt.images else "text prompts",
-            answer=one.text,
-            source=item.category,
-            num_words=len(one.text.split()),
-            num_tokens=one.num_tokens,
-            asked=dict(one.asked) if one.asked else None,
-            group=item.group,
-            judgements=(nearest_reply(judged, RATING),),
-        )
+        replies = (nearest_reply(judged, RATING),)
+        about: dict[str, Any] = {"source": item.category, "group": item.group, "judgements": replies}
         if not judged.values:
-            return common.model_copy(update={"failed": one.failure or why_not([judged])})
-        values = {self.measures[0].name: judged.value(RATING), WORDS.name: float(common.num_words)}
+            return unrated_answer(one, [judged], **about)
+        values = {self.measures[0].name: judged.value(RATING), WORDS.name: float(len(one.text.split()))}
         if item.category:
             values[f"{CATEGORY.name}.{item.category}"] = values[self.measures[0].name]
         values |= several_values([judged]) | spread_values([judged], RATING)
-        return common.model_copy(update={"values": values})
+        return scored_answer(one, values, **about)

@@ -17,7 +17,7 @@ from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.evaluation.tasks.unjudged import (
     UNPARSABLE,
     image_prompt,
-    scored_answer,
+    scored_by_rule,
     truth_of,
     unparsable_cautions,
 )
@@ -122,7 +122,7 @@ class PopeTask:
             raise UserError(f"prompt {one.prompt.id}: metadata.split={split!r} is none of {', '.join(SPLITS)}.")
         read = self._read(one.text)
         right = float(read == label)
-        return scored_answer(
+        return scored_by_rule(
             one,
             {
                 ACCURACY.name: right,

@@ -19,7 +19,7 @@ from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.evaluation.tasks.unjudged import (
     UNPARSABLE,
     image_prompt,
-    scored_answer,
+    scored_by_rule,
     truth_of,
     unparsable_cautions,
 )
@@ -130,4 +130,4 @@ class ScienceQATask:
         values |= {f"{name}.{part}": right for name, parts in groups.items() for part in parts if part}
         if "IMG" in groups["context"]:
             values[IMAGE_ACCURACY.name] = right
-        return scored_answer(one, values, source=truth["subject"])
+        return scored_by_rule(one, values, source=truth["subject"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,8 @@ from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.judging import Judged, TaskQuestion
 from nemo_mm_align.evaluation.measures import Measure, measure_of
 from nemo_mm_align.evaluation.results import MethodResult
-from nemo_mm_align.evaluation.sources import SourceFile
-from nemo_mm_align.evaluation.statistics import Statistic
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Prompt
+from nemo_mm_align.schema.records import Candidate, Prompt
 
 
 @dataclass(frozen=True)
@@ -26,12 +23,13 @@ class Answered:
     """A prompt with a model's answer.
 
     Args:
+        num_tokens: of all its answers, if the generator told it.
         asked: the attribute values that it was asked for, if any.
         image_paths: where the prompt's images lie.
         ratings: what a judge says of it, for a task that wants it; None where the judge said nothing (`failure`).
         follow_up_answers: to the prompt's follow-ups, as many as could be asked.
         judged: what a judge replied to the task's own questions about it, by their keys.
-        finish_reason: ``length`` where the limit cut the answer; "" where nobody said.
+        finish_reason: ``length`` where the limit cut an answer; "" where nobody said.
     """
 
     prompt: Prompt
@@ -45,11 +43,31 @@ class Answered:
     judged: Mapping[str, Judged] = field(default_factory=dict)
     finish_reason: str = ""
 
+    @property
+    def num_words(self) -> int:
+        """Words of all its answers."""
+        return sum(len(text.split()) for text in (self.text, *self.follow_up_answers))
+
+
+def answered_by(
+    prompt: Prompt, candidate: Candidate, images: tuple[Path, ...], asked: Mapping[str, float] | None = None
+) -> Answered:
+    """Return a prompt with what a model answered: tokens of all its answers, ``length`` where the limit cut one."""
+    return Answered(
+        prompt,
+        candidate.text,
+        candidate.total_tokens,
+        asked,
+        images,
+        follow_up_answers=candidate.follow_up_answers,
+        finish_reason=candidate.ended,
+    )
+
 
 class Task(Protocol):
     """Scores answers. The first of its measures is what methods are compared by.
 
-    What not every task has are attributes and methods of their own, which are looked for:
+    What not every task has are attributes and methods of their own, which `optional.py` looks for:
 
     * `rated`, true: it wants a judge's ratings of every answer on the schema (`Answered.ratings`);
     * `swept`, true: each prompt is answered once per value of each attribute; answers are those of a sweep;
@@ -119,40 +137,6 @@ class FieldFiles(Protocol):
 
     def field_files(self, name: str, scored: Sequence[ScoredAnswer]) -> Mapping[str, str | bytes]:
         """Return files by their names, text or (workbooks) bytes: a method's answers, and what was said of them."""
-
-
-def statistics_of(task: Task) -> tuple[Statistic, ...]:
-    """Return a task's figures that are no means."""
-    return tuple(getattr(task, "statistics", ()))
-
-
-def sources_of(task: Task) -> tuple[SourceFile, ...]:
-    """Return the files that a task was made of."""
-    return tuple(getattr(task, "sources", ()))
-
-
-def wants_ratings(config: Mapping[str, Any]) -> bool:
-    """Whether the task that `_target_` names wants a judge's ratings; False for one that cannot be found."""
-    return bool(getattr(_named(config), "rated", False))
-
-
-def is_swept(config: Mapping[str, Any]) -> bool:
-    """Whether the prompts of the task that `_target_` names are answered once per value of each attribute."""
-    return bool(getattr(_named(config), "swept", False))
-
-
-def will_ask(config: Mapping[str, Any]) -> bool:
-    """Whether the task that `_target_` names asks a judge, for ratings or in its own words."""
-    return wants_ratings(config) or hasattr(_named(config), "questions")
-
-
-def _named(config: Mapping[str, Any]) -> Any:
-    """The class of a task; None for one that cannot be found."""
-    module_name, _, class_name = str(config.get("_target_", "")).rpartition(".")
-    try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
-        return None
 
 
 def build_task(config: Mapping[str, Any], schema: AttributeSchema, section: str = "task") -> Task:

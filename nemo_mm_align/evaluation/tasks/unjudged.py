@@ -10,6 +10,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.measures import Measure
 from nemo_mm_align.evaluation.results import MethodResult
+from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Decoding, Prompt, Turn
@@ -33,24 +34,9 @@ def no_answer(text: str) -> str:
     return next((f"the answer is another tool's {mark!r}" for mark in NO_ANSWERS if mark in text), "")
 
 
-def scored_answer(one: Answered, values: Mapping[str, float], **more: Any) -> ScoredAnswer:
-    """Return a scored answer with what can be told of any; missing where there was no answer to score.
-
-    Args:
-        more: further fields of `ScoredAnswer`.
-    """
-    failed = one.failure or no_answer(one.text)
-    common = {
-        "prompt_id": one.prompt.id,
-        "kind": "image prompts" if one.prompt.images else "text prompts",
-        "answer": one.text,
-        "num_words": len(one.text.split()),
-        "num_tokens": one.num_tokens,
-        "asked": dict(one.asked) if one.asked else None,
-    }
-    if failed:
-        return ScoredAnswer.model_validate({**common, **more, "failed": failed, "columns": {}})
-    return ScoredAnswer.model_validate({**common, **more, "values": dict(values)})
+def scored_by_rule(one: Answered, values: Mapping[str, float], **more: Any) -> ScoredAnswer:
+    """Return a scored answer, see `scored_answer`; missing where there was no answer to score."""
+    return scored_answer(one, values, one.failure or no_answer(one.text), **more)
 
 
 def image_prompt(

@@ -46,9 +46,7 @@ def spent_on(ledger: Ledger[Any], keys: Collection[str], judge: str) -> Spent:
     """Return what the attempts at some keys came to."""
     wanted, replies, seconds = set(keys), 0, 0.0
     failures, tokens, versions = Counter[str](), Counter[str](), Counter[str]()
-    for attempt in ledger.attempts():
-        if attempt.key not in wanted:
-            continue
+    for attempt in ledger.attempts(wanted):
         tokens.update(attempt.usage)
         seconds += attempt.seconds
         if attempt.status == "ok":

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.evaluation.answers import ScoredAnswer
-from nemo_mm_align.evaluation.tasks.task import Answered, Task, build_task, scored_by, statistics_of
+from nemo_mm_align.evaluation.tasks.optional import statistics_of
+from nemo_mm_align.evaluation.tasks.task import Answered, Task, build_task, scored_by
 from nemo_mm_align.schema.records import Prompt
 from tests.unit.evaluation.judged import helpsteer
 

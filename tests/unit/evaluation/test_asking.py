@@ -76,6 +76,32 @@ def test_each_question_is_asked_once_whoever_wants_its_answer(tmp_path):
     assert spent.replies == 2  # of these two questions, whichever run asked
 
 
+def test_one_ledger_is_open_for_all_tasks_and_none_before_a_question(tmp_path):
+    path, model = tmp_path / "q.ledger.jsonl", Model()
+    with asker(tmp_path, model) as opened:
+        opened.ask([])
+        assert not path.exists()
+        opened.ask(questions("rate 7"))
+        with pytest.raises(UserError, match="another run is writing"):
+            QuestionLedger(path)
+        judged, spent = opened.ask(questions("rate 3", "rate 7"))
+        assert [one.value("rating") for one in judged] == [3, 7] and model.asked == ["rate 7", "rate 3"]
+        assert (spent.replies, spent.input_tokens) == (2, 20)
+    QuestionLedger(path).close()
+
+
+def test_a_kept_reply_is_read_once(tmp_path):
+    texts, replies = ("rate 7", "rate 3"), []
+
+    def counted(answer: Answer) -> dict[str, float]:
+        replies.append(answer.text)
+        return read(answer)
+
+    asker(tmp_path, Model()).ask(questions(*texts))
+    asker(tmp_path, Model()).ask(questions(*texts, rule=counted))
+    assert replies == ["Rating: [[7]]", "Rating: [[3]]"]
+
+
 def test_another_judge_or_other_settings_are_asked_anew(tmp_path):
     asker(tmp_path, Model()).ask(questions("rate 7"))
     other = Model(settings={"model": "model", "temperature": 1})

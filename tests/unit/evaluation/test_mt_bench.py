@@ -25,6 +25,7 @@ from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.llm.question import Answer
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.records import Candidate, CandidateSet, write_records
 from tests.judge_server import FaultPlan, judge_server
 from tests.unit.evaluation.fastchat_files import ANSWERS, PROMPTS, QUESTIONS, answers, write_lines, write_mt_bench
 
@@ -279,3 +280,21 @@ def test_a_served_judge_rates_every_turn(make, task: MTBenchTask, monkeypatch) -
     assert [one.values.get("turn_2") for one in scored] == [true_rating(texts[0][1]), None, true_rating(texts[2][1])]
     assert scored[1].failed == "unparsable"
     assert len({exchange.question for exchange in server.exchanges}) == 6
+
+
+def test_a_dialogue_is_as_long_as_its_answers_and_cut_where_one_was(
+    task: MTBenchTask, tmp_path: Path, helpsteer
+) -> None:
+    prompts = {prompt.id: prompt for prompt in task.prompts(tmp_path)}
+    both = Candidate.dialogue(
+        [Candidate(text="one two", num_tokens=4), Candidate(text="three", num_tokens=2, finish_reason="length")]
+    )
+    old = Candidate(text="one two", num_tokens=4, follow_up_answers=("three",))
+    for number, candidate in enumerate((both, old)):
+        path, key = tmp_path / f"{number}.jsonl", next(iter(prompts))
+        write_records(path, [CandidateSet(prompt_id=key, candidates=(candidate,))])
+        (one,) = AnswerReader(prompts, helpsteer).read(path)
+        (scored,) = task.score([one])
+        assert scored.num_words == 3 and scored.follow_up_answers == ("three",)
+        assert scored.num_tokens == (6, None)[number]  # files of old say how long the first answer is, alone
+        assert one.finish_reason == ("length", "stop")[number]

@@ -10,7 +10,7 @@ from nemo_mm_align.evaluation import findings
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.cost import Cost, total_cost
 from nemo_mm_align.evaluation.finished import read_tasks
-from nemo_mm_align.evaluation.length_plot import length_bins
+from nemo_mm_align.evaluation.length_plot import length_bins, words_of
 from nemo_mm_align.evaluation.metrics import SeedAnswers
 from nemo_mm_align.evaluation.overview import overview_figures, overview_heads, overview_rows, regression_note
 from nemo_mm_align.evaluation.permutation import sign_flip_p_values
@@ -147,6 +147,11 @@ def test_dialogues_are_shown_turn_by_turn_with_the_judges_words_folded(tmp_path)
     assert "What is it? Turn 2: And why? Turn 3: Sure?" in page.text
     assert "Turn 1 answer 0 Turn 2 Because. Turn 3 (not answered) Score (of 10) 7" in page.text
     assert HOSTILE in page.folded and "Rating: [[7]]" in page.folded
+
+
+def test_words_of_a_dialogue_are_counted_once():
+    said = ScoredAnswer(prompt_id="d", answer="one two", follow_up_answers=("three",))
+    assert words_of(said) == words_of(said.model_copy(update={"num_words": 3})) == 3
 
 
 def test_without_a_fall_the_page_says_so(tmp_path):
