@@ -15,9 +15,9 @@ from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, draw_pairs, prompt_ids, random_pixels
 from nemo_mm_align.benchmarks.timing import alternate, speedup
 from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import ImageBatch
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nemo_mm_align.inference.growing_text import Decode
+from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import DecodingSession, ImageBatch
+from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.model.llava import Llava
 
 

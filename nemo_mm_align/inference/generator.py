@@ -16,6 +16,7 @@ from megatron.core import parallel_state
 from tqdm import tqdm
 
 from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.requests import (
     Assignment,
     EncodedPrompt,
@@ -28,7 +29,6 @@ from nemo_mm_align.inference.requests import (
 )
 from nemo_mm_align.inference.rows import GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import ImageBatch
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.schema.images import ImageProcessor, load_image

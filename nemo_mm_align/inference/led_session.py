@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 import torch
 from megatron.core import parallel_state
 
+from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress
-from nemo_mm_align.inference.session import DecodingSession, ImageBatch
+from nemo_mm_align.inference.session import DecodingSession
 
 _Calls = list[tuple[Literal["admit", "retire"], tuple[Any, ...]]]
 """What a session was asked for, tensors as arrays of numpy."""

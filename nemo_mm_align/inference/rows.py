@@ -22,11 +22,14 @@ class DecodingRequest:
         prompt: tokenised; the attributes asked for are part of it.
         sampling: of this prompt's answers alone: their number, length, seed, how tokens are chosen, stop texts.
         stop_ids: tokens that end an answer.
+        pictures: what tells each image from others, in order: with equal ones the same keys and values may serve again.
+            Images for which there is none are computed anew.
     """
 
     prompt: EncodedPrompt
     sampling: SamplingSettings
     stop_ids: frozenset[int]
+    pictures: tuple[str, ...] = ()
 
     @property
     def length(self) -> int:

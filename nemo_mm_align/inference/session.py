@@ -15,40 +15,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
 
 from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.growing_text import Decode
+from nemo_mm_align.inference.prefill import ImageBatch, Prefill, Prompts
+from nemo_mm_align.inference.prefixes import content_of
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import GraphedSteps, Steps
 from nemo_mm_align.model.llava import Llava
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Images of a batch of prompts, each once.
-
-    Args:
-        pixels_NCHW: normalised, float32.
-        index_K: for each occurrence, prompt by prompt, its place in `pixels_NCHW`.
-    """
-
-    pixels_NCHW: Tensor
-    index_K: Tensor
-
-
-@dataclass(frozen=True)
-class _Admitted:
-    """Prompts that are computed together, with the rows that answer them and the prompt that each of these answers."""
-
-    requests: Sequence[DecodingRequest]
-    rows: Sequence[tuple[Row, int]]
-    images: ImageBatch | None
 
 
 class NoRoom(ValueError):
@@ -67,24 +45,32 @@ class DecodingSession:
         length: positions of each, the prompt included.
         decode: token ids to text as it stands, not stripped; needed for requests with stop texts.
         graphs: step from CUDA graphs; ``None`` = where the model lies on one GPU.
+        kept: prompts, with their answers, of which keys and values are kept to be gone on from: each as much memory as a slot.
 
     Raises:
         ValueError: the model has fewer positions.
     """
 
     def __init__(
-        self, model: Llava, slots: int, length: int, decode: Decode | None = None, graphs: bool | None = None
+        self,
+        model: Llava,
+        slots: int,
+        length: int,
+        decode: Decode | None = None,
+        graphs: bool | None = None,
+        kept: int = 0,
     ) -> None:
         positions = model.model_config.language.max_position_embeddings
         if length > positions:
             raise ValueError(f"slots of {length} positions, and the model has {positions}")
         self._model, self._decode = model, decode
-        self._stage = DecodingStage(model, slots, length)
+        self._stage = DecodingStage(model, slots, length, kept)
         on_gpu = next(model.parameters()).is_cuda
         kind = GraphedSteps if ((on_gpu and self._stage.is_whole) if graphs is None else graphs) else Steps
         self._steps = kind(self._stage)
+        self._prefill = Prefill(self._stage, self._steps)
         self._slots: list[Row | None] = []
-        self._waiting: deque[_Admitted] = deque()
+        self._waiting: deque[Prompts] = deque()
         self._rows: dict[int, Row] = {}
         self._count = self._unfinished = 0
         self._changed = False
@@ -100,7 +86,7 @@ class DecodingSession:
     @property
     def slots(self) -> int:
         """Answers at a time."""
-        return self._stage.cache.slots
+        return self._stage.slots
 
     @property
     def length(self) -> int:
@@ -111,6 +97,11 @@ class DecodingSession:
     def room(self) -> int:
         """How many more rows can be admitted now."""
         return self.slots - self._unfinished
+
+    @property
+    def reused(self) -> tuple[int, int]:
+        """Positions of all prompts so far, and how many of these were kept (`kept`)."""
+        return self._prefill.prefixes.asked, self._prefill.prefixes.found
 
     @property
     def busy(self) -> bool:
@@ -146,7 +137,8 @@ class DecodingSession:
                 self._count += 1
         self._unfinished += answers
         self._rows.update({row.number: row for row, _ in rows})
-        self._waiting.append(_Admitted(requests, rows, images))
+        config = self._model.model_config
+        self._waiting.append(Prompts(requests, rows, images, config.tokens_per_image, config.image_token_id))
         return [row.number for row, _ in rows]
 
     def _check(self, request: DecodingRequest) -> None:
@@ -195,9 +187,12 @@ class DecodingSession:
         error is raised, and the others can go on.
         """
         while self._waiting:
-            admitted = self._waiting.popleft()
-            if any(row.finish_reason is None for row, _ in admitted.rows):
-                return self._prefill(admitted)
+            prompts = self._waiting.popleft().wanted
+            if prompts is not None:
+                now, later = self._prefill.split(prompts)
+                if later is not None:
+                    self._waiting.appendleft(later)
+                return self._compute(now)
         self._compact()
         if not any(self._slots):
             return []
@@ -210,18 +205,28 @@ class DecodingSession:
     def _append(self, tokens: Sequence[tuple[Row, int]]) -> list[Progress]:
         progress = [row.append(token) for row, token in tokens]
         self._unfinished -= sum(one.finish_reason is not None for one in progress)
+        if self._prefill.prefixes:
+            self._keep_ended()
         self._slots = [None if row is None or row.finish_reason else row for row in self._slots]
         return progress
 
-    def _prefill(self, admitted: _Admitted) -> list[Progress]:
-        """Compute prompts into free slots; return the first token of each answer that has not been given up since."""
-        wanted = [(row, prompt) for row, prompt in admitted.rows if row.finish_reason is None]
-        rows, prompts = zip(*wanted, strict=True)
+    def _keep_ended(self) -> None:
+        """Keep prompts with their answers, as the next turn of a conversation begins with them; not of one of several answers."""
+        for slot, row in enumerate(self._slots):
+            if row is not None and row.finish_reason and row.request.sampling.num_samples == 1:
+                config = self._model.model_config
+                content = content_of(row.request, config.image_token_id, config.tokens_per_image)
+                if len(content) == len(row.request.prompt.ids):
+                    self._prefill.keep(content + tuple(row.ids[:-1]), slot)  # the newest token has not been computed
+
+    def _compute(self, prompts: Prompts) -> list[Progress]:
+        """Compute prompts into free slots; return the first token of each answer."""
+        rows = [row for row, _ in prompts.rows]
         free = [slot for slot, row in enumerate(self._slots) if row is None]
-        free += range(len(self._slots), self._stage.cache.slots)
+        free += range(len(self._slots), self._stage.slots)
         taken = free[: len(rows)]
         try:
-            tokens = self._compute(admitted, rows, prompts, taken)
+            tokens = self._prefill.compute(prompts, taken)
         except Exception:
             for row in rows:
                 row.finish_reason = "abort"
@@ -232,27 +237,6 @@ class DecodingSession:
             self._slots[slot] = row
         self._changed = True
         return self._append(list(zip(rows, tokens, strict=True)))
-
-    def _compute(
-        self, admitted: _Admitted, rows: Sequence[Row], prompts: Sequence[int], slots: Sequence[int]
-    ) -> list[int]:
-        """Compute all prompts, store those of `rows` in their slots, and return the first token of each of these."""
-        device = self._steps.device
-        lengths = [len(request.prompt.ids) for request in admitted.requests]
-        ids = [request.prompt.ids + [0] * (max(lengths) - len(request.prompt.ids)) for request in admitted.requests]
-        pixels_NCHW = index_K = None
-        if admitted.images is not None and self._model.pre_process:
-            pixels_NCHW, index_K = admitted.images.pixels_NCHW.to(device), admitted.images.index_K.to(device)
-        logits_RV = self._stage.prefill(
-            to_device(torch.tensor(ids), device),
-            to_device(torch.tensor(lengths) - 1, device),
-            to_device(torch.tensor(slots), device),
-            to_device(torch.tensor(prompts), device),
-            pixels_NCHW,
-            index_K,
-        )
-        tokens: list[int] = self._steps.first(logits_RV, rows).tolist()
-        return tokens
 
     def _compact(self) -> None:
         """Move rows to the first slots once few of the slots are taken, so that a step computes few."""

@@ -23,18 +23,19 @@ class DecodingStage:
 
     Args:
         model: this rank's stage, built without sequence parallelism.
-        slots: sequences that the cache must hold.
+        slots: answers at a time.
         length: positions of each.
+        kept: further slots of the cache, for prompts that are kept (`Prefixes`).
 
     Raises:
         ValueError: the model was built with sequence parallelism, which one new position cannot be split by.
     """
 
-    def __init__(self, model: Llava, slots: int, length: int) -> None:
+    def __init__(self, model: Llava, slots: int, length: int, kept: int = 0) -> None:
         if model.parallel.sequence_parallel:
             raise ValueError("decoding needs a model built with sequence_parallel=False")
-        self.model = model
-        self.cache = KeyValueCache(model, slots, length)
+        self.model, self.slots = model, slots
+        self.cache = KeyValueCache(model, slots + kept, length)
         self._tensor_group = parallel_state.get_tensor_model_parallel_group()
         self._pipeline_group = parallel_state.get_pipeline_model_parallel_group()
         self._model_group = parallel_state.get_model_parallel_group()
@@ -68,10 +69,42 @@ class DecodingStage:
             slots_R, prompts_R
         ):  # causal: what stands on the right of a prompt is not seen by it
             hidden_SPH = self._forward(ids_PS, positions_PS, None, images_NCHW, image_index_K)
+        logits_PV = self._logits_at(hidden_SPH, last_P)
+        return None if logits_PV is None else logits_PV.index_select(0, prompts_R)
+
+    def go_on(
+        self,
+        ids_PS: Tensor,
+        starts_P: Tensor,
+        lengths_P: Tensor,
+        slots_P: Tensor,
+        end: int,
+        images_NCHW: Tensor | None = None,
+        image_index_K: Tensor | None = None,
+    ) -> Tensor | None:
+        """Compute the rest of prompts whose first positions lie in their slots; return logits [P, V / TP] as `prefill` does.
+
+        Args:
+            ids_PS: what is left of each prompt, padded on the right.
+            starts_P: how many positions lie there.
+            lengths_P: how many are left, at least one each.
+            slots_P: of each prompt, no two the same.
+            end: positions of the longest whole prompt; the cache has one column more.
+            images_NCHW, image_index_K: of what is left, see `Llava.forward`.
+        """
+        places_S = torch.arange(ids_PS.shape[1], device=ids_PS.device)
+        is_padding_PS = places_S >= lengths_P.unsqueeze(1)
+        columns_PS = (starts_P.unsqueeze(1) + places_S).masked_fill(is_padding_PS, end)
+        mask_P1ST = (torch.arange(end + 1, device=ids_PS.device) <= columns_PS.unsqueeze(2)).unsqueeze(1)
+        with self.cache.continuing(slots_P, columns_PS, end + 1):
+            hidden_SPH = self._forward(ids_PS, columns_PS, mask_P1ST, images_NCHW, image_index_K)
+        return self._logits_at(hidden_SPH, lengths_P - 1)
+
+    def _logits_at(self, hidden_SPH: Tensor | None, places_P: Tensor) -> Tensor | None:
         if hidden_SPH is None:
             return None
-        hidden_1PH = hidden_SPH.gather(0, last_P.view(1, -1, 1).expand(1, -1, hidden_SPH.shape[2]))
-        return self.model.logits(hidden_1PH)[:, -1].index_select(0, prompts_R)
+        hidden_1PH = hidden_SPH.gather(0, places_P.view(1, -1, 1).expand(1, -1, hidden_SPH.shape[2]))
+        return self.model.logits(hidden_1PH)[:, -1]
 
     def step(
         self, ids_B1: Tensor, positions_B1: Tensor, mask: Tensor | None, columns: int | Tensor, end: int

@@ -137,7 +137,7 @@ class GraphedSteps(Steps):
     def width(self, rows: int) -> int:
         """Powers of two, and multiples of eight: one graph for several numbers of rows."""
         rounded = 1 << (rows - 1).bit_length() if 0 < rows < 8 else -(-rows // 8) * 8
-        return min(rounded, self.stage.cache.slots)
+        return min(rounded, self.stage.slots)
 
     def load(self, rows: Rows, kind: SamplingKind | None = None) -> None:
         """As `Steps.load`; the window stays where as many slots, and all that the rows take, fit into it."""

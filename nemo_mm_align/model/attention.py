@@ -117,7 +117,7 @@ class KeyValueCache:
         self._layers = [m for m in model.modules() if isinstance(m, CoreAttention) and m.causal]
         self.slots, self.length = slots, length
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
-        self._place: _Prompts | _Step | None = None
+        self._place: _Prompts | _Continued | _Step | None = None
 
     @contextmanager
     def prefilling(self, slots_R: Tensor, prompts_R: Tensor) -> Iterator[None]:
@@ -128,6 +128,18 @@ class KeyValueCache:
             prompts_R: whose they are, counted by the rows that are computed.
         """
         with self._attached(_Prompts(slots_R, prompts_R)):
+            yield
+
+    @contextmanager
+    def continuing(self, slots_P: Tensor, columns_PS: Tensor, end: int) -> Iterator[None]:
+        """Within the block prompts are gone on with whose first positions lie in their slots already.
+
+        Args:
+            slots_P: of each prompt, no two the same.
+            columns_PS: where each new position belongs.
+            end: columns that attention reads; the mask must hide those that hold nothing of their row.
+        """
+        with self._attached(_Continued(slots_P, columns_PS, end)):
             yield
 
     @contextmanager
@@ -143,7 +155,7 @@ class KeyValueCache:
             yield
 
     @contextmanager
-    def _attached(self, place: _Prompts | _Step) -> Iterator[None]:
+    def _attached(self, place: _Prompts | _Continued | _Step) -> Iterator[None]:
         self._place = place
         for layer in self._layers:
             layer.cache = self
@@ -184,6 +196,22 @@ class _Prompts:
         columns = stored_BGTD[:, :, : new_PGSD.shape[2]]
         columns.index_copy_(0, self.slots_R, new_PGSD.index_select(0, self.prompts_R))
         return new_PGSD
+
+
+@dataclass(frozen=True)
+class _Continued:
+    """Keys and values of the last positions of prompts, beside the first ones in their slots."""
+
+    slots_P: Tensor
+    columns_PS: Tensor
+    end: int
+
+    def store(self, stored_BGTD: Tensor, new_PGSD: Tensor) -> Tensor:
+        columns = stored_BGTD[:, :, : self.end]
+        rows_PGTD = columns.index_select(0, self.slots_P)
+        rows_PGTD.scatter_(2, self.columns_PS[:, None, :, None].expand_as(new_PGSD), new_PGSD)
+        columns.index_copy_(0, self.slots_P, rows_PGTD)
+        return rows_PGTD
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.sample import CHOSEN, REJECTED
 from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import ImageBatch
 from nemo_mm_align.model.config import (
     EngineConfig,
     LanguageConfig,

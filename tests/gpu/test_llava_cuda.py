@@ -17,9 +17,9 @@ if not torch.cuda.is_available():
 from nemo_mm_align.datasets.batch import Batch  # noqa: E402
 from nemo_mm_align.datasets.sample import CHOSEN, REJECTED  # noqa: E402
 from nemo_mm_align.inference.decode import generate_batch  # noqa: E402
+from nemo_mm_align.inference.prefill import ImageBatch  # noqa: E402
 from nemo_mm_align.inference.requests import EncodedPrompt  # noqa: E402
 from nemo_mm_align.inference.sampling_settings import SamplingSettings  # noqa: E402
-from nemo_mm_align.inference.session import ImageBatch  # noqa: E402
 from nemo_mm_align.model.attention import segment_mask  # noqa: E402
 from nemo_mm_align.model.config import (  # noqa: E402
     EngineConfig,

@@ -14,10 +14,11 @@ import torch
 
 from nemo_mm_align.inference import steps
 from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import DecodingSession, ImageBatch, NoRoom
+from nemo_mm_align.inference.session import DecodingSession, NoRoom
 from nemo_mm_align.model.llava import Llava
 from tests.float64 import Float64
 from tests.gpu import cpu_parity_worker as small

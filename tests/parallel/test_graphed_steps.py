@@ -7,9 +7,9 @@ import torch
 
 from nemo_mm_align.inference import steps
 from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import ImageBatch
 from tests.gpu import cpu_parity_worker as small
 
 pytestmark = [pytest.mark.parallel, pytest.mark.usefixtures("process_group")]
