@@ -62,6 +62,7 @@ def test_a_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test
     data = write_list(tmp_path / "d.json", [{"photo": "a.png", "ask": "Who?", "say": "Ann."}])
     settings = {"data": str(data), "out": str(tmp_path / "p.jsonl"), "images": "unchecked"}
     section = yaml.safe_load((tmp_path / "my/source/mine.yaml").read_text())
