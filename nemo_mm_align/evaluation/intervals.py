@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -38,7 +38,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     mean = float(np.mean(values))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * float(np.std(values, ddof=1))
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * float(np.std(values, ddof=1))
     half /= math.sqrt(len(values))
     return mean - half, mean + half
 
@@ -47,6 +47,8 @@ def share_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Wilson's interval of a share of zeros and ones: unlike Student's it has a width where all values agree."""
     if len(values) < 2:
         return None
+    from scipy import stats  # half a second, which every process that generates answers would pay
+
     result = stats.binomtest(int(sum(values)), len(values)).proportion_ci(CONFIDENCE, method="wilson")
     return float(result.low), float(result.high)
 

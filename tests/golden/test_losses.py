@@ -13,12 +13,13 @@ from tests.golden.worker import run_scripts
 pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_losses_are_those_of_1a72c78(layout: str, tmp_path: Path) -> None:
-    calls = [("train.py", overrides(recipe, layout, GOLDEN / "model", GOLDEN / "data", tmp_path)) for recipe in RECIPES]
-    run_scripts(tmp_path, calls, LAYOUTS[layout][0])
+@pytest.mark.parametrize("ranks", sorted({ranks for ranks, _ in LAYOUTS.values()}))
+def test_losses_are_those_of_1a72c78(ranks: int, tmp_path: Path) -> None:
+    runs = [(recipe, layout) for layout, (needed, _) in LAYOUTS.items() if needed == ranks for recipe in RECIPES]
+    calls = [("train.py", overrides(*run, GOLDEN / "model", GOLDEN / "data", tmp_path)) for run in runs]
+    run_scripts(tmp_path, calls, ranks)
     known = json.loads((GOLDEN / "losses.json").read_text(encoding="utf-8"))
-    for recipe in RECIPES:
+    for recipe, layout in runs:
         run = f"{recipe}_{layout}"
         found = worst({run: losses(tmp_path / run)}, {run: known[run]})
         assert all(found[name] <= BOUNDS[name] for name in BOUNDS), f"{run}: {found} off {BOUNDS}"

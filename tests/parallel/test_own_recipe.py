@@ -75,38 +75,48 @@ def one_process(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("layout", ["tp2", "pp2", "dp2"])
-def test_it_trains_alike_at_every_layout(layout: str, inputs: Path, one_process: Path, tmp_path: Path) -> None:
-    ranks, layout_words = LAYOUTS[layout]
-    calls = [words(inputs, tmp_path, variant, *VARIANTS[variant], *layout_words) for variant in VARIANTS]
-    run_scripts(tmp_path, [("train.py", call) for call in calls], ranks)
-    for variant in VARIANTS:
-        expected = losses(one_process / variant)
-        assert len(expected) == STEPS and expected[-1] < 0.9 * expected[0]
-        assert losses(tmp_path / variant) == pytest.approx(expected, rel=1e-5)
-        norms = curve(one_process / variant, "gradient_norm")
-        assert curve(tmp_path / variant, "gradient_norm") == pytest.approx(norms, rel=1e-4), "the head's counts once"
-
-
-def test_it_trains_and_goes_on_in_bf16_on_several_ranks(inputs: Path, one_process: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def two_processes(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of both variants at every layout of two processes, of bf16 that goes on, and of one that goes on at another layout."""
+    out = tmp_path_factory.mktemp("two")
+    calls = [
+        words(inputs, out / layout, variant, *VARIANTS[variant], *LAYOUTS[layout][1])
+        for layout in ("tp2", "pp2", "dp2")
+        for variant in VARIANTS
+    ]
     for layout in ("tp2", "dp2"):
-        call = words(inputs, tmp_path, layout, *VARIANTS["last"], *LAYOUTS[layout][1], "precision=bf16")
-        run_scripts(tmp_path, [("train.py", [*call, "trainer.max_steps=3"]), ("train.py", call)], 2)
-        assert losses(tmp_path / layout) == pytest.approx(losses(one_process / "last"), rel=0.05)
+        call = words(inputs, out / "bf16", layout, *VARIANTS["last"], *LAYOUTS[layout][1], "precision=bf16")
+        calls += [[*call, "trainer.max_steps=3"], call]
+    moved = words(inputs, out / "moved", "last", *VARIANTS["last"])
+    calls += [[*moved, *LAYOUTS["pp2"][1], "trainer.max_steps=3"], [*moved, *LAYOUTS["tp2"][1]]]
+    run_scripts(out, [("train.py", call) for call in calls], 2)
+    return out
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "dp2"])
+def test_it_trains_alike_at_every_layout(layout: str, one_process: Path, two_processes: Path) -> None:
+    for variant in VARIANTS:
+        expected, run = losses(one_process / variant), two_processes / layout / variant
+        assert len(expected) == STEPS and expected[-1] < 0.9 * expected[0]
+        assert losses(run) == pytest.approx(expected, rel=1e-5)
+        norms = curve(one_process / variant, "gradient_norm")
+        assert curve(run, "gradient_norm") == pytest.approx(norms, rel=1e-4), "the head's counts once"
+
+
+@pytest.mark.parametrize("layout", ["tp2", "dp2"])
+def test_it_trains_and_goes_on_in_bf16_on_several_ranks(layout: str, one_process: Path, two_processes: Path) -> None:
+    assert losses(two_processes / "bf16" / layout) == pytest.approx(losses(one_process / "last"), rel=0.05)
 
 
 def test_it_goes_on_at_another_layout_with_its_head_and_optimizer(
-    inputs: Path, one_process: Path, tmp_path: Path
+    inputs: Path, one_process: Path, two_processes: Path
 ) -> None:
-    first = words(inputs, tmp_path, "last", *VARIANTS["last"], *LAYOUTS["pp2"][1], "trainer.max_steps=3")
-    then = words(inputs, tmp_path, "last", *VARIANTS["last"], *LAYOUTS["tp2"][1])
-    run_scripts(tmp_path, [("train.py", first)], 2)
-    changed = script("train.py", *words(inputs, tmp_path, "last", "recipe.pooling=mean"))
+    run = two_processes / "moved/last"
+    assert losses(run) == pytest.approx(losses(one_process / "last"), rel=1e-5)
+    changed = script("train.py", *words(inputs, two_processes / "moved", "last", "recipe.pooling=mean"))
     assert changed.returncode == 2 and "was trained with the head" in changed.stderr, changed.stderr
-    run_scripts(tmp_path, [("train.py", then)], 2)
-    assert losses(tmp_path / "last") == pytest.approx(losses(one_process / "last"), rel=1e-5)
 
-    newest = latest_checkpoint(tmp_path / "last")
+    newest = latest_checkpoint(run)
     assert newest is not None and newest.name == f"step_{STEPS:08d}"
     names = ["helpfulness", "correctness", "coherence", "complexity", "verbosity"]
     assert read_metadata(newest).head == {"outputs": names, "pooling": "last"}
