@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
 
-def hints_of(kind: Any) -> dict[str, Any]:
+@functools.cache
+def hints_of(kind: Any) -> Mapping[str, Any]:
     """Return the keys that a section may have which becomes a `kind`, with their types, bounds included."""
     if issubclass(kind, BaseModel):
-        return {
-            item.alias or name: Annotated[item.annotation, *item.metadata] if item.metadata else item.annotation
-            for name, item in kind.model_fields.items()
-        }
+        return MappingProxyType(
+            {
+                item.alias or name: Annotated[item.annotation, *item.metadata] if item.metadata else item.annotation
+                for name, item in kind.model_fields.items()
+            }
+        )
     hints = get_type_hints(kind, include_extras=True)
-    return {item.name: hints[item.name] for item in fields(kind) if item.init}
+    return MappingProxyType({item.name: hints[item.name] for item in fields(kind) if item.init})
 
 
 def unwrapped(hint: Any) -> tuple[Any, list[Any]]:
