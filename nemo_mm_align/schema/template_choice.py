@@ -6,6 +6,7 @@ templates of ``conf/template/``, so that what is used instead of it can be named
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from nemo_mm_align.core.folder_files import read_object
@@ -119,7 +120,7 @@ def _rendered(folder: str | Path) -> Iterator[list[str]]:
     bos, eos = _special_tokens(Path(folder))
     for parts in (True, False):
         try:
-            template = _environment().from_string(text)
+            template = _compiled(text)
             given = {"add_generation_prompt": True, "bos_token": bos, "eos_token": eos}
             yield [
                 template.render(messages=_messages(turns, parts), **given).removeprefix(bos)
@@ -136,6 +137,12 @@ def _messages(turns: list[Turn], parts: bool) -> list[dict[str, Any]]:
 def _parts(content: str) -> list[dict[str, str]]:
     text = content.removeprefix("<image>\n")
     return [*([{"type": "image"}] if text != content else []), {"type": "text", "text": text}]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(text: str) -> Template:
+    """The template of a text, which is compared with all that are known: compiling takes longer than all that follows."""
+    return _environment().from_string(text)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
