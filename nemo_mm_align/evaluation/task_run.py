@@ -115,14 +115,22 @@ def _answers_of(settings: EvaluateSettings, path: Path, name: str, task: Task) -
 
 
 def _at_defaults(steering: Mapping[str, Sequence[Answered]], schema: AttributeSchema) -> dict[str, list[Answered]]:
-    """Sweeps alone stand for their models: by the answers that were asked for the schema's defaults."""
-    defaults = schema.complete({})
-    found = {model: [one for one in answers if one.asked == defaults] for model, answers in steering.items()}
+    """Sweeps alone stand for their models: by the answers that were asked for the schema's defaults.
+
+    A model may be asked for fewer attributes than this run's schema has: what it was asked for has to be at its default.
+    """
+    defaults = {attribute.name: attribute.default for attribute in schema.attributes}
+
+    def is_default(asked: Mapping[str, float] | None) -> bool:
+        return bool(asked) and all(value == defaults[name] for name, value in (asked or {}).items())
+
+    found = {model: [one for one in answers if is_default(one.asked)] for model, answers in steering.items()}
     if not found:
         raise UserError("no model that can be asked for attributes has answered: give answers or steering of one.")
     for model, answers in found.items():
         if not answers:
             raise UserError(
-                f"steering of {model}: no answer was asked for the defaults; give answers={{NAME: FILE}} as well."
+                f"steering of {model}: no answer was asked for the defaults of attribute_schema={schema.name}; give "
+                "the model's own attribute_schema, or answers={NAME: FILE} as well."
             )
     return found

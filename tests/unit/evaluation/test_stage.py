@@ -208,3 +208,20 @@ def test_old_figures_do_not_stand_beside_new_answers(world, helpsteer):
     with pytest.raises(UserError, match="no room"):
         evaluate(settings(answers={"base": base}), {"numbers": Broken(helpsteer)})
     assert not (folder / "out/results.json").exists()
+
+
+def test_a_model_that_is_asked_for_some_attributes_stands_by_its_answers_at_their_defaults(world, helpsteer):
+    """A sweep alone, of a model whose schema asks for complexity and verbosity; this run's schema asks for all five."""
+    folder, settings = world
+    low, at_default = {"complexity": 2, "verbosity": 0}, {"complexity": 2, "verbosity": 2}
+    files = [
+        answers(folder / "low.jsonl", [f"{number}" for number in range(COUNT)], low),
+        answers(folder / "default.jsonl", [f"it is {number}" for number in range(COUNT)], at_default),
+    ]
+    evaluate(settings(steering={"mine": files}), {"numbers": NumberTask(helpsteer)})
+    results = read_results(folder / "out/results.json")
+    assert results.methods["mine"].value("judged.verbosity") == 3, "the three words that stand at the defaults"
+    with pytest.raises(
+        UserError, match="defaults of attribute_schema=helpsteer; give the model's own attribute_schema"
+    ):
+        evaluate(settings(steering={"mine": files[:1]}), {"numbers": NumberTask(helpsteer)})
