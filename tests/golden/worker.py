@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/golden/worker.py CALLS.json     a list of [port, script, list of words]
 
-Every call meets at a port of its own: what an earlier one left in torchrun's store would mislead the next.
+Every call meets at a port of its own: what an earlier one left in torchrun's store would mislead the next. Calls without
+a port are the first rank's, which makes them as a single process once the others have ended.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
-def run_scripts(folder: Path, calls: Sequence[tuple[str, list[str]]], ranks: int = 1) -> str:
+Calls = Sequence[tuple[str | Path, list[str]]]
+"""A script of `scripts` or a file elsewhere, and its words."""
+
+
+def run_scripts(folder: Path, calls: Calls, ranks: int = 1, alone: Calls = ()) -> str:
     """Run scripts with their words, in one process or in several; return what all of them said.
 
     Args:
         folder: of one's own, for the list of calls.
+        alone: what the first rank runs afterwards as if it had been started alone.
 
     Raises:
         AssertionError: one of them failed.
@@ -31,7 +38,9 @@ def run_scripts(folder: Path, calls: Sequence[tuple[str, list[str]]], ranks: int
     from tests.waiting import PATIENCE_S
 
     path = folder / "calls.json"
-    path.write_text(json.dumps([[free_port(), script, words] for script, words in calls]), encoding="utf-8")
+    listed = [[free_port(), str(script), words] for script, words in calls]
+    listed += [[None, str(script), words] for script, words in alone]
+    path.write_text(json.dumps(listed), encoding="utf-8")
     if ranks > 1:
         return run_distributed(Path(__file__), ranks, path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
@@ -48,11 +57,24 @@ def run_scripts(folder: Path, calls: Sequence[tuple[str, list[str]]], ranks: int
     return done.stdout + done.stderr
 
 
+def forget_launcher() -> None:
+    """Take away what tells this process that it is one of several."""
+    for name in list(os.environ):
+        if name.startswith(("TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_")) or name in PLACE:
+            del os.environ[name]
+
+
 def main(calls: Path) -> None:
     """Run them all; an exit code other than 0 ends the process with it."""
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    first = os.environ.get("RANK", "0") == "0"
     for port, script, words in json.loads(calls.read_text(encoding="utf-8")):
-        os.environ["MASTER_PORT"] = str(port)
+        if port is None and not first:
+            return
+        if port is None:
+            forget_launcher()
+        else:
+            os.environ["MASTER_PORT"] = str(port)
         sys.argv = [str(SCRIPTS / script), *words]
         runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -1,8 +1,7 @@
-"""One rank of test_rating.py: reads the same answers in the layout given, and writes what came out."""
+"""One rank of test_rating.py: reads the same answers in one layout after the other, and writes what came out."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.source import build_from, open_source
 from nemo_mm_align.schema.records import Turn
+from tests.parallel.each_layout import in_each_layout
 
+LAYOUTS = {"dp2": ParallelConfig(), "tp2": ParallelConfig(2, 1, sequence_parallel=True), "pp2": ParallelConfig(1, 2)}
 HEAD = HeadConfig(("depth", "tone", "length"), "mean")
 PROMPTS = [("<image>\nIs there a triangle?", ("yes", "no there is no triangle", "five")), ("a tallest bar?", ("five",))]
 PROMPTS += [(f"<image>\n{'blue ' * number}?", ("red", "a red circle and blue square")) for number in range(1, 6)]
@@ -30,7 +31,6 @@ def samples(folder: Path, encoder) -> list[Sample]:
 
 def rate(folder: Path, parallel: ParallelConfig) -> dict[str, list]:
     source = open_source(folder / "model")
-    runtime.initialize(parallel, seed=1)
     encoder = source.encoder(source.template(None), None)
     model = build_from(source, parallel, EngineConfig("fp32"), head=HEAD)
     asked = samples(folder, encoder)
@@ -43,18 +43,9 @@ def rate(folder: Path, parallel: ParallelConfig) -> dict[str, list]:
     resumed = list(Rater(model, *small, "mean", max_batch_tokens=100).stream(asked, done, progress=False))
     assert [index for part in resumed for index in part] == ([0] if runtime.rank() == 0 else [])
     assert model.training
+    assert runtime.rank() == 0 or found == {"outputs": [], "hidden": []}
     return {name: [value.tolist() for value in values] for name, values in found.items()}
 
 
-def main(folder: str, out: str, tensor: str, pipeline: str) -> None:
-    parallel = ParallelConfig(int(tensor), int(pipeline), sequence_parallel=int(tensor) > 1)
-    found = rate(Path(folder), parallel)
-    if runtime.rank() == 0:
-        Path(out).write_text(json.dumps(found), encoding="utf-8")
-    else:
-        assert found == {"outputs": [], "hidden": []}
-    runtime.shutdown()
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    in_each_layout(LAYOUTS, rate, Path(sys.argv[1]), Path(sys.argv[2]))

@@ -17,7 +17,8 @@ from tests.tiny import sentence, tiny_llava
 
 pytestmark = pytest.mark.parallel
 
-LAYOUTS = {**GOLDEN_LAYOUTS, "dp2": (2, [])}
+LAYOUTS = {"tp2": GOLDEN_LAYOUTS["tp2"][1], "pp2": GOLDEN_LAYOUTS["pp2"][1], "dp2": []}
+"""Words of layouts of two processes."""
 STEPS = 4
 VARIANTS = {
     "last": [],
@@ -91,11 +92,21 @@ def assert_same(found: dict[str, list[float]], expected: dict[str, list[float]],
 
 
 @pytest.fixture(scope="module")
-def one_process(inputs: Path) -> dict[str, dict[str, list[float]]]:
-    out = inputs / "one"
-    out.mkdir()
-    run_scripts(out, [("train.py", words(inputs, out, name, *more)) for name, more in VARIANTS.items()])
-    return {name: curves(out / name) for name in VARIANTS}
+def out(inputs: Path) -> Path:
+    """Where all runs lie: ``LAYOUT/VARIANT``. In each layout the first is interrupted after two steps and gone on with."""
+    calls = []
+    for layout, names in CALLS.items():
+        runs = [words(inputs, inputs / layout, name, *VARIANTS[name], *LAYOUTS[layout]) for name in names]
+        calls += [[*runs[0], "trainer.max_steps=2"], *runs]
+    calls.append(words(inputs, inputs / "tp2", "bf16", *LAYOUTS["tp2"], "precision=bf16"))
+    alone = [words(inputs, inputs / "one", name, *more) for name, more in VARIANTS.items()]
+    run_scripts(inputs, [("train.py", call) for call in calls], 2, [("train.py", call) for call in alone])
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def one_process(out: Path) -> dict[str, dict[str, list[float]]]:
+    return {name: curves(out / "one" / name) for name in VARIANTS}
 
 
 def test_losses_are_the_pinned_ones_and_do_not_depend_on_how_answers_are_laid_out(one_process) -> None:
@@ -108,22 +119,18 @@ def test_losses_are_the_pinned_ones_and_do_not_depend_on_how_answers_are_laid_ou
 
 
 @pytest.mark.parametrize("layout", CALLS)
-def test_every_layout_has_the_same_losses_and_metrics(layout: str, inputs: Path, one_process, tmp_path: Path) -> None:
-    """The first one is interrupted after two steps and gone on with."""
-    ranks, layout_words = LAYOUTS[layout]
-    calls = [words(inputs, tmp_path, name, *VARIANTS[name], *layout_words) for name in CALLS[layout]]
-    calls.insert(0, [*calls[0], "trainer.max_steps=2"])
-    if layout == "tp2":
-        calls.append(words(inputs, tmp_path, "bf16", *layout_words, "precision=bf16"))
-    run_scripts(tmp_path, [("train.py", call) for call in calls], ranks)
+def test_every_layout_has_the_same_losses_and_metrics(layout: str, out: Path, one_process) -> None:
     for name in CALLS[layout]:
-        assert_same(curves(tmp_path / name), one_process[name])
-    if layout == "tp2":
-        assert_same({"loss": curves(tmp_path / "bf16")["loss"]}, {"loss": one_process["last"]["loss"]}, rel=0.05)
+        assert_same(curves(out / layout / name), one_process[name])
 
 
-def test_what_the_weights_stood_for_is_kept(one_process, inputs: Path) -> None:
-    newest = latest_checkpoint(inputs / "one/last")
+def test_bf16_has_almost_the_same_losses(out: Path, one_process) -> None:
+    losses = curves(out / "tp2/bf16")["loss"]
+    assert_same({"loss": losses}, {"loss": one_process["last"]["loss"]}, rel=0.05)
+
+
+def test_what_the_weights_stood_for_is_kept(out: Path) -> None:
+    newest = latest_checkpoint(out / "one/last")
     assert newest is not None and newest.name == f"step_{STEPS:08d}"
     metadata = read_metadata(newest)
     assert metadata.head == {"outputs": list(NAMES), "pooling": "last"}

@@ -15,10 +15,13 @@ import pytest
 from nemo_mm_align.schema.records import CandidateSet, read_records
 from tests.decoding_model import make_folder, make_prompts
 from tests.distributed import REPOSITORY, free_port
+from tests.golden.worker import run_scripts
 from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.parallel
 
+FLOAT64 = REPOSITORY / "tests/float64.py"
+SAMPLING = ["num_samples=2", "max_new_tokens=24"]
 PROMPTS = 40
 ATTEMPTS = 5
 """At hitting a moment of a run: we may be late on a busy machine, though not always."""
@@ -29,18 +32,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample")
     make_folder(folder / "model")
     make_prompts(folder, PROMPTS)
+    (folder / "changing").mkdir()
+    for number in range(3):
+        shutil.copy(folder / f"{number}.png", folder / "changing")
     return folder
+
+
+def checkpoint(folder: Path) -> list[str]:
+    return [f"checkpoint={folder / 'model'}", "template=vicuna_v1", "template.system="]
 
 
 def command(folder: Path, script: str, *overrides: str, ranks: int = 1, float64: bool = False) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
-    template = ["template=vicuna_v1", "template.system="]
     start = [
         sys.executable,
         *(launcher if ranks > 1 else []),
-        *([str(REPOSITORY / "tests/float64.py")] if float64 else []),
+        *([str(FLOAT64)] if float64 else []),
     ]
-    return [*start, str(REPOSITORY / "scripts" / script), f"checkpoint={folder / 'model'}", *template, *overrides]
+    return [*start, str(REPOSITORY / "scripts" / script), *checkpoint(folder), *overrides]
 
 
 def start(folder: Path, *arguments: str, ranks: int = 1, float64: bool = False) -> subprocess.Popen[str]:
@@ -57,9 +66,24 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder: Path) -> bytes:
-    finish(sample(folder, "undisturbed.jsonl"))
-    return (folder / "undisturbed.jsonl").read_bytes()
+def finished(folder: Path) -> Path:
+    """Where the runs lie that nothing disturbs, one process's: a sweep, a sampling, another with pictures elsewhere."""
+
+    def words(name: str, *more: str) -> list[str]:
+        return [*checkpoint(folder), f"prompts={folder}/prompts.jsonl", f"out={folder}/{name}.jsonl", *more]
+
+    def sampled(name: str, *more: str) -> tuple[Path, list[str]]:
+        return FLOAT64, [str(REPOSITORY / "scripts/sample.py"), *words(name, *SAMPLING, *more)]
+
+    sweep = words("sweep", "max_new_tokens=4", "sweep=[verbosity]", "attributes.helpfulness=3")
+    elsewhere = f"image_root={folder}/changing"
+    run_scripts(folder, [("generate.py", sweep), sampled("undisturbed"), sampled("changing", elsewhere)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Path) -> bytes:
+    return (finished / "undisturbed.jsonl").read_bytes()
 
 
 def wait_for_answers(process: subprocess.Popen[str], out: Path) -> None:
@@ -74,7 +98,7 @@ def answers(out: Path) -> int:
 
 def sample(folder: Path, out: str, *overrides: str, ranks: int = 1) -> subprocess.Popen[str]:
     """In float64: answers are compared between layouts and batches, and in fp32 rounding may choose a token."""
-    settings = ["num_samples=2", "max_new_tokens=24", "prompts=prompts.jsonl", f"out={out}"]
+    settings = [*SAMPLING, "prompts=prompts.jsonl", f"out={out}"]
     return start(folder, "sample.py", *settings, *overrides, ranks=ranks, float64=True)
 
 
@@ -133,10 +157,8 @@ def test_asked_to_stop_it_ends_after_the_batch_and_goes_on(
     assert out.read_bytes() == undisturbed
 
 
-def test_a_sweep_answers_every_prompt_once_per_value(folder: Path) -> None:
-    settings = ["prompts=prompts.jsonl", "out=sweep.jsonl", "max_new_tokens=4", "sweep=[verbosity]"]
-    finish(start(folder, "generate.py", *settings, "attributes.helpfulness=3"))
-    asked = [record.sampling["attributes"] for record in read_records(folder / "sweep.jsonl", CandidateSet)]
+def test_a_sweep_answers_every_prompt_once_per_value(finished: Path) -> None:
+    asked = [record.sampling["attributes"] for record in read_records(finished / "sweep.jsonl", CandidateSet)]
     assert [values["verbosity"] for values in asked[:5]] == [0, 1, 2, 3, 4] and len(asked) == 5 * PROMPTS
     assert {values["helpfulness"] for values in asked} == {3}
 
@@ -168,11 +190,7 @@ def test_broken_images_are_found_before_weights_are_read(folder: Path) -> None:
 
 
 def test_a_picture_that_has_changed_since_is_noticed(folder: Path, undisturbed: bytes) -> None:
-    (folder / "changing").mkdir()
-    for number in range(3):
-        shutil.copy(folder / f"{number}.png", folder / "changing")
     out = folder / "changing.jsonl"
-    finish(sample(folder, out.name, "image_root=changing"))
     assert out.read_bytes() == undisturbed
     shutil.copy(folder / "0.png", folder / "changing/1.png")
     message = refused(sample(folder, out.name, "image_root=changing"))

@@ -29,8 +29,8 @@ def test_it_tells_held_out_answers_alike_in_every_layout(tmp_path: Path) -> None
         files = [f"{kind}={tmp_path}/{kind}.jsonl" for kind in ("train", "heldout")]
         return [f"checkpoint={tmp_path}/model", *files, f"out={tmp_path}/{name}.jsonl", "alphas=[1.0,100.0]", *more]
 
-    run_scripts(tmp_path, [("probe.py", words("one")), ("probe.py", words("mean", "pooling=mean"))])
-    run_scripts(tmp_path, [("probe.py", words("tp2", "tensor_model_parallel_size=2"))], 2)
+    alone = [("probe.py", words("one")), ("probe.py", words("mean", "pooling=mean"))]
+    run_scripts(tmp_path, [("probe.py", words("tp2", "tensor_model_parallel_size=2"))], 2, alone)
     one, two, mean = (list(read_records(tmp_path / f"{name}.jsonl", RatedAnswers)) for name in ("one", "tp2", "mean"))
     held = list(read_records(tmp_path / "heldout.jsonl", RatedAnswers))
     assert [[answer.text for answer in record.answers] for record in one] == [

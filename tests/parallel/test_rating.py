@@ -14,12 +14,10 @@ from nemo_mm_align.model.llava import build_llava
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.schema.images import load_image
 from tests.distributed import run_distributed
-from tests.parallel.rating_worker import HEAD, samples
+from tests.parallel.rating_worker import HEAD, LAYOUTS, samples
 from tests.tiny import tiny_llava
 
 pytestmark = pytest.mark.parallel
-
-LAYOUTS = {"dp2": (2, 1, 1), "tp2": (2, 2, 1), "pp2": (2, 1, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +53,16 @@ def expected(folder: Path) -> dict[str, list[torch.Tensor]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def read(folder: Path) -> dict[str, dict[str, list]]:
+    """What two processes read in each layout."""
+    run_distributed("tests.parallel.rating_worker", 2, folder, folder / "out.json")
+    return json.loads((folder / "out.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_answers_are_read_as_transformers_does_in_every_layout(layout: str, folder: Path, expected, tmp_path) -> None:
-    ranks, *sizes = LAYOUTS[layout]
-    run_distributed("tests.parallel.rating_worker", ranks, folder, tmp_path / "out.json", *sizes)
-    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+def test_answers_are_read_as_transformers_does_in_every_layout(layout: str, read, expected) -> None:
+    found = read[layout]
     for name, values in expected.items():
         assert len(found[name]) == len(values)
         for mine, theirs in zip(found[name], values, strict=True):

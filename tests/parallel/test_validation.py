@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -17,12 +16,19 @@ from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel.checkpoint_folder import checkpoints_of, read_metadata
 from nemo_mm_align.parallel.source import open_source
 from tests.distributed import REPOSITORY, run_distributed
+from tests.golden.worker import run_scripts
 from tests.parallel.test_training import STEPS, finish, losses, overrides, start
 from tests.parallel.validation_worker import build, held_out, measure, validation
 from tests.tiny import sentence, tiny_llava, training_data
 from tests.tiny_llava import make_llava
 
 NAMES = ("sft", "dpo", "attribute_model")
+LAYOUTS = {
+    "tp2": ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"],
+    "pp2": ["model.pipeline_model_parallel_size=2", "model.num_layers_in_first_pipeline_stage=1"],
+    "dp2": [],
+}
+"""Words of layouts of two processes."""
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +122,25 @@ def whole(watched: tuple[list[str], list[str], Path]) -> tuple[list[str], Path]:
     return words, out
 
 
-def test_watching_changes_no_number_of_the_training(
-    watched: tuple[list[str], list[str], Path], whole: tuple[list[str], Path]
-) -> None:
-    plain, _, out = watched
-    finish(start(1, *plain, "name=plain"))  # with dropout, whose random numbers would tell
+@pytest.fixture(scope="module")
+def others(watched: tuple[list[str], list[str], Path], whole: tuple[list[str], Path]) -> str:
+    """What all other runs said: watched ones in two processes and in one, one that nothing watches, and a share held out.
+
+    They come after `whole`, which computes the reference's log-probs.
+    """
+    plain, watch, out = watched
+    short = [*plain, *watch, "model.lora.dropout=0", "trainer.max_steps=4"]
+    short.append("guards.task={_target_: tests.word_task.WordTask}")
+    share = [*plain, "data.validation=0.25", "validation.monitor=rewards/accuracies", "trainer.max_steps=2"]
+    alone = [[*short, "name=one"], [*plain, "name=plain"], [*share, "name=share"]]
+    layouts = [[*short, *layout, f"name={name}"] for name, layout in LAYOUTS.items()]
+    return run_scripts(out, [("train.py", call) for call in layouts], 2, [("train.py", call) for call in alone])
+
+
+@pytest.mark.usefixtures("others")
+def test_watching_changes_no_number_of_the_training(whole: tuple[list[str], Path]) -> None:
+    """With dropout, whose random numbers would tell."""
+    _, out = whole
     assert losses(out, "whole") == losses(out, "plain") and len(losses(out, "plain")) == STEPS
     assert not (out / "plain/best").exists() and not (out / "plain/metrics/validation.jsonl").exists()
 
@@ -168,28 +188,10 @@ def test_the_best_checkpoint_opens_by_its_name(whole: tuple[list[str], Path]) ->
     assert {"overfitting", "validation accuracy", "answers"} <= rules
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"],
-        ["model.pipeline_model_parallel_size=2", "model.num_layers_in_first_pipeline_stage=1"],
-        [],
-    ],
-    ids=["tp2", "pp2", "dp2"],
-)
-def test_two_processes_validate_and_answer_as_one_does(
-    watched: tuple[list[str], list[str], Path],
-    layout: list[str],
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    plain, watch, out = watched
-    words, name = [*plain, *watch, "model.lora.dropout=0", "trainer.max_steps=4"], request.node.callspec.id
-    words.append("guards.task={_target_: tests.word_task.WordTask}")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    if not (out / "one").exists():
-        finish(start(1, *words, "name=one"))
-    finish(start(2, *words, *layout, f"name={name}"))
+@pytest.mark.usefixtures("others")
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_two_processes_validate_and_answer_as_one_does(watched: tuple[list[str], list[str], Path], name: str) -> None:
+    _, _, out = watched
     for ours, theirs in zip(lines(out, name, "validation"), lines(out, "one", "validation"), strict=True):
         # Training itself rounds differently at another layout, four steps of it more than one pass.
         assert ours["validation/loss"] == pytest.approx(theirs["validation/loss"], rel=1e-5)
@@ -201,17 +203,9 @@ def test_two_processes_validate_and_answer_as_one_does(
     assert lines(out, name, "guards")[-1]["guards/word_count"] == expected
 
 
-def test_a_share_is_held_out_and_never_trained_on(watched: tuple[list[str], list[str], Path]) -> None:
-    plain, _, out = watched
-    words = [
-        *plain,
-        "data.validation=0.25",
-        "validation.monitor=rewards/accuracies",
-        "trainer.max_steps=2",
-        "name=share",
-    ]
-    output = finish(start(1, *words))
-    assert "9 samples to train on, 3 held out for validation" in output
+def test_a_share_is_held_out_and_never_trained_on(watched: tuple[list[str], list[str], Path], others: str) -> None:
+    _, _, out = watched
+    assert "9 samples to train on, 3 held out for validation" in others
     plan = [json.loads((out / f"share/metrics/{name}length_plan.json").read_text()) for name in ("", "validation_")]
     assert [one["kept"] for one in plan] == [9, 3]
     assert json.loads((out / "share/metrics/best.json").read_text())["monitor"] == "validation/rewards/accuracies"
