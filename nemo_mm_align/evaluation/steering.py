@@ -42,7 +42,7 @@ def steering_results(
 def _check_sweep(answer: ScoredAnswer, schema: AttributeSchema) -> None:
     if answer.asked is None:
         raise UserError(f"steering answer of prompt {answer.prompt_id} does not say what was asked.")
-    moved = [name for name, value in schema.check_some(answer.asked).items() if value != schema[name].default]
+    moved = schema.moved(answer.asked)
     if len(moved) > 1:
         raise UserError(
             f"steering answer of prompt {answer.prompt_id} departs from the defaults in {', '.join(moved)}; "

@@ -119,12 +119,10 @@ def _at_defaults(steering: Mapping[str, Sequence[Answered]], schema: AttributeSc
 
     A model may be asked for fewer attributes than this run's schema has: what it was asked for has to be at its default.
     """
-    defaults = {attribute.name: attribute.default for attribute in schema.attributes}
-
-    def is_default(asked: Mapping[str, float] | None) -> bool:
-        return bool(asked) and all(value == defaults[name] for name, value in (asked or {}).items())
-
-    found = {model: [one for one in answers if is_default(one.asked)] for model, answers in steering.items()}
+    found = {
+        model: [one for one in answers if one.asked and not schema.moved(one.asked)]
+        for model, answers in steering.items()
+    }
     if not found:
         raise UserError("no model that can be asked for attributes has answered: give answers or steering of one.")
     for model, answers in found.items():

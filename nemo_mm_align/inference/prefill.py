@@ -36,7 +36,8 @@ class ImageBatch:
         if not occurrences:
             return None
         needed, index_K = self.index_K[torch.tensor(occurrences)].unique(return_inverse=True)
-        return ImageBatch(self.pixels_NCHW[needed], index_K)
+        every = len(needed) == len(self.pixels_NCHW)  # mostly: no picture is copied then
+        return ImageBatch(self.pixels_NCHW if every else self.pixels_NCHW[needed], index_K)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,10 @@ class AttributeSchema(BaseModel):
         """The attributes that a model is asked for, in schema order, the order of the steering string."""
         return tuple(item for item in self.attributes if self.steered is None or item.name in self.steered)
 
+    def moved(self, asked: Mapping[str, float]) -> list[str]:
+        """Return the attributes that are asked for at another value than their default, in schema order."""
+        return [name for name, value in self.check_some(asked).items() if value != self[name].default]
+
     def check_some(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Validate values of any of the attributes and return them in schema order; raise `UserError` otherwise."""
         for name in values:
