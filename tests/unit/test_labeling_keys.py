@@ -17,7 +17,7 @@ from nemo_mm_align.llm.clients.key_spellings import is_secret
 from nemo_mm_align.llm.failures import LONGEST_MESSAGE, CallFailure
 from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import Files, Reply, honest, judge_server, make_files
-from tests.unit.judges_of_services import anthropic, ask, gemini, google_genai, openai
+from tests.unit.judges.services import anthropic, ask, gemini, google_genai, openai
 
 KEY = "zK9/q+7=Wm_x~R2-vb=="
 SPELLINGS = {

@@ -17,7 +17,7 @@ from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.hostile_server import Behaviour, HostileServer, head, hostile_server, whole
 from tests.judge_server import Files, generated, make_files
-from tests.unit.judges_of_services import KEY, anthropic, gemini, google_genai, openai
+from tests.unit.judges.services import KEY, anthropic, gemini, google_genai, openai
 
 MIB = 2**20
 SCORES = {"helpfulness": 3, "correctness": 2, "coherence": 4, "complexity": 1, "verbosity": 0}

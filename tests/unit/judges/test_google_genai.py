@@ -1,29 +1,17 @@
 """The judge that asks by Google's own package: what it sends, and what is missing without it."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.labeling.registry import build_judge
 from nemo_mm_align.schema.attributes import AttributeSchema
-from tests.judge_server import Files, judge_server, make_files
-from tests.unit.judges_of_services import (
+from tests.judge_server import Files, judge_server
+from tests.unit.judges.services import (
     ask,
     google_genai,
-    set_keys,
 )
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch) -> None:
-    set_keys(monkeypatch)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return make_files(tmp_path, 3)
 
 
 def test_google_genai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:

@@ -1,23 +1,11 @@
 """The judge that asks Anthropic's service: what it sends, its errors, its address."""
 
-from pathlib import Path
-
 import pytest
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.attributes import AttributeSchema
-from tests.judge_server import Files, Reply, judge_server, make_files
-from tests.unit.judges_of_services import KEY, anthropic, ask, failure_of, set_keys
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch) -> None:
-    set_keys(monkeypatch)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return make_files(tmp_path, 3)
+from tests.judge_server import Files, Reply, judge_server
+from tests.unit.judges.services import KEY, anthropic, ask, failure_of
 
 
 def test_anthropic_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:

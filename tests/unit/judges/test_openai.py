@@ -9,18 +9,8 @@ from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import Prompt, Turn
-from tests.judge_server import Files, Reply, judge_server, make_files
-from tests.unit.judges_of_services import ask, failure_of, openai, set_keys
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch) -> None:
-    set_keys(monkeypatch)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return make_files(tmp_path, 3)
+from tests.judge_server import Files, Reply, judge_server
+from tests.unit.judges.services import ask, failure_of, openai
 
 
 def test_openai_sends_rubric_schema_and_decoding(files: Files, helpsteer: AttributeSchema) -> None:

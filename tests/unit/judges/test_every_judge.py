@@ -3,7 +3,6 @@
 import logging
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,8 +11,8 @@ import nemo_mm_align.llm.clients.question_images
 from nemo_mm_align.labeling.judge import CountsTokens, price_of
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.schema.attributes import AttributeSchema
-from tests.judge_server import FAULTS, Files, error, judge_server, make_files, reference_answer, true_ratings
-from tests.unit.judges_of_services import (
+from tests.judge_server import FAULTS, Files, error, judge_server, reference_answer, true_ratings
+from tests.unit.judges.services import (
     KEY,
     PRICE,
     TEXTS,
@@ -24,24 +23,13 @@ from tests.unit.judges_of_services import (
     gemini,
     google_genai,
     openai,
-    set_keys,
 )
 from tests.waiting import wait_until
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch) -> None:
-    set_keys(monkeypatch)
 
 
 @pytest.fixture(params=[gemini, google_genai, openai, anthropic], ids=lambda make: make.__name__)
 def make(request) -> MakeJudge:
     return request.param
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return make_files(tmp_path, 3)
 
 
 def test_ratings_follow_image_and_candidate(make: MakeJudge, files: Files, helpsteer: AttributeSchema) -> None:

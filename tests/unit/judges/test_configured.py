@@ -18,12 +18,7 @@ from nemo_mm_align.llm.clients.openai_compatible import OpenAICompatible
 from nemo_mm_align.llm.question import Question
 from nemo_mm_align.schema.attributes import AttributeSchema
 from tests.judge_server import judge_server
-from tests.unit.judges_of_services import anthropic, set_keys
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch) -> None:
-    set_keys(monkeypatch)
+from tests.unit.judges.services import anthropic
 
 
 @pytest.mark.parametrize(
