@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
+import numpy
 import torch
 from megatron.core import parallel_state
 
@@ -43,6 +44,26 @@ class LedSession:
         return torch.distributed.get_rank() == self._leader
 
     @property
+    def slots(self) -> int:
+        """See `DecodingSession.slots`."""
+        return self._session.slots
+
+    @property
+    def length(self) -> int:
+        """See `DecodingSession.length`."""
+        return self._session.length
+
+    @property
+    def reused(self) -> tuple[int, int]:
+        """See `DecodingSession.reused`."""
+        return self._session.reused
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no other rank follows this one."""
+        return bool(self._group.size() == 1)
+
+    @property
     def room(self) -> int:
         """See `DecodingSession.room`."""
         return self._session.room
@@ -54,7 +75,7 @@ class LedSession:
 
     def admit(self, requests: Sequence[DecodingRequest], images: ImageBatch | None = None) -> list[int]:
         """See `DecodingSession.admit`; what is refused here, nobody hears of."""
-        arrays = images and (images.pixels_NCHW.numpy(), images.index_K.numpy())
+        arrays = images and (images.pixels_NCHW.numpy(), images.index_K.numpy(), images.names)
         rows = self._session.admit(requests, images)
         self._calls.append(("admit", (list(requests), arrays)))
         return rows
@@ -69,7 +90,7 @@ class LedSession:
         """See `DecodingSession.step`."""
         calls, self._calls = self._calls, []
         self._tell(calls)
-        self._within_step = True
+        self._within_step = not self.is_whole
         progress = self._session.step()
         self._within_step = False
         return progress
@@ -82,7 +103,7 @@ class LedSession:
                     self._session.retire(*arguments)
                 else:
                     requests, arrays = arguments
-                    self._session.admit(requests, arrays and ImageBatch(*map(torch.from_numpy, arrays)))
+                    self._session.admit(requests, arrays and _batch(*arrays))
             on_progress(self._session.step())
 
     def _tell(self, calls: _Calls | None) -> _Calls | None:
@@ -100,3 +121,7 @@ class LedSession:
         self._session.__exit__(*error)
         if self.leads and not self._within_step:
             self._tell(None)
+
+
+def _batch(pixels_NCHW: numpy.ndarray, index_K: numpy.ndarray, names: tuple[str, ...]) -> ImageBatch:
+    return ImageBatch(torch.from_numpy(pixels_NCHW), torch.from_numpy(index_K), names)

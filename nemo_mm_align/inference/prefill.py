@@ -26,10 +26,30 @@ class ImageBatch:
     Args:
         pixels_NCHW: normalised, float32.
         index_K: for each occurrence, prompt by prompt, its place in `pixels_NCHW`.
+        names: what tells each of `pixels_NCHW` from others, as in `DecodingRequest.pictures`; none: they are not known again.
     """
 
     pixels_NCHW: Tensor
     index_K: Tensor
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def joined(cls, batches: Sequence[ImageBatch | None]) -> ImageBatch | None:
+        """Return the images of several prompts, one after the other, those of one name once; None where there are none."""
+        places: dict[str | tuple[int, int], int] = {}
+        pixels, index, names = list[Tensor](), list[int](), list[str]()
+        for number, batch in enumerate(batches):
+            for picture in [] if batch is None else batch.index_K.tolist():
+                assert batch is not None
+                key = batch.names[picture] if batch.names else (number, picture)
+                if key not in places:
+                    places[key] = len(pixels)
+                    pixels.append(batch.pixels_NCHW[picture])
+                    names.append(batch.names[picture] if batch.names else "")
+                index.append(places[key])
+        if not index:
+            return None
+        return cls(torch.stack(pixels), torch.tensor(index), tuple(names) if all(names) else ())
 
     def of(self, occurrences: Sequence[int]) -> ImageBatch | None:
         """Return a batch of some occurrences alone, with the images that these need; None for none."""
@@ -37,7 +57,10 @@ class ImageBatch:
             return None
         needed, index_K = self.index_K[torch.tensor(occurrences)].unique(return_inverse=True)
         every = len(needed) == len(self.pixels_NCHW)  # mostly: no picture is copied then
-        return ImageBatch(self.pixels_NCHW if every else self.pixels_NCHW[needed], index_K)
+        if every:
+            return ImageBatch(self.pixels_NCHW, index_K, self.names)
+        names = tuple(self.names[place] for place in needed.tolist()) if self.names else ()
+        return ImageBatch(self.pixels_NCHW[needed], index_K, names)
 
 
 @dataclass(frozen=True)

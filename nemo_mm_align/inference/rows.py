@@ -24,12 +24,14 @@ class DecodingRequest:
         stop_ids: tokens that end an answer.
         pictures: what tells each image from others, in order: with equal ones the same keys and values may serve again.
             Images for which there is none are computed anew.
+        top_logprobs: log-probabilities to tell with each token: its own and those of so many of the likeliest; None: none at all.
     """
 
     prompt: EncodedPrompt
     sampling: SamplingSettings
     stop_ids: frozenset[int]
     pictures: tuple[str, ...] = ()
+    top_logprobs: int | None = None
 
     @property
     def length(self) -> int:
@@ -53,6 +55,21 @@ class GeneratedAnswer:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """How probable the model held a token, before temperature, top-k and top-p; natural logarithms.
+
+    Args:
+        token: that was chosen, a stop token too.
+        logprob: of it.
+        top: tokens and theirs, the likeliest first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Progress:
     """What a step has done for one row.
 
@@ -60,11 +77,13 @@ class Progress:
         row: its number.
         token: the new one; None for a stop token. The tokens of a stop text are told like all others.
         finish_reason: why the answer ends with it; None where it goes on.
+        logprobs: where the request asks for them.
     """
 
     row: int
     token: int | None
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass

@@ -26,6 +26,7 @@ _MODULES = {
     "scikit-learn": "sklearn",
     "protobuf": "google.protobuf",
     "google-generativeai": "google.generativeai",
+    "prometheus-client": "prometheus_client",
 }
 _MODULES |= {"megatron-core": "megatron.core", "nemo-toolkit": "nemo", "hydra-core": "hydra"}
 """Modules of packages that are not called like them."""

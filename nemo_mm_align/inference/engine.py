@@ -1,0 +1,313 @@
+"""One decoding session for many clients: requests wait in a bounded queue, join between steps, and are told of each token.
+
+`Engine.run` is the loop of the rank that leads its replica; the others `follow` (see `LedSession`). `submit` and `cancel` may
+be called from any thread. Listeners are called from the loop's thread and had better be quick: nobody decodes meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from nemo_mm_align.inference.led_session import LedSession
+from nemo_mm_align.inference.prefill import ImageBatch
+from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, TokenLogprobs
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1.0
+"""Between steps without work, by which the other ranks know that this one lives."""
+
+
+class Refused(Exception):
+    """A request is not taken in."""
+
+
+class QueueFull(Refused):
+    """As many requests wait as may."""
+
+
+class Ending(Refused):
+    """The engine ends and takes nothing in."""
+
+
+@dataclass(frozen=True)
+class AnswerStep:
+    """What a step has done for one answer.
+
+    Args:
+        sample: which of the request's answers.
+        token: the new one; None for a stop token.
+        logprobs: where they were asked for.
+        answer: all of it, with its last step.
+    """
+
+    sample: int
+    token: int | None
+    logprobs: TokenLogprobs | None = None
+    answer: GeneratedAnswer | None = None
+
+
+class Listener(Protocol):
+    """Who is told what becomes of a request."""
+
+    def stepped(self, ticket: Ticket, steps: Sequence[AnswerStep]) -> None:
+        """Take what one step has done for the request's answers."""
+
+    def failed(self, ticket: Ticket, error: BaseException) -> None:
+        """Take that nothing more will come."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request on its way.
+
+    Attributes:
+        submitted, admitted, first_token: seconds of `time.monotonic`; None where it has not come so far.
+    """
+
+    request: DecodingRequest
+    images: ImageBatch | None
+    listener: Listener
+    submitted: float = field(default_factory=time.monotonic)
+    admitted: float | None = None
+    first_token: float | None = None
+    rows: dict[int, int] = field(default_factory=dict)  # of the session, to the request's answers
+
+    @property
+    def answers(self) -> int:
+        """How many are asked for."""
+        return self.request.sampling.num_samples
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How the engine stands.
+
+    Args:
+        running, waiting: requests.
+        cache_usage: share of the slots that answers lie in.
+        prefix_queries, prefix_hits: positions of all prompts so far, and how many of these needed not be computed.
+    """
+
+    running: int
+    waiting: int
+    cache_usage: float
+    prefix_queries: int
+    prefix_hits: int
+
+
+class Engine:
+    """Answers requests; one thread is in `run`.
+
+    Args:
+        session: of the leading rank, not entered yet.
+        waiting: requests that may wait.
+        prefill_positions: of prompts that are computed together; one longer prompt is computed alone. What is decoding waits
+            for that long.
+    """
+
+    def __init__(self, session: LedSession, waiting: int, prefill_positions: int = 4096) -> None:
+        self._session, self._most, self._positions = session, waiting, prefill_positions
+        self._waiting: deque[Ticket] = deque()
+        self._cancelled: list[Ticket] = []
+        self._running: dict[int, Ticket] = {}
+        self._changed = threading.Condition()
+        self._ending = False
+        self._fault: BaseException | None = None
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What ended the loop, if anything did that nobody asked for."""
+        return self._fault
+
+    @property
+    def length(self) -> int:
+        """Positions of an answer with its prompt, at most."""
+        return self._session.length
+
+    @property
+    def slots(self) -> int:
+        """Answers at a time."""
+        return self._session.slots
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request waits or runs."""
+        with self._changed:
+            return not self._waiting and not self._running
+
+    @property
+    def figures(self) -> Figures:
+        """How it stands now."""
+        with self._changed:
+            running, waiting = set(self._running.values()), len(self._waiting)
+            used = len(self._running) / self.slots
+        return Figures(len(running), waiting, used, *self._session.reused)
+
+    def submit(self, request: DecodingRequest, images: ImageBatch | None, listener: Listener) -> Ticket:
+        """Have a request answered; `listener` is told from now on.
+
+        Args:
+            images: of this prompt.
+
+        Raises:
+            QueueFull: too many wait.
+            Ending: the engine takes nothing in any more.
+            ValueError: it will never fit.
+        """
+        ticket = Ticket(request, images, listener)
+        if request.length > self.length:
+            raise ValueError(f"{request.length} positions, and room for {self.length}")
+        if ticket.answers > self.slots:
+            raise ValueError(f"{ticket.answers} answers at once, and room for {self.slots}")
+        with self._changed:
+            if self._ending or self._fault is not None:
+                raise Ending("no more requests are taken in") from self._fault
+            if len(self._waiting) >= self._most:
+                raise QueueFull(f"{self._most} requests wait already")
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a request up; its listener may still be told what was on its way. One that has ended is no matter."""
+        with self._changed:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            else:
+                self._cancelled.append(ticket)
+                self._changed.notify()
+
+    def end(self) -> None:
+        """Take nothing in any more; `run` returns once everything taken in is answered or cancelled."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Answer requests until `end`; the leading rank's part.
+
+        Raises:
+            Exception: what a step could not do; all requests have been told.
+        """
+        try:
+            with self._session:
+                while self._turn():
+                    pass
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _turn(self) -> bool:
+        """One step, if there is anything to be done; return whether there will be more."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._waiting or self._cancelled or self._running or self._ending, HEARTBEAT_SECONDS
+            )
+            if self._ending and not self._waiting and not self._running:
+                return False
+            cancelled, self._cancelled = self._cancelled, []
+            joining = self._joining(self._room_without(cancelled))
+        for ticket in cancelled:
+            self._forget(ticket)
+        if joining:
+            self._admit(joining)
+        try:
+            progress = self._session.step()
+        except torch.OutOfMemoryError as error:
+            self._survive(error)
+            return True
+        self._tell(progress)
+        return True
+
+    def _room_without(self, cancelled: Sequence[Ticket]) -> int:
+        return self._session.room + sum(len(ticket.rows) for ticket in set(cancelled))
+
+    def _joining(self, room: int) -> list[Ticket]:
+        """Take those from the queue that are first in it and fit."""
+        joining, positions = list[Ticket](), 0
+        while self._waiting:
+            ticket = self._waiting[0]
+            positions += len(ticket.request.prompt.ids)
+            if ticket.answers > room or (joining and positions > self._positions):
+                break
+            room -= ticket.answers
+            joining.append(self._waiting.popleft())
+        return joining
+
+    def _admit(self, joining: Sequence[Ticket]) -> None:
+        images = ImageBatch.joined([ticket.images for ticket in joining])
+        try:
+            rows = iter(self._session.admit([ticket.request for ticket in joining], images))
+        except ValueError as error:
+            if len(joining) == 1:
+                self._say(joining[0], error)
+            else:
+                for ticket in joining:  # one of them is at fault
+                    self._admit([ticket])
+            return
+        now = time.monotonic()
+        with self._changed:
+            for ticket in joining:
+                ticket.admitted = now
+                ticket.rows = {next(rows): sample for sample in range(ticket.answers)}
+                self._running.update(dict.fromkeys(ticket.rows, ticket))
+
+    def _tell(self, progress: Sequence[Progress]) -> None:
+        steps: dict[Ticket, list[AnswerStep]] = {}
+        for one in progress:
+            ticket = self._running[one.row]
+            sample = ticket.rows[one.row]
+            answer = self._retire(ticket, one.row) if one.finish_reason is not None else None
+            steps.setdefault(ticket, []).append(AnswerStep(sample, one.token, one.logprobs, answer))
+        now = time.monotonic()
+        for ticket, news in steps.items():
+            ticket.first_token = ticket.first_token or now
+            try:
+                ticket.listener.stepped(ticket, news)
+            except Exception:
+                logger.exception("whoever asked could not take an answer")
+                self._forget(ticket)
+
+    def _retire(self, ticket: Ticket, row: int) -> GeneratedAnswer:
+        with self._changed:
+            del self._running[row]
+            del ticket.rows[row]
+        return self._session.retire(row)
+
+    def _forget(self, ticket: Ticket) -> None:
+        for row in list(ticket.rows):
+            self._retire(ticket, row)
+
+    def _survive(self, error: torch.OutOfMemoryError) -> None:
+        """Go on without the prompts that there was no memory for; raise where it was not theirs."""
+        new = {ticket for ticket in self._running.values() if ticket.first_token is None}
+        if not self._session.is_whole or not new:
+            raise error
+        logger.warning("%d requests are given up: %s", len(new), str(error).splitlines()[0])
+        for ticket in new:
+            self._forget(ticket)
+            self._say(ticket, error)
+
+    def _give_up(self, error: BaseException) -> None:
+        with self._changed:
+            self._fault = error
+            lost = {*self._waiting, *self._running.values()}
+            self._waiting.clear()
+            self._running.clear()
+        for ticket in lost:
+            self._say(ticket, error)
+
+    def _say(self, ticket: Ticket, error: BaseException) -> None:
+        try:
+            ticket.listener.failed(ticket, error)
+        except Exception:
+            logger.exception("whoever asked could not be told of a failure")
