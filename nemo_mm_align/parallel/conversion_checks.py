@@ -14,6 +14,7 @@ from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel.checkpoint_folder import step_folder
 from nemo_mm_align.parallel.conversion_settings import ConvertSettings
+from nemo_mm_align.parallel.model_card_results import read_figures
 from nemo_mm_align.parallel.source import open_source
 
 
@@ -58,10 +59,12 @@ def _check_source(config: ConvertSettings) -> None:
         raise UserError(
             f"source={config.source}: is a checkpoint already; direction=export makes a Hugging Face folder."
         )
-    if exports and config.adapters == "apart":
+    if exports and config.adapters != "merged":
         source.refuse_head("a folder of PEFT has no place for that, adapters=merged has")
-    if exports and config.adapters == "apart" and source.lora is None:
-        raise UserError(f"source={config.source}: has no adapters; adapters=merged exports the whole model.")
+        if source.lora is None:
+            raise UserError(f"source={config.source}: has no adapters; adapters=merged exports the whole model.")
+    if config.results is not None:
+        read_figures(config.results)
     source.template(config.chosen_template)
     source.schema(config.chosen_schema)
     source.config.check(layout_of(config))
