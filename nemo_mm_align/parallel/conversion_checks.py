@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from nemo_mm_align.parallel.conversion_settings import ConvertSettings
 from nemo_mm_align.parallel.model_card_results import read_figures
 from nemo_mm_align.parallel.source import open_source
 
+logger = logging.getLogger(__name__)
+
 
 def check_early(values: Mapping[str, Any]) -> ConvertSettings:
     """Check conf/convert.yaml, composed, as plain values; `out` is this process's from then on.
@@ -28,6 +31,8 @@ def check_early(values: Mapping[str, Any]) -> ConvertSettings:
     check_conversion(config)
     out = place_of(config)
     if this_process().rank == 0:
+        for said in config.generation.warnings():
+            logger.warning("%s", said)
         lock.reserve(lock.lock_of(out), out, "give another out")
     return config
 
