@@ -102,7 +102,7 @@ def test_attributes_with_ranges_defaults_and_rubric(source: ModelSource, helpste
     text = card(source, helpsteer, generation={"temperature": 0})
     assert "steerable" in front_matter(text)["tags"]
     assert "| `verbosity` | whole numbers, 0 to 4 | 2 |" in text
-    assert f"* `verbosity`: 0 {helpsteer['verbosity'].levels[0]}; 1 " in text
+    assert f"* `verbosity`: 0 = {helpsteer['verbosity'].levels[0]}; 1 = " in text
     assert helpsteer.steering_string({item.name: item.default for item in helpsteer.asked}) in text
     assert 'add_generation_prompt=True, attributes={"verbosity": 0})' in text
     assert '"chat_template_kwargs": {"attributes": {"verbosity": 0}}' in text and "mine@verbosity=0" in text
