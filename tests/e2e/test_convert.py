@@ -135,7 +135,9 @@ def test_adapters_merged_and_apart_give_the_same_model(folder: Path, trained: Pa
     settings = json.loads((served / "adapter/adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(served / "base") and settings["modules_to_save"] is None
     keys = load_file(served / "adapter/adapter_model.safetensors")
-    assert all(re.search(r"language_model\.layers\..*\.lora_[AB]\.weight$", key) for key in keys)  # vLLM takes no others
+    assert all(
+        re.search(r"language_model\.layers\..*\.lora_[AB]\.weight$", key) for key in keys
+    )  # vLLM takes no others
     assert "--enable-lora --max-lora-rank 8" in (served / "adapter/README.md").read_text()
     assert "**The projector was trained**" in (apart / "README.md").read_text()
 

@@ -72,7 +72,8 @@ def test_what_servers_would_not_see_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}, {"do_sample": True}]
+    "values",
+    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}, {"do_sample": True}],
 )
 def test_values_that_cannot_be_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"generation.{next(iter(values))}"):

@@ -41,7 +41,11 @@ def source(tmp_path: Path, base: Path) -> ModelSource:
 
 
 def card(
-    source: ModelSource, schema: AttributeSchema | None = None, form: Any = "whole", trained: bool = True, **settings: Any
+    source: ModelSource,
+    schema: AttributeSchema | None = None,
+    form: Any = "whole",
+    trained: bool = True,
+    **settings: Any,
 ) -> str:
     config = read(ConvertSettings, {"direction": "export", "source": "run", "out": "out/mine", **settings})
     assert source.metadata is not None
