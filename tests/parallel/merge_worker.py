@@ -24,9 +24,10 @@ def logits(opened: OpenedModel, merge: Any) -> tuple[Tensor, Llava]:
     """Logits [2, V / TP] of a prompt and the step behind it, zeros where this rank has none."""
     model = opened.generator(1000, merge_adapters=merge).model.eval()
     stage, row = DecodingStage(model, 1, 10), torch.zeros(1, dtype=torch.int64)
-    ids = torch.arange(5, 14).unsqueeze(0)
+    words = [word for word in range(5, 15) if word != opened.source.config.image_token_id]
+    ids = torch.tensor([words[:9]])
     first = stage.prefill(ids, row + 8, row, row)
-    second = stage.step(torch.tensor([[7]]), torch.tensor([[9]]), None, 9, 10)
+    second = stage.step(ids[:, 2:3], torch.tensor([[9]]), None, 9, 10)
     if first is None or second is None:
         return torch.zeros(2, 1), model
     both = torch.cat([first, second])
