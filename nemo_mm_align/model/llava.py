@@ -138,6 +138,8 @@ class Llava(MegatronModule):
             ValueError: image tokens and image embeddings differ in number.
         """
         hidden_SBH = self._embed(input_ids_BS, images_NCHW, image_index_K) if self.pre_process else None
+        if not (torch.is_grad_enabled() or self.training or self.engine.fp8):
+            return self.language_model.run_plainly(position_ids_BS, attention_mask, hidden_SBH)
         with self._fp8_only_where_calibrated():
             output: Tensor = self.language_model(
                 input_ids=input_ids_BS,
