@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.prefixes import Content, Prefix, Prefixes, content_of, repeated
-from nemo_mm_align.inference.rows import DecodingRequest, Row
+from nemo_mm_align.inference.rows import DecodingRequest, Row, TokenLogprobs
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import Steps
 
@@ -135,7 +135,7 @@ class Prefill:
         now = [place for place in range(len(prompts.requests)) if place not in later]
         return (prompts.some(now), prompts.some(later)) if later else (prompts, None)
 
-    def compute(self, prompts: Prompts, slots: Sequence[int]) -> list[int]:
+    def compute(self, prompts: Prompts, slots: Sequence[int]) -> list[tuple[int, TokenLogprobs | None]]:
         """Compute all prompts, store each in the slots of its rows, and return the first token of each row.
 
         Args:
@@ -146,7 +146,7 @@ class Prefill:
             self.prefixes.longest(content, len(request.prompt.ids))
             for content, request in zip(contents, prompts.requests, strict=False)
         ] or [None] * len(prompts.requests)
-        tokens: dict[int, int] = {}
+        tokens: dict[int, tuple[int, TokenLogprobs | None]] = {}
         for begun in (False, True):
             places = [place for place, prefix in enumerate(found) if (prefix is not None) == begun]
             if places:
@@ -156,14 +156,15 @@ class Prefill:
 
     def _some(
         self, prompts: Prompts, places: Sequence[int], found: Sequence[Prefix | None], slots: Sequence[int]
-    ) -> dict[int, int]:
+    ) -> dict[int, tuple[int, TokenLogprobs | None]]:
         """First tokens, by row number, of prompts that are all begun or all new."""
         some = prompts.some(places)
         own = [slot for (_, place), slot in zip(prompts.rows, slots, strict=True) if place in places]
         prefixes = [prefix for place in places if (prefix := found[place]) is not None]
         logits_RV = self._go_on(some, own, prefixes) if prefixes else self._begin(some, own)
         rows = [row for row, _ in some.rows]
-        return dict(zip((row.number for row in rows), self._steps.first(logits_RV, rows).tolist(), strict=True))
+        tokens = self._steps.first(logits_RV, rows).tokens(rows)
+        return dict(zip((row.number for row in rows), tokens, strict=True))
 
     def _begin(self, prompts: Prompts, slots: Sequence[int]) -> Tensor | None:
         """Compute whole prompts; return logits [R, V / TP]."""

@@ -23,7 +23,7 @@ from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.growing_text import Decode
 from nemo_mm_align.inference.prefill import ImageBatch, Prefill, Prompts
 from nemo_mm_align.inference.prefixes import content_of
-from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row
+from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row, TokenLogprobs
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import GraphedSteps, Steps
 from nemo_mm_align.model.llava import Llava
@@ -142,13 +142,15 @@ class DecodingSession:
         return [row.number for row, _ in rows]
 
     def _check(self, request: DecodingRequest) -> None:
-        ids = request.prompt.ids
-        if not ids or min(ids) < 0 or max(ids) >= self._model.model_config.language.vocab_size:
+        ids, vocabulary = request.prompt.ids, self._model.model_config.language.vocab_size
+        if not ids or min(ids) < 0 or max(ids) >= vocabulary:
             raise ValueError(f"prompt {request.prompt.id!r} is empty, or has tokens that the model does not know")
         if request.length > self.length:
             raise ValueError(
                 f"prompt {request.prompt.id!r}: {request.length} positions, and room for {self.length} each"
             )
+        if request.top_logprobs is not None and not 0 <= request.top_logprobs < vocabulary:  # all but the image token
+            raise ValueError(f"log-probabilities of {request.top_logprobs} tokens asked for, of 0 to {vocabulary - 1}")
         if request.sampling.stop and self._decode is None:
             raise ValueError("stop texts take a session that can decode")
 
@@ -199,11 +201,11 @@ class DecodingSession:
         if self._changed:
             self._steps.load(self._slots)
             self._changed = False
-        tokens = self._steps.next(self._slots).tolist()
-        return self._append([(row, token) for row, token in zip(self._slots, tokens, strict=True) if row])
+        tokens = self._steps.next(self._slots).tokens(self._slots)
+        return self._append([(row, *token) for row, token in zip(self._slots, tokens, strict=True) if row])
 
-    def _append(self, tokens: Sequence[tuple[Row, int]]) -> list[Progress]:
-        progress = [row.append(token) for row, token in tokens]
+    def _append(self, tokens: Sequence[tuple[Row, int, TokenLogprobs | None]]) -> list[Progress]:
+        progress = [row.append(token, logprobs) for row, token, logprobs in tokens]
         self._unfinished -= sum(one.finish_reason is not None for one in progress)
         if self._prefill.prefixes:
             self._keep_ended()
@@ -236,7 +238,7 @@ class DecodingSession:
         for slot, row in zip(taken, rows, strict=True):
             self._slots[slot] = row
         self._changed = True
-        return self._append(list(zip(rows, tokens, strict=True)))
+        return self._append([(row, *token) for row, token in zip(rows, tokens, strict=True)])
 
     def _compact(self) -> None:
         """Move rows to the first slots once few of the slots are taken, so that a step computes few."""

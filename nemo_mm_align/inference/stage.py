@@ -168,6 +168,12 @@ class DecodingStage:
             torch.distributed.broadcast(ids_B, self._chooser, group=self._model_group)
         return ids_B
 
+    def agree(self, told: Tensor | None) -> Tensor | None:
+        """Overwrite a tensor by what the rank that chooses has in it, and return it; None is nothing anywhere."""
+        if told is not None and self._model_group.size() > 1:
+            torch.distributed.broadcast(told, self._chooser, group=self._model_group)
+        return told
+
     def _gather(self, logits_BV: Tensor) -> Tensor | None:
         size = self._tensor_group.size()
         if size == 1:
