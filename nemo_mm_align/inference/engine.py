@@ -95,6 +95,7 @@ class Figures:
         running, waiting: requests.
         cache_usage: share of the slots that answers lie in.
         prefix_queries, prefix_hits: positions of all prompts so far, and how many of these needed not be computed.
+        image_queries, image_hits: pictures in what had to be computed, and how many of these needed not be encoded.
     """
 
     running: int
@@ -102,6 +103,8 @@ class Figures:
     cache_usage: float
     prefix_queries: int
     prefix_hits: int
+    image_queries: int
+    image_hits: int
 
 
 class Engine:
@@ -150,7 +153,7 @@ class Engine:
         with self._changed:
             running, waiting = set(self._running.values()), len(self._waiting)
             used = len(self._running) / self.slots
-        return Figures(len(running), waiting, used, *self._session.reused)
+        return Figures(len(running), waiting, used, *self._session.reused, *self._session.pictures_reused)
 
     def submit(self, request: DecodingRequest, images: ImageBatch | None, listener: Listener) -> Ticket:
         """Have a request answered; `listener` is told from now on.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nemo_mm_align.core.transfers import to_device
+from nemo_mm_align.inference.image_features import ImageFeatures
 from nemo_mm_align.inference.prefixes import Content, Prefix, Prefixes, content_of, repeated
 from nemo_mm_align.inference.rows import DecodingRequest, Row, TokenLogprobs
 from nemo_mm_align.inference.stage import DecodingStage
@@ -26,7 +27,8 @@ class ImageBatch:
     Args:
         pixels_NCHW: normalised, float32.
         index_K: for each occurrence, prompt by prompt, its place in `pixels_NCHW`.
-        names: what tells each of `pixels_NCHW` from others, as in `DecodingRequest.pictures`; none: they are not known again.
+        names: what tells each of `pixels_NCHW` from others, as in `DecodingRequest.pictures`; none: they are
+            encoded anew each time. Pictures of one name are one picture, whatever their pixels say.
     """
 
     pixels_NCHW: Tensor
@@ -121,10 +123,12 @@ class Prefill:
     Args:
         stage: this rank's, with a cache of more slots than there are for answers where prompts are to be kept.
         steps: of the same stage.
+        image_bytes: see `ImageFeatures`.
     """
 
-    def __init__(self, stage: DecodingStage, steps: Steps) -> None:
+    def __init__(self, stage: DecodingStage, steps: Steps, image_bytes: int) -> None:
         self._stage, self._steps = stage, steps
+        self.features = ImageFeatures(stage.model, image_bytes) if stage.model.pre_process else None
         self.prefixes = Prefixes(range(stage.slots, stage.cache.slots))
 
     def split(self, prompts: Prompts) -> tuple[Prompts, Prompts | None]:
@@ -174,7 +178,7 @@ class Prefill:
             self._put([len(one) - 1 for one in ids]),
             self._put(slots),
             self._put([place for _, place in prompts.rows]),
-            *self._pixels(prompts.images),
+            self._embeddings(prompts.images),
         )
 
     def _go_on(self, prompts: Prompts, slots: Sequence[int], prefixes: Sequence[Prefix]) -> Tensor | None:
@@ -190,7 +194,7 @@ class Prefill:
             self._put([len(one) - start for one, start in zip(ids, starts, strict=True)]),
             self._put(first),
             end,
-            *self._pixels(prompts.without_first(starts)),
+            self._embeddings(prompts.without_first(starts)),
         )
         others = [(first[place], slot) for place, slot in zip(places, slots, strict=True) if slot != first[place]]
         self.copy([source for source, _ in others], [target for _, target in others], end)
@@ -219,7 +223,7 @@ class Prefill:
     def _put(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
         return to_device(torch.tensor(values), self._steps.device)
 
-    def _pixels(self, images: ImageBatch | None) -> tuple[Tensor | None, Tensor | None]:
-        if images is None:
-            return None, None
-        return images.pixels_NCHW.to(self._steps.device), images.index_K.to(self._steps.device)
+    def _embeddings(self, images: ImageBatch | None) -> Tensor | None:
+        if images is None or self.features is None:
+            return None
+        return self.features.of(images.pixels_NCHW, images.index_K, images.names)

@@ -21,6 +21,7 @@ import torch
 
 from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.growing_text import Decode
+from nemo_mm_align.inference.image_features import IMAGE_BYTES
 from nemo_mm_align.inference.prefill import ImageBatch, Prefill, Prompts
 from nemo_mm_align.inference.prefixes import content_of
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row, TokenLogprobs
@@ -46,6 +47,7 @@ class DecodingSession:
         decode: token ids to text as it stands, not stripped; needed for requests with stop texts.
         graphs: step from CUDA graphs; ``None`` = where the model lies on one GPU.
         kept: prompts, with their answers, of which keys and values are kept to be gone on from: each as much memory as a slot.
+        image_bytes: of embeddings of pictures that have names, kept on the first stage, so that these are encoded once.
 
     Raises:
         ValueError: the model has fewer positions.
@@ -59,6 +61,7 @@ class DecodingSession:
         decode: Decode | None = None,
         graphs: bool | None = None,
         kept: int = 0,
+        image_bytes: int = IMAGE_BYTES,
     ) -> None:
         positions = model.model_config.language.max_position_embeddings
         if length > positions:
@@ -68,7 +71,7 @@ class DecodingSession:
         on_gpu = next(model.parameters()).is_cuda
         kind = GraphedSteps if ((on_gpu and self._stage.is_whole) if graphs is None else graphs) else Steps
         self._steps = kind(self._stage)
-        self._prefill = Prefill(self._stage, self._steps)
+        self._prefill = Prefill(self._stage, self._steps, image_bytes)
         self._slots: list[Row | None] = []
         self._waiting: deque[Prompts] = deque()
         self._rows: dict[int, Row] = {}
@@ -102,6 +105,12 @@ class DecodingSession:
     def reused(self) -> tuple[int, int]:
         """Positions of all prompts so far, and how many of these were kept (`kept`)."""
         return self._prefill.prefixes.asked, self._prefill.prefixes.found
+
+    @property
+    def pictures_reused(self) -> tuple[int, int]:
+        """Pictures behind what was kept of prompts so far, and how many of these needed not be encoded; on the first stage."""
+        features = self._prefill.features
+        return (0, 0) if features is None else (features.asked, features.found)
 
     @property
     def busy(self) -> bool:
