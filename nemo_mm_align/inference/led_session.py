@@ -64,6 +64,11 @@ class LedSession:
         return self._session.pictures_reused
 
     @property
+    def lost(self) -> list[int]:
+        """See `DecodingSession.lost`."""
+        return self._session.lost
+
+    @property
     def is_whole(self) -> bool:
         """Whether no other rank follows this one."""
         return bool(self._group.size() == 1)

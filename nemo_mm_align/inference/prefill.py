@@ -37,7 +37,11 @@ class ImageBatch:
 
     @classmethod
     def joined(cls, batches: Sequence[ImageBatch | None]) -> ImageBatch | None:
-        """Return the images of several prompts, one after the other, those of one name once; None where there are none."""
+        """Return the images of several prompts, one after the other, those of one name once; None where there are none.
+
+        Raises:
+            ValueError: they differ in size.
+        """
         places: dict[str | tuple[int, int], int] = {}
         pixels, index, names = list[Tensor](), list[int](), list[str]()
         for number, batch in enumerate(batches):
@@ -51,6 +55,8 @@ class ImageBatch:
                 index.append(places[key])
         if not index:
             return None
+        if len({picture.shape for picture in pixels}) > 1:
+            raise ValueError("images of prompts that are asked together differ in size")
         return cls(torch.stack(pixels), torch.tensor(index), tuple(names) if all(names) else ())
 
     def of(self, occurrences: Sequence[int]) -> ImageBatch | None:
@@ -209,7 +215,11 @@ class Prefill:
         """Keep what a slot holds, where it is worth it; it holds `content`."""
         kept = self.prefixes.keep(content)
         if kept is not None:
-            self.copy([slot], [kept], len(content))
+            try:
+                self.copy([slot], [kept], len(content))
+            except Exception:
+                self.prefixes.forget(kept)
+                raise
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first columns of some slots to others."""

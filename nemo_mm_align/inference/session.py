@@ -113,6 +113,11 @@ class DecodingSession:
         return (0, 0) if features is None else (features.asked, features.found)
 
     @property
+    def lost(self) -> list[int]:
+        """Answers whose prompts could not be computed, until they are retired."""
+        return [number for number, row in self._rows.items() if row.finish_reason == "abort"]
+
+    @property
     def busy(self) -> bool:
         """Whether some answer has not ended."""
         return self._unfinished > 0
@@ -172,6 +177,9 @@ class DecodingSession:
         given = 0 if images is None else len(images.index_K)
         if tokens != given * config.tokens_per_image:
             raise ValueError(f"{tokens} image tokens, and {given} images of {config.tokens_per_image} each")
+        size = (3, config.vision.image_size, config.vision.image_size)
+        if images is not None and tuple(images.pixels_NCHW.shape[1:]) != size:
+            raise ValueError(f"images of {tuple(images.pixels_NCHW.shape[1:])}, and the model takes {size}")
         if images is not None and not 0 <= int(images.index_K.min()) <= int(images.index_K.max()) < len(
             images.pixels_NCHW
         ):
@@ -228,7 +236,7 @@ class DecodingSession:
                 config = self._model.model_config
                 content = content_of(row.request, config.image_token_id, config.tokens_per_image)
                 if len(content) == len(row.request.prompt.ids):
-                    self._prefill.keep(content + tuple(row.ids[:-1]), slot)  # the newest token has not been computed
+                    self._prefill.keep(content.followed_by(row.ids[:-1]), slot)  # the newest token has not been computed
 
     def _compute(self, prompts: Prompts) -> list[Progress]:
         """Compute prompts into free slots; return the first token of each answer."""
