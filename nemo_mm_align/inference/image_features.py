@@ -49,7 +49,7 @@ class ImageFeatures:
             index_K: of each occurrence, its place in `pixels_NCHW`.
             names: what tells each of `pixels_NCHW` from others; none: it is encoded, and not kept.
         """
-        encoded, embeddings_NTH = self._known(pixels_NCHW, names) if names else (len(pixels_NCHW), None)
+        encoded, embeddings_NTH = self._known(pixels_NCHW, names) if names and self._capacity else (len(pixels_NCHW), None)
         if embeddings_NTH is None:
             embeddings_NTH = self._model.encode_images(pixels_NCHW.to(self._device))
         self.asked += len(index_K)
@@ -66,9 +66,10 @@ class ImageFeatures:
         if new:
             pixels_NCHW = pixels_NCHW if len(new) == len(names) else pixels_NCHW[list(new.values())]
             found |= zip(new, self._model.encode_images(pixels_NCHW.to(self._device)), strict=True)
+        embeddings_NTH = torch.stack([found[name] for name in names])
         for name in dict.fromkeys(names):
             self._keep(name, found[name])
-        return len(new), torch.stack([found[name] for name in names])
+        return len(new), embeddings_NTH
 
     def _keep(self, name: str, embeddings_TH: Tensor) -> None:
         if name in self._kept:

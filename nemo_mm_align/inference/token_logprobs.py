@@ -38,11 +38,12 @@ def tell(logits_BV: Tensor, ids_B: Tensor, told_BL: Tensor) -> None:
     """
     wide = torch.promote_types(logits_BV.dtype, torch.float32)
     logprobs_BV = logits_BV.log_softmax(dim=-1, dtype=wide)
-    most = told_BL.shape[1] // 2
-    top = logprobs_BV.topk(most, dim=-1)
     told_BL[:, :1] = logprobs_BV.gather(1, ids_B.unsqueeze(1))
-    told_BL[:, 1 : 1 + most] = top.values
-    told_BL[:, 1 + most :] = top.indices
+    most = told_BL.shape[1] // 2
+    if most:
+        top = logprobs_BV.topk(most, dim=-1)
+        told_BL[:, 1 : 1 + most] = top.values
+        told_BL[:, 1 + most :] = top.indices
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from dataclasses import astuple, replace
+import threading
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ import torch
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference import prefixes
 from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.engine import AnswerStep, Engine, Ticket
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.led_session import LedSession
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
@@ -34,13 +37,6 @@ from tests.float64 import Float64
 
 def images_of(generator: Generator, requests: list[Request]) -> ImageBatch | None:
     return generator.load([path for request in requests for path in request.encoded.image_paths])
-
-
-def named(generator: Generator, requests: list[Request]) -> ImageBatch | None:
-    """The same images, to be known again."""
-    images = images_of(generator, requests)
-    paths = dict.fromkeys(str(path) for request in requests for path in request.encoded.image_paths)
-    return images and replace(images, names=tuple(paths))
 
 
 def tokens(generator: Generator, requests: list[Request], settings: SamplingSettings) -> list:
@@ -104,7 +100,7 @@ def led(generator: Generator, requests: list[Request], settings: SamplingSetting
                     )
                     for item, top in group
                 ]
-                rows += session.admit(asked, named(generator, [item for item, _ in group]))
+                rows += session.admit(asked, images_of(generator, [item for item, _ in group]))
             for progress in session.step():
                 told.setdefault(progress.row, []).append(progress.logprobs and astuple(progress.logprobs))
                 if progress.finish_reason:
@@ -114,6 +110,43 @@ def led(generator: Generator, requests: list[Request], settings: SamplingSetting
     flat = [[answers[row].ids, answers[row].finish_reason] for row in rows]
     groups = [flat[start : start + settings.num_samples] for start in range(0, len(flat), settings.num_samples)]
     return groups, [told[row] for row in rows]
+
+
+@dataclass
+class Client:
+    """Of an engine; keeps the answers to one request."""
+
+    answers: dict[int, list]
+
+    def stepped(self, ticket: Ticket, steps: Sequence[AnswerStep]) -> None:
+        self.answers |= {s.sample: [s.answer.ids, s.answer.finish_reason] for s in steps if s.answer is not None}
+
+    def failed(self, ticket: Ticket, error: BaseException) -> None:
+        raise error
+
+
+def served(generator: Generator, requests: list[Request], settings: SamplingSettings) -> list:
+    """The same answers from an engine, of which other threads ask while it works; half of what is asked is given up."""
+    length = max(len(request.encoded.ids) for request in requests) + settings.max_new_tokens
+    session = LedSession(DecodingSession(generator.model, 2 * settings.num_samples, length))
+    if not session.leads:
+        with session:
+            session.follow()
+        return []
+    engine, clients = Engine(session, waiting=2 * len(requests)), [Client({}) for _ in requests]
+
+    def ask() -> None:
+        for item, client in zip(requests, clients, strict=True):
+            asked = DecodingRequest(item.encoded, settings, frozenset(STOP_IDS))
+            engine.cancel(engine.submit(asked, images_of(generator, [item]), Client({})))
+            engine.submit(asked, images_of(generator, [item]), client)
+        engine.end()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    engine.run()
+    asking.join()
+    return [[answer for _, answer in sorted(client.answers.items())] for client in clients]
 
 
 ROLLED = replace(SAMPLED, num_samples=1)
@@ -179,6 +212,7 @@ def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
         ],
         "led": answers,
         "told": told,
+        "served": served(generator, requests, SAMPLED),
         "rolled_out": [
             [answer.model_dump(mode="json") for answer in rolled.answers]
             for rolled in roll_out(

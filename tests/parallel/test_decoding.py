@@ -115,6 +115,11 @@ def test_a_session_that_one_rank_leads_gives_the_same_answers(results):
         assert result["led"] == result["sampled"] * 2, name
 
 
+def test_an_engine_gives_the_same_answers(results):
+    for name, result in results.items():
+        assert result["served"] == result["sampled"], name
+
+
 @torch.no_grad()
 def expected_logprobs(model: Any, inputs: dict[str, Any], answer: list[int]) -> torch.Tensor:
     """Of each token of an answer and of what may follow it, [tokens + 1, V], as transformers has it."""
