@@ -49,7 +49,9 @@ class ImageFeatures:
             index_K: of each occurrence, its place in `pixels_NCHW`.
             names: what tells each of `pixels_NCHW` from others; none: it is encoded, and not kept.
         """
-        encoded, embeddings_NTH = self._known(pixels_NCHW, names) if names and self._capacity else (len(pixels_NCHW), None)
+        encoded, embeddings_NTH = (
+            self._known(pixels_NCHW, names) if names and self._capacity else (len(pixels_NCHW), None)
+        )
         if embeddings_NTH is None:
             embeddings_NTH = self._model.encode_images(pixels_NCHW.to(self._device))
         self.asked += len(index_K)

@@ -80,7 +80,9 @@ def content_of(request: DecodingRequest, image_token_id: int, tokens_per_image: 
     known = len(names) * tokens_per_image
     if known < len(places_I):
         codes_S = codes_S[: places_I[known]]
-    codes_S[places_I[:known]] = numpy.repeat(numpy.array([_code(name) for name in names], numpy.int64), tokens_per_image)
+    codes_S[places_I[:known]] = numpy.repeat(
+        numpy.array([_code(name) for name in names], numpy.int64), tokens_per_image
+    )
     return Content(codes_S, names, tokens_per_image)
 
 

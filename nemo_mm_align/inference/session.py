@@ -236,7 +236,9 @@ class DecodingSession:
                 config = self._model.model_config
                 content = content_of(row.request, config.image_token_id, config.tokens_per_image)
                 if len(content) == len(row.request.prompt.ids):
-                    self._prefill.keep(content.followed_by(row.ids[:-1]), slot)  # the newest token has not been computed
+                    self._prefill.keep(
+                        content.followed_by(row.ids[:-1]), slot
+                    )  # the newest token has not been computed
 
     def _compute(self, prompts: Prompts) -> list[Progress]:
         """Compute prompts into free slots; return the first token of each answer."""

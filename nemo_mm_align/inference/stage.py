@@ -128,9 +128,7 @@ class DecodingStage:
         """Run this stage on what the one before it sends; return hidden states [S, B, H] on the last one."""
         if not self.model.pre_process:
             self.model.set_input_tensor(self._receive(ids_BS))
-        hidden_SBH: Tensor = self.model(
-            ids_BS, position_ids_BS, mask, image_embeddings_KTH=image_embeddings_KTH
-        )
+        hidden_SBH: Tensor = self.model(ids_BS, position_ids_BS, mask, image_embeddings_KTH=image_embeddings_KTH)
         if self.model.post_process:
             return hidden_SBH
         next_stage = parallel_state.get_pipeline_model_parallel_next_rank()

@@ -59,9 +59,7 @@ class Steps:
         sampling = self._sampling_of(rows)
         uniform_R = None if logits_RV is None else self._uniform(rows, sampling)
         told_RL = self._room_for(rows)
-        ids_R = self.stage.choose(
-            logits_RV, len(rows), lambda whole: self._choose(whole, sampling, uniform_R, told_RL)
-        )
+        ids_R = self.stage.choose(logits_RV, len(rows), lambda whole: self._choose(whole, sampling, uniform_R, told_RL))
         return Chosen(ids_R, self.stage.agree(told_RL))
 
     def load(self, rows: Rows, kind: SamplingKind | None = None) -> None:

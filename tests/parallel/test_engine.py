@@ -1,4 +1,4 @@
-"""The engine with a real small model: whoever asks at the same time, each is answered as alone, and faults stay where they belong.
+"""The engine with a real small model: whoever asks at the same time is answered as alone, and faults stay where they belong.
 
 The loop is in the main thread, in float64, clients are in others.
 """
