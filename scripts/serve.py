@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.cli.command import command
 from nemo_mm_align.inference.settings import register_open_attributes
+from nemo_mm_align.serving.asked_to_end import ServerStop
 from nemo_mm_align.serving.early import check_early
-from nemo_mm_align.serving.lifecycle import ServerStop
 
 register_open_attributes()
 

@@ -146,7 +146,9 @@ def token_routes(served: ServedModel, limits: HttpLimits, readers: Executor) -> 
     """Return ``/tokenize`` and ``/detokenize``."""
     router = APIRouter()
 
-    async def answer(request: Request, read: Callable[[Mapping[str, Any], ServedModel], dict[str, Any]]) -> dict[str, Any]:
+    async def answer(
+        request: Request, read: Callable[[Mapping[str, Any], ServedModel], dict[str, Any]]
+    ) -> dict[str, Any]:
         body = await read_body(request, limits.body_bytes, limits.body_seconds)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(readers, lambda: read(read_object(body), served))

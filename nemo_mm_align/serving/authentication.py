@@ -34,7 +34,9 @@ class Authentication:
         if scope["type"] != "http" or _is_open(scope) or self._knows(scope):
             await self._app(scope, receive, send)
             return
-        error = ApiError(401, "no valid API key: send it as the header Authorization: Bearer KEY", code="invalid_api_key")
+        error = ApiError(
+            401, "no valid API key: send it as the header Authorization: Bearer KEY", code="invalid_api_key"
+        )
         await error_response(error, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:

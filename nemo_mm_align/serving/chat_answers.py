@@ -161,12 +161,11 @@ class ChatAnswers:
         self._count(answer, news, step)
         if step.logprobs is not None and step.token is not None:  # a stop token is no part of what is told
             answer.logprobs.append(step.logprobs)
-        new = "" if step.token is None else answer.text.add(step.token)
-        if step.answer is not None:
-            answer.ended = step.answer
-            new += answer.text.end(whole_text(step.answer, self._decode))
-            self._metrics.answered(step.answer.finish_reason, len(step.answer.ids))
-        return Growth(answer, new)
+        if step.answer is None:
+            return Growth(answer, "" if step.token is None else answer.text.add(step.token))
+        answer.ended = step.answer
+        self._metrics.answered(step.answer.finish_reason, len(step.answer.ids))
+        return Growth(answer, answer.text.end(whole_text(step.answer, self._decode)))
 
     def _count(self, answer: GrowingAnswer, news: _News, step: AnswerStep) -> None:
         if self._first_token:

@@ -65,7 +65,9 @@ class ChatBodies:
             deltas.append(({"content": growth.text}, self.texts.logprobs(told) if self.logprobs else None, None))
         if answer.ended is not None:
             rest = answer.logprobs[self._told[answer.choices.start] :]
-            deltas.append(({}, self.texts.logprobs(rest) if self.logprobs and rest else None, answer.ended.finish_reason))
+            deltas.append(
+                ({}, self.texts.logprobs(rest) if self.logprobs and rest else None, answer.ended.finish_reason)
+            )
         return [self._chunk(index, answer, *delta) for delta in deltas for index in answer.choices]
 
     def _chunk(

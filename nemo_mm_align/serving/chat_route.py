@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
 
 from nemo_mm_align.inference.engine import Engine
 from nemo_mm_align.serving.bodies import ClientGone, read_body, read_object
@@ -77,7 +76,9 @@ class ChatRoute:
 
     async def _read(self, request: Request) -> AskedChat:
         body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
-        read = asyncio.get_running_loop().run_in_executor(self.readers, lambda: read_chat(read_object(body), self.served))
+        read = asyncio.get_running_loop().run_in_executor(
+            self.readers, lambda: read_chat(read_object(body), self.served)
+        )
         asked = await read
         wanted = asked.requests[0].sampling.max_new_tokens
         if self.max_tokens is not None and wanted > self.max_tokens:
@@ -96,7 +97,7 @@ class ChatRoute:
 
     def _stream(
         self, request: Request, asked: AskedChat, answers: ChatAnswers, bodies: ChatBodies, wanted: Wanted
-    ) -> ASGIApp:
+    ) -> Response:
         def at_end() -> None:
             answers.cancel()
             _tell(request, answers)

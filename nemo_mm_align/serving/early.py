@@ -55,7 +55,9 @@ def check_early(values: Mapping[str, Any]) -> CheckedServer:
     keys = read_keys(settings.api_key_file, settings.api_key_variable)
     positions = source.config.language.max_position_embeddings
     if (settings.length or 0) > positions:
-        raise UserError(f"length={settings.length}: the model has {positions} positions. Give null for all of them, or fewer.")
+        raise UserError(
+            f"length={settings.length}: the model has {positions} positions. Give null for all of them, or fewer."
+        )
     return CheckedServer(settings, keys, bind(settings.host, settings.port) if this_process().rank == 0 else None)
 
 
@@ -96,7 +98,9 @@ def asked_schema(settings: ServeSettings, source: ModelSource) -> AttributeSchem
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that has a port, nobody listening yet; raise `UserError` where it cannot be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)

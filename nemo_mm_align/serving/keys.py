@@ -19,7 +19,9 @@ def read_keys(file: Path | None, variable: str | None) -> tuple[str, ...]:
         try:
             texts.append((f"api_key_file={file}", file.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"api_key_file={file}: cannot be read ({type(error).__name__}). Give another file.") from None
+            raise UserError(
+                f"api_key_file={file}: cannot be read ({type(error).__name__}). Give another file."
+            ) from None
     if variable is not None:
         texts.append((f"api_key_variable={variable}", os.environ.get(variable, "")))
     for where, text in texts:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import NoReturn, Protocol
 
 from nemo_mm_align.parallel.stopping import StopRequest
@@ -35,21 +32,6 @@ class EndlessEngine(Protocol):
 
     def end(self) -> None:
         """Take nothing in any more."""
-
-
-class ServerStop(StopRequest):
-    """Besides what `StopRequest` knows, SIGINT: once as SIGTERM, twice the process ends at once."""
-
-    def listen(self) -> None:
-        """Install the signal handlers."""
-        super().listen()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._on_interrupt)
-
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.here(look=False):
-            os._exit(128 + signal.SIGINT)
-        self.request()
 
 
 async def drain_when_asked(stop: StopRequest, gate: Gate, engine: EndlessEngine, seconds: float) -> None:

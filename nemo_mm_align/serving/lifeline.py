@@ -14,7 +14,7 @@ import secrets
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -36,7 +36,7 @@ class Lifeline:
     def __init__(self, leads: bool, others: int, on_loss: Callable[[str], None]) -> None:
         self._on_loss, self._released = on_loss, threading.Event()
         self._connections = (self._accept(others) if leads else [self._connect()]) if others else []
-        for connection, name in self._connections:
+        for connection, _ in self._connections:
             _keep_alive(connection)
             connection.settimeout(None)
         if self._connections:
@@ -75,20 +75,18 @@ class Lifeline:
                 selector.register(connection, selectors.EVENT_READ, name)
             while selector.get_map():
                 for key, _ in selector.select():
-                    connection = key.fileobj
-                    assert isinstance(connection, socket.socket)
-                    if _receive(connection, 1):  # it ends because its work is done
-                        selector.unregister(connection)
-                    elif not self._released.is_set():
+                    assert isinstance(key.fileobj, socket.socket)
+                    if _receive(key.fileobj, 1):  # it ends because its work is done
+                        selector.unregister(key.fileobj)
+                        continue
+                    if not self._released.is_set():
                         self._on_loss(str(key.data))
-                        return
-                    else:
-                        return
+                    return
 
 
 def _shared(mine: tuple[int, bytes] | None) -> tuple[int, bytes]:
     """Give all ranks what the first one has."""
-    box: Sequence[tuple[int, bytes] | None] = [mine]
+    box = [mine]
     torch.distributed.broadcast_object_list(box, 0)
     assert box[0] is not None
     return box[0]

@@ -60,7 +60,9 @@ class ServerMetrics:
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of the prompts of requests that were taken in.")
         self._generation_tokens = self._counter("generation_tokens", "Tokens of answers.")
         self._success = self._counter("request_success", "Answers that have ended, by why.", "finished_reason")
-        self._first_token = self._histogram("time_to_first_token_seconds", "From a request to its first token.", _FIRST_TOKEN)
+        self._first_token = self._histogram(
+            "time_to_first_token_seconds", "From a request to its first token.", _FIRST_TOKEN
+        )
         self._next_token = self._histogram("inter_token_latency_seconds", "From a token to the next one.", _NEXT_TOKEN)
         self._whole = self._histogram("e2e_request_latency_seconds", "From a request to its end.", _REQUEST)
         self._queue = self._histogram("request_queue_time_seconds", "From a request to its admission.", _REQUEST)

@@ -44,7 +44,7 @@ class PictureStore:
         limits: of a picture.
     """
 
-    def __init__(self, processor: ImageProcessor, limits: PictureLimits = PictureLimits()) -> None:  # noqa: B008
+    def __init__(self, processor: ImageProcessor, limits: PictureLimits = PictureLimits()) -> None:
         self.processor, self.limits = processor, limits
 
     def batch(self, sources: Sequence[PictureSource]) -> tuple[ImageBatch | None, tuple[str, ...]]:

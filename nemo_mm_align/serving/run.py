@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-
 from nemo_mm_align.inference.engine import Engine
 from nemo_mm_align.inference.led_session import LedSession
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
@@ -44,7 +43,9 @@ def serve(checked: CheckedServer, stop: StopRequest) -> None:
     opened = open_for_inference(
         settings.checkpoint, settings.parallel, settings.precision, settings.template, settings.attribute_schema
     )
-    opened.encoder.schema = asked_schema(settings, opened.source)  # what the model was not trained to be asked, nobody is offered
+    opened.encoder.schema = asked_schema(
+        settings, opened.source
+    )  # what the model was not trained to be asked, nobody is offered
     runtime.initialize(opened.parallel, settings.sampling.seed)
     session = LedSession(_session(settings, opened))
     if session.leads:
@@ -165,5 +166,3 @@ def served_model(settings: ServeSettings, opened: OpenedModel, engine: Engine) -
         sampling=settings.sampling,
         limits=Limits(limits.choices, limits.images, limits.text_characters),
     )
-
-

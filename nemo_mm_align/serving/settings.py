@@ -81,7 +81,9 @@ class ServeSettings(FinishedModelSettings):
     def _origins_are_such(cls, origins: list[str]) -> list[str]:
         for origin in origins:
             if origin != "*" and (origin.count("/") != 2 or not origin.startswith(("http://", "https://"))):
-                raise ValueError(f"holds {origin!r}; an origin is http(s)://HOST or http(s)://HOST:PORT, without a path")
+                raise ValueError(
+                    f"holds {origin!r}; an origin is http(s)://HOST or http(s)://HOST:PORT, without a path"
+                )
         return origins
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ class StreamedText:
         self.sent = ""
 
     def add(self, token: int) -> str:
-        """Return what can be sent once the next token is known; "" where that is nothing."""
+        """Return what can be sent once a token is known with which the answer does not end; "" where that is nothing."""
         self._ids.append(token)
         self._growing.grow(self._ids)
         text = self._growing.text

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from nemo_mm_align.serving.bodies import ClientGone
@@ -74,8 +75,8 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-class EventStream:
-    """An ASGI response of events.
+class EventStream(Response):
+    """A response of events.
 
     Args:
         events: what is sent; an `ApiError` in its midst is sent as an event, since the status is out already.
@@ -97,13 +98,18 @@ class EventStream:
     ) -> None:
         self._events, self._wanted, self._patience, self._told = events, wanted, patience, told
         self._at_end = at_end
-        own = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
-        self._headers = [(name.lower().encode(), value.encode()) for name, value in {**own, **headers}.items()]
+        own = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+        }
+        self.raw_headers = [(name.lower().encode(), value.encode()) for name, value in {**own, **headers}.items()]
+        self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all of it, as long as there is somebody to read it."""
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await while_wanted(self._write(send), self._wanted)
         except ClientGone:
             self._told["status"] = GONE
