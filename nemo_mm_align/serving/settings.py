@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +13,11 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.model_settings import FinishedModelSettings
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.serving.asked_attributes import check_some
+from nemo_mm_align.serving.errors import ApiError
 
-ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s,]+$")]
-"""It goes into headers, labels and logs."""
+ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s,@]+$")]
+"""It goes into headers, labels and logs; behind @ stands what is asked for."""
 
 
 class HttpLimits(StrictModel):
@@ -95,7 +98,7 @@ class ServeSettings(FinishedModelSettings):
     @property
     def served_name(self) -> str:
         """The name given, else that of the model's folder."""
-        return self.name or "-".join(self.checkpoint.resolve().name.replace(",", " ").split()) or "model"
+        return self.name or re.sub(r"[\s,@]+", "-", self.checkpoint.resolve().name) or "model"
 
     @property
     def sampling(self) -> SamplingSettings:
@@ -119,13 +122,8 @@ class ServeSettings(FinishedModelSettings):
             raise UserError(f"aliases: {self.served_name} is the model's own name; give another one.")
         own = {f"aliases.{name}": values for name, values in aliases.items()}
         for where, values in {"attributes": self.attributes, **own}.items():
-            if values and schema is None:
-                raise UserError(
-                    f"{where}: the model's folder names no attributes that it was trained to be asked for. Take them out, or set "
-                    "attribute_schema to ask all the same."
-                )
-            if values and schema is not None:
-                try:
-                    schema.complete(values)
-                except UserError as error:
-                    raise UserError(f"{where}: {error}") from None
+            try:
+                if values:
+                    check_some(schema, values, where)
+            except ApiError as error:
+                raise UserError(f"{error.message} attribute_schema=NAME asks a model whose folder names none.") from None
