@@ -95,6 +95,15 @@ class ServeSettings(FinishedModelSettings):
             raise ValueError("cuda_graphs=true is for a model on one GPU; give null, or both model-parallel sizes 1")
         return self
 
+    @model_validator(mode="after")
+    def _what_nobody_asked_for_may_be_had(self) -> ServeSettings:
+        most = self.limits.max_tokens
+        if most is not None and self.max_new_tokens > most:
+            raise ValueError(
+                f"max_new_tokens={self.max_new_tokens} is above limits.max_tokens={most}; lower the one or raise the other"
+            )
+        return self
+
     @property
     def served_name(self) -> str:
         """The name given, else that of the model's folder."""
@@ -126,4 +135,6 @@ class ServeSettings(FinishedModelSettings):
                 if values:
                     check_some(schema, values, where)
             except ApiError as error:
-                raise UserError(f"{error.message} attribute_schema=NAME asks a model whose folder names none.") from None
+                raise UserError(
+                    f"{error.message} attribute_schema=NAME asks a model whose folder names none."
+                ) from None

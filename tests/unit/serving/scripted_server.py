@@ -7,12 +7,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nemo_mm_align.inference.engine import AnswerStep, Ending, Figures, Listener, QueueFull, Ticket
 from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.rows import DecodingRequest
+from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.serving.app import AppParts, make_app, token_routes
 from nemo_mm_align.serving.chat_route import ChatRoute
 from nemo_mm_align.serving.early import bind
@@ -67,18 +68,13 @@ class ScriptedEngine:
 
 @dataclass
 class ScriptedServer:
-    """One that listens.
-
-    Args:
-        chat: may be asked at `address`.
-    """
+    """One that listens."""
 
     engine: ScriptedEngine
     gate: Gate
     http: HttpServer
     chat: ChatRoute
     metrics: ServerMetrics
-    stop: Any = field(default=None)
 
     @property
     def place(self) -> tuple[str, int]:
@@ -99,7 +95,7 @@ LIMITS = HttpLimits(
 @contextmanager
 def scripted_server(limits: HttpLimits = LIMITS, most: int = 4, **more: Any) -> Iterator[ScriptedServer]:
     """Serve until the block ends; `more` are fields of `AppParts`."""
-    engine, gate, model = ScriptedEngine(), Gate(most), served()
+    engine, gate, model = ScriptedEngine(), Gate(most), served(sampling=SamplingSettings(max_new_tokens=64))
     metrics = ServerMetrics(model.name, lambda: engine.figures, 4)
     with ThreadPoolExecutor(2) as readers:
         chat = ChatRoute(model, engine, metrics, limits, gate, readers, max_tokens=500)  # type: ignore[arg-type]
