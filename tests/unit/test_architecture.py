@@ -22,6 +22,7 @@ LAYERS = (
     {"recipes"},
     {"capacity", "workflow"},
     {"labeling", "training", "inference", "evaluation", "miniature", "launch", "preflight"},
+    {"serving"},
     {"benchmarks", "verify"},
 )
 """From low to high. Above all stands the package's own folder: what starts it, and names for code around it."""
