@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nemo_mm_align.datasets.sample import Sample
@@ -83,6 +85,11 @@ class RatingEngine:
     def length(self) -> int:
         """Positions of a conversation, at most."""
         return self._rater.length
+
+    @property
+    def slots(self) -> int:
+        """Conversations of that length that are rated together."""
+        return max(1, self._rater.max_batch_tokens // self.length)
 
     @property
     def waiting(self) -> int:
@@ -190,7 +197,7 @@ class RatingEngine:
 
     def _rate(self, batch: Sequence[_Waiting]) -> None:
         now = time.monotonic()
-        pixels: dict[str, object] = {}
+        pixels: dict[str, NDArray[numpy.float32]] = {}
         for one in batch:
             one.ticket.admitted = one.ticket.admitted or now
             pixels |= {str(name): one.ticket.pixels[str(name)] for name in one.sample.image_paths}

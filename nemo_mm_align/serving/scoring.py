@@ -1,0 +1,178 @@
+"""Scores beside answers: what another server's attribute model, or the miniature's oracle, tells of a conversation.
+
+`ServedScorer` asks as NVIDIA NIM's reward models are asked, which is also how an attribute model is served here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import threading
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Protocol
+
+import requests
+from PIL import Image
+from pydantic import Field, SecretStr
+
+from nemo_mm_align.core.configuration import StrictModel
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.llm.clients.addresses import check_address
+from nemo_mm_align.llm.clients.api_key import conceal, shows_key
+from nemo_mm_align.llm.clients.http_failures import failure_of_exception
+from nemo_mm_align.llm.clients.openai_compatible import Bearer
+from nemo_mm_align.llm.clients.openai_replies import failure_of_http
+from nemo_mm_align.llm.clients.transport import LONGEST_S, make_session
+from nemo_mm_align.llm.failures import CallFailure
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn
+from nemo_mm_align.serving.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+Scores = dict[str, float]
+
+
+class ScorerSettings(StrictModel):
+    """Another server that tells scores.
+
+    Args:
+        url: with its version, for example ``http://127.0.0.1:8001/v1``.
+        model: as it calls the attribute model.
+        api_key_env: environment variable with its key; None where it wants none.
+        timeout_s: seconds for one conversation, from connecting to the last byte.
+    """
+
+    url: str
+    model: str
+    api_key_env: str | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=LONGEST_S)] = 30.0
+
+
+class Scorer(Protocol):
+    """Who tells scores of the last answer of a conversation."""
+
+    def scores(self, messages: Sequence[Any], turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Scores:
+        """Return a number by attribute.
+
+        Args:
+            messages: as they came, checked.
+            turns: the same, read; the last one is the assistant's.
+            pictures: that the turns show, in order.
+
+        Raises:
+            ApiError: it cannot be told; the message says why.
+        """
+
+
+def make_scorer(settings: Literal["oracle"] | ScorerSettings) -> Scorer:
+    """Return who tells scores; raise `UserError` for an address or a key that is none."""
+    return OracleScorer() if settings == "oracle" else ServedScorer(settings)
+
+
+class OracleScorer:
+    """The rules of the miniature, for its own pictures and wordings; see `miniature.oracle`."""
+
+    def scores(self, messages: Sequence[Any], turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Scores:
+        """Rate the last answer by the picture that was shown last; see `Scorer`."""
+        from nemo_mm_align.miniature.oracle import rate  # needs easy-VQA, which other scorers do not
+        from nemo_mm_align.miniature.reading import read_truth
+
+        question = turns[-2].content.replace(IMAGE_PLACEHOLDER, "").strip()
+        try:
+            truth = read_truth(question, pictures[-1] if pictures else None)
+        except UserError as error:
+            raise ApiError(422, str(error), "messages", "cannot_be_scored") from None
+        return {name: float(value) for name, value in rate(turns[-1].content, truth).items()}
+
+
+class ServedScorer:
+    """An attribute model behind ``POST <url>/chat/completions``; safe for threads.
+
+    Args:
+        settings: where it is, and its key's variable.
+
+    Raises:
+        UserError: no address, or no key in the variable.
+    """
+
+    def __init__(self, settings: ScorerSettings) -> None:
+        self._settings = settings
+        address = check_address(settings.url, "scorer.url").removesuffix("/chat/completions")
+        self._url = f"{address}/chat/completions"
+        self._key = _key(settings.api_key_env)
+        self._local = threading.local()
+
+    def scores(self, messages: Sequence[Any], turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Scores:
+        """Ask once; see `Scorer`."""
+        try:
+            return self._asked(messages)
+        except CallFailure as failure:
+            message = conceal(failure, self._key).message.replace("judge.", "scorer.")
+            log.warning("no scores: %s", message)
+            raise ApiError(502, f"the scorer gave no scores: {message}", code="scorer_failed") from None
+
+    def _asked(self, messages: Sequence[Any]) -> Scores:
+        body = {"model": self._settings.model, "messages": list(messages), "stream": False}
+        try:
+            response = self._session().post(self._url, json=body, allow_redirects=False, auth=Bearer(self._key))
+        except Exception as error:  # of requests, urllib3 and what they are made of
+            raise failure_of_exception(error) from None
+        text = response.content.decode("utf-8", "replace")
+        if response.status_code != 200:
+            raise failure_of_http(response.status_code, text, response.headers)
+        if shows_key(text, self._key):
+            raise CallFailure("server", "the reply repeats the API key and is not used")
+        return read_scores(text)
+
+    def _session(self) -> requests.Session:
+        """This thread's connection."""
+        if not hasattr(self._local, "session"):
+            self._local.session = make_session(self._settings.timeout_s)
+        session: requests.Session = self._local.session
+        return session
+
+
+def _key(variable: str | None) -> SecretStr | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"scorer.api_key_env={variable}: the environment variable holds no key. Set it, or give null.")
+    return SecretStr(key)
+
+
+def read_scores(text: str) -> Scores:
+    """Return the pairs in a reward model's chat completion: of its content, else of its log-probs.
+
+    NVIDIA's hosted model wraps the message into a list.
+
+    Raises:
+        CallFailure: there are none.
+    """
+    try:
+        choice = json.loads(text)["choices"][0]
+        message = choice["message"]
+        content = (message[0] if isinstance(message, list) else message).get("content")
+        found = _pairs(content) or {one["token"]: float(one["logprob"]) for one in choice["logprobs"]["content"]}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        found = {}
+    if not found or not all(map(math.isfinite, found.values())):
+        raise CallFailure("server", f"the reply is no reward model's (name:number,name:number): {text[:200]}", text)
+    return found
+
+
+def _pairs(content: Any) -> Scores:
+    """``helpfulness:3.2,correctness:1`` as a dictionary; empty for anything else."""
+    found = {}
+    for pair in content.split(",") if isinstance(content, str) else ():
+        name, colon, value = pair.strip().rpartition(":")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            return {}
+        if not colon or not name.strip():
+            return {}
+    return found
+
