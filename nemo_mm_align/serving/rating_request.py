@@ -95,11 +95,15 @@ def read_ratings(body: Any, kind: type[ClassifyBody] | type[ChatRatingBody], ser
     Raises:
         ApiError: whatever is wrong with it.
     """
-    if isinstance(body, Mapping) and body.get("add_generation_prompt") is False:  # as vLLM has it where answers are rated
+    if (
+        isinstance(body, Mapping) and body.get("add_generation_prompt") is False
+    ):  # as vLLM has it where answers are rated
         body = {name: value for name, value in body.items() if name != "add_generation_prompt"}
     asked = read_body(kind, body)
     if asked.model not in (None, served.name):
-        raise ApiError(404, f"there is no model {asked.model[:100]!r}; this is {served.name}.", "model", "model_not_found")
+        raise ApiError(
+            404, f"there is no model {asked.model[:100]!r}; this is {served.name}.", "model", "model_not_found"
+        )
     texts = asked.input if isinstance(asked, ClassifyBody) else None
     if (texts is None) == (asked.messages is None):
         form = "messages or input, one of them" if isinstance(asked, ClassifyBody) else "messages"
@@ -145,7 +149,9 @@ def _read(conversation: Conversation, served: ServedModel, pixels: dict[str, Any
     """The conversation as in training; its pixels are added to `pixels`."""
     limits, turns = served.limits, conversation.turns
     if len(conversation.pictures) > limits.max_images:
-        raise ApiError(400, f"{len(conversation.pictures)} pictures; at most {limits.max_images} are shown.", "messages")
+        raise ApiError(
+            400, f"{len(conversation.pictures)} pictures; at most {limits.max_images} are shown.", "messages"
+        )
     _check_size(sum(len(turn.content) for turn in turns), served, "messages")
     sequence = _encoded(turns, served)
     batch, names = served.pictures.batch(conversation.pictures)

@@ -10,10 +10,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from nemo_mm_align.serving.messages import read_messages
+from nemo_mm_align.serving.pictures import PictureStore
 from nemo_mm_align.serving.protocol import read_body
 from nemo_mm_align.serving.rating_routes import parsed
 from nemo_mm_align.serving.scoring import Scorer, Scores
-from nemo_mm_align.serving.served_model import ServedModel
 
 
 class ScoresBody(BaseModel):
@@ -22,24 +22,24 @@ class ScoresBody(BaseModel):
     messages: Any = None
 
 
-def score_router(scorer: Scorer, served: ServedModel) -> APIRouter:
+def score_router(scorer: Scorer, pictures: PictureStore) -> APIRouter:
     """Return the route; it raises `ApiError`, which the application answers.
 
     Args:
         scorer: who tells scores.
-        served: whose answers they are; its limits hold for pictures.
+        pictures: the chat model's, whose limits hold.
     """
     router = APIRouter()
 
     @router.post("/v1/scores")
     async def scores(request: Request) -> JSONResponse:
         text = await request.body()
-        return JSONResponse({"scores": await run_in_threadpool(_scores, text, scorer, served)})
+        return JSONResponse({"scores": await run_in_threadpool(_scores, text, scorer, pictures)})
 
     return router
 
 
-def _scores(text: bytes, scorer: Scorer, served: ServedModel) -> Scores:
+def _scores(text: bytes, scorer: Scorer, pictures: PictureStore) -> Scores:
     asked = read_body(ScoresBody, parsed(text))
     conversation = read_messages(asked.messages, "assistant")
-    return scorer.scores(asked.messages, conversation.turns, served.pictures.images(conversation.pictures))
+    return scorer.scores(asked.messages, conversation, pictures)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import requests
-from PIL import Image
 from pydantic import Field, SecretStr
 
 from nemo_mm_align.core.configuration import StrictModel
@@ -26,8 +25,10 @@ from nemo_mm_align.llm.clients.openai_compatible import Bearer
 from nemo_mm_align.llm.clients.openai_replies import failure_of_http
 from nemo_mm_align.llm.clients.transport import LONGEST_S, make_session
 from nemo_mm_align.llm.failures import CallFailure
-from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER
 from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.messages import Conversation
+from nemo_mm_align.serving.pictures import PictureStore
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +54,13 @@ class ScorerSettings(StrictModel):
 class Scorer(Protocol):
     """Who tells scores of the last answer of a conversation."""
 
-    def scores(self, messages: Sequence[Any], turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Scores:
+    def scores(self, messages: Sequence[Any], conversation: Conversation, pictures: PictureStore) -> Scores:
         """Return a number by attribute.
 
         Args:
-            messages: as they came, checked.
-            turns: the same, read; the last one is the assistant's.
-            pictures: that the turns show, in order.
+            messages: as they came.
+            conversation: the same, read and checked; its last turn is the assistant's.
+            pictures: reads those that it shows.
 
         Raises:
             ApiError: it cannot be told; the message says why.
@@ -74,17 +75,18 @@ def make_scorer(settings: Literal["oracle"] | ScorerSettings) -> Scorer:
 class OracleScorer:
     """The rules of the miniature, for its own pictures and wordings; see `miniature.oracle`."""
 
-    def scores(self, messages: Sequence[Any], turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Scores:
+    def scores(self, messages: Sequence[Any], conversation: Conversation, pictures: PictureStore) -> Scores:
         """Rate the last answer by the picture that was shown last; see `Scorer`."""
         from nemo_mm_align.miniature.oracle import rate  # needs easy-VQA, which other scorers do not
         from nemo_mm_align.miniature.reading import read_truth
 
-        question = turns[-2].content.replace(IMAGE_PLACEHOLDER, "").strip()
+        *_, asked, answer = conversation.turns
+        image = pictures.image(conversation.pictures[-1]) if conversation.pictures else None
         try:
-            truth = read_truth(question, pictures[-1] if pictures else None)
+            truth = read_truth(asked.content.replace(IMAGE_PLACEHOLDER, "").strip(), image)
         except UserError as error:
             raise ApiError(422, str(error), "messages", "cannot_be_scored") from None
-        return {name: float(value) for name, value in rate(turns[-1].content, truth).items()}
+        return {name: float(value) for name, value in rate(answer.content, truth).items()}
 
 
 class ServedScorer:
@@ -104,7 +106,7 @@ class ServedScorer:
         self._key = _key(settings.api_key_env)
         self._local = threading.local()
 
-    def scores(self, messages: Sequence[Any], turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Scores:
+    def scores(self, messages: Sequence[Any], conversation: Conversation, pictures: PictureStore) -> Scores:
         """Ask once; see `Scorer`."""
         try:
             return self._asked(messages)
@@ -175,4 +177,3 @@ def _pairs(content: Any) -> Scores:
         if not colon or not name.strip():
             return {}
     return found
-

@@ -1,4 +1,4 @@
-"""An attribute model over HTTP, in tensor and pipeline parallel layouts, asked by the official client; annotate.py is the reference."""
+"""An attribute model over HTTP in tensor and pipeline parallel layouts, asked by the official client, against annotate.py."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def alone(folder: Path) -> list[list[float]]:
     """Outputs of the head for every candidate, each rated alone from its prompt's files."""
     opened = open_for_inference(folder / "run", ParallelConfig(), "fp32", rates=True)
     rater, found = opened.rater(max_batch_tokens=1), list[list[float]]()
-    prompts, sets = (list(read_records(folder / f"{name}.jsonl", kind)) for name, kind in (("prompts", Prompt), ("candidates", CandidateSet)))
+    prompts, sets = (
+        list(read_records(folder / f"{name}.jsonl", kind))
+        for name, kind in (("prompts", Prompt), ("candidates", CandidateSet))
+    )
     for prompt, candidates in zip(prompts, sets, strict=True):
         for candidate in candidates.candidates:
             (sequence,) = opened.encoder.encode_answers(prompt.turns, [candidate.text])
@@ -85,7 +88,9 @@ def test_a_reward_client_is_told_what_annotate_writes(layout: str, told, annotat
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_outputs_of_a_batch_are_those_of_each_answer_alone(layout: str, told, alone) -> None:
     data = told[layout]["classify"]["data"]
-    torch.testing.assert_close(torch.tensor([one["probs"] for one in data]), torch.tensor(alone), rtol=0, atol=1e-4)  # layouts add in another order
+    torch.testing.assert_close(
+        torch.tensor([one["probs"] for one in data]), torch.tensor(alone), rtol=0, atol=1e-4
+    )  # layouts add in another order
     assert any(not 0 <= value <= 4 for values in alone for value in values)  # what the values above were cut to
     assert [one["index"] for one in data] == list(range(len(alone)))
     assert {one["num_classes"] for one in data} == {len(NAMES)}
@@ -118,7 +123,9 @@ def test_token_ids_are_rated_as_their_messages(told, alone) -> None:
 
 def test_pooling_gives_the_values_alone_or_packed(told) -> None:
     (one,) = told["tp2"]["pooling"]["data"]
-    assert one["object"] == "pooling" and one["data"] == pytest.approx(list(told["tp2"]["rewards"][0].values()), abs=1.01e-4)
+    assert one["object"] == "pooling" and one["data"] == pytest.approx(
+        list(told["tp2"]["rewards"][0].values()), abs=1.01e-4
+    )
     packed = base64.b64decode(told["tp2"]["packed"]["data"][0]["data"])
     assert struct.unpack("<5f", packed) == pytest.approx(one["data"])
 
