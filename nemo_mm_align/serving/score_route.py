@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
+from nemo_mm_align.serving.bodies import read_body, read_object
 from nemo_mm_align.serving.messages import read_messages
 from nemo_mm_align.serving.pictures import PictureStore
-from nemo_mm_align.serving.protocol import read_body
-from nemo_mm_align.serving.rating_routes import parsed
 from nemo_mm_align.serving.scoring import Scorer, Scores
+from nemo_mm_align.serving.settings import HttpLimits
 
 
-class ScoresBody(BaseModel):
-    """A body of ``/v1/scores``."""
-
-    messages: Any = None
-
-
-def score_router(scorer: Scorer, pictures: PictureStore) -> APIRouter:
-    """Return the route; it raises `ApiError`, which the application answers.
+@dataclass(frozen=True)
+class ScoreRoute:
+    """Asks a scorer; what it raises is `ApiError` or `ClientGone`, which the application answers.
 
     Args:
         scorer: who tells scores.
         pictures: the chat model's, whose limits hold.
+        limits: of bytes and time of a body; the scorer has a time of its own.
+        readers: threads that ask; each waits for the scorer meanwhile, so that they had better not be those that read chats.
     """
-    router = APIRouter()
 
-    @router.post("/v1/scores")
-    async def scores(request: Request) -> JSONResponse:
-        text = await request.body()
-        return JSONResponse({"scores": await run_in_threadpool(_scores, text, scorer, pictures)})
+    scorer: Scorer
+    pictures: PictureStore
+    limits: HttpLimits
+    readers: Executor
 
-    return router
+    def router(self) -> APIRouter:
+        """Return the route."""
+        router = APIRouter()
 
+        @router.post("/v1/scores")
+        async def scores(request: Request) -> Response:
+            body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
+            asking = asyncio.get_running_loop().run_in_executor(self.readers, lambda: self._scores(read_object(body)))
+            return JSONResponse({"scores": await asking})
 
-def _scores(text: bytes, scorer: Scorer, pictures: PictureStore) -> Scores:
-    asked = read_body(ScoresBody, parsed(text))
-    conversation = read_messages(asked.messages, "assistant")
-    return scorer.scores(asked.messages, conversation, pictures)
+        return router
+
+    def _scores(self, body: Mapping[str, Any]) -> Scores:
+        messages = body.get("messages")
+        return self.scorer.scores(messages, read_messages(messages, "assistant"), self.pictures)

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import requests
@@ -54,7 +53,7 @@ class ScorerSettings(StrictModel):
 class Scorer(Protocol):
     """Who tells scores of the last answer of a conversation."""
 
-    def scores(self, messages: Sequence[Any], conversation: Conversation, pictures: PictureStore) -> Scores:
+    def scores(self, messages: Any, conversation: Conversation, pictures: PictureStore) -> Scores:
         """Return a number by attribute.
 
         Args:
@@ -75,7 +74,7 @@ def make_scorer(settings: Literal["oracle"] | ScorerSettings) -> Scorer:
 class OracleScorer:
     """The rules of the miniature, for its own pictures and wordings; see `miniature.oracle`."""
 
-    def scores(self, messages: Sequence[Any], conversation: Conversation, pictures: PictureStore) -> Scores:
+    def scores(self, messages: Any, conversation: Conversation, pictures: PictureStore) -> Scores:
         """Rate the last answer by the picture that was shown last; see `Scorer`."""
         from nemo_mm_align.miniature.oracle import rate  # needs easy-VQA, which other scorers do not
         from nemo_mm_align.miniature.reading import read_truth
@@ -106,7 +105,7 @@ class ServedScorer:
         self._key = _key(settings.api_key_env)
         self._local = threading.local()
 
-    def scores(self, messages: Sequence[Any], conversation: Conversation, pictures: PictureStore) -> Scores:
+    def scores(self, messages: Any, conversation: Conversation, pictures: PictureStore) -> Scores:
         """Ask once; see `Scorer`."""
         try:
             return self._asked(messages)
@@ -115,8 +114,8 @@ class ServedScorer:
             log.warning("no scores: %s", message)
             raise ApiError(502, f"the scorer gave no scores: {message}", code="scorer_failed") from None
 
-    def _asked(self, messages: Sequence[Any]) -> Scores:
-        body = {"model": self._settings.model, "messages": list(messages), "stream": False}
+    def _asked(self, messages: Any) -> Scores:
+        body = {"model": self._settings.model, "messages": messages, "stream": False}
         try:
             response = self._session().post(self._url, json=body, allow_redirects=False, auth=Bearer(self._key))
         except Exception as error:  # of requests, urllib3 and what they are made of

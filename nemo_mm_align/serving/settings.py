@@ -126,4 +126,6 @@ class ServeSettings(FinishedModelSettings):
                 if values:
                     check_some(schema, values, where)
             except ApiError as error:
-                raise UserError(f"{error.message} attribute_schema=NAME asks a model whose folder names none.") from None
+                raise UserError(
+                    f"{error.message} attribute_schema=NAME asks a model whose folder names none."
+                ) from None

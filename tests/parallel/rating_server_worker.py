@@ -8,33 +8,34 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import requests
 import uvicorn
-from fastapi import FastAPI
 from openai import APIStatusError, OpenAI
-from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.schema.records import Turn
-from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.led_rater import LedRater
+from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.pictures import PictureStore
 from nemo_mm_align.serving.rating_engine import RatingEngine
-from nemo_mm_align.serving.rating_routes import rating_router
+from nemo_mm_align.serving.rating_routes import RatingRoutes
 from nemo_mm_align.serving.served_model import ServedModel
+from tests.attribute_checkpoints import helpsteer
 from tests.parallel.each_layout import in_each_layout
+from tests.served_app import LIMITS, application
 
 LAYOUTS = {"tp2": ParallelConfig(2), "pp2": ParallelConfig(1, 2)}
 NAME = "rater"
 LENGTH = 96
 WAITING = 40
 TEXT_ONLY = "p0"
+JSON = {"Content-Type": "application/json"}
 
 
 def conversations(folder: Path) -> dict[str, list[list[dict[str, Any]]]]:
@@ -64,14 +65,10 @@ def _parts(prompt: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 class Server:
     """The routes over a real socket."""
 
-    def __init__(self, engine: RatingEngine, served: ServedModel) -> None:
-        app = FastAPI()
-        app.include_router(rating_router(engine, served))
-
-        @app.exception_handler(ApiError)
-        def told(request: Request, error: ApiError) -> JSONResponse:
-            return JSONResponse(error.body, error.status)
-
+    def __init__(self, engine: RatingEngine, served: ServedModel, readers: Executor) -> None:
+        gate, metrics = Gate(100), ServerMetrics(NAME, lambda: engine.figures, engine.slots)
+        routes = RatingRoutes(served, helpsteer(), engine, metrics, LIMITS, gate, readers)
+        app = application([routes.router()], readers, engine, gate, metrics)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
@@ -115,6 +112,7 @@ def ask(url: str, opened: OpenedModel, folder: Path) -> dict[str, Any]:
         "packed": requests.post(f"{url}/pooling", json={"messages": text, "encoding_format": "base64"}).json(),
         "ignored": dict(requests.post(f"{url}/classify", json={"messages": text, "top_k": 3}).headers),
         "refused": refusals(client, url, text),
+        "metrics": requests.get(f"{url}/metrics").text,
     }
 
 
@@ -139,7 +137,10 @@ def refusals(client: OpenAI, url: str, text: list[dict[str, Any]]) -> dict[str, 
     for name, body in bodies.items():
         reply = requests.post(f"{url}/classify", json=body)
         found[name] = [reply.status_code, reply.json()["error"]]
-    found["json"] = requests.post(f"{url}/classify", data="{").status_code
+    found["json"] = [
+        (reply := requests.post(f"{url}/classify", data="{", headers=JSON)).status_code,
+        reply.json()["error"],
+    ]
     return found
 
 
@@ -151,7 +152,7 @@ def serve(folder: Path, parallel: ParallelConfig) -> dict[str, Any]:
         return {}
     engine = RatingEngine(rater, WAITING)
     served = ServedModel(NAME, opened.encoder, PictureStore(opened.image_processor), LENGTH, engine.slots)
-    with Server(engine, served) as server, ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(2) as readers, Server(engine, served, readers) as server, ThreadPoolExecutor(1) as thread:
         told = thread.submit(ask, server.url, opened, folder)
         told.add_done_callback(lambda future: engine.end())
         engine.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -116,6 +117,17 @@ def test_a_cancelled_request_leaves_the_queue(rater: LedRater, samples: list[Sam
         assert kept.future.result(30)[0].shape == (2, 5)
     with pytest.raises(CancelledError):
         given_up.future.result(0)
+
+
+def test_whoever_waits_no_longer_leaves_the_queue(rater: LedRater, samples: list[Sample]) -> None:
+    engine = RatingEngine(rater, waiting=2)
+
+    async def wait() -> None:
+        await asyncio.wait_for(asyncio.wrap_future(engine.submit(samples[:1], PIXELS).future), 0.05)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(wait())
+    assert engine.idle
 
 
 class Scarce(LedRater):

@@ -141,6 +141,7 @@ def test_ignored_fields_are_named(told) -> None:
         ("model", 404, f"there is no model 'another'; this is {NAME}"),
         ("stream", 400, "stream"),
         ("long", 400, f"this model has {LENGTH} positions"),
+        ("json", 400, "the body is not JSON"),
         ("none", 400, "give messages or input, one of them"),
         ("both", 400, "give messages or input, one of them"),
         ("empty", 400, "there is nothing to rate"),
@@ -153,4 +154,12 @@ def test_ignored_fields_are_named(told) -> None:
 def test_what_cannot_be_rated_is_refused_with_the_reason(case: str, status: int, says: str, told) -> None:
     found, error = told["tp2"]["refused"][case]
     assert found == status and says in error["message"]
-    assert told["tp2"]["refused"]["json"] == 400
+
+
+def test_metrics_count_what_was_rated(told, alone) -> None:
+    page = told["pp2"]["metrics"]
+    rated = (
+        len(alone) * 3 + 1 + 2 + 2 + 1 + 1 + 1
+    )  # rewards, both classify calls; chat, several, ids, pooling twice, ignored
+    assert f'nemo_mm_align_request_success_total{{finished_reason="stop",model_name="{NAME}"}} {rated}.0' in page
+    assert f'nemo_mm_align_num_requests_waiting{{model_name="{NAME}"}} 0.0' in page

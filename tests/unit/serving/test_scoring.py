@@ -9,23 +9,21 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.miniature.sources import charts
 from nemo_mm_align.miniature.truth import Bar, Scene
 from nemo_mm_align.schema.images import ImageProcessor
-from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.pictures import PictureStore
-from nemo_mm_align.serving.score_route import score_router
+from nemo_mm_align.serving.score_route import ScoreRoute
 from nemo_mm_align.serving.scoring import Scorer, ScorerSettings, make_scorer
+from tests.served_app import LIMITS, application
 
 KEY = "nvapi-0123456789abcdefghijklmnop"
 ASKED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
@@ -80,14 +78,9 @@ def model() -> Iterator[RewardModel]:
 
 
 def ask(scorer: Scorer, messages: Any) -> tuple[int, Any]:
-    app = FastAPI()
-    app.include_router(score_router(scorer, PictureStore(ImageProcessor(image_size=28))))
-
-    @app.exception_handler(ApiError)
-    def told(request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status)
-
-    reply = TestClient(app).post("/v1/scores", json={"messages": messages})
+    with ThreadPoolExecutor(1) as readers:
+        route = ScoreRoute(scorer, PictureStore(ImageProcessor(image_size=28)), LIMITS, readers)
+        reply = TestClient(application([route.router()], readers)).post("/v1/scores", json={"messages": messages})
     return reply.status_code, reply.json()
 
 
