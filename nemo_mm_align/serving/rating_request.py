@@ -177,14 +177,16 @@ def _plain(given: str | list[int], special: bool, served: ServedModel) -> _Answe
     encoder = served.encoder
     if isinstance(given, str):
         _check_size(len(given), served, "input")
-        given = encoder.tokenizer(check_text(given, "input"), add_special_tokens=special).input_ids
-    if not given:
+        ids: list[int] = encoder.tokenizer(check_text(given, "input"), add_special_tokens=special).input_ids
+    else:
+        ids = given
+    if not ids:
         raise ApiError(400, "input is empty: give the rendered conversation with the answer to rate.", "input")
-    if max(given) >= len(encoder.tokenizer):
-        raise ApiError(400, f"input: token {max(given)}, and the tokenizer has {len(encoder.tokenizer)}.", "input")
-    if encoder.image_token_id in given:
+    if max(ids) >= len(encoder.tokenizer):
+        raise ApiError(400, f"input: token {max(ids)}, and the tokenizer has {len(encoder.tokenizer)}.", "input")
+    if encoder.image_token_id in ids:
         raise ApiError(400, "input cannot show pictures: give messages with image_url.", "input")
-    return _Answer(EncodedSequence(list(given), [False] * (len(given) - 1) + [True]), (), tuple(given))
+    return _Answer(EncodedSequence(list(ids), [False] * (len(ids) - 1) + [True]), (), tuple(ids))
 
 
 def _check_size(characters: int, served: ServedModel, where: str) -> None:

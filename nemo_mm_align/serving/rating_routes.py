@@ -40,7 +40,7 @@ from nemo_mm_align.serving.rating_request import (
     PoolingBody,
     read_ratings,
 )
-from nemo_mm_align.serving.served_model import ServedModel
+from nemo_mm_align.serving.served_model import ServedModel, describe, model_cards
 from nemo_mm_align.serving.settings import HttpLimits
 from nemo_mm_align.serving.streaming import Wanted, while_wanted
 
@@ -100,6 +100,12 @@ class RatingRoutes:
 
         return router
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """The model in ``GET /v1/models``: its attributes are told, and cannot be asked for."""
+        told = {"attributes": [describe(one) for one in self.schema.attributes], "kind": "attribute_model"}
+        return {**model_cards(self.served)[0], **told}
+
     async def _rated(
         self, request: Request, kind: type[ClassifyBody] | type[ChatRatingBody]
     ) -> tuple[AskedRatings, list[Values]]:
@@ -148,7 +154,8 @@ def _packed(values: Values) -> str:
 def _choice(index: int, names: Sequence[str], values: Values) -> dict[str, Any]:
     """A rating as NIM writes it: pairs as text, and as tokens whose log-probs are the values."""
     pairs = list(zip(names, values, strict=True))
-    tokens = [{"token": name, "logprob": value, "bytes": None, "top_logprobs": []} for name, value in pairs]
+    more: dict[str, Any] = {"bytes": None, "top_logprobs": []}
+    tokens = [{"token": name, "logprob": value, **more} for name, value in pairs]
     return {
         "index": index,
         "message": {"role": "assistant", "content": ",".join(f"{name}:{value}" for name, value in pairs)},

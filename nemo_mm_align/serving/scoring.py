@@ -8,46 +8,27 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import threading
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import requests
-from pydantic import Field, SecretStr
 
-from nemo_mm_align.core.configuration import StrictModel
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.llm.clients.addresses import check_address
 from nemo_mm_align.llm.clients.api_key import conceal, shows_key
 from nemo_mm_align.llm.clients.http_failures import failure_of_exception
 from nemo_mm_align.llm.clients.openai_compatible import Bearer
 from nemo_mm_align.llm.clients.openai_replies import failure_of_http
-from nemo_mm_align.llm.clients.transport import LONGEST_S, make_session
+from nemo_mm_align.llm.clients.transport import make_session
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.messages import Conversation
 from nemo_mm_align.serving.pictures import PictureStore
+from nemo_mm_align.serving.scorer_settings import ScorerSettings, scorer_key
 
 log = logging.getLogger(__name__)
 
 Scores = dict[str, float]
-
-
-class ScorerSettings(StrictModel):
-    """Another server that tells scores.
-
-    Args:
-        url: with its version, for example ``http://127.0.0.1:8001/v1``.
-        model: as it calls the attribute model.
-        api_key_env: environment variable with its key; None where it wants none.
-        timeout_s: seconds for one conversation, from connecting to the last byte.
-    """
-
-    url: str
-    model: str
-    api_key_env: str | None = None
-    timeout_s: Annotated[float, Field(gt=0, le=LONGEST_S)] = 30.0
 
 
 class Scorer(Protocol):
@@ -67,7 +48,7 @@ class Scorer(Protocol):
 
 
 def make_scorer(settings: Literal["oracle"] | ScorerSettings) -> Scorer:
-    """Return who tells scores; raise `UserError` for an address or a key that is none."""
+    """Return who tells scores; raise `UserError` where there is no key."""
     return OracleScorer() if settings == "oracle" else ServedScorer(settings)
 
 
@@ -95,14 +76,13 @@ class ServedScorer:
         settings: where it is, and its key's variable.
 
     Raises:
-        UserError: no address, or no key in the variable.
+        UserError: no key in the variable.
     """
 
     def __init__(self, settings: ScorerSettings) -> None:
         self._settings = settings
-        address = check_address(settings.url, "scorer.url").removesuffix("/chat/completions")
-        self._url = f"{address}/chat/completions"
-        self._key = _key(settings.api_key_env)
+        self._url = f"{settings.url}/chat/completions"
+        self._key = scorer_key(settings)
         self._local = threading.local()
 
     def scores(self, messages: Any, conversation: Conversation, pictures: PictureStore) -> Scores:
@@ -133,15 +113,6 @@ class ServedScorer:
             self._local.session = make_session(self._settings.timeout_s)
         session: requests.Session = self._local.session
         return session
-
-
-def _key(variable: str | None) -> SecretStr | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"scorer.api_key_env={variable}: the environment variable holds no key. Set it, or give null.")
-    return SecretStr(key)
 
 
 def read_scores(text: str) -> Scores:

@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from nemo_mm_align.core.configuration import read
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.miniature.sources import charts
 from nemo_mm_align.miniature.truth import Bar, Scene
 from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.serving.pictures import PictureStore
 from nemo_mm_align.serving.score_route import ScoreRoute
-from nemo_mm_align.serving.scoring import Scorer, ScorerSettings, make_scorer
+from nemo_mm_align.serving.scorer_settings import ScorerSettings
+from nemo_mm_align.serving.scoring import Scorer, make_scorer
 from tests.served_app import LIMITS, application
 
 KEY = "nvapi-0123456789abcdefghijklmnop"
@@ -175,5 +177,5 @@ def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("REWARD_KEY", raising=False)
     with pytest.raises(UserError, match="scorer.api_key_env=REWARD_KEY: the environment variable holds no key"):
         make_scorer(ScorerSettings(url="http://127.0.0.1/v1", model="rater", api_key_env="REWARD_KEY"))
-    with pytest.raises(UserError, match="scorer.url='127.0.0.1' is no address"):
-        make_scorer(ScorerSettings(url="127.0.0.1", model="rater"))
+    with pytest.raises(UserError, match="url: it='127.0.0.1' is no address"):
+        read(ScorerSettings, {"url": "127.0.0.1", "model": "rater"})
