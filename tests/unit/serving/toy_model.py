@@ -31,7 +31,7 @@ def schema(name: str = "helpsteer") -> AttributeSchema:
 def served(
     template: str = "vicuna_v1",
     attributes: AttributeSchema | None = None,
-    limits: PictureLimits | None = None,
+    picture_limits: PictureLimits | None = None,
     **more: Any,
 ) -> ServedModel:
     """A model of 3000 positions that answers 8 at once."""
@@ -40,7 +40,7 @@ def served(
     image = int(tokenizer.convert_tokens_to_ids("<image>"))
     encoder = Encoder(tokenizer, chosen, image, TOKENS_PER_IMAGE, attributes)
     given = {"name": "toy", "length": 3000, "slots": 8, "asks_by_default": attributes is not None, **more}
-    return ServedModel(encoder=encoder, pictures=PictureStore(ImageProcessor(image_size=28), limits), **given)
+    return ServedModel(encoder=encoder, pictures=PictureStore(ImageProcessor(image_size=28), picture_limits), **given)
 
 
 def png(colour: str = "red", width: int = 12, height: int = 8) -> bytes:
