@@ -19,7 +19,7 @@ from nemo_mm_align.serving.tokenize import detokenize, tokenize
 from tests.odd_values import ODD
 from tests.unit.serving.toy_model import assistant, body, data_url, image_part, png, schema, served, text_part, user
 
-BODIES = 4000
+BODIES = 3000
 
 
 def nested(depth: int = 5000) -> Any:

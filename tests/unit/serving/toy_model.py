@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def served(
     return ServedModel(encoder=encoder, pictures=PictureStore(ImageProcessor(image_size=28), picture_limits), **given)
 
 
+@functools.cache
 def png(colour: str = "red", width: int = 12, height: int = 8) -> bytes:
     """A picture of one colour."""
     file = io.BytesIO()
