@@ -106,7 +106,10 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
     gate = Gate(settings.slots + settings.max_waiting)
     served = served_model(settings, opened, engine)
     metrics = ServerMetrics(served.name, lambda: engine.figures, engine.slots)
-    with ThreadPoolExecutor(settings.readers, "reader") as readers, ThreadPoolExecutor(settings.readers, "scorer") as scorers:
+    with (
+        ThreadPoolExecutor(settings.readers, "reader") as readers,
+        ThreadPoolExecutor(settings.readers, "scorer") as scorers,
+    ):
         limits = settings.limits.http
         if isinstance(engine, RatingEngine):
             assert opened.schema is not None

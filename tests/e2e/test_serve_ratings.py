@@ -23,7 +23,10 @@ from tests.distributed import REPOSITORY, free_port
 from tests.tiny import tiny_llava
 from tests.waiting import PATIENCE_S
 
-ASKED = [{"role": "user", "content": "Is there a triangle?"}, {"role": "assistant", "content": "no there is no triangle"}]
+ASKED = [
+    {"role": "user", "content": "Is there a triangle?"},
+    {"role": "assistant", "content": "no there is no triangle"},
+]
 KEY = "sk-0123456789abcdefghijklmn"
 
 
@@ -33,7 +36,9 @@ def serving(log: Path, checkpoint: Path, *more: str) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, str(REPOSITORY / "scripts/serve.py"), f"checkpoint={checkpoint}", f"port={port}", *more]
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=log.parent, env={**os.environ, "REWARD_KEY": KEY})
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, cwd=log.parent, env={**os.environ, "REWARD_KEY": KEY}
+        )
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -66,9 +71,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def urls(folder: Path) -> Iterator[tuple[str, str]]:
     """Of the attribute model, which wants a key, and of the chat model that asks it."""
     with ExitStack() as servers:
-        rater = servers.enter_context(serving(folder / "rater.log", folder / "run", "name=rater", "api_key_variable=REWARD_KEY"))
+        rater = servers.enter_context(
+            serving(folder / "rater.log", folder / "run", "name=rater", "api_key_variable=REWARD_KEY")
+        )
         scorer = f"scorer={{url: '{rater}/v1', model: rater, api_key_env: REWARD_KEY}}"
-        chat = servers.enter_context(serving(folder / "chat.log", folder / "base", "name=chat", "slots=2", "kept=0", scorer))
+        chat = servers.enter_context(
+            serving(folder / "chat.log", folder / "base", "name=chat", "slots=2", "kept=0", scorer)
+        )
         wait_for(rater, folder / "rater.log")
         wait_for(chat, folder / "chat.log")
         yield rater, chat
