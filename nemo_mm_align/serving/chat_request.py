@@ -15,7 +15,7 @@ from nemo_mm_align.inference.sampling_settings import LEAST_TEMPERATURE, Samplin
 from nemo_mm_align.serving.asked_attributes import asked_of, given_attributes, ignored_keywords
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.messages import Conversation, read_messages
-from nemo_mm_align.serving.protocol import ChatBody, check_text, header_names, ignored_fields, read_body
+from nemo_mm_align.serving.protocol import ChatBody, header_names, ignored_fields, read_body
 from nemo_mm_align.serving.served_model import ServedModel
 from nemo_mm_align.serving.sweeps import sweep_of
 
@@ -139,8 +139,6 @@ def _sampling(chat: ChatBody, served: ServedModel, assignments: int) -> tuple[Sa
     """Settings but for the answers' length, and how many choices each answer is."""
     default, n = served.sampling, chat.n or 1
     _check_choices(n, assignments, served)
-    for place, text in enumerate(chat.stop or ()):
-        check_text(text, f"stop[{place}]")
     temperature = default.temperature if chat.temperature is None else chat.temperature
     top_p = default.top_p if chat.top_p is None else chat.top_p
     greedy = temperature < LEAST_TEMPERATURE or top_p == 0

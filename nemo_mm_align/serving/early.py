@@ -16,6 +16,7 @@ from nemo_mm_align.inference.early import check_base, check_model
 from nemo_mm_align.parallel.source import ModelSource, open_source
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.keys import read_keys
+from nemo_mm_align.serving.scorer_settings import ScorerSettings, scorer_key
 from nemo_mm_align.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ def check_early(values: Mapping[str, Any]) -> CheckedServer:
     _check_packages()
     _ = settings.sampling  # is checked when it is made
     source = _check_model(settings)
-    if settings.scorer is not None:
-        open_source(settings.scorer).schema_told()
+    if isinstance(settings.scorer, ScorerSettings):
+        scorer_key(settings.scorer)
     keys = read_keys(settings.api_key_file, settings.api_key_variable)
     positions = source.config.language.max_position_embeddings
     if (settings.length or 0) > positions:

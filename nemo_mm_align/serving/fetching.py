@@ -42,18 +42,26 @@ def fetch(url: str, hosts: Sequence[str], max_bytes: int, seconds: float) -> byt
     parts = _allowed(url, hosts)
     with Deadline(seconds) as deadline:
         try:
-            for _ in range(MAX_REDIRECTS + 1):
-                reply = _ask(parts, hosts, seconds)
-                try:
-                    location = reply.get_redirect_location()
-                    if not location:
-                        return _read(reply, max_bytes)
-                finally:
-                    reply.close()
-                parts = _redirected(parts, str(location), hosts)
+            data = _follow(parts, hosts, max_bytes, seconds)
         except (HTTPError, HTTPException, OSError, UnicodeError) as error:
             reason = f"it took more than {seconds:g} s" if deadline.expired else type(error).__name__
             raise UserError(f"could not be fetched ({reason}). Send it as a data URL.") from None
+        if deadline.expired:  # a connection that is shut down may look like the end of a reply
+            raise UserError(f"could not be fetched (it took more than {seconds:g} s). Send it as a data URL.")
+    return data
+
+
+def _follow(parts: SplitResult, hosts: Sequence[str], max_bytes: int, seconds: float) -> bytes:
+    """The reply behind a few redirects."""
+    for _ in range(MAX_REDIRECTS + 1):
+        reply = _ask(parts, hosts, seconds)
+        try:
+            location = reply.get_redirect_location()
+            if not location:
+                return _read(reply, max_bytes)
+        finally:
+            reply.close()
+        parts = _redirected(parts, str(location), hosts)
     raise UserError(f"more than {MAX_REDIRECTS} redirects. Send it as a data URL.")
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nemo_mm_align.core.errors import UserError, shorten
@@ -100,8 +101,14 @@ class PictureStore:
             name = hashlib.sha256(data).hexdigest()
             return name, self._pixels(name, data)
         except UserError as error:
-            text = str(error).removeprefix(f"{NAME}: ")
-            raise ApiError(400, f"{source.where}: the picture: {text}", source.where) from None
+            raise _fault(source, error) from None
+
+    def image(self, source: PictureSource) -> Image.Image:
+        """Return a picture as it is, RGB and upright; raise `ApiError` as `batch` does."""
+        try:
+            return image_of_bytes(self._bytes_of(source.url), NAME, self.limits.max_pixels)
+        except UserError as error:
+            raise _fault(source, error) from None
 
     def _bytes_of(self, url: str) -> bytes:
         scheme = url[:8].partition(":")[0].lower()
@@ -141,6 +148,11 @@ class PictureStore:
             self._bytes += pixels_CHW.nbytes
             while self._bytes > self.limits.kept_bytes:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+
+def _fault(source: PictureSource, error: UserError) -> ApiError:
+    text = str(error).removeprefix(f"{NAME}: ")
+    return ApiError(400, f"{source.where}: the picture: {text}", source.where)
 
 
 def _decode(url: str, max_bytes: int) -> bytes:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+
+from fastapi import APIRouter
 
 from nemo_mm_align.inference.engine import Engine
 from nemo_mm_align.inference.led_session import LedSession
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.source import build_from
+from nemo_mm_align.parallel.source import build_from, open_source
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.serving.app import AppParts, make_app, token_routes
 from nemo_mm_align.serving.chat_route import ChatRoute
 from nemo_mm_align.serving.early import CheckedServer, asked_schema
 from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.http_server import HttpServer
+from nemo_mm_align.serving.led_rater import LedRater
 from nemo_mm_align.serving.lifecycle import drain_when_asked, end_at_once, end_with_lost_rank
 from nemo_mm_align.serving.lifeline import Lifeline
 from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.pictures import PictureLimits, PictureStore
+from nemo_mm_align.serving.rating_engine import RatingEngine
+from nemo_mm_align.serving.rating_routes import RatingRoutes
+from nemo_mm_align.serving.score_route import ScoreRoute
+from nemo_mm_align.serving.scoring import make_scorer
 from nemo_mm_align.serving.served_model import Limits, ServedModel, model_cards
 from nemo_mm_align.serving.settings import ServeSettings
 
@@ -40,18 +47,19 @@ def serve(checked: CheckedServer, stop: StopRequest) -> None:
         UserError: bad input, found before weights are loaded.
     """
     settings = checked.settings
+    rates = open_source(settings.checkpoint).head is not None
     opened = open_for_inference(
-        settings.checkpoint, settings.parallel, settings.precision, settings.template, settings.attribute_schema
+        settings.checkpoint, settings.parallel, settings.precision, settings.template, settings.attribute_schema, rates
     )
     opened.encoder.schema = asked_schema(
         settings, opened.source
     )  # what the model was not trained to be asked, nobody is offered
     runtime.initialize(opened.parallel, settings.sampling.seed)
-    session = LedSession(_session(settings, opened))
-    if session.leads:
-        _lead(checked, opened, session, stop)
+    led = _led_rater(settings, opened) if rates else LedSession(_session(settings, opened))
+    if led.leads:
+        _lead(checked, opened, led, stop)
     else:
-        _follow(session)
+        _follow(led)
     runtime.shutdown()
 
 
@@ -63,7 +71,12 @@ def _session(settings: ServeSettings, opened: OpenedModel) -> DecodingSession:
     )
 
 
-def _follow(session: LedSession) -> None:
+def _led_rater(settings: ServeSettings, opened: OpenedModel) -> LedRater:
+    length = settings.length or opened.source.config.language.max_position_embeddings
+    return LedRater(opened.rater(settings.prefill_positions, settings.base), length)
+
+
+def _follow(session: LedSession | LedRater) -> None:
     """The part of a rank that does what the first one does."""
 
     def lost(name: str) -> None:
@@ -81,36 +94,58 @@ class _Lead:
     """What the first rank holds together."""
 
     checked: CheckedServer
-    engine: Engine
+    engine: Engine | RatingEngine
     gate: Gate
     http: HttpServer
 
 
-def _lead(checked: CheckedServer, opened: OpenedModel, session: LedSession, stop: StopRequest) -> None:
+def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRater, stop: StopRequest) -> None:
     """The part of the first rank."""
     settings = checked.settings
-    engine = Engine(session, settings.max_waiting, settings.prefill_positions)
+    engine = _engine(settings, led)
     gate = Gate(settings.slots + settings.max_waiting)
     served = served_model(settings, opened, engine)
     metrics = ServerMetrics(served.name, lambda: engine.figures, engine.slots)
-    with ThreadPoolExecutor(settings.readers, "reader") as readers:
+    with (
+        ThreadPoolExecutor(settings.readers, "reader") as readers,
+        ThreadPoolExecutor(settings.readers, "scorer") as scorers,
+    ):
         limits = settings.limits.http
-        chat = ChatRoute(served, engine, metrics, limits, gate, readers, settings.limits.max_tokens)
+        if isinstance(engine, RatingEngine):
+            assert opened.schema is not None
+            rating = RatingRoutes(served, opened.schema, engine, metrics, limits, gate, readers)
+            cards, routers = [rating.card], [rating.router()]
+        else:
+            chat = ChatRoute(served, engine, metrics, limits, gate, readers, settings.limits.max_tokens)
+            cards, routers = model_cards(served), [chat.router(), *_scores(settings, served, scorers)]
         parts = AppParts(
             engine=engine,
-            cards=lambda: model_cards(served),
+            cards=lambda: cards,
             gate=gate,
             metrics=metrics,
             limits=limits,
             readers=readers,
-            routers=[chat.router(), token_routes(served, limits, readers)],
+            routers=[*routers, token_routes(served, limits, readers)],
             keys=checked.keys,
             origins=settings.allowed_origins,
         )
         _run(_Lead(checked, engine, gate, _http(checked, parts, engine, stop)), served.name)
 
 
-def _http(checked: CheckedServer, parts: AppParts, engine: Engine, stop: StopRequest) -> HttpServer:
+def _scores(settings: ServeSettings, served: ServedModel, scorers: Executor) -> list[APIRouter]:
+    """Scores beside answers, where somebody tells them."""
+    if settings.scorer is None:
+        return []
+    return [ScoreRoute(make_scorer(settings.scorer), served.pictures, settings.limits.http, scorers).router()]
+
+
+def _engine(settings: ServeSettings, led: LedSession | LedRater) -> Engine | RatingEngine:
+    if isinstance(led, LedRater):
+        return RatingEngine(led, settings.max_waiting)
+    return Engine(led, settings.max_waiting, settings.prefill_positions)
+
+
+def _http(checked: CheckedServer, parts: AppParts, engine: Engine | RatingEngine, stop: StopRequest) -> HttpServer:
     assert checked.socket is not None
     seconds = checked.settings.drain_seconds
     return HttpServer(
@@ -143,7 +178,7 @@ def _run(lead: _Lead, name: str) -> None:
     logger.info("ended: everything accepted was answered or given up")
 
 
-def served_model(settings: ServeSettings, opened: OpenedModel, engine: Engine) -> ServedModel:
+def served_model(settings: ServeSettings, opened: OpenedModel, engine: Engine | RatingEngine) -> ServedModel:
     """Return the model as its clients see it."""
     limits = settings.limits
     pictures = PictureLimits(

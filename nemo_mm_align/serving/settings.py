@@ -15,6 +15,7 @@ from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.asked_attributes import check_some
 from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.scorer_settings import ScorerSettings
 
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s,@]+$")]
 """It goes into headers, labels and logs; behind @ stands what is asked for."""
@@ -64,7 +65,7 @@ class ServeSettings(FinishedModelSettings):
     allowed_origins: list[str] = []
     allowed_image_hosts: list[str] = []
     playground: StrictBool = True
-    scorer: Path | None = None
+    scorer: Literal["oracle"] | ScorerSettings | None = None
     slots: Count
     length: Count | None = None
     kept: Natural

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def schema(name: str = "helpsteer") -> AttributeSchema:
 def served(
     template: str = "vicuna_v1",
     attributes: AttributeSchema | None = None,
-    limits: PictureLimits | None = None,
+    picture_limits: PictureLimits | None = None,
     **more: Any,
 ) -> ServedModel:
     """A model of 3000 positions that answers 8 at once."""
@@ -40,9 +41,10 @@ def served(
     image = int(tokenizer.convert_tokens_to_ids("<image>"))
     encoder = Encoder(tokenizer, chosen, image, TOKENS_PER_IMAGE, attributes)
     given = {"name": "toy", "length": 3000, "slots": 8, "asks_by_default": attributes is not None, **more}
-    return ServedModel(encoder=encoder, pictures=PictureStore(ImageProcessor(image_size=28), limits), **given)
+    return ServedModel(encoder=encoder, pictures=PictureStore(ImageProcessor(image_size=28), picture_limits), **given)
 
 
+@functools.cache
 def png(colour: str = "red", width: int = 12, height: int = 8) -> bytes:
     """A picture of one colour."""
     file = io.BytesIO()
