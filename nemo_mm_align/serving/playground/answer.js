@@ -1,8 +1,8 @@
 // One answer: streamed into its card, then measured, scored, or told why there is none.
 
 import { stream } from "./api.js";
-import { asText } from "./attributes.js";
-import { announce, button, copy, countWords, make, notify, spell } from "./dom.js";
+import { asParts } from "./attributes.js";
+import { announce, button, copy, countWords, make, notify } from "./dom.js";
 import { score, scoreBars } from "./scores.js";
 import { inWords } from "./words.js";
 
@@ -14,7 +14,8 @@ export class Answer {
   constructor(title, setting, attributes, again) {
     Object.assign(this, { title, setting, attributes, again, text: "", failed: false, scored: null });
     this.said = make("p", { class: "said" });
-    this.asked = make("p", { class: "asked" }, asText(setting.attributes, attributes));
+    this.asked = make("p", { class: "asked" });
+    this.confirm(setting.attributes);
     this.facts = make("p", { class: "facts soft" });
     this.after = make("div", { class: "after" });
     this.tools = make("div", { class: "tools" });
@@ -29,7 +30,9 @@ export class Answer {
 
   /** What the server says that the answer was asked for. */
   confirm(attributes) {
-    if (attributes !== undefined) this.asked.textContent = asText(attributes, this.attributes);
+    if (attributes === undefined) return;
+    const parts = asParts(attributes, this.attributes).map(({ text, moved }) => make(moved ? "b" : "span", {}, text));
+    this.asked.replaceChildren(...parts.flatMap((part, place) => (place ? [" · ", part] : [part])));
   }
 
   end(facts) {
@@ -84,7 +87,7 @@ export class Answer {
   #facts({ usage, reason }, seconds) {
     const tokens = usage?.completion_tokens;
     const speed = tokens && seconds > 0 ? `${Math.round(tokens / seconds)} tokens/s` : null;
-    return [plural(countWords(this.text), "word"), tokens && plural(tokens, "token"), `${spell(Math.round(seconds * 10) / 10)} s`, speed,
+    return [plural(countWords(this.text), "word"), tokens && plural(tokens, "token"), `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`, speed,
       REASONS[reason]];
   }
 

@@ -45,5 +45,14 @@ export function asText(values, attributes) {
   return Object.entries(values).map(([name, value]) => `${label(name)} ${spell(value)}`).join(" · ");
 }
 
+/** The same in parts, `{text, moved}`: what differs from the model's defaults stands out. */
+export function asParts(values, attributes) {
+  if (!values) return [{ text: asText(values, attributes), moved: false }];
+  return Object.entries(values).map(([name, value]) => {
+    const attribute = attributes.find((each) => each.name === name);
+    return { text: asText({ [name]: value }, attributes), moved: attribute !== undefined && attribute.default !== value };
+  });
+}
+
 /** Where a value lies in a range, 0 to 1. */
 export const share = ({ minimum, maximum }, value) => Math.min(Math.max((value - minimum) / (maximum - minimum), 0), 1);

@@ -45,7 +45,7 @@ export class Panel {
 
   /** Whether one of two settings is shown. */
   pair(shown) {
-    this.title.textContent = shown ? `Setting ${this.letter}` : "What the model is asked for";
+    this.title.textContent = shown ? `Setting ${this.letter}` : "Attributes";
   }
 
   #choice() {

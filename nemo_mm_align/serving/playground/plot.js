@@ -3,7 +3,7 @@
 import { spell } from "./dom.js";
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
-const WIDTH = 340, HEIGHT = 220, LEFT = 44, RIGHT = 14, TOP = 14, BOTTOM = 40;
+const WIDTH = 280, HEIGHT = 190, LEFT = 36, RIGHT = 12, TOP = 12, BOTTOM = 40;
 let numbered = 0;
 
 function draw(tag, attributes, text = null) {

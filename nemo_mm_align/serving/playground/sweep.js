@@ -126,14 +126,16 @@ function show(attribute, rows, plots, table) {
   if (scored.some((row) => row.scored.total !== null)) {
     drawn.push({ title: "Total score", xLabel, points: scored.map((row) => [row.value, row.scored.total]) });
   }
-  plots.replaceChildren(...drawn.map((each) => make("figure", {}, make("figcaption", {}, each.title), plot(each))));
+  plots.replaceChildren(...drawn.map((each) => make("figure", {}, make("figcaption", {}, each.title, each.asAsked ? make("span", { class: "soft" }, "dashed: as asked for") : null), plot(each))));
   table.replaceChildren(tableOf(attribute, rows, scored));
 }
+
+const labelOf = (name, scored) => scored[0].scored.attributes.find((each) => each.name === name)?.label ?? name;
 
 function tableOf(attribute, rows, scored) {
   const names = [...new Set(scored.flatMap((row) => Object.keys(row.scored.scores)))];
   const withTotal = scored.some((row) => row.scored.total !== null);
-  const heads = [attribute.label, "Words", ...(rows.every((row) => row.tokens !== null) ? ["Tokens"] : []), ...names, ...(withTotal ? ["total"] : [])];
+  const heads = [attribute.label, "Words", ...(rows.every((row) => row.tokens !== null) ? ["Tokens"] : []), ...names.map((name) => labelOf(name, scored)), ...(withTotal ? ["Total"] : [])];
   const cells = (row) => [
     row.words, ...(heads.includes("Tokens") ? [row.tokens] : []),
     ...names.map((name) => (row.scored ? spell2(row.scored.scores[name]) : "")),
