@@ -87,7 +87,7 @@ function arrange() {
 
 /** The settings in one line, for narrow screens where they are folded. */
 function changed() {
-  byId("settings-brief").textContent = page.panels().map((panel) => panel.text).filter(Boolean).join(" | ");
+  byId("settings-brief").textContent = page.panels().map((panel) => panel.brief).filter(Boolean).join(" | ");
   if (view() === "sweep") sweep.offer();
 }
 

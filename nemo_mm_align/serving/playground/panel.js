@@ -1,6 +1,6 @@
 // One setting: which model, asked for which values. Two of them stand side by side.
 
-import { asText, defaultsOf, levelText, nearest, share, stepOf } from "./attributes.js";
+import { asParts, defaultsOf, levelText, nearest, share, stepOf } from "./attributes.js";
 import { button, make, spell } from "./dom.js";
 
 /** A setting's part of the page. `setting` is what is asked: `{model, attributes}`, attributes null where not asked. */
@@ -24,8 +24,12 @@ export class Panel {
     return { model: this.model.id, attributes: asks ? (this.asked ? { ...this.values } : null) : undefined };
   }
 
-  get text() {
-    return asText(this.setting.attributes, this.model.attributes);
+  /** What differs from the defaults. */
+  get brief() {
+    const { attributes } = this.setting;
+    if (attributes === undefined) return "";
+    const moved = asParts(attributes, this.model.attributes).filter((part) => part.moved || attributes === null);
+    return moved.map((part) => part.text).join(" · ") || "at the defaults";
   }
 
   /** Choose a model, asked at its own defaults. */

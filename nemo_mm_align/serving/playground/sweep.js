@@ -60,6 +60,7 @@ export class Sweep {
     const cards = make("div", { class: "sweep-answers" }, ...answers.map((answer) => answer.element));
     byId("sweep").replaceChildren(make("h2", {}, `${attribute.label} from ${spell(values[0])} to ${spell(values.at(-1))}`),
       make("p", { class: "said question-line" }, question.text), plots, table, make("h3", {}, "Answers"), cards);
+    byId("sweep").scrollIntoView({ block: "start", behavior: "instant" });
     this.running = new AbortController();
     this.page.busy(true);
     announce(`Sweeping ${attribute.label} over ${plural(values.length, "value")}`);
@@ -126,7 +127,7 @@ function show(attribute, rows, plots, table) {
   if (scored.some((row) => row.scored.total !== null)) {
     drawn.push({ title: "Total score", xLabel, points: scored.map((row) => [row.value, row.scored.total]) });
   }
-  plots.replaceChildren(...drawn.map((each) => make("figure", {}, make("figcaption", {}, each.title, each.asAsked ? make("span", { class: "soft" }, "dashed: as asked for") : null), plot(each))));
+  plots.replaceChildren(...drawn.map((each) => make("figure", {}, make("figcaption", {}, each.title, each.asAsked ? make("span", { class: "soft" }, "dashed: as asked") : null), plot(each))));
   table.replaceChildren(tableOf(attribute, rows, scored));
 }
 
