@@ -262,7 +262,7 @@ def noise(width: int, height: int) -> bytes:
 def test_pictures_by_button_drop_and_paste(page: Browser, server: Served, tmp_path: Path) -> None:
     small, large = tmp_path / "small.png", tmp_path / "large.png"
     small.write_bytes(noise(8, 6))
-    large.write_bytes(noise(200, 100))
+    large.write_bytes(noise(400, 200))
     (tmp_path / "note.png").write_text("no picture")
     root = page.call("DOM.getDocument")["root"]["nodeId"]
     node = page.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
@@ -293,9 +293,9 @@ def test_pictures_by_button_drop_and_paste(page: Browser, server: Served, tmp_pa
     assert text == {"type": "text", "text": "What are they?"} and len(sent) == 2
     first, second = (read(part["image_url"]["url"]) for part in sent)
     assert first == noise(8, 6), "a small picture is sent as it is"
-    assert len(second) <= server.max_image_bytes < len(noise(200, 100))
+    assert len(second) <= server.max_image_bytes < len(noise(400, 200))
     width, height = Image.open(io.BytesIO(second)).size
-    assert width < 200 and abs(width / height - 2) < 0.1
+    assert width < 400 and abs(width / height - 2) < 0.1
     page.click("#share")
     page.wait("document.querySelector('#toast').textContent.includes('Pictures are not in it.')")
     assert "data:" not in page.evaluate("decodeURIComponent(location.href)")

@@ -15,7 +15,7 @@ function withoutPictures(body, put) {
 function python(value, indent) {
   if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
-  if (typeof value === "string") return value.startsWith(MARK) ? value.slice(1) : JSON.stringify(value);
+  if (typeof value === "string") return value.startsWith(MARK) ? value.slice(MARK.length) : JSON.stringify(value);
   if (typeof value === "number") return String(value);
   const inner = `${indent}    `;
   const list = Array.isArray(value);
