@@ -1,8 +1,8 @@
 """The playground: a page of static files, served beside the API that it talks to.
 
-The page is the browser's business alone: it knows the server by ``/v1/models`` and ``playground/config.json``, asks it by the same
-requests as any other client, and fetches nothing from elsewhere. Its addresses are relative, so that a proxy may put the server
-below a path of its own.
+The page is the browser's business alone: it knows the server by ``/v1/models`` and ``playground/config.json``, asks it by
+the same requests as any other client, and fetches nothing from elsewhere. Its addresses are relative, so that a proxy may
+put the server below a path of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PageFile:
 def page_files() -> dict[str, PageFile]:
     """Return the page's files by name, as they lie in the package."""
     found = {}
-    for entry in files(__package__).joinpath("playground").iterdir():
+    for entry in files("nemo_mm_align.serving").joinpath("playground").iterdir():
         suffix = entry.name[entry.name.rfind(".") :]
         if suffix in MIME_TYPES:
             data = entry.read_bytes()

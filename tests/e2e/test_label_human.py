@@ -1,6 +1,5 @@
 """scripts/label.py judge=human as a process: labelled with the keyboard in a real browser, stopped with Ctrl-C."""
 
-import json
 import re
 import signal
 import subprocess

@@ -34,7 +34,9 @@ def test_the_policy_lets_no_inline_code_in_and_the_page_holds_none(client):
     page = FILES["index.html"]
     assert not re.findall(r"<style|<script(?![^>]*src=)|\sstyle=|\son\w+=|javascript:", page)
     for name, text in SCRIPTS.items():
-        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), name
+        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            name
+        )
 
 
 def test_ids_and_modules_that_scripts_name_exist():

@@ -2,7 +2,7 @@
 
 import { stream } from "./api.js";
 import { asParts } from "./attributes.js";
-import { announce, button, copy, countWords, make, notify } from "./dom.js";
+import { announce, button, copy, countWords, following, make, notify } from "./dom.js";
 import { score, scoreBars } from "./scores.js";
 import { inWords } from "./words.js";
 
@@ -10,7 +10,7 @@ const REASONS = { length: "cut at the most tokens" };
 
 /** A card with an answer. `text` is what came so far; `failed` says that none came. */
 export class Answer {
-  /** @param {string} title @param {object[]} attributes of the model @param {() => void} again what "Regenerate" does */
+  /** @param {string} title @param {object[]} attributes of the model @param {?() => void} again what "Regenerate" does; null: no such button */
   constructor(title, setting, attributes, again) {
     Object.assign(this, { title, setting, attributes, again, text: "", failed: false, scored: null });
     this.said = make("p", { class: "said" });
@@ -19,13 +19,13 @@ export class Answer {
     this.facts = make("p", { class: "facts soft" });
     this.after = make("div", { class: "after" });
     this.tools = make("div", { class: "tools" });
-    this.element = make("article", { class: `answer ${title.at(-1)}`, "aria-label": title, "aria-busy": "true" },
+    this.element = make("article", { class: "answer", "aria-label": title, "aria-busy": "true" },
       make("header", {}, make("h3", {}, title), this.asked), this.said, this.after, make("footer", {}, this.facts, this.tools));
   }
 
   grow(text) {
     this.text += text;
-    this.said.append(text);
+    following(() => this.said.append(text));
   }
 
   /** What the server says that the answer was asked for. */
@@ -39,22 +39,21 @@ export class Answer {
     this.element.setAttribute("aria-busy", "false");
     this.facts.textContent = facts.filter(Boolean).join(" · ");
     const take = () => copy(this.text, `${this.title} copied`, () => notify("The browser does not let the page copy."));
-    this.tools.replaceChildren(...(this.text ? [button("Copy", take, { class: "plain" })] : []), this.regenerate());
-  }
-
-  regenerate() {
-    return button("Regenerate", this.again, { class: "plain again", "aria-label": `Regenerate: ${this.title}` });
+    const buttons = [this.text && button("Copy", take, { class: "plain", "aria-label": `Copy: ${this.title}` })];
+    if (this.again && !this.failed) {
+      buttons.push(button("Regenerate", this.again, { class: "plain again", "aria-label": `Regenerate: ${this.title}` }));
+    }
+    this.tools.replaceChildren(...buttons.filter(Boolean));
   }
 
   /** Say why there is no answer, or no more of it. */
   fail(error) {
-    const { title, advice, later } = inWords(error);
+    const { title, advice } = inWords(error);
     this.failed = true;
     this.end([]);
     const retry = button("Try again", this.again, { class: "again" });
     this.after.replaceChildren(make("div", { class: "problem" }, make("p", {}, make("strong", {}, title)), make("p", {}, advice), retry));
     announce(`${this.title}: ${title} ${advice}`);
-    return later;
   }
 
   /** Stream the answer in, then have it scored. Returns once all of it stands, stopped and failed ones included. */

@@ -70,6 +70,13 @@ function copySelected(text) {
   if (!done) throw new Error("the browser does not let the page copy");
 }
 
+/** Do something that makes the page longer; who reads at its end stays there. */
+export function following(grow) {
+  const root = document.documentElement, near = root.scrollHeight - scrollY - innerHeight < 80;
+  grow();
+  if (near) scrollTo({ top: root.scrollHeight, behavior: "instant" });
+}
+
 /** 3 -> "3", 0.25 -> "0.25", 2.0000001 -> "2". */
 export const spell = (value) => String(Math.round(value * 1000) / 1000);
 

@@ -3,6 +3,7 @@
 import { NUMBERS } from "./sampling.js";
 
 const NOT_ASKED = "none";
+const FIELDS = ["view", "model", "ask", "model1", "ask1", "sweep", "system", "q", ...NUMBERS];
 
 const pairs = (values) => Object.entries(values).map(([name, value]) => `${name}:${Math.round(value * 1000) / 1000}`).join(",");
 
@@ -28,7 +29,7 @@ export function read(fragment) {
   const setting = (place) => ({ model: fields.get(`model${place}`) ?? undefined, attributes: attributesOf(fields.get(`ask${place}`)) });
   const numbers = NUMBERS.filter((name) => fields.has(name)).map((name) => [name, parseFloat(fields.get(name))]);
   return {
-    empty: [...fields.keys()].length === 0,
+    empty: !FIELDS.some((name) => fields.has(name)),
     view: fields.get("view") ?? "chat",
     question: fields.get("q") ?? "",
     system: fields.get("system") ?? "",

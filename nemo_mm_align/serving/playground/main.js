@@ -28,10 +28,12 @@ const question = () => ({ text: byId("question").value.trim(), pictures: picture
 const running = () => chat.running || sweep.running || rating.running;
 
 function busy(is) {
+  const held = document.activeElement;
   byId("stop").hidden = !is;
   byId("send").hidden = is;
   for (const input of document.querySelectorAll("input[name=view]")) input.disabled = is;
-  if (is && document.activeElement === document.body) byId("stop").focus();
+  if (is && held === byId("send")) byId("stop").focus();
+  if (!is && held === byId("stop")) byId("question").focus({ preventScroll: true });
 }
 
 /** Put a question back into the composer. */
@@ -80,6 +82,7 @@ function arrange() {
     welcome: now === "sweep" ? false : !(rate ? byId("ratings").children.length : chat.exchanges.length),
   })) byId(id).hidden = !shown;
   byId("send").textContent = { sweep: "Run the sweep", rate: "Rate" }[now] ?? "Send";
+  byId("hint").textContent = rate ? "Ctrl+Enter rates. Drop or paste pictures." : "Enter sends, Shift+Enter breaks the line. Drop or paste pictures.";
   document.body.dataset.view = now;
   if (now === "sweep") sweep.offer();
   changed();
@@ -158,7 +161,6 @@ function served() {
   const steered = models.some((each) => each.attributes.length > 0);
   document.querySelector("input[value=sweep]").closest("label").hidden = !steered;
   document.querySelector("input[value=compare]").closest("label").hidden = !steered && models.length < 2;
-  byId("file").closest("label").hidden = first.images === false;
   byId("share").hidden = rate;
   if (rate) byId("sampling").replaceChildren(byId("system").closest("label")); // nothing is sampled
   if (rate) byId("welcome").replaceChildren(...rateWelcome());
@@ -176,12 +178,16 @@ function listen() {
     send();
   });
   for (const id of ["question", "rated"]) byId(id).addEventListener("keydown", (event) => {
-    const sends = event.key === "Enter" && !event.shiftKey && !event.isComposing && (id === "question" ? view() !== "rate" : event.ctrlKey);
+    const sends = event.key === "Enter" && !event.shiftKey && !event.isComposing && (view() !== "rate" || event.ctrlKey || event.metaKey);
     if (!sends) return;
     event.preventDefault();
     send();
   });
   byId("question").addEventListener("input", grow);
+  byId("skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the fragment is the link's
+    byId("question").focus();
+  });
   byId("stop").addEventListener("click", () => working().stop());
   addEventListener("keydown", (event) => event.key === "Escape" && !document.querySelector("dialog[open]") && working().stop());
   byId("views").addEventListener("change", arrange);

@@ -42,7 +42,7 @@ export function asPython(body, base, keyed) {
   if (Object.keys(extra).length) lines.push(`    extra_body=${python(extra, "    ")},\n`);
   const imports = [pictures ? "import base64\n" : "", keyed ? "import os\n" : ""].join("");
   const key = keyed ? 'os.environ["API_KEY"]' : '"none"';
-  return `${imports}${imports && "\n"}from openai import OpenAI\n\n${pictures ? READING : ""}` +
+  return `${imports}${imports && "\n"}from openai import OpenAI\n\n${pictures ? `\n${READING}` : ""}` +
     `client = OpenAI(base_url=${JSON.stringify(base)}, api_key=${key})\n` +
     `answer = client.chat.completions.create(\n${lines.join("")})\n` +
     "for choice in answer.choices:\n    print(choice.message.content)\n";

@@ -55,7 +55,7 @@ export class Sweep {
   async send(question) {
     const { attribute } = this, body = this.body(question), values = body.sweep[attribute.name];
     const again = () => this.running || this.send(question);
-    const answers = values.map((value) => new Answer(`${attribute.label} ${spell(value)}`, {}, this.page.panels()[0].model.attributes, again));
+    const answers = values.map((value) => new Answer(`${attribute.label} ${spell(value)}`, {}, this.page.panels()[0].model.attributes, null));
     const plots = make("div", { class: "plots" }), table = make("div");
     const cards = make("div", { class: "sweep-answers" }, ...answers.map((answer) => answer.element));
     byId("sweep").replaceChildren(make("h2", {}, `${attribute.label} from ${spell(values[0])} to ${spell(values.at(-1))}`),

@@ -13,16 +13,14 @@ const ADVICE = {
   503: "The server is stopping or starting. Try again in a moment.",
   504: "Try again; fewer tokens take less time.",
 };
-const LATER = [0, 408, 429, 500, 502, 503, 504];
 
-/** What to tell of an error. @returns {{title: string, advice: string, later: boolean}} later: it may well work if repeated */
+/** What to tell of an error. @returns {{title: string, advice: string}} what happened, what to do */
 export function inWords(error) {
-  if (!("status" in error)) return { title: `The page made a mistake: ${error.message}`, advice: "Reload it.", later: false };
-  const later = LATER.includes(error.status);
-  if (error.status === 0) return { title: unreachable(error), advice: "Check the connection, then try again.", later };
+  if (!("status" in error)) return { title: `The page made a mistake: ${error.message}`, advice: "Reload it." };
+  if (error.status === 0) return { title: unreachable(error), advice: "Check the connection, then try again." };
   const wait = error.wait ? ` The server asks to wait ${error.wait} s.` : "";
   const title = error.message || `The server answered with status ${error.status}.`;
-  return { title, advice: (ADVICE[error.status] ?? "Try again.") + wait, later };
+  return { title, advice: (ADVICE[error.status] ?? "Try again.") + wait };
 }
 
 const unreachable = (error) =>

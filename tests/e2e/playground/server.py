@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import uvicorn
@@ -22,7 +23,7 @@ from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.playground_route import playground_router
 from tests.waiting import wait_until
 
-WORDS = "The small square is red, as the picture shows, and stands beside a <b>blue</b> circle".split()
+WORDS = "The small square is red, as the picture shows, and stands beside a <b>blue</b> circle"
 
 
 @dataclass
@@ -70,14 +71,16 @@ class Served:
 def answer(values: dict[str, float] | None) -> str:
     """The rule: longer where more verbosity is asked for."""
     count = 3 + 2 * round((values or {}).get("verbosity", 4))
-    return " ".join(WORDS[place % len(WORDS)] for place in range(count))
+    return " ".join(each for _, each in zip(range(count), cycle(WORDS.split()), strict=False))
 
 
 def rate(text: str, schema: AttributeSchema) -> dict[str, float]:
     """Two decimals that follow the length of a text."""
     level = min((len(text.split()) - 3) / 8, 1)
     return {
-        each.name: round(each.minimum + (each.maximum - each.minimum) * (level if each.name == "verbosity" else 0.75), 2)
+        each.name: round(
+            each.minimum + (each.maximum - each.minimum) * (level if each.name == "verbosity" else 0.75), 2
+        )
         for each in schema.attributes
     }
 
@@ -128,7 +131,12 @@ def _error(status: int, message: str) -> Response:
 
 def _whole(answers: list[tuple[dict[str, float] | None, str]]) -> Response:
     choices = [
-        {"index": place, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "attributes": values}
+        {
+            "index": place,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop",
+            "attributes": values,
+        }
         for place, (values, text) in enumerate(answers)
     ]
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
