@@ -37,6 +37,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+READS = ["GET", "HEAD"]
 REVALIDATED = "no-cache"
 """Kept by the browser, and asked for again by its ETag: a server that was replaced serves its own page at once."""
 
@@ -80,23 +81,23 @@ def playground_router(
         "max_image_pixels": max_image_pixels,
     }
 
-    @router.get("/")
+    @router.api_route("/", methods=READS)
     def index(request: Request) -> Response:
         return _answer(request, held["index.html"])
 
-    @router.get("/playground")
+    @router.api_route("/playground", methods=READS)
     def without_slash() -> Response:
         return RedirectResponse("./", headers=HEADERS)
 
-    @router.get("/playground/")
+    @router.api_route("/playground/", methods=READS)
     def with_slash() -> Response:
         return RedirectResponse("../", headers=HEADERS)
 
-    @router.get("/playground/config.json")
+    @router.api_route("/playground/config.json", methods=READS)
     def configuration() -> Response:
         return JSONResponse(config, headers={**HEADERS, "Cache-Control": "no-store"})
 
-    @router.get("/playground/{name}")
+    @router.api_route("/playground/{name}", methods=READS)
     def static(name: str, request: Request) -> Response:
         return _answer(request, _held(held, name))
 

@@ -4,10 +4,11 @@ const KEY = "playground-key";
 
 /** What the server or the network refused, with what can be said of it (`words.js`). */
 export class ApiError extends Error {
-  /** @param {string} message @param {{status?: number, param?: string, code?: string, wait?: string}} facts */
-  constructor(message, { status = 0, param = null, code = null, wait = null } = {}) {
+  /** @param {string} message @param {{status?: number, code?: string, wait?: string, id?: string}} facts
+   *   status 0: nothing came; wait: seconds; id: of the request, as the server's log has it */
+  constructor(message, { status = 0, code = null, wait = null, id = null } = {}) {
     super(message);
-    Object.assign(this, { status, param, code, wait });
+    Object.assign(this, { status, code, wait, id });
   }
 }
 
@@ -25,13 +26,13 @@ let askForKey = async () => false;
 export const onKeyAsked = (asker) => (askForKey = asker);
 
 async function fault(response) {
-  const wait = response.headers.get("Retry-After");
+  const facts = { status: response.status, wait: response.headers.get("Retry-After"), id: response.headers.get("X-Request-Id") };
   const text = await response.text();
   try {
-    const { message, param, code } = JSON.parse(text).error;
-    return new ApiError(message, { status: response.status, param, code, wait });
+    const { message, code } = JSON.parse(text).error;
+    return new ApiError(message, { ...facts, code });
   } catch {
-    return new ApiError(text.slice(0, 300), { status: response.status, wait });
+    return new ApiError(text.slice(0, 300), facts);
   }
 }
 
@@ -62,6 +63,9 @@ export async function request(path, body = null, signal = undefined) {
 /** Return the JSON that a request is answered with. */
 export const ask = async (path, body = null, signal = undefined) => (await request(path, body, signal)).json();
 
+/** An error within a stream, whose status was sent before. */
+const broken = ({ message, code }) => new ApiError(message, { status: { draining: 503, timeout: 504 }[code] ?? 500, code });
+
 /** Yield the objects of a stream of server-sent events, up to `[DONE]`. */
 export async function* stream(path, body, signal) {
   const reader = (await request(path, body, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
@@ -78,7 +82,7 @@ export async function* stream(path, body, signal) {
         const data = line.slice(5).trim();
         if (data === "[DONE]") return;
         const event = JSON.parse(data);
-        if (event.error) throw new ApiError(event.error.message, { status: event.error.status ?? 500, ...event.error });
+        if (event.error) throw broken(event.error);
         yield event;
       }
     }

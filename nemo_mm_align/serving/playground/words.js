@@ -20,7 +20,8 @@ export function inWords(error) {
   if (error.status === 0) return { title: unreachable(error), advice: "Check the connection, then try again." };
   const wait = error.wait ? ` The server asks to wait ${error.wait} s.` : "";
   const title = error.message || `The server answered with status ${error.status}.`;
-  return { title, advice: (ADVICE[error.status] ?? "Try again.") + wait };
+  const id = error.status >= 500 && error.id ? ` (Request ${error.id} in its log.)` : "";
+  return { title, advice: (ADVICE[error.status] ?? "Try again.") + wait + id };
 }
 
 const unreachable = (error) =>

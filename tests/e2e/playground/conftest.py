@@ -31,7 +31,7 @@ def server(helpsteer: AttributeSchema) -> Iterator[Served]:
 @pytest.fixture
 def page(chromium: Browser, server: Served) -> Iterator[Browser]:
     """The page as it opens for the first time; nothing may have broken its policy in the end."""
-    server.key, server.refusal, server.pause_s = None, None, 0.0
+    server.key, server.refusal, server.cut, server.pause_s = None, None, None, 0.0
     open_page(chromium, server.url)
     server.bodies.clear()
     yield chromium

@@ -35,6 +35,7 @@ class Served:
         kind: "chat" or "attribute_model".
         key: that every request to the API must carry; None: none.
         refusal: status and message of every answer to a question; None: it answers.
+        cut: what goes wrong after the first word of a streamed answer, as an error's body; None: nothing.
         pause_s: between two words of a streamed answer.
     """
 
@@ -42,6 +43,7 @@ class Served:
     kind: str = "chat"
     key: str | None = None
     refusal: tuple[int, str] | None = None
+    cut: dict[str, str] | None = None
     pause_s: float = 0.0
     scores: bool = True
     max_image_bytes: int = 20_000
@@ -126,7 +128,8 @@ def application(served: Served) -> FastAPI:
 
 
 def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": {"message": message, "type": "error", "param": None, "code": None}}, status)
+    body = {"error": {"message": message, "type": "error", "param": None, "code": None}}
+    return JSONResponse(body, status, headers={"X-Request-Id": "req-7"})
 
 
 def _whole(answers: list[tuple[dict[str, float] | None, str]]) -> Response:
@@ -155,6 +158,9 @@ async def _stream(served: Served, answers: list[tuple[dict[str, float] | None, s
                     reason = None if step < len(own) else "stop"
                     choice = {"index": place, "delta": delta, "finish_reason": reason, "attributes": answers[place][0]}
                     yield f"data: {json.dumps({'choices': [choice]})}\n\n"
+            if served.cut is not None:
+                yield f"data: {json.dumps({'error': served.cut})}\n\ndata: [DONE]\n\n"
+                return
             await asyncio.sleep(served.pause_s)
         yield f"data: {json.dumps({'choices': [], 'usage': {'completion_tokens': sum(map(len, words))}})}\n\n"
         yield "data: [DONE]\n\n"

@@ -43,7 +43,10 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_alone(chromium: Browser, server
 @pytest.mark.parametrize(
     ("refusal", "advice"),
     [
-        ((503, "The server is draining."), "Try again in a moment."),
+        (
+            (503, "The server is draining."),
+            "The server is stopping or starting. Try again in a moment. (Request req-7 in its log.)",
+        ),
         ((400, "attributes.verbosity=9 is outside 0 to 4."), "Change the setting that is named and ask again."),
         ((413, "The body has more than 1 MB."), "Send fewer or smaller pictures, or a shorter text."),
     ],
@@ -53,12 +56,20 @@ def test_what_the_server_refuses_is_said_with_what_to_do(page: Browser, server: 
     asks(page, "Hello")
     page.wait("document.querySelector('.problem button') !== null")
     said = texts(page, ".problem p")
-    assert said[0] == refusal[1] and said[1].endswith(advice)
+    assert said[0] == refusal[1] and said[1] == advice
     page.wait(f"document.querySelector('#status').textContent.includes({json.dumps(refusal[1])})")
     server.refusal = None
     page.click(".problem button")
     ended(page)
     assert texts(page, ".problem p") == [] and len(texts(page, ".exchange")) == 1
+
+
+def test_what_came_before_an_answer_broke_off_is_kept(page: Browser, server: Served) -> None:
+    server.cut = {"message": "the server ends before this was answered", "code": "draining"}
+    asks(page, "Hello")
+    page.wait("document.querySelector('.problem button') !== null")
+    assert texts(page, ".answer .said") == ["The "] and texts(page, ".problem strong") == [server.cut["message"]]
+    assert texts(page, ".problem p")[1] == "The server is stopping or starting. Try again in a moment."
 
 
 def test_a_server_that_is_gone_is_said_and_found_again(page: Browser) -> None:
