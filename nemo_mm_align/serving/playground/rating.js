@@ -6,7 +6,7 @@ import { announce, button, byId, make } from "./dom.js";
 import { bodyOf, contentOf } from "./conversation.js";
 import { systemText } from "./sampling.js";
 import { thumbnail } from "./pictures.js";
-import { scoreBars, spell2, totalOf } from "./scores.js";
+import { digitsOf, scoreBars, totalOf } from "./scores.js";
 import { inWords } from "./words.js";
 
 /** Read a reply: `{name: number}`; null where it is none. */
@@ -68,7 +68,8 @@ export class Rating {
     const texts = known.map((each) => make("li", {}, `${each.label}: ${levelText(each, Math.round(scores[each.name]))}`));
     result.replaceChildren(scoreBars({ scores, total: totalOf(scores, attributes), attributes }, "Ratings"),
       make("details", {}, make("summary", {}, "What the values mean"), make("ul", {}, ...texts)));
-    announce(`Rated: ${Object.entries(scores).map(([name, value]) => `${name} ${spell2(value)}`).join(", ")}`);
+    const digits = digitsOf(Object.values(scores));
+    announce(`Rated: ${Object.entries(scores).map(([name, value]) => `${name} ${value.toFixed(digits)}`).join(", ")}`);
   }
 
   #refused(error, body, result) {

@@ -23,18 +23,19 @@ export function totalOf(scores, attributes) {
 
 /** Bars, one per score: name, bar where the range is known, number. */
 export function scoreBars({ scores, total, attributes }, title = "Scores") {
-  const rows = Object.entries(scores).map(([name, value]) => bar(name, value, attributes.find((each) => each.name === name)));
-  const sum = total === null ? null : make("p", { class: "total" }, `Total ${spell2(total)}`);
+  const digits = digitsOf(Object.values(scores));
+  const rows = Object.entries(scores).map(([name, value]) => bar(name, value, digits, attributes.find((each) => each.name === name)));
+  const sum = total === null ? null : make("p", { class: "total" }, `Total ${total.toFixed(digits)}`);
   return make("div", { class: "scores", role: "group", "aria-label": title }, make("ul", { class: "bars" }, ...rows), sum);
 }
 
-function bar(name, value, attribute) {
+function bar(name, value, digits, attribute) {
   const filled = make("span", { class: "filled" });
   filled.style.setProperty("--share", attribute ? share(attribute, value) : 0);
   const track = make("span", { class: "track", "aria-hidden": "true", hidden: !attribute }, filled);
   const range = attribute ? make("span", { class: "unseen" }, ` of ${spell(attribute.maximum)}`) : null;
-  return make("li", {}, make("span", { class: "name" }, attribute?.label ?? name), track, make("span", { class: "value" }, spell2(value), range));
+  return make("li", {}, make("span", { class: "name" }, attribute?.label ?? name), track, make("span", { class: "value" }, value.toFixed(digits), range));
 }
 
-/** Scores have two decimals. */
-export const spell2 = (value) => (Number.isInteger(value) ? String(value) : value.toFixed(2));
+/** Decimals of scores that stand together: two, or none where all are whole numbers. */
+export const digitsOf = (values) => (values.every(Number.isInteger) ? 0 : 2);

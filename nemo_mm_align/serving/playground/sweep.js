@@ -7,7 +7,7 @@ import { announce, button, byId, countWords, make, spell } from "./dom.js";
 import { bodyOf, contentOf } from "./conversation.js";
 import { plot } from "./plot.js";
 import { sampling, systemText } from "./sampling.js";
-import { score, scoreBars, spell2 } from "./scores.js";
+import { digitsOf, score, scoreBars } from "./scores.js";
 import { inWords } from "./words.js";
 
 export class Sweep {
@@ -19,8 +19,9 @@ export class Sweep {
 
   /** Offer the attributes of the model that is chosen. */
   offer() {
-    const select = byId("swept-name"), held = select.value;
     const { attributes } = this.page.panels()[0].model;
+    const taste = attributes.findLast((each) => each.higher_is_better === null); // what models follow best
+    const select = byId("swept-name"), held = select.value || taste?.name;
     select.replaceChildren(...attributes.map(({ name, label }) => make("option", { value: name }, label)));
     if (attributes.some(({ name }) => name === held)) select.value = held;
     this.describe();
@@ -137,10 +138,11 @@ function tableOf(attribute, rows, scored) {
   const names = [...new Set(scored.flatMap((row) => Object.keys(row.scored.scores)))];
   const withTotal = scored.some((row) => row.scored.total !== null);
   const heads = [attribute.label, "Words", ...(rows.every((row) => row.tokens !== null) ? ["Tokens"] : []), ...names.map((name) => labelOf(name, scored)), ...(withTotal ? ["Total"] : [])];
+  const digits = digitsOf(scored.flatMap((row) => Object.values(row.scored.scores)));
   const cells = (row) => [
     row.words, ...(heads.includes("Tokens") ? [row.tokens] : []),
-    ...names.map((name) => (row.scored ? spell2(row.scored.scores[name]) : "")),
-    ...(withTotal ? [row.scored ? spell2(row.scored.total) : ""] : []),
+    ...names.map((name) => (row.scored ? row.scored.scores[name].toFixed(digits) : "")),
+    ...(withTotal ? [row.scored ? row.scored.total.toFixed(digits) : ""] : []),
   ];
   const line = (row) => make("tr", {}, make("th", { scope: "row" }, spell(row.value)), ...cells(row).map((cell) => make("td", {}, String(cell))));
   return make("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Figures of the sweep" },
