@@ -42,7 +42,7 @@ export function plot({ title, xLabel, points, low = 0, high = undefined, asAsked
     svg.append(draw("text", { x: LEFT - 7, y: up(y) + 4, class: "tick end" }, spell(y)));
   }
   for (const x of xs) svg.append(draw("text", { x: across(x), y: HEIGHT - BOTTOM + 18, class: "tick middle" }, spell(x)));
-  svg.append(draw("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 5, class: "label middle" }, xLabel));
+  svg.append(draw("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 5, class: "label middle" }, asAsked ? `${xLabel}; dashed: as asked` : xLabel));
   if (asAsked) svg.append(draw("line", { x1: across(least), y1: up(least), x2: across(most), y2: up(most), class: "guide" }));
   svg.append(draw("polyline", { points: points.map(([x, y]) => `${across(x)},${up(y)}`).join(" "), class: "curve" }));
   for (const [x, y] of points) svg.append(draw("circle", { cx: across(x), cy: up(y), r: 4.5, class: "point" }));

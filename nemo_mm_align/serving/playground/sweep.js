@@ -128,7 +128,7 @@ function show(attribute, rows, plots, table) {
   if (scored.some((row) => row.scored.total !== null)) {
     drawn.push({ title: "Total score", xLabel, points: scored.map((row) => [row.value, row.scored.total]) });
   }
-  plots.replaceChildren(...drawn.map((each) => make("figure", {}, make("figcaption", {}, each.title, each.asAsked ? make("span", { class: "soft" }, "dashed: as asked") : null), plot(each))));
+  plots.replaceChildren(...drawn.map((each) => make("figure", {}, make("figcaption", {}, each.title), plot(each))));
   table.replaceChildren(tableOf(attribute, rows, scored));
 }
 
@@ -137,7 +137,7 @@ const labelOf = (name, scored) => scored[0].scored.attributes.find((each) => eac
 function tableOf(attribute, rows, scored) {
   const names = [...new Set(scored.flatMap((row) => Object.keys(row.scored.scores)))];
   const withTotal = scored.some((row) => row.scored.total !== null);
-  const heads = [attribute.label, "Words", ...(rows.every((row) => row.tokens !== null) ? ["Tokens"] : []), ...names.map((name) => labelOf(name, scored)), ...(withTotal ? ["Total"] : [])];
+  const heads = ["Asked", "Words", ...(rows.every((row) => row.tokens !== null) ? ["Tokens"] : []), ...names.map((name) => labelOf(name, scored)), ...(withTotal ? ["Total"] : [])];
   const digits = digitsOf(scored.flatMap((row) => Object.values(row.scored.scores)));
   const cells = (row) => [
     row.words, ...(heads.includes("Tokens") ? [row.tokens] : []),

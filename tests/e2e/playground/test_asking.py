@@ -108,7 +108,9 @@ def test_side_by_side_each_goes_on_from_its_own_answer(page: Browser, server: Se
 
 def test_a_sweep_is_one_request_with_plots_and_a_table(page: Browser, server: Served) -> None:
     page.click("input[value=sweep]")
-    assert page.evaluate("document.querySelector('#swept-name').value") == "verbosity", "a matter of taste is offered first"
+    assert page.evaluate("document.querySelector('#swept-name').value") == "verbosity", (
+        "a matter of taste is offered first"
+    )
     asks(page, "What is shown?")
     ended(page, 5)
     (body,) = server.bodies
@@ -116,7 +118,7 @@ def test_a_sweep_is_one_request_with_plots_and_a_table(page: Browser, server: Se
     assert [len(text.split()) for text in texts(page, ".answer .said")] == [3, 5, 7, 9, 11]
     assert texts(page, "figcaption") == [
         "Answer length in tokens",
-        "Verbosity as scoreddashed: as asked",
+        "Verbosity as scored",
         "Total score",
     ]
     rows = page.evaluate(
