@@ -168,7 +168,7 @@ def test_fractions_are_steered_and_swept(chromium: Browser, repository: Path) ->
         chromium.click("input[value=sweep]")
         asks(chromium, "What is shown?")
         chromium.wait("document.querySelectorAll('#sweep tbody tr').length === 5")
-        assert served.bodies[0]["sweep"] == {"hallucinations": [0, 0.25, 0.5, 0.75, 1]}
+        assert served.bodies[0]["sweep"] == {"domain_knowledge": [0, 0.25, 0.5, 0.75, 1]}
         assert texts(chromium, "figcaption") == ["Answer length in tokens"] and texts(chromium, ".scores") == []
 
 
