@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nemo_mm_align.inference.engine import Engine
 from nemo_mm_align.inference.led_session import LedSession
-from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
-from nemo_mm_align.inference.session import DecodingSession
+from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.source import build_from
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.serving.app import AppParts, make_app, token_routes
 from nemo_mm_align.serving.chat_route import ChatRoute
-from nemo_mm_align.serving.early import CheckedServer, asked_schema
+from nemo_mm_align.serving.early import CheckedServer
 from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.http_server import HttpServer
 from nemo_mm_align.serving.lifecycle import drain_when_asked, end_at_once, end_with_lost_rank
 from nemo_mm_align.serving.lifeline import Lifeline
 from nemo_mm_align.serving.metrics import ServerMetrics
-from nemo_mm_align.serving.pictures import PictureLimits, PictureStore
-from nemo_mm_align.serving.served_model import Limits, ServedModel, model_cards
-from nemo_mm_align.serving.settings import ServeSettings
+from nemo_mm_align.serving.offered import decoding_session, open_offered, served_model
+from nemo_mm_align.serving.pictures import PictureLimits
+from nemo_mm_align.serving.served_model import Limits, model_cards
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +37,14 @@ def serve(checked: CheckedServer, stop: StopRequest) -> None:
         UserError: bad input, found before weights are loaded.
     """
     settings = checked.settings
-    opened = open_for_inference(
-        settings.checkpoint, settings.parallel, settings.precision, settings.template, settings.attribute_schema
-    )
-    opened.encoder.schema = asked_schema(
-        settings, opened.source
-    )  # what the model was not trained to be asked, nobody is offered
+    opened = open_offered(settings)
     runtime.initialize(opened.parallel, settings.sampling.seed)
-    session = LedSession(_session(settings, opened))
+    session = LedSession(decoding_session(settings, opened))
     if session.leads:
         _lead(checked, opened, session, stop)
     else:
         _follow(session)
     runtime.shutdown()
-
-
-def _session(settings: ServeSettings, opened: OpenedModel) -> DecodingSession:
-    model = build_from(opened.source, opened.parallel, opened.engine, base=settings.base)
-    length = settings.length or opened.source.config.language.max_position_embeddings
-    return DecodingSession(
-        model, settings.slots, length, opened.encoder.decode_whole, settings.cuda_graphs, settings.kept
-    )
 
 
 def _follow(session: LedSession) -> None:
@@ -91,19 +75,28 @@ def _lead(checked: CheckedServer, opened: OpenedModel, session: LedSession, stop
     settings = checked.settings
     engine = Engine(session, settings.max_waiting, settings.prefill_positions)
     gate = Gate(settings.slots + settings.max_waiting)
-    served = served_model(settings, opened, engine)
+    limits = settings.limits
+    pictures = PictureLimits(
+        limits.image_bytes,
+        limits.image_pixels,
+        tuple(settings.allowed_image_hosts),
+        limits.fetch_seconds,
+        limits.kept_image_bytes,
+    )
+    request = Limits(limits.choices, limits.images, limits.text_characters)
+    served = served_model(settings, opened, engine, pictures, request, settings.aliases)
     metrics = ServerMetrics(served.name, lambda: engine.figures, engine.slots)
     with ThreadPoolExecutor(settings.readers, "reader") as readers:
-        limits = settings.limits.http
-        chat = ChatRoute(served, engine, metrics, limits, gate, readers, settings.limits.max_tokens)
+        http = limits.http
+        chat = ChatRoute(served, engine, metrics, http, gate, readers, limits.max_tokens)
         parts = AppParts(
             engine=engine,
             cards=lambda: model_cards(served),
             gate=gate,
             metrics=metrics,
-            limits=limits,
+            limits=http,
             readers=readers,
-            routers=[chat.router(), token_routes(served, limits, readers)],
+            routers=[chat.router(), token_routes(served, http, readers)],
             keys=checked.keys,
             origins=settings.allowed_origins,
         )
@@ -141,28 +134,3 @@ def _run(lead: _Lead, name: str) -> None:
     if http.failure is not None:
         end_at_once()
     logger.info("ended: everything accepted was answered or given up")
-
-
-def served_model(settings: ServeSettings, opened: OpenedModel, engine: Engine) -> ServedModel:
-    """Return the model as its clients see it."""
-    limits = settings.limits
-    pictures = PictureLimits(
-        limits.image_bytes,
-        limits.image_pixels,
-        tuple(settings.allowed_image_hosts),
-        limits.fetch_seconds,
-        limits.kept_image_bytes,
-    )
-    return ServedModel(
-        name=settings.served_name,
-        encoder=opened.encoder,
-        pictures=PictureStore(opened.image_processor, pictures),
-        length=engine.length,
-        slots=engine.slots,
-        created=int(time.time()),
-        asks_by_default=settings.asks(opened.source.asking is not None),
-        default_attributes=settings.attributes,
-        aliases=settings.aliases or {},
-        sampling=settings.sampling,
-        limits=Limits(limits.choices, limits.images, limits.text_characters),
-    )
