@@ -12,10 +12,9 @@ from nemo_mm_align.core.configuration import read
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.packages import installed_version
 from nemo_mm_align.core.processes import this_process
-from nemo_mm_align.inference.early import check_base, check_model
-from nemo_mm_align.parallel.source import ModelSource, open_source
-from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.serving.keys import read_keys
+from nemo_mm_align.serving.offer_checks import check_offer
 from nemo_mm_align.serving.scorer_settings import ScorerSettings, scorer_key
 from nemo_mm_align.serving.settings import ServeSettings
 
@@ -49,16 +48,10 @@ def check_early(values: Mapping[str, Any]) -> CheckedServer:
     """
     settings = read(ServeSettings, values)
     _check_packages()
-    _ = settings.sampling  # is checked when it is made
-    source = _check_model(settings)
+    _check_model(settings)
     if isinstance(settings.scorer, ScorerSettings):
         scorer_key(settings.scorer)
     keys = read_keys(settings.api_key_file, settings.api_key_variable)
-    positions = source.config.language.max_position_embeddings
-    if (settings.length or 0) > positions:
-        raise UserError(
-            f"length={settings.length}: the model has {positions} positions. Give null for all of them, or fewer."
-        )
     return CheckedServer(settings, keys, bind(settings.host, settings.port) if this_process().rank == 0 else None)
 
 
@@ -71,29 +64,14 @@ def _check_packages() -> None:
         )
 
 
-def _check_model(settings: ServeSettings) -> ModelSource:
+def _check_model(settings: ServeSettings) -> None:
     rates = open_source(settings.checkpoint).head is not None
-    source, _ = check_model(settings.checkpoint, settings.parallel, settings.precision, settings.template, rates)
-    replicas = settings.parallel.data_parallel_size(this_process().world_size)
-    if replicas > 1:
-        raise UserError(
-            f"{this_process().world_size} ranks are {replicas} replicas of the model, and a server has one. Set "
-            "tensor_model_parallel_size (or pipeline_model_parallel_size), or start as many servers, each with a port of its own."
-        )
-    check_base(settings.base)
-    source.image_processor()
     if rates and (settings.attributes or settings.aliases or settings.scorer):
         raise UserError(
             f"{settings.checkpoint}: rates answers and gives none; attributes, aliases and scorer are of models that answer. "
             "Leave them out."
         )
-    settings.check_asked(asked_schema(settings, source))
-    return source
-
-
-def asked_schema(settings: ServeSettings, source: ModelSource) -> AttributeSchema | None:
-    """Return the schema of what a model can be asked for: of its training, else the one that the user gives."""
-    return source.asking or settings.attribute_schema
+    check_offer(settings, rates)
 
 
 def bind(host: str, port: int) -> socket.socket:

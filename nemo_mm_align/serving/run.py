@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,21 +10,22 @@ from fastapi import APIRouter
 
 from nemo_mm_align.inference.engine import Engine
 from nemo_mm_align.inference.led_session import LedSession
-from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
-from nemo_mm_align.inference.session import DecodingSession
+from nemo_mm_align.inference.loading import OpenedModel
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.source import build_from, open_source
+from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.serving.app import AppParts, make_app, token_routes
 from nemo_mm_align.serving.chat_route import ChatRoute
-from nemo_mm_align.serving.early import CheckedServer, asked_schema
+from nemo_mm_align.serving.early import CheckedServer
 from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.http_server import HttpServer
 from nemo_mm_align.serving.led_rater import LedRater
 from nemo_mm_align.serving.lifecycle import drain_when_asked, end_at_once, end_with_lost_rank
 from nemo_mm_align.serving.lifeline import Lifeline
 from nemo_mm_align.serving.metrics import ServerMetrics
-from nemo_mm_align.serving.pictures import PictureLimits, PictureStore
+from nemo_mm_align.serving.offered import decoding_session, open_offered, served_model
+from nemo_mm_align.serving.pictures import PictureLimits
+from nemo_mm_align.serving.playground_route import playground_router
 from nemo_mm_align.serving.rating_engine import RatingEngine
 from nemo_mm_align.serving.rating_routes import RatingRoutes
 from nemo_mm_align.serving.score_route import ScoreRoute
@@ -48,27 +48,14 @@ def serve(checked: CheckedServer, stop: StopRequest) -> None:
     """
     settings = checked.settings
     rates = open_source(settings.checkpoint).head is not None
-    opened = open_for_inference(
-        settings.checkpoint, settings.parallel, settings.precision, settings.template, settings.attribute_schema, rates
-    )
-    opened.encoder.schema = asked_schema(
-        settings, opened.source
-    )  # what the model was not trained to be asked, nobody is offered
+    opened = open_offered(settings, rates)
     runtime.initialize(opened.parallel, settings.sampling.seed)
-    led = _led_rater(settings, opened) if rates else LedSession(_session(settings, opened))
+    led = _led_rater(settings, opened) if rates else LedSession(decoding_session(settings, opened))
     if led.leads:
         _lead(checked, opened, led, stop)
     else:
         _follow(led)
     runtime.shutdown()
-
-
-def _session(settings: ServeSettings, opened: OpenedModel) -> DecodingSession:
-    model = build_from(opened.source, opened.parallel, opened.engine, base=settings.base)
-    length = settings.length or opened.source.config.language.max_position_embeddings
-    return DecodingSession(
-        model, settings.slots, length, opened.encoder.decode_whole, settings.cuda_graphs, settings.kept
-    )
 
 
 def _led_rater(settings: ServeSettings, opened: OpenedModel) -> LedRater:
@@ -104,7 +91,7 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
     settings = checked.settings
     engine = _engine(settings, led)
     gate = Gate(settings.slots + settings.max_waiting)
-    served = served_model(settings, opened, engine)
+    served = served_model(settings, opened, engine, _pictures(settings), _limits(settings), settings.aliases)
     metrics = ServerMetrics(served.name, lambda: engine.figures, engine.slots)
     with (
         ThreadPoolExecutor(settings.readers, "reader") as readers,
@@ -125,11 +112,19 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
             metrics=metrics,
             limits=limits,
             readers=readers,
-            routers=[*routers, token_routes(served, limits, readers)],
+            routers=[*routers, token_routes(served, limits, readers), *_page(settings)],
             keys=checked.keys,
             origins=settings.allowed_origins,
         )
         _run(_Lead(checked, engine, gate, _http(checked, parts, engine, stop)), served.name)
+
+
+def _page(settings: ServeSettings) -> list[APIRouter]:
+    """The playground, where it is wanted."""
+    limits = settings.limits
+    if not settings.playground:
+        return []
+    return [playground_router(limits.image_bytes, limits.image_pixels, settings.scorer is not None)]
 
 
 def _scores(settings: ServeSettings, served: ServedModel, scorers: Executor) -> list[APIRouter]:
@@ -178,26 +173,17 @@ def _run(lead: _Lead, name: str) -> None:
     logger.info("ended: everything accepted was answered or given up")
 
 
-def served_model(settings: ServeSettings, opened: OpenedModel, engine: Engine | RatingEngine) -> ServedModel:
-    """Return the model as its clients see it."""
+def _pictures(settings: ServeSettings) -> PictureLimits:
     limits = settings.limits
-    pictures = PictureLimits(
+    return PictureLimits(
         limits.image_bytes,
         limits.image_pixels,
         tuple(settings.allowed_image_hosts),
         limits.fetch_seconds,
         limits.kept_image_bytes,
     )
-    return ServedModel(
-        name=settings.served_name,
-        encoder=opened.encoder,
-        pictures=PictureStore(opened.image_processor, pictures),
-        length=engine.length,
-        slots=engine.slots,
-        created=int(time.time()),
-        asks_by_default=settings.asks(opened.source.asking is not None),
-        default_attributes=settings.attributes,
-        aliases=settings.aliases or {},
-        sampling=settings.sampling,
-        limits=Limits(limits.choices, limits.images, limits.text_characters),
-    )
+
+
+def _limits(settings: ServeSettings) -> Limits:
+    limits = settings.limits
+    return Limits(limits.choices, limits.images, limits.text_characters)

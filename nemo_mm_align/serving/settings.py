@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, field_validator, model_validator
 
-from nemo_mm_align.core.configuration import Count, Natural, NotNegative, Positive, StrictModel
+from nemo_mm_align.core.configuration import Count, Natural, Positive, StrictModel
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.inference.model_settings import FinishedModelSettings
-from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.serving.asked_attributes import check_some
-from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.offer_settings import ModelName, OfferSettings
 from nemo_mm_align.serving.scorer_settings import ScorerSettings
-
-ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s,@]+$")]
-"""It goes into headers, labels and logs; behind @ stands what is asked for."""
 
 
 class HttpLimits(StrictModel):
@@ -50,14 +43,10 @@ class RequestLimits(HttpLimits):
         return HttpLimits(**{name: getattr(self, name) for name in HttpLimits.model_fields})
 
 
-class ServeSettings(FinishedModelSettings):
+class ServeSettings(OfferSettings):
     """``conf/serve.yaml``; the comments there say what each means."""
 
-    name: ModelName | None = None
     aliases: dict[ModelName, dict[str, Any] | None] | None = None
-    attribute_schema: AttributeSchema | None = None
-    attributes: dict[str, Any] = {}
-    ask_defaults: Literal["auto"] | StrictBool = "auto"
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
     api_key_file: Path | None = None
@@ -66,17 +55,9 @@ class ServeSettings(FinishedModelSettings):
     allowed_image_hosts: list[str] = []
     playground: StrictBool = True
     scorer: Literal["oracle"] | ScorerSettings | None = None
-    slots: Count
-    length: Count | None = None
-    kept: Natural
     max_waiting: Count
     prefill_positions: Count
-    cuda_graphs: StrictBool | None = None
     readers: Count
-    temperature: NotNegative
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    top_k: Natural
-    max_new_tokens: Count
     drain_seconds: Positive
     limits: RequestLimits
 
@@ -91,12 +72,6 @@ class ServeSettings(FinishedModelSettings):
         return origins
 
     @model_validator(mode="after")
-    def _graphs_are_of_one_rank(self) -> ServeSettings:
-        if self.cuda_graphs and self.tensor_model_parallel_size * self.pipeline_model_parallel_size > 1:
-            raise ValueError("cuda_graphs=true is for a model on one GPU; give null, or both model-parallel sizes 1")
-        return self
-
-    @model_validator(mode="after")
     def _what_nobody_asked_for_may_be_had(self) -> ServeSettings:
         most = self.limits.max_tokens
         if most is not None and self.max_new_tokens > most:
@@ -105,37 +80,13 @@ class ServeSettings(FinishedModelSettings):
             )
         return self
 
-    @property
-    def served_name(self) -> str:
-        """The name given, else that of the model's folder."""
-        return self.name or re.sub(r"[\s,@]+", "-", self.checkpoint.resolve().name) or "model"
-
-    @property
-    def sampling(self) -> SamplingSettings:
-        """What holds where a request says nothing."""
-        return SamplingSettings(
-            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, max_new_tokens=self.max_new_tokens
-        )
-
-    def asks(self, trained: bool) -> bool:
-        """Whether a request that says nothing of attributes is asked for the defaults.
-
-        Args:
-            trained: whether the model was trained to be asked.
-        """
-        return bool(self.attributes) or (trained if self.ask_defaults == "auto" else self.ask_defaults)
+    def asked_for(self) -> dict[str, dict[str, Any] | None]:
+        """Attributes that the settings name, by where they stand."""
+        own = {f"aliases.{name}": values for name, values in (self.aliases or {}).items()}
+        return {**super().asked_for(), **own}
 
     def check_asked(self, schema: AttributeSchema | None) -> None:
         """Raise `UserError` for attributes of the settings that the model cannot be asked for."""
-        aliases = self.aliases or {}
-        if self.served_name in aliases:
+        if self.served_name in (self.aliases or {}):
             raise UserError(f"aliases: {self.served_name} is the model's own name; give another one.")
-        own = {f"aliases.{name}": values for name, values in aliases.items()}
-        for where, values in {"attributes": self.attributes, **own}.items():
-            try:
-                if values:
-                    check_some(schema, values, where)
-            except ApiError as error:
-                raise UserError(
-                    f"{error.message} attribute_schema=NAME asks a model whose folder names none."
-                ) from None
+        super().check_asked(schema)

@@ -210,9 +210,11 @@ def test_nothing_else_is_fetched(host: ThreadingHTTPServer) -> None:
         (allowed, f"http://127.0.0.1:{port + 1}/a.png", "pictures are not fetched from"),
         (allowed, f"http://user:word@127.0.0.1:{port}/a.png", "a URL with a user"),
         (allowed, f"http://127.0.0.1:{port}@evil.example/", "a URL with a user"),
-        (allowed, "http://[::1", "is no URL"), (allowed, "http://127.0.0.1:99999/", "is no URL"), (allowed, "http:///a", "none at all"),
+        (allowed, "http://[::1", "is no URL"),
+        (allowed, "http://127.0.0.1:99999/", "is no URL"),
+        (allowed, "http:///a", "none at all"),
         (allowed, f"{here}/" + "a" * 5000, "is a URL with"),
-    ]:  # fmt: skip
+    ]:
         assert message in refusal(store, url)
     assert host.seen == [], "nobody was asked"  # type: ignore[attr-defined]
     for path, message in {
