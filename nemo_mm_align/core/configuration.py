@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import SchemaError
 
 from nemo_mm_align.core.configuration_faults import describe_fault, is_secret, shown
-from nemo_mm_align.core.configuration_types import choices, hints_of, item_of, sections_in, tags_of, unwrapped
+from nemo_mm_align.core.configuration_types import choices, hints_of, item_of, sections_in, tags_of, unwrapped, words_of
 from nemo_mm_align.core.errors import UserError, check_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -140,7 +140,13 @@ def _check_section(known: Mapping[str, Any], values: Any, where: str, closed: bo
             if isinstance(item, Mapping) and (kind := section_in(item_of(known[key]), item)) is not None:
                 check_names(kind, item, f"{where}{'.' if where else ''}{key}.{number}")
         inner = section_in(known[key], value) if key in known else None
-        if inner is not None and (value is not None or NoneType not in choices(known[key])):
+        words = words_of(known.get(key))
+        if inner is not None and words and isinstance(value, str) and value not in words:
+            raise UserError(
+                f"{where}{'.' if where else ''}{key}={shown(value)}: must be {' or '.join(words)}, or a section."
+            )
+        stands_alone = (value is None and NoneType in choices(known.get(key))) or value in words
+        if inner is not None and not stands_alone:
             check_names(inner, value, f"{where}.{key}" if where else str(key))
 
 

@@ -57,6 +57,11 @@ def sections_in(hint: Any) -> list[Any]:
     return [kind for kind in choices(hint) if is_section(kind)]
 
 
+def words_of(hint: Any) -> list[Any]:
+    """Return the fixed values that a setting may have in place of one of its other kinds."""
+    return [word for kind in choices(hint) if get_origin(kind) is Literal for word in get_args(kind)]
+
+
 def item_of(hint: Any) -> Any:
     """Return the type of a list's items; None where the type is that of no list."""
     for kind in choices(hint):

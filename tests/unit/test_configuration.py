@@ -182,3 +182,19 @@ def test_a_section_that_may_hold_a_key_is_not_shown() -> None:
     with pytest.raises(UserError) as caught:
         read_known(Oven, "NAME=topsecret", "env_vars")
     assert "topsecret" not in str(caught.value)
+
+
+def test_a_word_may_stand_in_the_place_of_a_section():
+    class Inner(StrictModel):
+        url: str
+
+    class Outer(StrictModel):
+        scorer: Literal["oracle"] | Inner | None = None
+
+    assert read(Outer, {"scorer": "oracle"}).scorer == "oracle"
+    assert read(Outer, {"scorer": None}).scorer is None
+    assert read(Outer, {"scorer": {"url": "a"}}).scorer == Inner(url="a")
+    with pytest.raises(UserError, match=r"scorer='oracel': must be oracle, or a section"):
+        read(Outer, {"scorer": "oracel"})
+    with pytest.raises(UserError, match=r"scorer.urk"):
+        read(Outer, {"scorer": {"urk": "a"}})
