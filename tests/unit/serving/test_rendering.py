@@ -29,7 +29,8 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]]]] = {
     "image behind": ([user([text_part("What?"), image_part()])], [("user", "What?<image>\n")]),
     "interleaved": ([user(INTERLEAVED)], [("user", "first <image>\nand<image>\n last")]),
     "several turns": (
-        [user(INTERLEAVED), assistant(" A circle. "), user([image_part("green"), text_part("This?")]), assistant(""), user("So?")],
+        [user(INTERLEAVED), assistant(" A circle. "),
+         user([image_part("green"), text_part("This?")]), assistant(""), user("So?")],
         [
             ("user", "first <image>\nand<image>\n last"), ("assistant", " A circle. "), ("user", "<image>\nThis?"),
             ("assistant", ""), ("user", "So?"),
