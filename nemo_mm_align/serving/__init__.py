@@ -1,1 +1,1 @@
-"""A model on its way to people: requests in OpenAI's form, answered by the decoding session of the house."""
+"""Models where people and programs can ask them: an OpenAI-compatible server, its playground, a terminal."""
