@@ -24,6 +24,8 @@ from nemo_mm_align.schema.images import MAX_PIXELS, ImageProcessor, image_of_byt
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.fetching import USUAL_PORTS, fetch
 
+MAX_URLS = 4096
+"""Data URLs that are known again by their hash: that of a long one lets other threads run, decoding base64 does not."""
 NAME = "picture"
 """Of a picture in the messages of what decodes it."""
 
@@ -35,7 +37,7 @@ class PictureLimits:
     Args:
         max_bytes, max_pixels: of one.
         hosts: that pictures are fetched from by http and https: ``host`` (the usual ports) or ``host:port``. Private addresses
-            are fetched from where they, or a network as ``10.0.0.0/8``, stand here too. None: data URLs alone.
+            are fetched from where they, or a network as ``10.0.0.0/8``, stand here too. Empty: data URLs alone.
         timeout: seconds for a fetch.
         kept_bytes: of pixel arrays that are kept for the next request.
     """
@@ -68,6 +70,7 @@ class PictureStore:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
+        self._names: OrderedDict[bytes, str] = OrderedDict()  # by the hash of the data URL
         self._under_way: dict[str, Future[Tensor]] = {}
 
     @property
@@ -96,10 +99,16 @@ class PictureStore:
 
     def _read(self, source: PictureSource) -> tuple[str, Tensor]:
         """Name and pixels_CHW."""
+        digest = hashlib.sha256(source.url.encode("utf-8", "surrogatepass")).digest()
+        found = self._shown_before(digest)
+        if found is not None:
+            return found
         try:
             data = self._bytes_of(source.url)
             name = hashlib.sha256(data).hexdigest()
-            return name, self._pixels(name, data)
+            pixels_CHW = self._pixels(name, data)
+            self._remember(digest, source.url, name)
+            return name, pixels_CHW
         except UserError as error:
             raise _fault(source, error) from None
 
@@ -109,6 +118,25 @@ class PictureStore:
             return image_of_bytes(self._bytes_of(source.url), NAME, self.limits.max_pixels)
         except UserError as error:
             raise _fault(source, error) from None
+
+    def _shown_before(self, digest: bytes) -> tuple[str, Tensor] | None:
+        """Name and pixels_CHW of a data URL, where they are kept."""
+        with self._lock:
+            name = self._names.get(digest)
+            if name is None or name not in self._kept:
+                return None
+            self._kept.move_to_end(name)
+            return name, self._kept[name]
+
+    def _remember(self, digest: bytes, url: str, name: str) -> None:
+        """What lies behind other URLs may change."""
+        if url[:5].lower() != "data:":
+            return
+        with self._lock:
+            self._names[digest] = name
+            self._names.move_to_end(digest)
+            if len(self._names) > MAX_URLS:
+                self._names.popitem(last=False)
 
     def _bytes_of(self, url: str) -> bytes:
         scheme = url[:8].partition(":")[0].lower()

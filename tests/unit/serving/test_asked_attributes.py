@@ -186,5 +186,5 @@ def test_words_are_those_that_one_level_alone_begins_with() -> None:
         value_of(own, "plain")
     half = Attribute(name="grounded", maximum=1, integer=False, levels={0.5: "partly so"})
     assert (value_of(half, "partly"), value_of(half, 0.25)) == (0.5, 0.25)
-    with pytest.raises(UserError, match=r"takes numbers from 0 to 1\."):
+    with pytest.raises(UserError, match=r"takes numbers from 0 to 1\.$"):
         value_of(Attribute(name="a", maximum=1, integer=False), "b")

@@ -29,19 +29,11 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]]]] = {
     "image behind": ([user([text_part("What?"), image_part()])], [("user", "What?<image>\n")]),
     "interleaved": ([user(INTERLEAVED)], [("user", "first <image>\nand<image>\n last")]),
     "several turns": (
+        [user(INTERLEAVED), assistant(" A circle. "),
+         user([image_part("green"), text_part("This?")]), assistant(""), user("So?")],
         [
-            user(INTERLEAVED),
-            assistant(" A circle. "),
-            user([image_part("green"), text_part("This?")]),
-            assistant(""),
-            user("So?"),
-        ],
-        [
-            ("user", "first <image>\nand<image>\n last"),
-            ("assistant", " A circle. "),
-            ("user", "<image>\nThis?"),
-            ("assistant", ""),
-            ("user", "So?"),
+            ("user", "first <image>\nand<image>\n last"), ("assistant", " A circle. "), ("user", "<image>\nThis?"),
+            ("assistant", ""), ("user", "So?"),
         ],
     ),
     "system": (
@@ -49,7 +41,7 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]]]] = {
         [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes, I think"), ("user", "Sure?")],
     ),
     "empty system": ([{"role": "system", "content": ""}, user("Hi")], [("system", ""), ("user", "Hi")]),
-}
+}  # fmt: skip
 DEFAULTS = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 2}
 ASKED: dict[str, tuple[dict[str, Any], dict[str, float] | None]] = {
     "absent": ({}, DEFAULTS),
