@@ -49,7 +49,9 @@ class ServingProcess:
     def metric(self, name: str, **labels: str) -> float:
         """Return a figure of ``/metrics``; 0 where it is not there yet."""
         for line in self.get("/metrics").text.splitlines():
-            if line.startswith(f"nemo_mm_align_{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+            if line.startswith(f"nemo_mm_align_{name}{{") and all(
+                f'{key}="{value}"' in line for key, value in labels.items()
+            ):
                 return float(line.rpartition(" ")[2])
         return 0.0
 

@@ -82,7 +82,11 @@ def test_greedy_answers_are_those_given_offline(server: ServingProcess, generato
         found = list(pool.map(lambda one: ask(server, one[0]).choices[0].message.content, questions))
         seen = ask(server, parts).choices[0].message.content
     assert found == [offline(generator, question) for question, _ in questions] and len(set(found)) > 3
-    assert seen == offline(generator, "<image>\nw3 w4", images=(str(folder / "picture.png"),)) != offline(generator, "w3 w4")
+    assert (
+        seen
+        == offline(generator, "<image>\nw3 w4", images=(str(folder / "picture.png"),))
+        != offline(generator, "w3 w4")
+    )
 
 
 def test_attributes_steer_as_offline(server: ServingProcess, generator: Generator) -> None:
@@ -91,7 +95,9 @@ def test_attributes_steer_as_offline(server: ServingProcess, generator: Generato
     for extra, model in (({"attributes": {"verbosity": 0}}, "tiny"), ({}, "short"), ({}, "tiny@verbosity=0")):
         asked = ask(server, "w5 w6", model=model, extra_body=extra).choices[0]
         assert asked.attributes["verbosity"] == 0 and asked.attributes["helpfulness"] == 4
-        assert asked.message.content == offline(generator, "w5 w6", {"verbosity": 0}) != plain.choices[0].message.content
+        assert (
+            asked.message.content == offline(generator, "w5 w6", {"verbosity": 0}) != plain.choices[0].message.content
+        )
     with pytest.raises(openai.BadRequestError, match="verbosity 0 to 4"):
         ask(server, "w5 w6", extra_body={"attributes": {"verbosity": 9}})
     swept = ask(server, "w5 w6", extra_body={"sweep": {"verbosity": [0, 4]}})
