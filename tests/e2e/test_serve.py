@@ -31,8 +31,8 @@ pytestmark = pytest.mark.e2e
 
 LONG = 900
 """Tokens of an answer that somebody gives up."""
-SETTINGS = ["template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "slots=2", "max_waiting=2", "kept=2", "length=2000",
-            "aliases={short: {verbosity: 0}}", "name=tiny", "limits.max_tokens=1000"]  # fmt: skip
+SETTINGS = ["template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "slots=2", "max_waiting=2",
+            "kept=2", "length=2000", "aliases={short: {verbosity: 0}}", "name=tiny", "limits.max_tokens=1000"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
