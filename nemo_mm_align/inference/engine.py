@@ -176,7 +176,8 @@ class Engine:
         with self._changed:
             if self._ending or self._fault is not None:
                 raise Ending("no more requests are taken in") from self._fault
-            if len(self._waiting) >= self._most:
+            free = self.slots - len(self._running)  # who comes between two steps waits for a free slot as well
+            if len(self._waiting) >= self._most + free:
                 raise QueueFull(f"{self._most} requests wait already")
             self._waiting.append(ticket)
             self._changed.notify()
