@@ -46,11 +46,18 @@ def attribute_checkpoint(
         if model.head is not None:
             model.head.score.weight.copy_(0.5 * torch.randn(model.head.score.weight.shape, generator=generator))
     metadata = checkpoint.CheckpointMetadata(
-        step=3, model=source.config.to_dict(), lora=None if lora is None else json.loads(json.dumps(vars(lora))),
-        head=head and head.to_dict(), template=_yaml(f"template/{template}.yaml"), attribute_schema=schema.model_dump(mode="json"),
-        image_processor=source.image_processor().model_dump(mode="json"), recipe={"name": "attribute_model" if head else "sft"},
-        base_path=str(base), base_fingerprint=source.fingerprint(), precision=precision,
-    )  # fmt: skip
+        step=3,
+        model=source.config.to_dict(),
+        lora=None if lora is None else json.loads(json.dumps(vars(lora))),
+        head=head and head.to_dict(),
+        template=_yaml(f"template/{template}.yaml"),
+        attribute_schema=schema.model_dump(mode="json"),
+        image_processor=source.image_processor().model_dump(mode="json"),
+        recipe={"name": "attribute_model" if head else "sft"},
+        base_path=str(base),
+        base_fingerprint=source.fingerprint(),
+        precision=precision,
+    )
     return Path(checkpoint.save(run, model, metadata, tokenizer_source=base))
 
 

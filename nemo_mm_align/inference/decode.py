@@ -39,7 +39,7 @@ def generate_batch(
     """
     requests = [DecodingRequest(prompt, settings, frozenset(stop_ids)) for prompt in prompts]
     samples, length = settings.num_samples, max(request.length for request in requests)
-    with DecodingSession(model, len(requests) * samples, length, decode, graphs) as session:
+    with DecodingSession(model, len(requests) * samples, length, decode, graphs, image_bytes=0) as session:
         rows = session.admit(requests, images)
         while session.busy:
             on_ended(sum(progress.finish_reason is not None for progress in session.step()))

@@ -165,7 +165,8 @@ class Generator:
             return None
         places = {path: place for place, path in enumerate(dict.fromkeys(paths))}
         pixels_NCHW = numpy.stack([self.image_processor(load_image(path)) for path in places])
-        return ImageBatch(torch.from_numpy(pixels_NCHW), torch.tensor([places[path] for path in paths]))
+        index_K = torch.tensor([places[path] for path in paths])
+        return ImageBatch(torch.from_numpy(pixels_NCHW), index_K, tuple(map(str, places)))
 
 
 def candidate_set(request: Request, answers: Answers, settings: SamplingSettings) -> CandidateSet:
