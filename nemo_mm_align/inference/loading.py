@@ -14,6 +14,7 @@ from nemo_mm_align.inference.early import check_model
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.rating import Rater
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
+from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.model.merged_adapters import merge_adapters as merge
 from nemo_mm_align.parallel.source import ModelSource, build_from
 from nemo_mm_align.schema.attributes import AttributeSchema
@@ -22,6 +23,8 @@ from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.schema.prompts import Encoder
 
 logger = logging.getLogger(__name__)
+
+MergeAdapters = bool | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,34 @@ class OpenedModel:
     parallel: ParallelConfig
     engine: EngineConfig
 
-    def generator(
-        self,
-        max_batch_tokens: int,
-        base: Path | None = None,
-        graphs: bool | None = None,
-        merge_adapters: bool | Literal["auto"] = "auto",
-    ) -> Generator:
+    def answering_model(self, base: Path | None = None, merge_adapters: MergeAdapters = "auto") -> Llava:
         """Build this rank's part of the model and load its weights; process groups must be up.
 
         Args:
-            max_batch_tokens: see `plan_batches`.
             base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
-            graphs: see `generate_batch`.
             merge_adapters: whether adapters become part of the weights; ``auto``: in fp32, where only the order of sums
                 changes. In 16 bits the sum is rounded anew, and what training computed with was not.
         """
         model = build_from(self.source, self.parallel, self.engine, base=base)
         if self.engine.precision == "fp32" if merge_adapters == "auto" else merge_adapters:
             merge(model)
+        return model
+
+    def generator(
+        self,
+        max_batch_tokens: int,
+        base: Path | None = None,
+        graphs: bool | None = None,
+        merge_adapters: MergeAdapters = "auto",
+    ) -> Generator:
+        """Load `answering_model` to answer batches of prompts.
+
+        Args:
+            max_batch_tokens: see `plan_batches`.
+            base, merge_adapters: see `answering_model`.
+            graphs: see `generate_batch`.
+        """
+        model = self.answering_model(base, merge_adapters)
         return Generator(model, self.encoder, self.image_processor, max_batch_tokens, graphs)
 
     def rater(self, max_batch_tokens: int, base: Path | None = None) -> Rater:
@@ -72,7 +84,7 @@ class OpenedModel:
 
         Args:
             max_batch_tokens: see `Rater`.
-            base: as for `generator`.
+            base: as for `answering_model`.
         """
         head = self.source.head
         assert head is not None

@@ -30,6 +30,7 @@ class OfferSettings(FinishedModelSettings):
     length: Count | None = None
     kept: Natural
     cuda_graphs: StrictBool | None = None
+    merge_adapters: StrictBool | Literal["auto"] = "auto"
     temperature: NotNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Natural

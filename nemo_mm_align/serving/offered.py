@@ -9,7 +9,6 @@ from typing import Any
 from nemo_mm_align.inference.engine import Engine
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.session import DecodingSession
-from nemo_mm_align.parallel.source import build_from
 from nemo_mm_align.serving.offer_checks import asked_schema
 from nemo_mm_align.serving.offer_settings import OfferSettings
 from nemo_mm_align.serving.pictures import PictureLimits, PictureStore
@@ -32,7 +31,7 @@ def open_offered(settings: OfferSettings, rates: bool = False) -> OpenedModel:
 
 def decoding_session(settings: OfferSettings, opened: OpenedModel) -> DecodingSession:
     """Build this rank's part of the model, load its weights, and return its session; process groups must be up."""
-    model = build_from(opened.source, opened.parallel, opened.engine, base=settings.base)
+    model = opened.answering_model(settings.base, settings.merge_adapters)
     length = settings.length or opened.source.config.language.max_position_embeddings
     return DecodingSession(
         model, settings.slots, length, opened.encoder.decode_whole, settings.cuda_graphs, settings.kept
