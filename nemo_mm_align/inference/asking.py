@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.inference.generator import Answers, Generator, candidate_set
+from nemo_mm_align.inference.generator import Answers, Generator, Question, candidate_set
 from nemo_mm_align.inference.own_decoding import limit_key
+from nemo_mm_align.inference.refill import Job
 from nemo_mm_align.inference.requests import Request, length_faults, length_remedy, raise_faults
-from nemo_mm_align.inference.rollout import Dialogue, RolledOut, check_dialogues, stream_dialogues
+from nemo_mm_align.inference.rollout import Dialogue, RolledOut, check_dialogues, dialogue_jobs, warn_of_faults
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.follow_ups import follow_ups_fault
 from nemo_mm_align.schema.prompts import Encoder
@@ -62,25 +64,21 @@ class Asking:
             resolve: maps a record's image path to the file.
             done: places of the requests that are answered already.
         """
-        for sampling, places in self.groups.items():
-            ready = frozenset(number for number, place in enumerate(places) if place in done)
-            if len(ready) < len(places):
-                yield from self._answer(generator, sampling, places, ready)
-        places = list(self.dialogues)
-        ready = frozenset(number for number, place in enumerate(places) if place in done)
-        for found in stream_dialogues(generator, list(self.dialogues.values()), resolve, ready):
-            yield [self._rolled_out(places[number], rolled) for number, rolled in found.items()]
+        sampling = {place: own for own, places in self.groups.items() for place in places if place not in done}
+        questions = [Question(place, generator, self.requests[place], own) for place, own in sampling.items()]
+        dialogues = {place: dialogue for place, dialogue in self.dialogues.items() if place not in done}
+        jobs: list[Job[Any]] = [*questions, *dialogue_jobs(generator, dialogues, resolve)]
+        for ended in generator.run(jobs):
+            warn_of_faults(found for found in ended.values() if isinstance(found, RolledOut))
+            yield [self._answered(place, found, sampling.get(place)) for place, found in ended.items()]
 
-    def _answer(
-        self, generator: Generator, sampling: SamplingSettings, places: Sequence[int], done: frozenset[int]
-    ) -> Iterator[list[CandidateSet]]:
-        requests = [self.requests[place] for place in places]
-        for answers in generator.stream(requests, sampling, done):
-            yield [candidate_set(requests[number], found, sampling) for number, found in answers.items()]
-
-    def _rolled_out(self, place: int, rolled: RolledOut) -> CandidateSet:
-        answers: Answers = (Candidate.dialogue(rolled.answers),)
-        return candidate_set(self.requests[place], answers, self.dialogues[place].sampling)
+    def _answered(self, place: int, found: Answers | RolledOut, sampling: SamplingSettings | None) -> CandidateSet:
+        if isinstance(found, RolledOut):
+            return candidate_set(
+                self.requests[place], (Candidate.dialogue(found.answers),), self.dialogues[place].sampling
+            )
+        assert sampling is not None
+        return candidate_set(self.requests[place], found, sampling)
 
 
 def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls_out: bool = False) -> Asking:

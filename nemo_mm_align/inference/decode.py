@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nemo_mm_align.inference.growing_text import Decode
 from nemo_mm_align.inference.prefill import ImageBatch
@@ -19,7 +19,6 @@ def generate_batch(
     images: ImageBatch | None,
     settings: SamplingSettings,
     stop_ids: Sequence[int],
-    on_ended: Callable[[int], object] = lambda answers: None,
     graphs: bool | None = None,
     decode: Decode | None = None,
 ) -> list[list[GeneratedAnswer]]:
@@ -31,7 +30,6 @@ def generate_batch(
         images: the prompts' images; read on the first stage only.
         settings: sampling settings.
         stop_ids: tokens that end an answer.
-        on_ended: called with the number of answers that ended in a step.
         graphs, decode: see `DecodingSession`.
 
     Returns:
@@ -42,6 +40,6 @@ def generate_batch(
     with DecodingSession(model, len(requests) * samples, length, decode, graphs) as session:
         rows = session.admit(requests, images)
         while session.busy:
-            on_ended(sum(progress.finish_reason is not None for progress in session.step()))
+            session.step()
         answers = [session.retire(row) for row in rows]
     return [answers[start : start + samples] for start in range(0, len(answers), samples)]
