@@ -25,12 +25,12 @@ class Asking:
 
     Attributes:
         requests: all, in the order of the prompts.
-        groups: those that are asked one question, as places in `requests`, by their settings.
+        questions: by what settings those are answered that are asked one question, by their places in `requests`.
         dialogues: those with follow-ups, by their places.
     """
 
     requests: Sequence[Request]
-    groups: Mapping[SamplingSettings, list[int]]
+    questions: Mapping[int, SamplingSettings]
     dialogues: Mapping[int, Dialogue]
 
     def check(self, encoder: Encoder, max_positions: int, task: str | None = None) -> None:
@@ -41,8 +41,7 @@ class Asking:
         """
         too_long = {
             place: faults[0]
-            for sampling, places in self.groups.items()
-            for place in places
+            for place, sampling in self.questions.items()
             if (faults := length_faults([self.requests[place]], sampling.max_new_tokens, max_positions))
         }
         remedy = length_remedy(max_positions, self._limits(too_long, task))
@@ -64,21 +63,23 @@ class Asking:
             resolve: maps a record's image path to the file.
             done: places of the requests that are answered already.
         """
-        sampling = {place: own for own, places in self.groups.items() for place in places if place not in done}
-        questions = [Question(place, generator, self.requests[place], own) for place, own in sampling.items()]
+        questions = [
+            Question(place, generator, self.requests[place], sampling)
+            for place, sampling in self.questions.items()
+            if place not in done
+        ]
         dialogues = {place: dialogue for place, dialogue in self.dialogues.items() if place not in done}
         jobs: list[Job[Any]] = [*questions, *dialogue_jobs(generator, dialogues, resolve)]
         for ended in generator.run(jobs):
             warn_of_faults(found for found in ended.values() if isinstance(found, RolledOut))
-            yield [self._answered(place, found, sampling.get(place)) for place, found in ended.items()]
+            yield [self._answered(place, found) for place, found in ended.items()]
 
-    def _answered(self, place: int, found: Answers | RolledOut, sampling: SamplingSettings | None) -> CandidateSet:
+    def _answered(self, place: int, found: Answers | RolledOut) -> CandidateSet:
         if isinstance(found, RolledOut):
             return candidate_set(
                 self.requests[place], (Candidate.dialogue(found.answers),), self.dialogues[place].sampling
             )
-        assert sampling is not None
-        return candidate_set(self.requests[place], found, sampling)
+        return candidate_set(self.requests[place], found, self.questions[place])
 
 
 def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls_out: bool = False) -> Asking:
@@ -93,7 +94,7 @@ def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls
         UserError: settings of a prompt that contradict the run's, follow-ups of a run that asks none or wants several answers
             to each prompt; the message names the prompts.
     """
-    groups: dict[SamplingSettings, list[int]] = {}
+    questions: dict[int, SamplingSettings] = {}
     dialogues: dict[int, Dialogue] = {}
     faults = []
     for place, request in enumerate(requests):
@@ -101,7 +102,7 @@ def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls
         try:
             own = sampling_of(request, sampling)
             if not prompt.follow_ups:
-                groups.setdefault(own, []).append(place)
+                questions[place] = own
             elif not rolls_out:
                 raise UserError(follow_ups_fault("sample"))
             else:
@@ -109,7 +110,7 @@ def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls
         except UserError as error:
             faults.append(f"prompt {prompt.id!r}: {error}")
     raise_faults(list(dict.fromkeys(faults)), "Correct or remove these prompts.")
-    return Asking(requests, groups, dialogues)
+    return Asking(requests, questions, dialogues)
 
 
 def sampling_of(request: Request, sampling: SamplingSettings) -> SamplingSettings:

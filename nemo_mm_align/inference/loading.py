@@ -49,9 +49,8 @@ class OpenedModel:
         """Build this rank's part of the model and load its weights; process groups must be up.
 
         Args:
-            max_batch_tokens: see `plan_batches`.
+            max_batch_tokens, graphs: see `Generator`.
             base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
-            graphs: see `generate_batch`.
         """
         model = build_from(self.source, self.parallel, self.engine, base=base)
         return Generator(model, self.encoder, self.image_processor, max_batch_tokens, graphs)
