@@ -1,7 +1,7 @@
 """Part ``sampling``: `sample`'s way of answering, in which rows are refilled as they end, against fixed batches.
 
-Answers end where their model says so, at lengths with a long tail: a share of the vocabulary, drawn by a seed, are stop tokens.
-Neither way knows a length beforehand, and both have to give the same tokens.
+Answers end where their model says so, at lengths with a heavy tail: a share of the vocabulary are stop tokens, and each prompt has a
+share of its own, drawn by a seed. Neither way knows a length beforehand, and both have to give the same tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, draw_pairs
 from nemo_mm_align.benchmarks.random_models import SPECIAL
 from nemo_mm_align.benchmarks.timing import Timing, alternate, speedup
-from nemo_mm_align.inference.decode import generate_batch
-from nemo_mm_align.inference.generator import Answers, Generator
+from nemo_mm_align.inference.decode import answer_batch
+from nemo_mm_align.inference.generator import Answers, Generator, Question
 from nemo_mm_align.inference.loading import open_for_inference
-from nemo_mm_align.inference.requests import Request, make_requests
+from nemo_mm_align.inference.requests import make_requests
+from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.parallel import runtime
@@ -43,23 +45,22 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     requests = make_requests(_prompts(config, sizes, Path(settings["scratch"])), opened.encoder)
     longest = max(len(request.encoded.ids) for request in requests) + sampling.max_new_tokens
     generator = opened.generator(max_batch_tokens=work["slots"] * longest, graphs=False)
-    generator.stop_ids = _stop_ids(config, work["stop_share"])
-    return {**_compared(generator, requests, sampling, work["rounds"]), "load_after": load_average()}
+    stops = _stop_ids(config, work["stop_share"], work["prompts"])
+    asked = [DecodingRequest(request.encoded, sampling, stop) for request, stop in zip(requests, stops, strict=True)]
+    return {**_compared(generator, asked, work["rounds"]), "load_after": load_average()}
 
 
-def _compared(
-    generator: Generator, requests: Sequence[Request], sampling: SamplingSettings, rounds: int
-) -> dict[str, Any]:
+def _compared(generator: Generator, requests: Sequence[DecodingRequest], rounds: int) -> dict[str, Any]:
     found: dict[str, Found] = {}
 
-    def fixed(asked: Sequence[Request] = requests) -> None:
-        found["fixed batches"] = _in_fixed_batches(generator, asked, sampling)
+    def fixed(asked: Sequence[DecodingRequest] = requests) -> None:
+        found["fixed batches"] = _in_fixed_batches(generator, asked)
 
-    def refilled(asked: Sequence[Request] = requests) -> None:
-        found["refilled"] = _refilled(generator, asked, sampling)
+    def refilled(asked: Sequence[DecodingRequest] = requests) -> None:
+        found["refilled"] = _refilled(generator, asked)
 
-    fixed(requests[:2])
-    refilled(requests[:2])
+    fixed(requests[:1])
+    refilled(requests[:1])
     ways = {"fixed batches": fixed, "refilled": refilled}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
@@ -85,32 +86,33 @@ def _differing(one: Found, other: Found) -> int:
     return sum(one[place] != other[place] for place in one)
 
 
-def _refilled(generator: Generator, requests: Sequence[Request], sampling: SamplingSettings) -> Found:
+def _refilled(generator: Generator, requests: Sequence[DecodingRequest]) -> Found:
     found: Found = {}
-    for ended in generator.stream(requests, sampling, progress=False):
+    for ended in generator.run([Question(*asked, generator) for asked in enumerate(requests)], progress=False):
         found |= ended
     return dict(sorted(found.items()))
 
 
-def _in_fixed_batches(generator: Generator, requests: Sequence[Request], sampling: SamplingSettings) -> Found:
+def _in_fixed_batches(generator: Generator, requests: Sequence[DecodingRequest]) -> Found:
     """Batch by batch, the longest prompts first, each to the last of its answers."""
     found: Found = {}
-    for batch in fixed_batches(requests, sampling, generator.max_batch_tokens):
-        prompts = [requests[place].encoded for place in batch]
-        images = generator.load([path for prompt in prompts for path in prompt.image_paths])
-        answers = generate_batch(generator.model, prompts, images, sampling, generator.stop_ids, generator.graphs)
-        found |= {place: tuple(map(generator.candidate, own)) for place, own in zip(batch, answers, strict=True)}
+    for batch in fixed_batches(requests, generator.max_batch_tokens):
+        asked = [requests[place] for place in batch]
+        images = generator.load([path for one in asked for path in one.prompt.image_paths])
+        answers = map(generator.candidate, answer_batch(generator.model, asked, images, graphs=generator.graphs))
+        found |= {
+            place: tuple(islice(answers, one.sampling.num_samples)) for place, one in zip(batch, asked, strict=True)
+        }
     return dict(sorted(found.items()))
 
 
-def fixed_batches(requests: Sequence[Request], sampling: SamplingSettings, max_batch_tokens: int) -> list[list[int]]:
+def fixed_batches(requests: Sequence[DecodingRequest], max_batch_tokens: int) -> list[list[int]]:
     """Put requests of similar length together, the longest first, as many as fit; return places in `requests`."""
     batches: list[list[int]] = []
     room = 0
-    for place in sorted(range(len(requests)), key=lambda place: -len(requests[place].encoded.ids)):
+    for place in sorted(range(len(requests)), key=lambda place: -requests[place].length):
         if room == 0:
-            tokens = len(requests[place].encoded.ids) + sampling.max_new_tokens
-            room = max(max_batch_tokens // (tokens * sampling.num_samples), 1)
+            room = max(max_batch_tokens // (requests[place].length * requests[place].sampling.num_samples), 1)
             batches.append([])
         batches[-1].append(place)
         room -= 1
@@ -130,7 +132,9 @@ def _prompts(config: LlavaConfig, sizes: PairSizes, folder: Path) -> list[Prompt
     return prompts
 
 
-def _stop_ids(config: LlavaConfig, share: float) -> list[int]:
-    """Stop tokens drawn from the words of the vocabulary."""
-    words = range(len(SPECIAL), config.language.vocab_size)
-    return sorted(random.Random(SEED).sample(words, max(1, round(share * len(words)))))
+def _stop_ids(config: LlavaConfig, share: float, prompts: int) -> list[frozenset[int]]:
+    """Each prompt's stop tokens, so many of the vocabulary's words in the median, at a spread of e to one or the other side."""
+    drawn, words = random.Random(SEED), list(range(len(SPECIAL), config.language.vocab_size))
+    drawn.shuffle(words)
+    counts = [max(1, round(len(words) * share * drawn.lognormvariate(0, 1))) for _ in range(prompts)]
+    return [frozenset(words[:count]) for count in counts]

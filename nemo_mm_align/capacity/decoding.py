@@ -96,9 +96,7 @@ def batch_seconds(config: LlavaConfig, gpu: GPU, layout: ParallelConfig, asked: 
     return prompts + asked.steps * token_seconds(config, gpu, layout, busy, context)
 
 
-def refilled_seconds(
-    config: LlavaConfig, gpu: GPU, layout: ParallelConfig, asked: Answering, answers: float
-) -> float:
+def refilled_seconds(config: LlavaConfig, gpu: GPU, layout: ParallelConfig, asked: Answering, answers: float) -> float:
     """Seconds of so many answers of a replica, `asked.rows` at a time: rows are refilled as they end, but for the last batch.
 
     Where prompts are computed, nothing is decoded meanwhile.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.inference.generator import Answers, Generator, Question, candidate_set
+from nemo_mm_align.inference.generator import Answers, Generator, candidate_set
 from nemo_mm_align.inference.own_decoding import limit_key
 from nemo_mm_align.inference.refill import Job
 from nemo_mm_align.inference.requests import Request, length_faults, length_remedy, raise_faults
@@ -64,7 +64,7 @@ class Asking:
             done: places of the requests that are answered already.
         """
         questions = [
-            Question(place, generator, self.requests[place], sampling)
+            generator.question(place, self.requests[place], sampling)
             for place, sampling in self.questions.items()
             if place not in done
         ]

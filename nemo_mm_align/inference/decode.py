@@ -36,10 +36,21 @@ def generate_batch(
         `settings.num_samples` answers per prompt, in the order of `prompts`. The image token is never generated.
     """
     requests = [DecodingRequest(prompt, settings, frozenset(stop_ids)) for prompt in prompts]
-    samples, length = settings.num_samples, max(request.length for request in requests)
-    with DecodingSession(model, len(requests) * samples, length, decode, graphs) as session:
+    answers, samples = answer_batch(model, requests, images, decode, graphs), settings.num_samples
+    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+
+
+def answer_batch(
+    model: Llava,
+    requests: Sequence[DecodingRequest],
+    images: ImageBatch | None,
+    decode: Decode | None = None,
+    graphs: bool | None = None,
+) -> list[GeneratedAnswer]:
+    """Likewise of requests with settings of their own; return all answers in one list."""
+    slots, length = sum(one.sampling.num_samples for one in requests), max(one.length for one in requests)
+    with DecodingSession(model, slots, length, decode, graphs) as session:
         rows = session.admit(requests, images)
         while session.busy:
             session.step()
-        answers = [session.retire(row) for row in rows]
-    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+        return [session.retire(row) for row in rows]

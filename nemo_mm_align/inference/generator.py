@@ -106,8 +106,12 @@ class Generator:
         Args:
             done: indices not to answer.
         """
-        jobs = [Question(place, self, request, settings) for place, request in enumerate(requests) if place not in done]
+        jobs = [self.question(place, one, settings) for place, one in enumerate(requests) if place not in done]
         yield from self.run(jobs, progress)
+
+    def question(self, place: int, request: Request, sampling: SamplingSettings) -> Job[Answers]:
+        """Return a request as what `run` takes."""
+        return Question(place, DecodingRequest(request.encoded, sampling, frozenset(self.stop_ids)), self)
 
     def run(self, jobs: Sequence[Job[Result]], progress: bool = True) -> Iterator[dict[int, Result]]:
         """Yield what jobs have come to as they end, by their places: on rank 0 those of all replicas, elsewhere nothing.
@@ -152,13 +156,12 @@ class Generator:
 
 
 class Question(Job[Answers]):
-    """A request that is answered once, by so many answers as its settings ask for."""
+    """A question that is answered once, by as many answers as its settings ask for."""
 
-    def __init__(self, place: int, generator: Generator, request: Request, sampling: SamplingSettings) -> None:
-        self.place, self.samples, self.answers = place, sampling.num_samples, sampling.num_samples
-        self._generator = generator
-        self._asked = DecodingRequest(request.encoded, sampling, frozenset(generator.stop_ids))
-        self.length, self.pictures = self._asked.length, request.encoded.image_paths
+    def __init__(self, place: int, asked: DecodingRequest, generator: Generator) -> None:
+        self.place, self.samples, self.answers = place, asked.sampling.num_samples, asked.sampling.num_samples
+        self.length, self.pictures = asked.length, asked.prompt.image_paths
+        self._asked, self._generator = asked, generator
 
     def ask(self) -> DecodingRequest:
         """See `Job.ask`."""
