@@ -1,7 +1,7 @@
 """Part ``sampling``: `sample`'s way of answering, in which rows are refilled as they end, against fixed batches.
 
-Answers end where their model says so, at lengths with a heavy tail: a share of the vocabulary are stop tokens, and each prompt has a
-share of its own, drawn by a seed. Neither way knows a length beforehand, and both have to give the same tokens.
+Lengths have a heavy tail: a share of the vocabulary are stop tokens, each prompt's share is its own, drawn by a seed. Neither way
+knows a length beforehand, and both have to give the same tokens.
 """
 
 from __future__ import annotations
