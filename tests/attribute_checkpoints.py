@@ -25,28 +25,39 @@ def helpsteer() -> AttributeSchema:
 def attribute_checkpoint(
     run: Path,
     base: Path,
-    pooling: Pooling,
+    pooling: Pooling | None,
     lora: LoRAConfig | None = None,
     precision: str = "fp32",
     template: str = "vicuna_v1",
 ) -> Path:
-    """Write a checkpoint below `run`; process groups must be up. Outputs spread over the range and beyond."""
+    """Write a checkpoint below `run`; process groups must be up. Outputs spread over the range and beyond.
+
+    Args:
+        pooling: of the head; None: the model has none, and answers.
+    """
     source, schema = open_source(base), helpsteer()
-    head = HeadConfig(schema.names, pooling)
+    head = None if pooling is None else HeadConfig(schema.names, pooling)
     model = build_from(source, ParallelConfig(), EngineConfig(precision), lora, head=head)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "adapters" in name or name.startswith("projector"):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        assert model.head is not None
-        model.head.score.weight.copy_(0.5 * torch.randn(model.head.score.weight.shape, generator=generator))
+        if model.head is not None:
+            model.head.score.weight.copy_(0.5 * torch.randn(model.head.score.weight.shape, generator=generator))
     metadata = checkpoint.CheckpointMetadata(
-        step=3, model=source.config.to_dict(), lora=None if lora is None else json.loads(json.dumps(vars(lora))),
-        head=head.to_dict(), template=_yaml(f"template/{template}.yaml"), attribute_schema=schema.model_dump(mode="json"),
-        image_processor=source.image_processor().model_dump(mode="json"), recipe={"name": "attribute_model"},
-        base_path=str(base), base_fingerprint=source.fingerprint(), precision=precision,
-    )  # fmt: skip
+        step=3,
+        model=source.config.to_dict(),
+        lora=None if lora is None else json.loads(json.dumps(vars(lora))),
+        head=head and head.to_dict(),
+        template=_yaml(f"template/{template}.yaml"),
+        attribute_schema=schema.model_dump(mode="json"),
+        image_processor=source.image_processor().model_dump(mode="json"),
+        recipe={"name": "attribute_model" if head else "sft"},
+        base_path=str(base),
+        base_fingerprint=source.fingerprint(),
+        precision=precision,
+    )
     return Path(checkpoint.save(run, model, metadata, tokenizer_source=base))
 
 

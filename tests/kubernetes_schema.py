@@ -33,6 +33,13 @@ def job_schema() -> Schema:
 
 
 @cache
+def schema_of(kind: str) -> Schema:
+    """Schema of one of Kubernetes' own kinds in its first version, by its name as ``Deployment``."""
+    model = getattr(kubernetes.client, f"V1{kind}")
+    return model.model_json_schema(by_alias=True) | {"required": ["apiVersion", "kind", "metadata", "spec"]}
+
+
+@cache
 def pytorch_job_schema() -> Schema:
     """Schema of kubeflow.org/v1 PyTorchJob."""
     definitions: dict[str, Schema] = {}

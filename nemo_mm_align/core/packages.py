@@ -28,6 +28,7 @@ EXTRA_OF = {
     **dict.fromkeys(("datasets", "safetensors", "sentencepiece", "einops", "pyarrow"), "train"),
     "google": "gemini",
     "easy_vqa": "miniature",
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve"),
 }
 """Which extra of this project brings a module."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from nemo_mm_align.schema.records import resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
 
 
 class RecordWithImages(Protocol):

@@ -23,7 +23,7 @@ from nemo_mm_align.datasets.huggingface import check_name
 from nemo_mm_align.datasets.image_store import default_cache, is_data_url, store_data_url
 from nemo_mm_align.datasets.source_rows import Row, check_file, rows
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.tasks.optional import takes_folders
 from nemo_mm_align.evaluation.tasks.task import Answered, FieldFiles, Task, answered_by
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records, resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
+from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records
 
 _OWN_KEY = b'"candidates"'
 """By which a line of our own form is known, even a broken one."""

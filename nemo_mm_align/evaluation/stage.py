@@ -27,7 +27,8 @@ from nemo_mm_align.evaluation.written import rewriting
 from nemo_mm_align.llm.price import Price
 from nemo_mm_align.llm.running.dry_run import print_estimate
 from nemo_mm_align.llm.running.spent import Spent
-from nemo_mm_align.schema.records import resolve_image, write_records
+from nemo_mm_align.schema.image_paths import resolve_image
+from nemo_mm_align.schema.records import write_records
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from nemo_mm_align.inference.settings import InferenceSettings
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.first_rank import open_on_first_rank, share
 from nemo_mm_align.parallel.stopping import StopRequest
-from nemo_mm_align.schema.records import CandidateSet, prompt_kind, read_records, resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
+from nemo_mm_align.schema.records import CandidateSet, prompt_kind, read_records
 
 logger = logging.getLogger(__name__)
 

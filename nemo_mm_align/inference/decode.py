@@ -49,7 +49,7 @@ def answer_batch(
 ) -> list[GeneratedAnswer]:
     """Likewise of requests with settings of their own; return all answers in one list."""
     slots, length = sum(one.sampling.num_samples for one in requests), max(one.length for one in requests)
-    with DecodingSession(model, slots, length, decode, graphs) as session:
+    with DecodingSession(model, slots, length, decode, graphs, image_bytes=0) as session:
         rows = session.admit(requests, images)
         while session.busy:
             session.step()

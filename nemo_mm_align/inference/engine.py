@@ -95,6 +95,7 @@ class Figures:
         running, waiting: requests.
         cache_usage: share of the slots that answers lie in.
         prefix_queries, prefix_hits: positions of all prompts so far, and how many of these needed not be computed.
+        image_queries, image_hits: pictures in what had to be computed, and how many of these needed not be encoded.
     """
 
     running: int
@@ -102,6 +103,8 @@ class Figures:
     cache_usage: float
     prefix_queries: int
     prefix_hits: int
+    image_queries: int
+    image_hits: int
 
 
 class Engine:
@@ -117,6 +120,8 @@ class Engine:
     def __init__(self, session: LedSession, waiting: int, prefill_positions: int = 4096) -> None:
         self._session, self._most, self._positions = session, waiting, prefill_positions
         self._waiting: deque[Ticket] = deque()
+        self._joining: list[Ticket] = []  # neither waiting any more nor running so far
+        self._just_joined = False
         self._cancelled: list[Ticket] = []
         self._running: dict[int, Ticket] = {}
         self._changed = threading.Condition()
@@ -142,21 +147,21 @@ class Engine:
     def idle(self) -> bool:
         """Whether no request waits or runs."""
         with self._changed:
-            return not self._waiting and not self._running
+            return not self._waiting and not self._joining and not self._running
 
     @property
     def figures(self) -> Figures:
         """How it stands now."""
         with self._changed:
-            running, waiting = set(self._running.values()), len(self._waiting)
+            running, waiting = set(self._running.values()), len(self._waiting) + len(self._joining)
             used = len(self._running) / self.slots
-        return Figures(len(running), waiting, used, *self._session.reused)
+        return Figures(len(running), waiting, used, *self._session.reused, *self._session.pictures_reused)
 
     def submit(self, request: DecodingRequest, images: ImageBatch | None, listener: Listener) -> Ticket:
         """Have a request answered; `listener` is told from now on.
 
         Args:
-            images: of this prompt.
+            images: of this prompt, on the host.
 
         Raises:
             QueueFull: too many wait.
@@ -207,7 +212,10 @@ class Engine:
             raise
 
     def _turn(self) -> bool:
-        """One step, if there is anything to be done; return whether there will be more."""
+        """One step, if there is anything to be done; return whether there will be more.
+
+        Requests join in every other turn, so that answers on their way wait for the prompts of one turn at a time.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._waiting or self._cancelled or self._running or self._ending, HEARTBEAT_SECONDS
@@ -215,11 +223,13 @@ class Engine:
             if self._ending and not self._waiting and not self._running:
                 return False
             cancelled, self._cancelled = self._cancelled, []
-            joining = self._joining(self._room_without(cancelled))
+            wait = self._just_joined and self._running
+            self._joining = [] if wait else self._next(self._room_without(cancelled))
+            self._just_joined = bool(self._joining)
         for ticket in cancelled:
             self._forget(ticket)
-        if joining:
-            self._admit(joining)
+        if self._joining:
+            self._admit(list(self._joining))
         try:
             progress = self._session.step()
         except torch.OutOfMemoryError as error:
@@ -231,8 +241,8 @@ class Engine:
     def _room_without(self, cancelled: Sequence[Ticket]) -> int:
         return self._session.room + sum(len(ticket.rows) for ticket in set(cancelled))
 
-    def _joining(self, room: int) -> list[Ticket]:
-        """Take those from the queue that are first in it and fit."""
+    def _next(self, room: int) -> list[Ticket]:
+        """Take those from the queue that are first in it and fit; nobody overtakes one that does not fit so far."""
         joining, positions = list[Ticket](), 0
         while self._waiting:
             ticket = self._waiting[0]
@@ -244,11 +254,13 @@ class Engine:
         return joining
 
     def _admit(self, joining: Sequence[Ticket]) -> None:
-        images = ImageBatch.joined([ticket.images for ticket in joining])
         try:
+            images = ImageBatch.joined([ticket.images for ticket in joining])
             rows = iter(self._session.admit([ticket.request for ticket in joining], images))
-        except ValueError as error:
+        except Exception as error:  # nothing has been taken in: what one request is like ends nobody else's
             if len(joining) == 1:
+                with self._changed:
+                    self._joining.remove(joining[0])
                 self._say(joining[0], error)
             else:
                 for ticket in joining:  # one of them is at fault
@@ -257,9 +269,10 @@ class Engine:
         now = time.monotonic()
         with self._changed:
             for ticket in joining:
-                ticket.admitted = now
+                ticket.admitted, ticket.images = now, None
                 ticket.rows = {next(rows): sample for sample in range(ticket.answers)}
                 self._running.update(dict.fromkeys(ticket.rows, ticket))
+                self._joining.remove(ticket)
 
     def _tell(self, progress: Sequence[Progress]) -> None:
         steps: dict[Ticket, list[AnswerStep]] = {}
@@ -273,9 +286,10 @@ class Engine:
             ticket.first_token = ticket.first_token or now
             try:
                 ticket.listener.stepped(ticket, news)
-            except Exception:
+            except Exception as error:
                 logger.exception("whoever asked could not take an answer")
                 self._forget(ticket)
+                self._say(ticket, error)
 
     def _retire(self, ticket: Ticket, row: int) -> GeneratedAnswer:
         with self._changed:
@@ -288,19 +302,23 @@ class Engine:
             self._retire(ticket, row)
 
     def _survive(self, error: torch.OutOfMemoryError) -> None:
-        """Go on without the prompts that there was no memory for; raise where it was not theirs."""
-        new = {ticket for ticket in self._running.values() if ticket.first_token is None}
-        if not self._session.is_whole or not new:
+        """Go on without the prompts that there was no memory for; raise where it was not theirs.
+
+        Whoever is told gets the error without its traceback, which holds on to the tensors of the pass.
+        """
+        lost = dict.fromkeys(self._running[row] for row in self._session.lost)
+        if not self._session.is_whole or not lost:
             raise error
-        logger.warning("%d requests are given up: %s", len(new), str(error).splitlines()[0])
-        for ticket in new:
+        logger.warning("%d requests are given up: %s", len(lost), str(error).splitlines()[0])
+        for ticket in lost:
             self._forget(ticket)
-            self._say(ticket, error)
+            self._say(ticket, error.with_traceback(None))
 
     def _give_up(self, error: BaseException) -> None:
         with self._changed:
             self._fault = error
-            lost = {*self._waiting, *self._running.values()}
+            lost = dict.fromkeys([*self._running.values(), *self._joining, *self._waiting])
+            self._joining = []
             self._waiting.clear()
             self._running.clear()
         for ticket in lost:

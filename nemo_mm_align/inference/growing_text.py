@@ -33,6 +33,8 @@ class GrowingText:
         if tail.endswith(_UNFINISHED):
             return ""
         new = tail[len(self._decode(ids[self._known : self._shown])) :]
+        if not new:
+            return ""  # a token without text, as special ones are, gives the next one no context
         self._known, self._shown = self._shown, len(ids)
         self.text += new
         return new

@@ -46,7 +46,8 @@ class ImagesAhead:
         places = {path: place for place, path in enumerate(dict.fromkeys(paths))}
         reading = [self._reading(path) for path in places]
         pixels_NCHW = numpy.stack([image.result() for image in reading])
-        return ImageBatch(torch.from_numpy(pixels_NCHW), torch.tensor([places[path] for path in paths]))
+        index_K = torch.tensor([places[path] for path in paths])
+        return ImageBatch(torch.from_numpy(pixels_NCHW), index_K, tuple(map(str, places)))
 
     def _reading(self, path: Path) -> Future[numpy.ndarray]:
         if path not in self._read:

@@ -59,6 +59,16 @@ class LedSession:
         return self._session.reused
 
     @property
+    def pictures_reused(self) -> tuple[int, int]:
+        """See `DecodingSession.pictures_reused`; the rank that leads has the first stage."""
+        return self._session.pictures_reused
+
+    @property
+    def lost(self) -> list[int]:
+        """See `DecodingSession.lost`."""
+        return self._session.lost
+
+    @property
     def is_whole(self) -> bool:
         """Whether no other rank follows this one."""
         return bool(self._group.size() == 1)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,7 @@ from nemo_mm_align.inference.early import check_model
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.rating import Rater
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
+from nemo_mm_align.model.merged_adapters import merge_adapters as merge
 from nemo_mm_align.parallel.source import ModelSource, build_from
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import ChatTemplate
@@ -45,14 +46,24 @@ class OpenedModel:
     parallel: ParallelConfig
     engine: EngineConfig
 
-    def generator(self, max_batch_tokens: int, base: Path | None = None, graphs: bool | None = None) -> Generator:
+    def generator(
+        self,
+        max_batch_tokens: int,
+        base: Path | None = None,
+        graphs: bool | None = None,
+        merge_adapters: bool | Literal["auto"] = "auto",
+    ) -> Generator:
         """Build this rank's part of the model and load its weights; process groups must be up.
 
         Args:
             max_batch_tokens, graphs: see `Generator`.
             base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
+            merge_adapters: whether adapters become part of the weights; ``auto``: in fp32, where only the order of sums
+                changes. In 16 bits the sum is rounded anew, and what training computed with was not.
         """
         model = build_from(self.source, self.parallel, self.engine, base=base)
+        if self.engine.precision == "fp32" if merge_adapters == "auto" else merge_adapters:
+            merge(model)
         return Generator(model, self.encoder, self.image_processor, max_batch_tokens, graphs)
 
     def rater(self, max_batch_tokens: int, base: Path | None = None) -> Rater:

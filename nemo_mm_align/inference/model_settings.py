@@ -10,12 +10,11 @@ from nemo_mm_align.model.config import ParallelConfig, Precision
 from nemo_mm_align.model.settings import layout_of
 
 
-class ModelSettings(StrictModel):
-    """Settings that ``sample``, ``generate``, ``annotate`` and ``probe`` share; the comments in ``conf`` say what each means."""
+class FinishedModelSettings(StrictModel):
+    """What all of them ask for; the comments in ``conf`` say what each means."""
 
     checkpoint: Path
     base: Path | None = None
-    image_root: Path | None = None
     tensor_model_parallel_size: Count = 1
     pipeline_model_parallel_size: Count = 1
     num_layers_in_first_pipeline_stage: Count | None = None
@@ -27,3 +26,9 @@ class ModelSettings(StrictModel):
     def parallel(self) -> ParallelConfig:
         """The layout."""
         return layout_of(self)
+
+
+class ModelSettings(FinishedModelSettings):
+    """What ``sample``, ``generate``, ``annotate`` and ``probe`` share: they read images from files that others name."""
+
+    image_root: Path | None = None

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from nemo_mm_align.core.transfers import to_device
+from nemo_mm_align.inference.image_features import ImageFeatures
 from nemo_mm_align.inference.prefixes import Content, Prefix, Prefixes, content_of, repeated
-from nemo_mm_align.inference.rows import DecodingRequest, Row
+from nemo_mm_align.inference.rows import DecodingRequest, Row, TokenLogprobs
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import Steps
 
@@ -26,7 +27,8 @@ class ImageBatch:
     Args:
         pixels_NCHW: normalised, float32.
         index_K: for each occurrence, prompt by prompt, its place in `pixels_NCHW`.
-        names: what tells each of `pixels_NCHW` from others, as in `DecodingRequest.pictures`; none: they are not known again.
+        names: what tells each of `pixels_NCHW` from others, as in `DecodingRequest.pictures`; none: they are
+            encoded anew each time. Pictures of one name are one picture, whatever their pixels say.
     """
 
     pixels_NCHW: Tensor
@@ -35,7 +37,11 @@ class ImageBatch:
 
     @classmethod
     def joined(cls, batches: Sequence[ImageBatch | None]) -> ImageBatch | None:
-        """Return the images of several prompts, one after the other, those of one name once; None where there are none."""
+        """Return the images of several prompts, one after the other, those of one name once; None where there are none.
+
+        Raises:
+            ValueError: they differ in size.
+        """
         places: dict[str | tuple[int, int], int] = {}
         pixels, index, names = list[Tensor](), list[int](), list[str]()
         for number, batch in enumerate(batches):
@@ -49,6 +55,8 @@ class ImageBatch:
                 index.append(places[key])
         if not index:
             return None
+        if len({picture.shape for picture in pixels}) > 1:
+            raise ValueError("images of prompts that are asked together differ in size")
         return cls(torch.stack(pixels), torch.tensor(index), tuple(names) if all(names) else ())
 
     def of(self, occurrences: Sequence[int]) -> ImageBatch | None:
@@ -132,10 +140,12 @@ class Prefill:
     Args:
         stage: this rank's, with a cache of more slots than there are for answers where prompts are to be kept.
         steps: of the same stage.
+        image_bytes: see `ImageFeatures`.
     """
 
-    def __init__(self, stage: DecodingStage, steps: Steps) -> None:
+    def __init__(self, stage: DecodingStage, steps: Steps, image_bytes: int) -> None:
         self._stage, self._steps = stage, steps
+        self.features = ImageFeatures(stage.model, image_bytes) if stage.model.pre_process else None
         self.prefixes = Prefixes(range(stage.slots, stage.cache.slots))
 
     def split(self, prompts: Prompts) -> tuple[Prompts, Prompts | None]:
@@ -146,7 +156,7 @@ class Prefill:
         now = [place for place in range(len(prompts.requests)) if place not in later]
         return (prompts.some(now), prompts.some(later)) if later else (prompts, None)
 
-    def compute(self, prompts: Prompts, slots: Sequence[int]) -> list[int]:
+    def compute(self, prompts: Prompts, slots: Sequence[int]) -> list[tuple[int, TokenLogprobs | None]]:
         """Compute all prompts, store each in the slots of its rows, and return the first token of each row.
 
         Args:
@@ -157,7 +167,7 @@ class Prefill:
             self.prefixes.longest(content, len(request.prompt.ids))
             for content, request in zip(contents, prompts.requests, strict=False)
         ] or [None] * len(prompts.requests)
-        tokens: dict[int, int] = {}
+        tokens: dict[int, tuple[int, TokenLogprobs | None]] = {}
         for begun in (False, True):
             places = [place for place, prefix in enumerate(found) if (prefix is not None) == begun]
             if places:
@@ -167,14 +177,15 @@ class Prefill:
 
     def _some(
         self, prompts: Prompts, places: Sequence[int], found: Sequence[Prefix | None], slots: Sequence[int]
-    ) -> dict[int, int]:
+    ) -> dict[int, tuple[int, TokenLogprobs | None]]:
         """First tokens, by row number, of prompts that are all begun or all new."""
         some = prompts.some(places)
         own = [slot for (_, place), slot in zip(prompts.rows, slots, strict=True) if place in places]
         prefixes = [prefix for place in places if (prefix := found[place]) is not None]
         logits_RV = self._go_on(some, own, prefixes) if prefixes else self._begin(some, own)
         rows = [row for row, _ in some.rows]
-        return dict(zip((row.number for row in rows), self._steps.first(logits_RV, rows).tolist(), strict=True))
+        tokens = self._steps.first(logits_RV, rows).tokens(rows)
+        return dict(zip((row.number for row in rows), tokens, strict=True))
 
     def _begin(self, prompts: Prompts, slots: Sequence[int]) -> Tensor | None:
         """Compute whole prompts; return logits [R, V / TP]."""
@@ -184,7 +195,7 @@ class Prefill:
             self._put([len(one) - 1 for one in ids]),
             self._put(slots),
             self._put([place for _, place in prompts.rows]),
-            *self._pixels(prompts.images),
+            self._embeddings(prompts.images),
         )
 
     def _go_on(self, prompts: Prompts, slots: Sequence[int], prefixes: Sequence[Prefix]) -> Tensor | None:
@@ -200,7 +211,7 @@ class Prefill:
             self._put([len(one) - start for one, start in zip(ids, starts, strict=True)]),
             self._put(first),
             end,
-            *self._pixels(prompts.without_first(starts)),
+            self._embeddings(prompts.without_first(starts)),
         )
         others = [(first[place], slot) for place, slot in zip(places, slots, strict=True) if slot != first[place]]
         self.copy([source for source, _ in others], [target for _, target in others], end)
@@ -215,7 +226,11 @@ class Prefill:
         """Keep what a slot holds, where it is worth it; it holds `content`."""
         kept = self.prefixes.keep(content)
         if kept is not None:
-            self.copy([slot], [kept], len(content))
+            try:
+                self.copy([slot], [kept], len(content))
+            except Exception:
+                self.prefixes.forget(kept)
+                raise
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first columns of some slots to others."""
@@ -229,7 +244,7 @@ class Prefill:
     def _put(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
         return to_device(torch.tensor(values), self._steps.device)
 
-    def _pixels(self, images: ImageBatch | None) -> tuple[Tensor | None, Tensor | None]:
-        if images is None:
-            return None, None
-        return images.pixels_NCHW.to(self._steps.device), images.index_K.to(self._steps.device)
+    def _embeddings(self, images: ImageBatch | None) -> Tensor | None:
+        if images is None or self.features is None:
+            return None
+        return self.features.of(images.pixels_NCHW, images.index_K, images.names)

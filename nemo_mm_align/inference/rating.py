@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.collate import ImageLoader
 from nemo_mm_align.datasets.rows import row_lengths
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.arithmetic import round_up, row_length_multiple
@@ -51,6 +52,7 @@ class Rater:
         pooling: which hidden state of an answer is read; of a model with a head, the head's own.
         quantity: ``outputs`` of the head, or the pooled ``hidden`` states themselves.
         max_batch_tokens: bound of rows x longest row of a batch; a batch has at least one row.
+        load: from the name of a picture to its pixels, where they do not lie in files.
 
     Raises:
         ValueError: outputs of a model without a head.
@@ -62,6 +64,7 @@ class Rater:
     pooling: Pooling
     quantity: Quantity = "outputs"
     max_batch_tokens: int = 32768
+    load: ImageLoader | None = None
 
     def __post_init__(self) -> None:
         if self.quantity == "outputs" and self.model.head_config is None:
@@ -72,6 +75,11 @@ class Rater:
         """Numbers per answer: T or H."""
         head = self.model.head_config
         return len(head.outputs) if head is not None and self.quantity == "outputs" else self.model.config.hidden_size
+
+    def row_length(self, sample: Sample) -> int:
+        """Positions of a sample's row, as a batch pads it."""
+        multiple = row_length_multiple(self.model.parallel, self.model.engine)
+        return round_up(row_lengths(sample, True, last_token=True)[0], multiple)
 
     def stream(
         self, samples: Sequence[Sample], done: frozenset[int] = frozenset(), progress: bool = True
@@ -99,8 +107,7 @@ class Rater:
 
     def _plan(self, samples: Sequence[Sample], replicas: int) -> list[list[int]]:
         """Put samples of similar length together, the longest first, so that no replica goes without."""
-        multiple = row_length_multiple(self.model.parallel, self.model.engine)
-        lengths = [round_up(row_lengths(sample, True, last_token=True)[0], multiple) for sample in samples]
+        lengths = [self.row_length(sample) for sample in samples]
         share = -(-len(samples) // replicas)
         batches: list[list[int]] = []
         room = 0
@@ -118,7 +125,8 @@ class Rater:
         """Make the next batch, images and all, while the model works on the present one."""
         multiple = row_length_multiple(self.model.parallel, self.model.engine)
         shape = BatchShape(multiple, shared_prefix=True, last_token=True)
-        collator = Collator(self.encoder, self.image_processor, shape, with_images=self.model.pre_process)
+        images = self.model.pre_process
+        collator = Collator(self.encoder, self.image_processor, shape, with_images=images, load=self.load)
         stages = self.model.parallel.pipeline_model_parallel_size
 
         def make(batch: list[int]) -> list[list[Batch]]:

@@ -116,18 +116,18 @@ class Row:
         """Where the newest token's keys and values belong: its position."""
         return len(self.request.prompt.ids) + len(self.ids) - 1
 
-    def append(self, token: int) -> Progress:
+    def append(self, token: int, logprobs: TokenLogprobs | None = None) -> Progress:
         """Take the next token; the answer may end with it."""
         if token in self.request.stop_ids:
             self.finish_reason = "stop"
-            return Progress(self.number, None, "stop")
+            return Progress(self.number, None, "stop", logprobs)
         self.ids.append(token)
         self.text = self._stops.before(self.ids) if self._stops else None
         if self.text is not None:
             self.finish_reason = "stop"
         elif len(self.ids) == self.request.sampling.max_new_tokens:
             self.finish_reason = "length"
-        return Progress(self.number, token, self.finish_reason)
+        return Progress(self.number, token, self.finish_reason, logprobs)
 
     def answer(self) -> GeneratedAnswer:
         """What there is of it; an answer that has not ended is given up."""

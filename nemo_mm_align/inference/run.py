@@ -79,7 +79,7 @@ def answer_question(settings: InferenceSettings) -> list[str]:
 
 
 def _load(settings: InferenceSettings, opened: OpenedModel) -> Generator:
-    return opened.generator(settings.max_batch_tokens, settings.base, settings.cuda_graphs)
+    return opened.generator(settings.max_batch_tokens, settings.base, settings.cuda_graphs, settings.merge_adapters)
 
 
 def _check_same_prompts(files: Sequence[InferenceSettings]) -> None:

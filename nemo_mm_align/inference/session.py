@@ -21,9 +21,10 @@ import torch
 
 from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.growing_text import Decode
+from nemo_mm_align.inference.image_features import IMAGE_BYTES
 from nemo_mm_align.inference.prefill import ImageBatch, Prefill, Prompts
 from nemo_mm_align.inference.prefixes import content_of
-from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row
+from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, Row, TokenLogprobs
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.inference.steps import GraphedSteps, Steps
 from nemo_mm_align.model.llava import Llava
@@ -46,6 +47,7 @@ class DecodingSession:
         decode: token ids to text as it stands, not stripped; needed for requests with stop texts.
         graphs: step from CUDA graphs; ``None`` = where the model lies on one GPU.
         kept: prompts, with their answers, of which keys and values are kept to be gone on from: each as much memory as a slot.
+        image_bytes: of embeddings of pictures that have names, kept on the first stage, so that these are encoded once.
 
     Raises:
         ValueError: the model has fewer positions.
@@ -59,6 +61,7 @@ class DecodingSession:
         decode: Decode | None = None,
         graphs: bool | None = None,
         kept: int = 0,
+        image_bytes: int = IMAGE_BYTES,
     ) -> None:
         positions = model.model_config.language.max_position_embeddings
         if length > positions:
@@ -68,7 +71,7 @@ class DecodingSession:
         on_gpu = next(model.parameters()).is_cuda
         kind = GraphedSteps if ((on_gpu and self._stage.is_whole) if graphs is None else graphs) else Steps
         self._steps = kind(self._stage)
-        self._prefill = Prefill(self._stage, self._steps)
+        self._prefill = Prefill(self._stage, self._steps, image_bytes)
         self._slots: list[Row | None] = []
         self._waiting: deque[Prompts] = deque()
         self._queued: list[Row] = []  # with their first token; another answer to the same request lies in a slot
@@ -103,6 +106,17 @@ class DecodingSession:
     def reused(self) -> tuple[int, int]:
         """Positions of all prompts so far, and how many of these were kept (`kept`)."""
         return self._prefill.prefixes.asked, self._prefill.prefixes.found
+
+    @property
+    def pictures_reused(self) -> tuple[int, int]:
+        """Pictures behind what was kept of prompts so far, and how many of these needed not be encoded; on the first stage."""
+        features = self._prefill.features
+        return (0, 0) if features is None else (features.asked, features.found)
+
+    @property
+    def lost(self) -> list[int]:
+        """Answers whose prompts could not be computed, until they are retired."""
+        return [number for number, row in self._rows.items() if row.finish_reason == "abort"]
 
     @property
     def busy(self) -> bool:
@@ -148,13 +162,15 @@ class DecodingSession:
         return [row.number for row, _ in rows]
 
     def _check(self, request: DecodingRequest) -> None:
-        ids = request.prompt.ids
-        if not ids or min(ids) < 0 or max(ids) >= self._model.model_config.language.vocab_size:
+        ids, vocabulary = request.prompt.ids, self._model.model_config.language.vocab_size
+        if not ids or min(ids) < 0 or max(ids) >= vocabulary:
             raise ValueError(f"prompt {request.prompt.id!r} is empty, or has tokens that the model does not know")
         if request.length > self.length:
             raise ValueError(
                 f"prompt {request.prompt.id!r}: {request.length} positions, and room for {self.length} each"
             )
+        if request.top_logprobs is not None and not 0 <= request.top_logprobs < vocabulary:  # all but the image token
+            raise ValueError(f"log-probabilities of {request.top_logprobs} tokens asked for, of 0 to {vocabulary - 1}")
         if request.sampling.stop and self._decode is None:
             raise ValueError("stop texts take a session that can decode")
 
@@ -167,6 +183,9 @@ class DecodingSession:
         given = 0 if images is None else len(images.index_K)
         if tokens != given * config.tokens_per_image:
             raise ValueError(f"{tokens} image tokens, and {given} images of {config.tokens_per_image} each")
+        size = (3, config.vision.image_size, config.vision.image_size)
+        if images is not None and tuple(images.pixels_NCHW.shape[1:]) != size:
+            raise ValueError(f"images of {tuple(images.pixels_NCHW.shape[1:])}, and the model takes {size}")
         if images is not None and not 0 <= int(images.index_K.min()) <= int(images.index_K.max()) < len(
             images.pixels_NCHW
         ):
@@ -207,11 +226,11 @@ class DecodingSession:
         if self._changed:
             self._steps.load(self._slots)
             self._changed = False
-        tokens = self._steps.next(self._slots).tolist()
-        return self._append([(row, token) for row, token in zip(self._slots, tokens, strict=True) if row])
+        tokens = self._steps.next(self._slots).tokens(self._slots)
+        return self._append([(row, *token) for row, token in zip(self._slots, tokens, strict=True) if row])
 
-    def _append(self, tokens: Sequence[tuple[Row, int]]) -> list[Progress]:
-        progress = [row.append(token) for row, token in tokens]
+    def _append(self, tokens: Sequence[tuple[Row, int, TokenLogprobs | None]]) -> list[Progress]:
+        progress = [row.append(token, logprobs) for row, token, logprobs in tokens]
         self._unfinished -= sum(one.finish_reason is not None for one in progress)
         if self._prefill.prefixes:
             self._keep_ended()
@@ -261,7 +280,9 @@ class DecodingSession:
                 config = self._model.model_config
                 content = content_of(row.request, config.image_token_id, config.tokens_per_image)
                 if len(content) == len(row.request.prompt.ids):
-                    self._prefill.keep(content + tuple(row.ids[:-1]), slot)  # the newest token has not been computed
+                    self._prefill.keep(
+                        content.followed_by(row.ids[:-1]), slot
+                    )  # the newest token has not been computed
 
     def _compute(self, prompts: Prompts) -> list[Progress]:
         """Compute prompts into free slots; return the first token of each answer."""
@@ -280,7 +301,7 @@ class DecodingSession:
             raise
         self._place({slot: rows[place] for place, slot in taken.items()})
         self._queued += [row for place, row in enumerate(rows) if place not in taken]
-        return self._append(list(zip(rows, tokens, strict=True)))
+        return self._append([(row, *token) for row, token in zip(rows, tokens, strict=True)])
 
     def _compact(self) -> None:
         """Move rows to the first slots once few of the slots are taken, so that a step computes few."""

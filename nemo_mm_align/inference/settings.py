@@ -46,6 +46,7 @@ class InferenceSettings(ModelSettings):
     stop: list[str] = []
     max_batch_tokens: Count = 32768
     cuda_graphs: StrictBool | None = None
+    merge_adapters: StrictBool | Literal["auto"] = "auto"
     attribute_schema: AttributeSchema
     attributes: dict[str, Any] = {}
     draw_from: Path | None = None

@@ -49,8 +49,7 @@ class DecodingStage:
         last_P: Tensor,
         slots_R: Tensor,
         prompts_R: Tensor,
-        images_NCHW: Tensor | None = None,
-        image_index_K: Tensor | None = None,
+        image_embeddings_KTH: Tensor | None = None,
     ) -> Tensor | None:
         """Compute prompts and store them; return this rank's part of the first answer tokens' logits, as `step` does.
 
@@ -58,7 +57,7 @@ class DecodingStage:
             ids_PS: prompts, padded on the right.
             last_P: column of each prompt's last token.
             slots_R, prompts_R: see `KeyValueCache.prefilling`.
-            images_NCHW, image_index_K: see `Llava.forward`.
+            image_embeddings_KTH: on the first stage, see `Llava.forward`.
 
         Returns:
             Logits [R, V / TP] on the last stage, None elsewhere.
@@ -68,7 +67,7 @@ class DecodingStage:
         with self.cache.prefilling(
             slots_R, prompts_R
         ):  # causal: what stands on the right of a prompt is not seen by it
-            hidden_SPH = self._forward(ids_PS, positions_PS, None, images_NCHW, image_index_K)
+            hidden_SPH = self._forward(ids_PS, positions_PS, None, image_embeddings_KTH)
         logits_PV = self._logits_at(hidden_SPH, last_P)
         return None if logits_PV is None else logits_PV.index_select(0, prompts_R)
 
@@ -79,8 +78,7 @@ class DecodingStage:
         lengths_P: Tensor,
         slots_P: Tensor,
         end: int,
-        images_NCHW: Tensor | None = None,
-        image_index_K: Tensor | None = None,
+        image_embeddings_KTH: Tensor | None = None,
     ) -> Tensor | None:
         """Compute the rest of prompts whose first positions lie in their slots; return logits [P, V / TP] as `prefill` does.
 
@@ -90,14 +88,14 @@ class DecodingStage:
             lengths_P: how many are left, at least one each.
             slots_P: of each prompt, no two the same.
             end: positions of the longest whole prompt; the cache has one column more.
-            images_NCHW, image_index_K: of what is left, see `Llava.forward`.
+            image_embeddings_KTH: of what is left, see `Llava.forward`.
         """
         places_S = torch.arange(ids_PS.shape[1], device=ids_PS.device)
         is_padding_PS = places_S >= lengths_P.unsqueeze(1)
         columns_PS = (starts_P.unsqueeze(1) + places_S).masked_fill(is_padding_PS, end)
         mask_P1ST = (torch.arange(end + 1, device=ids_PS.device) <= columns_PS.unsqueeze(2)).unsqueeze(1)
         with self.cache.continuing(slots_P, columns_PS, end + 1):
-            hidden_SPH = self._forward(ids_PS, columns_PS, mask_P1ST, images_NCHW, image_index_K)
+            hidden_SPH = self._forward(ids_PS, columns_PS, mask_P1ST, image_embeddings_KTH)
         return self._logits_at(hidden_SPH, lengths_P - 1)
 
     def _logits_at(self, hidden_SPH: Tensor | None, places_P: Tensor) -> Tensor | None:
@@ -125,13 +123,12 @@ class DecodingStage:
         ids_BS: Tensor,
         position_ids_BS: Tensor,
         mask: Tensor | None,
-        images_NCHW: Tensor | None = None,
-        image_index_K: Tensor | None = None,
+        image_embeddings_KTH: Tensor | None = None,
     ) -> Tensor | None:
         """Run this stage on what the one before it sends; return hidden states [S, B, H] on the last one."""
         if not self.model.pre_process:
             self.model.set_input_tensor(self._receive(ids_BS))
-        hidden_SBH: Tensor = self.model(ids_BS, position_ids_BS, mask, images_NCHW, image_index_K=image_index_K)
+        hidden_SBH: Tensor = self.model(ids_BS, position_ids_BS, mask, image_embeddings_KTH=image_embeddings_KTH)
         if self.model.post_process:
             return hidden_SBH
         next_stage = parallel_state.get_pipeline_model_parallel_next_rank()
@@ -167,6 +164,12 @@ class DecodingStage:
         if self._model_group.size() > 1:
             torch.distributed.broadcast(ids_B, self._chooser, group=self._model_group)
         return ids_B
+
+    def agree(self, told: Tensor | None) -> Tensor | None:
+        """Overwrite a tensor by what the rank that chooses has in it, and return it; None is nothing anywhere."""
+        if told is not None and self._model_group.size() > 1:
+            torch.distributed.broadcast(told, self._chooser, group=self._model_group)
+        return told
 
     def _gather(self, logits_BV: Tensor) -> Tensor | None:
         size = self._tensor_group.size()

@@ -23,6 +23,7 @@ from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.inference.rows import Row
 from nemo_mm_align.inference.sampling import RowSampling, SamplingKind, sample_tokens, uniform_numbers
 from nemo_mm_align.inference.stage import DecodingStage
+from nemo_mm_align.inference.token_logprobs import Chosen, room_for, tell
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,13 @@ class Steps:
         """Return how many slots a step computes that has so many rows."""
         return rows
 
-    def first(self, logits_RV: Tensor | None, rows: Sequence[Row]) -> Tensor:
-        """Return the first token of each of these rows, [R], given what their prompts' last tokens come to."""
+    def first(self, logits_RV: Tensor | None, rows: Sequence[Row]) -> Chosen:
+        """Return the first token of each of these rows, given what their prompts' last tokens come to."""
         sampling = self._sampling_of(rows)
         uniform_R = None if logits_RV is None else self._uniform(rows, sampling)
-        return self.stage.choose(logits_RV, len(rows), lambda whole: self._choose(whole, sampling, uniform_R))
+        told_RL = self._room_for(rows)
+        ids_R = self.stage.choose(logits_RV, len(rows), lambda whole: self._choose(whole, sampling, uniform_R, told_RL))
+        return Chosen(ids_R, self.stage.agree(told_RL))
 
     def load(self, rows: Rows, kind: SamplingKind | None = None) -> None:
         """Go on with these rows; to be called whenever a row has come to a slot.
@@ -66,11 +69,12 @@ class Steps:
             kind: of sampling to compute, where that covers the rows.
         """
         self._sampling = self._sampling_of(rows, kind)
+        self._told_BL = self._room_for(rows)
         self._ids_B = self._put([row.ids[-1] if row else 0 for row in rows])
         self._columns_B = self._put([row.column if row else 0 for row in rows])
 
-    def next(self, rows: Rows) -> Tensor:
-        """Return the next token of every slot, int64 [B]; valid until the next call.
+    def next(self, rows: Rows) -> Chosen:
+        """Return the next token of every slot; valid until the next call.
 
         Args:
             rows: as loaded; some may have gone since.
@@ -87,12 +91,12 @@ class Steps:
         )
         uniform_B = None if logits_BV is None else self._uniform(rows, self._sampling)
         self._ids_B = self.stage.choose(
-            logits_BV, len(rows), lambda whole: self._choose(whole, self._sampling, uniform_B)
+            logits_BV, len(rows), lambda whole: self._choose(whole, self._sampling, uniform_B, self._told_BL)
         )
         self._columns_B = (self._columns_B + 1).clamp_max(
             self.stage.cache.length - 1
         )  # a slot without row stays inside
-        return self._ids_B
+        return Chosen(self._ids_B, self.stage.agree(self._told_BL))
 
     def _put(self, values: list[int]) -> Tensor:
         return to_device(torch.tensor(values), self.device)
@@ -108,9 +112,18 @@ class Steps:
         keys, places = [row.stream if row else 0 for row in rows], [len(row.ids) if row else 0 for row in rows]
         return to_device(uniform_numbers(keys, places), self.device)
 
-    def _choose(self, logits_BV: Tensor, sampling: RowSampling, uniform_B: Tensor | None) -> Tensor:
-        """Return the next ids, [B]; the image token is never one of them."""
-        return sample_tokens(logits_BV.index_fill(1, self._image_id, float("-inf")), sampling, uniform_B)
+    def _room_for(self, rows: Rows) -> Tensor | None:
+        return room_for(rows, self._vocabulary, self.device)
+
+    def _choose(
+        self, logits_BV: Tensor, sampling: RowSampling, uniform_B: Tensor | None, told_BL: Tensor | None
+    ) -> Tensor:
+        """Return the next ids, [B], and write log-probabilities into `told_BL`; the image token is never one of them."""
+        logits_BV = logits_BV.index_fill(1, self._image_id, float("-inf"))
+        ids_B = sample_tokens(logits_BV, sampling, uniform_B)
+        if told_BL is not None:
+            tell(logits_BV, ids_B, told_BL)
+        return ids_B
 
 
 class GraphedSteps(Steps):
@@ -144,18 +157,19 @@ class GraphedSteps(Steps):
         if self._end == 0:
             super().load(rows, kind)
             return
-        ids_B, columns_B, sampling = self._ids_B, self._columns_B, self._sampling
+        ids_B, columns_B, sampling, told_BL = self._ids_B, self._columns_B, self._sampling, self._told_BL
         super().load(rows, sampling.kind)
         column = max((row.column for row in rows if row), default=0)
-        if len(ids_B) == len(rows) and sampling.kind == self._sampling.kind and self._window(column) * 2 > self._end:
+        same = len(ids_B) == len(rows) and sampling.kind == self._sampling.kind and _tells(told_BL, self._told_BL)
+        if same and self._window(column) * 2 > self._end:
             ids_B.copy_(self._ids_B)
             columns_B.copy_(self._columns_B)
             sampling.copy_(self._sampling)
-            self._ids_B, self._columns_B, self._sampling = ids_B, columns_B, sampling
+            self._ids_B, self._columns_B, self._sampling, self._told_BL = ids_B, columns_B, sampling, told_BL
         else:
             self._graph, self._end = None, 0
 
-    def next(self, rows: Rows) -> Tensor:
+    def next(self, rows: Rows) -> Chosen:
         """As `Steps.next`."""
         column = max(row.column for row in rows if row)
         if column >= self._end and not self._refused:
@@ -169,7 +183,7 @@ class GraphedSteps(Steps):
             self._play()
         else:
             self._graph.replay()
-        return self._ids_B
+        return Chosen(self._ids_B, self._told_BL)
 
     def _window(self, column: int) -> int:
         """End of the window that has room for `column` and some after it."""
@@ -194,7 +208,7 @@ class GraphedSteps(Steps):
         ids_B1, positions_B1 = self._ids_B.unsqueeze(1), self._columns_B.unsqueeze(1)
         logits_BV = self.stage.step(ids_B1, positions_B1, mask, self._columns_B, self._end)
         assert logits_BV is not None
-        self._ids_B.copy_(self._choose(logits_BV, self._sampling, self._uniform_B))
+        self._ids_B.copy_(self._choose(logits_BV, self._sampling, self._uniform_B, self._told_BL))
         self._columns_B.add_(1).clamp_(max=self._end - 1)
 
     def _record(self) -> torch.cuda.CUDAGraph | None:
@@ -221,6 +235,11 @@ class GraphedSteps(Steps):
             self._refused = True
             return None
         return graph
+
+
+def _tells(there_BL: Tensor | None, asked_BL: Tensor | None) -> bool:
+    """Whether what is there has room for what is asked; what nobody asks for any more goes with the window."""
+    return asked_BL is None or (there_BL is not None and there_BL.shape[1] >= asked_BL.shape[1])
 
 
 def _visible(columns_B: Tensor, end: int) -> Tensor:

@@ -13,7 +13,8 @@ from nemo_mm_align.labeling.items import Item, LabelContext
 from nemo_mm_align.labeling.judge_ledger import JudgeAttempt, JudgeLedger
 from nemo_mm_align.labeling.ledger_check import checked_results
 from nemo_mm_align.labeling.provenance import write_settings
-from nemo_mm_align.schema.records import Annotation, Candidate, Prompt, RatedCandidate, resolve_image, write_records
+from nemo_mm_align.schema.image_paths import resolve_image
+from nemo_mm_align.schema.records import Annotation, Candidate, Prompt, RatedCandidate, write_records
 
 
 def write_annotations(out: Path, inputs: LabelInputs, ledger: JudgeLedger, context: LabelContext) -> int:

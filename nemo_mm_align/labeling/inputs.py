@@ -17,8 +17,9 @@ from nemo_mm_align.labeling.input_reader import InputReader, check_is_file, read
 from nemo_mm_align.labeling.input_table import InputTable
 from nemo_mm_align.labeling.items import Item, LabelContext, content_key, draw_prompts
 from nemo_mm_align.schema.answer_provenance import CandidateOrigins, provenance_path
+from nemo_mm_align.schema.image_paths import resolve_image
 from nemo_mm_align.schema.images import read_image_bytes
-from nemo_mm_align.schema.records import CandidateSet, Prompt, parse_line, resolve_image
+from nemo_mm_align.schema.records import CandidateSet, Prompt, parse_line
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from nemo_mm_align.evaluation.wording import label_of
 from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.task import MiniatureTask
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.schema.records import Prompt, read_records, resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
+from nemo_mm_align.schema.records import Prompt, read_records
 
 _SAMPLES, _STEERED, _CURVE_POINTS = 8, 2, 200
 

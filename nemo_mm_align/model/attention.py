@@ -158,13 +158,13 @@ class KeyValueCache:
     def _attached(self, place: _Prompts | _Continued | _Step) -> Iterator[None]:
         self._place = place
         for layer in self._layers:
-            layer.cache = self
+            vars(layer)["cache"] = self  # past the module's own __setattr__, which takes longer than a small product
         try:
             yield
         finally:
             self._place = None
             for layer in self._layers:
-                layer.cache = None
+                vars(layer)["cache"] = None
 
     def extend(self, layer_number: int, key_BGSD: Tensor, value_BGSD: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values and return what is to be attended to, [B, G, T, D] each."""

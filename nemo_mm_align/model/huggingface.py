@@ -99,7 +99,7 @@ def copy_into(model: Llava, pieces: list[Piece], files: WeightFiles) -> None:
     with torch.no_grad():
         for piece in pieces:
             target = piece.of(parameters[piece.parameter], rank, size)
-            part = _read(files, piece, rank, size)
+            part = read_part_of(files, piece, rank, size)
             try:
                 files.check_finite(piece.name, part)
             except UserError as error:
@@ -118,7 +118,8 @@ def _raise_together(faults: list[str]) -> None:
         raise UserError(fault)
 
 
-def _read(files: WeightFiles, piece: Piece, rank: int, size: int) -> Tensor:
+def read_part_of(files: WeightFiles, piece: Piece, rank: int, size: int) -> Tensor:
+    """Read what TP rank `rank` of `size` holds of a tensor."""
     if piece.split is None or size == 1:
         return files.read(piece.name)
     return files.read_part(piece.name, piece.split, *piece.bounds(rank, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.folder_files import read_object
+from nemo_mm_align.model.generation_defaults import GenerationDefaults, generation_config, left_out
 from nemo_mm_align.model.huggingface import check_same_model
 from nemo_mm_align.model.huggingface_config import config_from_values
 from nemo_mm_align.model.huggingface_gather import merged_rows, rows_of, stream_to_first_rank
@@ -32,6 +34,10 @@ from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel.first_rank import attempt, raise_fault, share
 from nemo_mm_align.schema.attributes import AttributeSchema
 
+_log = logging.getLogger(__name__)
+
+CARD_FILE, GENERATION_FILE = "README.md", "generation_config.json"
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,13 +48,17 @@ class Companions:
     Args:
         chat_template: Jinja text (`ChatTemplate.jinja`); replaces any template of the origin.
         image_processor: content of preprocessor_config.json (`ImageProcessor.to_hf`).
-        generation: entries to set in generation_config.json, for example ``eos_token_id``.
+        generation: special tokens in generation_config.json, for example ``eos_token_id``; None leaves the file as it is.
+        sampling: what servers do where a request says nothing; None: nothing is said of it.
+        card: text of README.md.
         schema: the attribute schema whose attributes a model with a head tells, any other can be asked for.
     """
 
     chat_template: str | None = None
     image_processor: dict[str, Any] | None = None
     generation: dict[str, Any] | None = None
+    sampling: GenerationDefaults | None = None
+    card: str | None = None
     schema: AttributeSchema | None = None
 
     def write(self, folder: Path, origin: Origin) -> None:
@@ -63,9 +73,24 @@ class Companions:
         if self.image_processor is not None:
             write_json(folder / "preprocessor_config.json", self.image_processor)
         if self.generation is not None:
-            _update_json(folder / "generation_config.json", self.generation)
+            self._write_generation(folder / GENERATION_FILE, self.generation)
+        if self.card is not None:
+            (folder / CARD_FILE).write_text(self.card, encoding="utf-8")
         if (folder / "preprocessor_config.json").exists():
             _update_json(folder / "processor_config.json", _processor(origin), without="image_processor")
+
+    def _write_generation(self, path: Path, tokens: dict[str, Any]) -> None:
+        origin = read_object(path, path.name) if path.exists() else {}
+        unused = left_out(origin)
+        if unused:
+            said = ", ".join(f"{name}={value}" for name, value in sorted(unused.items()))
+            _log.warning(
+                "%s of the folder of origin says %s; the export does not, since servers would decode by it unasked. What it "
+                "shall say is set by generation={...}",
+                path.name,
+                said,
+            )
+        write_json(path, generation_config(origin, tokens, self.sampling))
 
     def _write_tokenizer_config(self, path: Path) -> None:
         values = read_object(path, "a tokenizer")
@@ -85,6 +110,7 @@ def export_huggingface(
     dtype: str | None = None,
     companions: Companions | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    merge: bool = True,
 ) -> None:
     """Write a Hugging Face folder; adapters are merged (in fp32, then cast). All ranks call it, rank 0 writes.
 
@@ -96,6 +122,7 @@ def export_huggingface(
         dtype: ``fp32``, ``bf16`` or ``fp16`` for all tensors; ``None`` keeps the origin's.
         companions: template, processor and generation settings of the training run.
         max_shard_bytes: size of a shard.
+        merge: False leaves adapters out: the model that they stand on, its trained projector included.
 
     Raises:
         UserError: on all ranks: the folder exists, the disk is full, the origin is another model's, unknown dtype.
@@ -108,7 +135,8 @@ def export_huggingface(
     )
     pieces = _pieces_in_form_of(origin, model, target)
     dtypes = [_dtype(piece, origin, target) for piece in pieces]
-    rows = rows_of(dict(model.named_parameters())) if model.lora is None else merged_rows(model)
+    merged = merge and model.lora is not None
+    rows = merged_rows(model) if merged else rows_of(dict(model.named_parameters()))
     blocks = stream_to_first_rank(pieces, dtypes, rows)
 
     def write(partial: Path) -> None:

@@ -13,6 +13,7 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from nemo_mm_align.model.distribution import summarise_logits
+from nemo_mm_align.model.plain_decoder import rotation_of, run_layer
 
 IGNORE_INDEX = -100
 
@@ -30,6 +31,24 @@ class LanguageModel(GPTModel):
     def __init__(self, *args: Any, real_vocab_size: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
+
+    def run_plainly(self, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor | None) -> Tensor:
+        """Return what `forward` does, by the shortest way there is without gradients, dropout and FP8; see `plain_decoder`.
+
+        Args:
+            positions_BS: rotary position of every token.
+            mask: see `CoreAttention`.
+            hidden_SBH: embeddings; ``None`` behind the first stage, which was given its input (`set_input_tensor`).
+        """
+        if hidden_SBH is None:
+            hidden_SBH = self.decoder.input_tensor
+        assert hidden_SBH is not None
+        rotation = rotation_of(positions_BS, self.rotary_pos_emb.inv_freq, hidden_SBH.dtype)
+        for layer in self.decoder.layers:
+            hidden_SBH = run_layer(layer, hidden_SBH, mask, rotation)
+        if self.decoder.final_layernorm is not None:
+            hidden_SBH = self.decoder.final_layernorm(hidden_SBH)
+        return self._postprocess(hidden_SBH)
 
     def _postprocess(self, hidden_states: Tensor, **unused: Any) -> Tensor:
         """Return hidden states: of this stage's share of the sequence, on the last stage of all of it, [S, B, H]."""
@@ -94,7 +113,8 @@ class LanguageModel(GPTModel):
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         weight = self.output_layer.weight if weight is None else weight
         group = parallel_state.get_tensor_model_parallel_group()
-        hidden_SBH = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_SBH, group=group)
+        if torch.is_grad_enabled():  # for its gradient alone
+            hidden_SBH = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_SBH, group=group)
         logits_SBV = torch.nn.functional.linear(hidden_SBH, weight)
         columns = logits_SBV.shape[-1]
         real = self.real_vocab_size - group.rank() * columns

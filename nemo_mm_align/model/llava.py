@@ -119,6 +119,7 @@ class Llava(MegatronModule):
         attention_mask: Tensor | None,
         images_NCHW: Tensor | None = None,
         image_index_K: Tensor | None = None,
+        image_embeddings_KTH: Tensor | None = None,
     ) -> Tensor:
         """Run this stage.
 
@@ -129,6 +130,7 @@ class Llava(MegatronModule):
             images_NCHW: normalised pixels; only the first stage reads them.
             image_index_K: for each image occurrence, row by row, its place in `images_NCHW`; ``None`` = in order. An
                 image that occurs in several rows is encoded once.
+            image_embeddings_KTH: what `encode_images` has returned for each occurrence, row by row, in place of pixels.
 
         Returns:
             Hidden states [S, B, H], this rank's share of S with sequence parallelism; on the last stage behind the final norm
@@ -137,7 +139,14 @@ class Llava(MegatronModule):
         Raises:
             ValueError: image tokens and image embeddings differ in number.
         """
-        hidden_SBH = self._embed(input_ids_BS, images_NCHW, image_index_K) if self.pre_process else None
+        hidden_SBH = None
+        if self.pre_process:
+            if images_NCHW is not None and len(images_NCHW) > 0:
+                embeddings_NTH = self.encode_images(images_NCHW)
+                image_embeddings_KTH = embeddings_NTH if image_index_K is None else embeddings_NTH[image_index_K]
+            hidden_SBH = self._embed(input_ids_BS, image_embeddings_KTH)
+        if not (torch.is_grad_enabled() or self.training or self.engine.fp8):
+            return self.language_model.run_plainly(position_ids_BS, attention_mask, hidden_SBH)
         with self._fp8_only_where_calibrated():
             output: Tensor = self.language_model(
                 input_ids=input_ids_BS,
@@ -186,15 +195,12 @@ class Llava(MegatronModule):
         embeddings: Tensor = self.projector(features_NTC.contiguous())
         return embeddings
 
-    def _embed(self, input_ids_BS: Tensor, images_NCHW: Tensor | None, image_index_K: Tensor | None) -> Tensor:
+    def _embed(self, input_ids_BS: Tensor, image_embeddings_KTH: Tensor | None) -> Tensor:
         is_image_BS = input_ids_BS == self.model_config.image_token_id
         text_ids_BS = input_ids_BS.masked_fill(is_image_BS, 0)
         hidden_SBH = self.language_model.embedding(input_ids=text_ids_BS, position_ids=None)
-        if images_NCHW is not None and images_NCHW.shape[0] > 0:
-            embeddings_NTH = self.encode_images(images_NCHW)
-            if image_index_K is not None:
-                embeddings_NTH = embeddings_NTH[image_index_K]
-            hidden_SBH = self._merge(hidden_SBH, is_image_BS, embeddings_NTH)
+        if image_embeddings_KTH is not None:
+            hidden_SBH = self._merge(hidden_SBH, is_image_BS, image_embeddings_KTH)
         else:
             self._check_counts(is_image_BS, 0)
             hidden_SBH = hidden_SBH + self._idle_projector(hidden_SBH)
@@ -204,9 +210,9 @@ class Llava(MegatronModule):
             hidden_SBH = tensor_parallel.scatter_to_sequence_parallel_region(hidden_SBH)
         return hidden_SBH
 
-    def _merge(self, hidden_SBH: Tensor, is_image_BS: Tensor, embeddings_NTH: Tensor) -> Tensor:
+    def _merge(self, hidden_SBH: Tensor, is_image_BS: Tensor, embeddings_KTH: Tensor) -> Tensor:
         """Put image embeddings where image tokens stand, row by row."""
-        rows_IH = embeddings_NTH.flatten(0, 1).to(hidden_SBH.dtype)
+        rows_IH = embeddings_KTH.flatten(0, 1).to(hidden_SBH.dtype)
         self._check_counts(is_image_BS, len(rows_IH))
         length, batch, hidden = hidden_SBH.shape
         place_I = torch.nonzero_static(is_image_BS.flatten(), size=len(rows_IH)).squeeze(1)

@@ -107,6 +107,8 @@ class _LoRAColumn(_LoRALinear):
     def forward(self, input_SBH: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the layer's output with the adapters' added, [S, B, outputs of this rank], and its bias."""
         output, bias = super().forward(input_SBH)  # type: ignore[misc]
+        if not self.adapters:  # they are part of the weight: `merge_adapters`
+            return output, bias
         dropped = self._dropped(input_SBH, parallel_input=False)
         low = F.linear(dropped, torch.cat([adapter.a for adapter in self.adapters.values()]))  # type: ignore[misc]
         if self.lora_sequence_parallel:
@@ -145,6 +147,8 @@ class _LoRARow(_LoRALinear):
     def forward(self, input_SBH: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the layer's output with the adapter's added, [S, B, outputs], and its bias."""
         output, bias = super().forward(input_SBH)  # type: ignore[misc]
+        if not self.adapters:  # they are part of the weight: `merge_adapters`
+            return output, bias
         (adapter,) = self.adapters.values()
         low = F.linear(self._dropped(input_SBH, parallel_input=True), adapter.a)  # type: ignore[arg-type]
         if self.lora_sequence_parallel:

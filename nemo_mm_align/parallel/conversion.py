@@ -6,20 +6,20 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
-from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.lock import owned_output
 from nemo_mm_align.core.packages import installed_versions
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig, VisionConfig
 from nemo_mm_align.model.huggingface_compose import compose_llava
-from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
+from nemo_mm_align.model.huggingface_export import Companions
 from nemo_mm_align.model.huggingface_names import HEAD
 from nemo_mm_align.model.huggingface_origin import Origin, travelling_files
-from nemo_mm_align.model.huggingface_peft import export_peft
 from nemo_mm_align.model.serving_names import name_warning
 from nemo_mm_align.model.transformer_configs import language_config
 from nemo_mm_align.parallel import checkpoint, runtime
 from nemo_mm_align.parallel.conversion_checks import check_conversion, layout_of, place_of
+from nemo_mm_align.parallel.conversion_export import Export, export_as_asked
 from nemo_mm_align.parallel.conversion_settings import ConvertSettings
+from nemo_mm_align.parallel.model_card import Card
 from nemo_mm_align.parallel.source import ModelSource, build_from, open_source
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def import_folder(config: ConvertSettings) -> Path:
 
 
 def export_folder(config: ConvertSettings) -> Path:
-    """Checkpoint (or Hugging Face folder) -> Hugging Face folder ``out``, or with ``adapters=apart`` a PEFT folder."""
+    """Checkpoint (or Hugging Face folder) -> folder ``out``; `Export` says of which kind."""
     source, parallel, out = open_source(config.source), layout_of(config), config.out
     template, schema = source.template(config.chosen_template), source.schema(config.chosen_schema)
     encoder = source.encoder(template, schema)
@@ -81,18 +81,14 @@ def export_folder(config: ConvertSettings) -> Path:
     engine = EngineConfig(precision=source.metadata.precision if source.metadata else _precision(config, source.folder))
     runtime.initialize(parallel, seed=engine.seed)
     model = build_from(source, parallel, engine, base=config.base, head=source.head)
-    generation = {"eos_token_id": encoder.stop_id, "pad_token_id": encoder.pad_id}
     if source.head is None:
         text = template.jinja(schema, encoder.bos_text)
     else:  # attributes are what it tells, not what it is asked for
         text = template.jinja(None, encoder.bos_text, ends_with_answer=True)
     told = schema if source.head is not None else source.asking
-    companions = Companions(text, source.image_processor().to_hf(), generation, told)
-    if config.adapters == "apart":
-        export_peft(model, out, _peft_base(source, config.base), origin, config.dtype, companions)
-    else:
-        shard = int(config.max_shard_gb * 1e9)
-        export_huggingface(model, out, origin, config.dtype, companions, shard)
+    generation = {"eos_token_id": encoder.stop_id, "pad_token_id": encoder.pad_id}
+    companions = Companions(text, source.image_processor().to_hf(), generation, config.generation, schema=told)
+    export_as_asked(Export(model, source, config, origin, companions, Card(source, config, template, source.asking)))
     return out
 
 
@@ -120,13 +116,3 @@ def _origin(source: ModelSource) -> Origin:
         return Origin.of_folder(source.tokenizer_folder)
     dtype = language_config(source.config, ParallelConfig(), EngineConfig(source.metadata.precision)).params_dtype
     return Origin.of_config(source.config, dtype, travelling_files(source.tokenizer_folder))
-
-
-def _peft_base(source: ModelSource, base: str | None) -> str:
-    path = base or (source.metadata.base_path if source.metadata else "")
-    if checkpoint.latest_checkpoint(path) is not None:
-        raise UserError(
-            f"{path}: the adapters' base is a checkpoint, which PEFT cannot open. Export the base, then give its "
-            "folder as base=FOLDER; or export with adapters=merged."
-        )
-    return path

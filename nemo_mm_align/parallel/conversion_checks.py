@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from nemo_mm_align.core.processes import this_process
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel.checkpoint_folder import step_folder
 from nemo_mm_align.parallel.conversion_settings import ConvertSettings
+from nemo_mm_align.parallel.model_card_results import read_figures
 from nemo_mm_align.parallel.source import open_source
+
+logger = logging.getLogger(__name__)
 
 
 def check_early(values: Mapping[str, Any]) -> ConvertSettings:
@@ -27,6 +31,8 @@ def check_early(values: Mapping[str, Any]) -> ConvertSettings:
     check_conversion(config)
     out = place_of(config)
     if this_process().rank == 0:
+        for said in config.generation.warnings():
+            logger.warning("%s", said)
         lock.reserve(lock.lock_of(out), out, "give another out")
     return config
 
@@ -58,10 +64,12 @@ def _check_source(config: ConvertSettings) -> None:
         raise UserError(
             f"source={config.source}: is a checkpoint already; direction=export makes a Hugging Face folder."
         )
-    if exports and config.adapters == "apart":
+    if exports and config.adapters != "merged":
         source.refuse_head("a folder of PEFT has no place for that, adapters=merged has")
-    if exports and config.adapters == "apart" and source.lora is None:
-        raise UserError(f"source={config.source}: has no adapters; adapters=merged exports the whole model.")
+        if source.lora is None:
+            raise UserError(f"source={config.source}: has no adapters; adapters=merged exports the whole model.")
+    if config.results is not None:
+        read_figures(config.results)
     source.template(config.chosen_template)
     source.schema(config.chosen_schema)
     source.config.check(layout_of(config))

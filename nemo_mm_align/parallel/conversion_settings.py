@@ -7,9 +7,26 @@ from typing import Any, Literal
 
 from nemo_mm_align.core.configuration import Count, Positive, Seed, StrictModel, read
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
+from nemo_mm_align.model.generation_defaults import GenerationDefaults
 from nemo_mm_align.model.settings import layout_of
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import ChatTemplate
+
+
+class CardSettings(StrictModel):
+    """What a model card says that no checkpoint knows; None and [] are written as not recorded.
+
+    Args:
+        base_model: hub name of the model that training began with.
+        license: of the base, which the export carries on, in the hub's words.
+        data: names of what was trained on.
+        judge: who rated it.
+    """
+
+    base_model: str | None = None
+    license: str | None = None
+    data: tuple[str, ...] = ()
+    judge: str | None = None
 
 
 class ConvertSettings(StrictModel):
@@ -24,9 +41,12 @@ class ConvertSettings(StrictModel):
     out: Path
     vision: str | None = None
     base: str | None = None
-    adapters: Literal["merged", "apart"] = "merged"
+    adapters: Literal["merged", "apart", "served"] = "merged"
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     max_shard_gb: Positive = 5
+    generation: GenerationDefaults = GenerationDefaults()
+    card: CardSettings = CardSettings()
+    results: Path | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: Seed = 1234
     tensor_model_parallel_size: Count = 1

@@ -144,7 +144,12 @@ def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         UserError: the file is missing, not an image, damaged, cut off, has more than `max_pixels` pixels, or grey values
             that do not say which of them is white.
     """
-    return _as_rgb(_decode(read_file(path), path, max_pixels), path)
+    return image_of_bytes(read_file(path), path, max_pixels)
+
+
+def image_of_bytes(data: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open the content of an image file as `load_image` does; `path` is its name in messages."""
+    return _as_rgb(_decode(data, path, max_pixels), path)
 
 
 def verify_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:

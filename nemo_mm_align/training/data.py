@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.datasets.collate import collate
+from nemo_mm_align.datasets.collate import ImageLoader, collate
 from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.kinds import check_kind
@@ -59,7 +59,11 @@ class BatchShape:
 
 
 class Collator:
-    """Builds batches of chosen samples; decodes images only on ranks that feed them to the tower."""
+    """Builds batches of chosen samples; decodes images only on ranks that feed them to the tower.
+
+    Args:
+        load: from where pixels come that do not lie in files; None reads and remembers files.
+    """
 
     def __init__(
         self,
@@ -68,10 +72,11 @@ class Collator:
         shape: BatchShape,
         with_images: bool,
         roles: Sequence[str] = (),
+        load: ImageLoader | None = None,
     ) -> None:
         self.encoder, self.shape, self.with_images, self.roles = encoder, shape, with_images, roles
         images = max(1, IMAGE_CACHE_BYTES // (3 * processor.image_size**2 * 4))
-        self._pixels = functools.lru_cache(images)(lambda path: processor(load_image(path)))
+        self._pixels = load or functools.lru_cache(images)(lambda path: processor(load_image(path)))
 
     def length(self, samples: Sequence[Sample]) -> int:
         """Common row length of the samples of a step."""

@@ -24,9 +24,10 @@ from nemo_mm_align.inference.rollout import Dialogue, RolledOut, roll_out
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.model.sequence_parallel import without_sequence_parallel
+from nemo_mm_align.schema.image_paths import resolve_image
 from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.schema.prompts import Encoder
-from nemo_mm_align.schema.records import Candidate, Prompt, read_records, resolve_image
+from nemo_mm_align.schema.records import Candidate, Prompt, read_records
 from nemo_mm_align.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)

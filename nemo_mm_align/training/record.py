@@ -90,6 +90,7 @@ class RunRecord:
         settings, batch = self.settings, self.settings.model.global_batch_size
         return {
             "method": settings.recipe.name,
+            "data_files": [Path(settings.data.train).name],
             "samples": len(self.samples),
             "total_steps": self.total_steps,
             "global_batch_size": batch,

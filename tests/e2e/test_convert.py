@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -109,21 +110,36 @@ def test_adapters_merged_and_apart_give_the_same_model(folder: Path, trained: Pa
     from peft import PeftModel
     from transformers import LlavaForConditionalGeneration
 
-    merged, apart = tmp_path / "merged", tmp_path / "apart"
-    arguments = ["direction=export", f"source={trained}", "tensor_model_parallel_size=2"]
-    run_distributed(SCRIPT, 2, *arguments, f"out={merged}", "dtype=fp32")
+    merged, apart, served = tmp_path / "merged", tmp_path / "apart", tmp_path / "served"
+    arguments = ["direction=export", f"source={trained}", "tensor_model_parallel_size=2", "dtype=fp32"]
+    run_distributed(SCRIPT, 2, *arguments, f"out={merged}")
+    run_distributed(SCRIPT, 2, *arguments, f"out={served}", "adapters=served")
     done = run("direction=export", f"source={trained}", f"out={apart}", "adapters=apart")
     assert done.returncode == 0, done.stderr
+    assert "the projector was trained as well" in done.stderr + done.stdout
     batch = micro_batch(1)
+
+    def opened(place: Path, adapters: Path | None = None) -> torch.Tensor:
+        model = LlavaForConditionalGeneration.from_pretrained(place, dtype=torch.float64)
+        model = model if adapters is None else PeftModel.from_pretrained(model, adapters)
+        return model.eval()(input_ids=batch.input_ids_BS, pixel_values=batch.images_NCHW).logits
+
     with Float64(), torch.no_grad():
-        base, whole = (LlavaForConditionalGeneration.from_pretrained(f, dtype=torch.float64) for f in (folder, merged))
-        first, second = (
-            model.eval()(input_ids=batch.input_ids_BS, pixel_values=batch.images_NCHW).logits
-            for model in (PeftModel.from_pretrained(base, apart), whole)
-        )
-    # all that is left is the rounding of merged weights to the file's fp32, 6e-8 each, through four layers
-    assert (first - second).abs().max() <= 1e-5 * first.abs().max()
+        expected = opened(folder, apart)
+        # all that is left is the rounding of merged weights to the file's fp32, 6e-8 each, through four layers
+        assert (opened(merged) - expected).abs().max() <= 1e-5 * expected.abs().max()
+        # nothing was merged there: adapters and projector are the same numbers in other files
+        assert (opened(served / "base", served / "adapter") - expected).abs().max() <= 1e-12 * expected.abs().max()
+        assert (opened(folder, served / "adapter") - expected).abs().max() > 1e-3 * expected.abs().max()
     assert json.loads((apart / "adapter_config.json").read_text())["base_model_name_or_path"] == str(folder)
+    settings = json.loads((served / "adapter/adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(served / "base") and settings["modules_to_save"] is None
+    keys = load_file(served / "adapter/adapter_model.safetensors")
+    assert all(
+        re.search(r"language_model\.layers\..*\.lora_[AB]\.weight$", key) for key in keys
+    )  # vLLM takes no others
+    assert "--enable-lora --max-lora-rank 8" in (served / "adapter/README.md").read_text()
+    assert "**The projector was trained**" in (apart / "README.md").read_text()
 
 
 def test_bad_setting_ends_with_a_message(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 EXPORTS = ("whole", "apart", "merged")
 """The tiny model imported and exported again; the adapters of ``run`` by themselves; ``run`` merged into its base."""
 
+CARD = "README.md"
+"""Says in words what the other files are, versions of today included."""
+
 SHORT = 4096
 """Bytes of a file below which its text is kept."""
 
@@ -46,7 +49,7 @@ def digests(folder: Path, base: Path, model: Path | str) -> Digests:
     """
     found: Digests = {}
     known = load_file(base)
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.name != CARD):
         if path.suffix == ".safetensors":
             found |= {f"{path.name} {name}": _tensor(name, value, known) for name, value in load_file(path).items()}
         else:

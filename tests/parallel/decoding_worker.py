@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from dataclasses import replace
+import threading
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +15,7 @@ import torch
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference import prefixes
 from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.engine import AnswerStep, Engine, Ticket
 from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.led_session import LedSession
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
@@ -23,6 +27,7 @@ from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.inference.stage import DecodingStage
 from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.first_rank import share
 from nemo_mm_align.schema.records import Prompt, Turn, read_records
@@ -40,6 +45,10 @@ def tokens(generator: Generator, requests: list[Request], settings: SamplingSett
     return [[[answer.ids, answer.finish_reason] for answer in row] for row in answers]
 
 
+def embeddings(model: Llava, images: ImageBatch | None) -> torch.Tensor | None:
+    return None if images is None else model.encode_images(images.pixels_NCHW)[images.index_K]
+
+
 def cache_error(generator: Generator, requests: list[Request], steps: int = 4) -> float:
     """Largest relative difference of logits, decoded with a cache in one batch or computed afresh row by row."""
     model, drawn = generator.model, torch.Generator().manual_seed(1)
@@ -51,8 +60,7 @@ def cache_error(generator: Generator, requests: list[Request], steps: int = 4) -
     cached = DecodingStage(model, len(requests), max(lengths) + steps)
     for step in range(steps + 1):
         if step == 0:
-            pixels = (images.pixels_NCHW, images.index_K) if images else ()
-            logits = cached.prefill(ids, lengths_B - 1, rows, rows, *pixels)
+            logits = cached.prefill(ids, lengths_B - 1, rows, rows, embeddings(model, images))
         else:
             columns_B, end = lengths_B + step - 1, max(lengths) + step
             mask = (torch.arange(end) <= columns_B.unsqueeze(1))[:, None, None, :]
@@ -60,9 +68,8 @@ def cache_error(generator: Generator, requests: list[Request], steps: int = 4) -
         for row, request in enumerate(requests):
             own = torch.cat([torch.tensor(request.encoded.ids), new[row, :step]]).unsqueeze(0)
             fresh, first = DecodingStage(model, 1, own.shape[1]), torch.zeros(1, dtype=torch.int64)
-            pictures = images_of(generator, [request])
-            pixels = (pictures.pixels_NCHW, pictures.index_K) if pictures else ()
-            expected = fresh.prefill(own, torch.tensor([own.shape[1] - 1]), first, first, *pixels)
+            pictures = embeddings(model, images_of(generator, [request]))
+            expected = fresh.prefill(own, torch.tensor([own.shape[1] - 1]), first, first, pictures)
             if logits is not None:
                 finite = expected[0].isfinite()
                 difference = (logits[row] - expected[0])[finite].abs().max() / expected[0][finite].abs().max()
@@ -70,36 +77,76 @@ def cache_error(generator: Generator, requests: list[Request], steps: int = 4) -
     return worst
 
 
-def led(generator: Generator, requests: list[Request], settings: SamplingSettings) -> list:
+def led(generator: Generator, requests: list[Request], settings: SamplingSettings) -> tuple[list, list]:
     """The same answers, twice, from a session that one rank leads, in which requests join two at a time while others are at work.
 
-    Prompts are kept, so that the second time little of them is computed.
+    Prompts are kept, so that the second time little of them is computed. Some ask for log-probabilities: told beside.
     """
     length = max(len(request.encoded.ids) for request in requests) + settings.max_new_tokens
-    rows, answers, waiting = [], {}, list(requests) * 2
+    rows, answers, told, waiting = [], {}, {}, list(zip(requests, itertools.cycle([None, 0, 3]), strict=False)) * 2
     own = DecodingSession(generator.model, 4 * settings.num_samples, length, kept=len(requests))
     with LedSession(own) as session:
         if not session.leads:
             followed: list[Progress] = []
             session.follow(followed.extend)
             assert followed
-            return []
+            return [], []
         while waiting or session.busy:
             if waiting and session.room >= 2 * settings.num_samples:
                 group, waiting = waiting[:2], waiting[2:]
                 asked = [
                     DecodingRequest(
-                        item.encoded, settings, frozenset(STOP_IDS), tuple(map(str, item.encoded.image_paths))
+                        item.encoded, settings, frozenset(STOP_IDS), tuple(map(str, item.encoded.image_paths)), top
                     )
-                    for item in group
+                    for item, top in group
                 ]
-                rows += session.admit(asked, images_of(generator, group))
+                rows += session.admit(asked, images_of(generator, [item for item, _ in group]))
             for progress in session.step():
+                told.setdefault(progress.row, []).append(progress.logprobs and astuple(progress.logprobs))
                 if progress.finish_reason:
                     answers[progress.row] = session.retire(progress.row)
     assert own.reused[1] > 0.3 * own.reused[0], own.reused
+    assert own.pictures_reused[0] - own.pictures_reused[1] == 3, "each picture is encoded once"
     flat = [[answers[row].ids, answers[row].finish_reason] for row in rows]
-    return [flat[start : start + settings.num_samples] for start in range(0, len(flat), settings.num_samples)]
+    groups = [flat[start : start + settings.num_samples] for start in range(0, len(flat), settings.num_samples)]
+    return groups, [told[row] for row in rows]
+
+
+@dataclass
+class Client:
+    """Of an engine; keeps the answers to one request."""
+
+    answers: dict[int, list]
+
+    def stepped(self, ticket: Ticket, steps: Sequence[AnswerStep]) -> None:
+        self.answers |= {s.sample: [s.answer.ids, s.answer.finish_reason] for s in steps if s.answer is not None}
+
+    def failed(self, ticket: Ticket, error: BaseException) -> None:
+        raise error
+
+
+def served(generator: Generator, requests: list[Request], settings: SamplingSettings) -> list:
+    """The same answers from an engine, of which other threads ask while it works; half of what is asked is given up."""
+    length = max(len(request.encoded.ids) for request in requests) + settings.max_new_tokens
+    session = LedSession(DecodingSession(generator.model, 2 * settings.num_samples, length))
+    if not session.leads:
+        with session:
+            session.follow()
+        return []
+    engine, clients = Engine(session, waiting=2 * len(requests)), [Client({}) for _ in requests]
+
+    def ask() -> None:
+        for item, client in zip(requests, clients, strict=True):
+            asked = DecodingRequest(item.encoded, settings, frozenset(STOP_IDS))
+            engine.cancel(engine.submit(asked, images_of(generator, [item]), Client({})))
+            engine.submit(asked, images_of(generator, [item]), client)
+        engine.end()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    engine.run()
+    asking.join()
+    return [[answer for _, answer in sorted(client.answers.items())] for client in clients]
 
 
 ROLLED = replace(SAMPLED, num_samples=1)
@@ -151,6 +198,7 @@ def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
         error = torch.tensor([cache_error(generator, requests[:5])])
     runtime.broadcast_from_last_stage(error)
     small = opened.encoder, opened.image_processor, 1000
+    answers, told = led(generator, requests, SAMPLED)
     result = {
         "layout": runtime.layout(),
         "greedy": tokens(generator, requests, GREEDY),
@@ -162,7 +210,9 @@ def check(opened: OpenedModel, prompts: Path, out: Path) -> None:
                 found, SAMPLED, [None, {"verbosity": 0}], lambda path: prompts.parent / path, progress=False
             )
         ],
-        "led": led(generator, requests, SAMPLED),
+        "led": answers,
+        "told": told,
+        "served": served(generator, requests, SAMPLED),
         "rolled_out": [
             [answer.model_dump(mode="json") for answer in rolled.answers]
             for rolled in roll_out(

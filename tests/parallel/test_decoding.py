@@ -48,23 +48,33 @@ def results(files: tuple[Path, Path]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def transformers_answers(files: tuple[Path, Path]) -> list[list[int]]:
-    """Greedy answers of transformers, one prompt at a time, so that no padding is involved."""
+def reference(files: tuple[Path, Path]) -> tuple[Any, list[dict[str, Any]]]:
+    """The model of transformers, and its inputs, one prompt at a time, so that no padding is involved."""
     from transformers import LlavaForConditionalGeneration
 
     folder, path = files
     opened = open_for_inference(folder, ParallelConfig(), "fp32", TEMPLATE)
     with Float64():
         model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float64).eval()
-    answers = []
+    inputs = []
     for prompt in read_records(path, Prompt):
         ids = torch.tensor([opened.encoder.encode_prompt(prompt.turns)])
         pixels = [torch.from_numpy(opened.image_processor(load_image(path.parent / name))) for name in prompt.images]
+        inputs.append({"input_ids": ids, "pixel_values": torch.stack(pixels) if pixels else None})
+    return model, inputs
+
+
+@pytest.fixture(scope="module")
+def transformers_answers(reference: tuple[Any, list[dict[str, Any]]]) -> list[list[int]]:
+    """Greedy answers of transformers."""
+    model, inputs = reference
+    answers = []
+    for one in inputs:
+        ids = one["input_ids"]
         with Float64():
             output = model.generate(
-                input_ids=ids,
+                **one,
                 attention_mask=torch.ones_like(ids),
-                pixel_values=torch.stack(pixels) if pixels else None,
                 do_sample=False,
                 max_new_tokens=GREEDY.max_new_tokens,
                 eos_token_id=STOP_IDS,
@@ -103,6 +113,47 @@ def test_samples_depend_on_neither_layout_nor_batch(results):
 def test_a_session_that_one_rank_leads_gives_the_same_answers(results):
     for name, result in results.items():
         assert result["led"] == result["sampled"] * 2, name
+
+
+def test_an_engine_gives_the_same_answers(results):
+    for name, result in results.items():
+        assert result["served"] == result["sampled"], name
+
+
+@torch.no_grad()
+def expected_logprobs(model: Any, inputs: dict[str, Any], answer: list[int]) -> torch.Tensor:
+    """Of each token of an answer and of what may follow it, [tokens + 1, V], as transformers has it."""
+    ids = inputs["input_ids"]
+    whole = torch.cat([ids, torch.tensor([answer], dtype=torch.int64)], dim=1)
+    with Float64():
+        logits_1SV = model(**{**inputs, "input_ids": whole}).logits
+        logits_1SV[..., IMAGE_TOKEN] = float("-inf")
+        return logits_1SV[0, ids.shape[1] - 1 :].log_softmax(dim=-1)
+
+
+def test_log_probabilities_are_those_of_transformers_in_every_layout(results, reference):
+    """Of answers that were drawn at another temperature, from the likeliest tokens alone."""
+    model, inputs = reference
+    samples, compared = SAMPLED.num_samples, 0
+    answers = [answer for group in results["dp2"]["sampled"] for answer, _ in group] * 2
+    for row, answer in enumerate(answers):
+        prompt = row // samples % PROMPTS
+        asked = [None, 0, 3][prompt % 3]
+        expected_SV = None if asked is None else expected_logprobs(model, inputs[prompt], answer)
+        for name, result in results.items():
+            told = result["told"][row]
+            if asked is None:
+                assert set(told) == {None}, name
+                continue
+            assert [token for token, *_ in told][: len(answer)] == answer, name
+            assert len(told) - len(answer) == (told[-1][0] in STOP_IDS), "a stop token's is told as well"
+            for (token, logprob, top), expected_V in zip(told, expected_SV, strict=False):
+                values, likeliest = expected_V.topk(asked)
+                assert logprob == pytest.approx(float(expected_V[token]), abs=TOLERANCE), name
+                assert [place for place, _ in top] == likeliest.tolist(), name
+                assert [value for _, value in top] == pytest.approx(values.tolist(), abs=TOLERANCE), name
+                compared += 1
+    assert compared > 4 * 2 * PROMPTS * samples
 
 
 def test_dialogues_are_rolled_out_as_if_each_question_were_asked_alone(results):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_mm_align.inference import steps
+from nemo_mm_align.inference import prefixes, steps
 from nemo_mm_align.inference.decode import generate_batch
 from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.requests import EncodedPrompt
@@ -132,6 +132,31 @@ def test_a_prompt_ends_within_what_is_kept(model: Llava) -> None:
         for asked in (whole, whole, request(range(7, 30)), request([*range(7, 27), 99, 98])):
             assert ask(session, asked) == [alone(model, asked)]
         assert session.reused == (40 + 40 + 23 + 22, 39 + 22 + 20)
+
+
+def test_what_could_not_be_kept_is_not_gone_on_from(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(range(7, 47))
+    with DecodingSession(model, 1, LENGTH, kept=1) as session:
+        with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+            patch.setattr(session._stage.cache, "move", no_memory)
+            ask(session, asked)
+        (lost,) = session.lost
+        assert session.retire(lost).finish_reason == "abort" and session.lost == []
+        assert [ask(session, asked) for _ in range(2)] == [[alone(model, asked)]] * 2
+        assert session.reused == (3 * 40, 39), "of the third alone"
+
+
+def no_memory(*arguments: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_two_pictures_of_one_number_are_told_apart(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "_code", lambda picture: -1)
+    asked = [request([1, *IMAGE, 30, 31], [name]) for name in NAMES]
+    expected = [alone(model, one) for one in asked]
+    with DecodingSession(model, 3, LENGTH, kept=3) as session:
+        assert [ask(session, one)[0] for one in (*asked, *asked)] == [*expected, *expected]
+        assert session.reused[1] > 0
 
 
 @pytest.mark.parametrize("graphs", [False, True])

@@ -20,7 +20,7 @@ from nemo_mm_align.model.huggingface_compose import compose_llava
 from nemo_mm_align.model.huggingface_export import Companions, export_huggingface
 from nemo_mm_align.model.huggingface_names import canonical_name
 from nemo_mm_align.model.huggingface_origin import Origin
-from nemo_mm_align.model.huggingface_peft import export_peft, load_peft
+from nemo_mm_align.model.huggingface_peft import export_peft, load_peft, projector_is_trained
 from nemo_mm_align.model.llava import Llava, build_llava
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import ChatTemplate
@@ -189,6 +189,12 @@ def test_adapters_travel_as_a_peft_folder(folder: Path, tmp_path: Path) -> None:
     load_peft(returned, tmp_path / "adapters")
     assert torch.equal(logits(returned), logits(model))
     assert not torch.equal(logits(returned), logits(load(folder)))
+    assert projector_is_trained(model, folder) and not projector_is_trained(load(folder, LORA), folder)
+    export_huggingface(model, tmp_path / "base", Origin.of_folder(folder), merge=False)
+    export_peft(model, tmp_path / "alone", str(tmp_path / "base"), dtype="fp32", projector=False)
+    served = load(tmp_path / "base", LORA)
+    load_peft(served, tmp_path / "alone")
+    assert torch.equal(logits(served), logits(model))
     with pytest.raises(UserError, match="rank=4.*rank=8"):
         load_peft(load(folder, LoRAConfig(rank=8, alpha=8, dropout=0.0)), tmp_path / "adapters")
     with pytest.raises(UserError, match="no adapters"):

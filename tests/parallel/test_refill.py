@@ -65,7 +65,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     passes: list[int] = []
     real = Prefill.compute
 
-    def compute(self: Prefill, prompts: Prompts, slots: Sequence[int]) -> list[int]:
+    def compute(self: Prefill, prompts: Prompts, slots: Sequence[int]) -> list:
         passes.append(len(prompts.requests))
         return real(self, prompts, slots)
 

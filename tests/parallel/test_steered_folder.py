@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +81,20 @@ def test_transformers_gives_the_answers_that_are_given_here(place: tuple[Path, s
         found.append(processor.decode(ids, skip_special_tokens=True).strip())
     assert found == [text.strip() for text in answers(folder / "steered.jsonl")]
     assert found != answers(folder / "unasked.jsonl")
+
+
+def test_the_example_of_the_model_card_runs(
+    place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = place
+    (example,) = re.findall(r"```python\n(.*?)```", (folder / "out/README.md").read_text(), re.DOTALL)
+    shutil.copy(next(folder.rglob("*.png")), folder / "picture.png")
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(example.replace("max_new_tokens=256", "max_new_tokens=8"), names)
+    assert "<image>\nWhat is it?\nWanted, from 0 to 4: Complexity:2,Verbosity:0" in names["text"]
+    said = names["processor"].decode(names["ids"], skip_special_tokens=True)
+    assert said.strip() and capsys.readouterr().out == f"{said}\n"
 
 
 def test_the_folder_is_asked_by_its_own_line_without_being_told(place: tuple[Path, str]) -> None:

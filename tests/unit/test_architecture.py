@@ -22,6 +22,7 @@ LAYERS = (
     {"recipes"},
     {"capacity", "workflow"},
     {"labeling", "training", "inference", "evaluation", "miniature", "launch", "preflight"},
+    {"serving"},
     {"benchmarks", "verify"},
 )
 """From low to high. Above all stands the package's own folder: what starts it, and names for code around it."""
@@ -67,6 +68,7 @@ def test_recipes_are_named_by_themselves_alone():
         "datasets/build_settings.py",
         "benchmarks/recipes.py",
         *("labeling/judges/model_head.py", "evaluation/results.py"),  # a judge and a key of that name
+        "serving/rating_routes.py",  # a kind of model
         *(  # repositories, folders and files of others are called like recipes
             f"datasets/prepare/{name}.py"
             for name in ("helpsteer", "helpsteer2_preference", "mllm_answers", "mllm_dpo", "questions", "steerlm_json")

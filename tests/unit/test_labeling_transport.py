@@ -171,7 +171,9 @@ def drip(server_over: list[HostileServer], data: bytes) -> Behaviour:
     return behaviour
 
 
-@pytest.mark.parametrize("begun", [b"", head(Content_Length="3000")], ids=["head", "body"])
+@pytest.mark.parametrize(
+    "begun", [b"", head(Content_Length="3000"), head(Connection="close")], ids=["head", "body", "body until the end"]
+)
 def test_time_counts_for_the_whole_call_not_from_byte_to_byte(
     begun: bytes, make: Callable, asked: JudgeRequest
 ) -> None:

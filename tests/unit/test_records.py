@@ -4,6 +4,7 @@ import json
 import pytest
 
 from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.schema.image_paths import resolve_image
 from nemo_mm_align.schema.records import (
     CandidateSet,
     Prompt,
@@ -12,7 +13,6 @@ from nemo_mm_align.schema.records import (
     Turn,
     parse_line,
     read_records,
-    resolve_image,
     write_records,
 )
 

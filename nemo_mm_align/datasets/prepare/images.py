@@ -12,7 +12,7 @@ from nemo_mm_align.datasets.image_store import is_data_url, store_data_url
 from nemo_mm_align.datasets.prepare.settings import PrepareSettings
 from nemo_mm_align.datasets.prepare.spool import Entry, Spool, images_of
 from nemo_mm_align.datasets.relocate import path_below
-from nemo_mm_align.schema.records import resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
 
 SHOWN = 3
 

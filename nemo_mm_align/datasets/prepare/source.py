@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal, get_args
 from nemo_mm_align.core.construction import check_has, construct
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
-from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, NO_PATH
+from nemo_mm_align.schema.image_paths import NO_PATH
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER
 
 Product = Literal["prompts", "annotations", "examples"]
 PROMPTS, ANNOTATIONS, EXAMPLES = get_args(Product)

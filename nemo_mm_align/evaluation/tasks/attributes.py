@@ -12,7 +12,8 @@ from nemo_mm_align.evaluation.tasks.rated import BY_SOURCE, CORRECT, JUDGED, WOR
 from nemo_mm_align.evaluation.tasks.scored import scored_answer
 from nemo_mm_align.evaluation.tasks.task import Answered
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Prompt, read_records, resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
+from nemo_mm_align.schema.records import Prompt, read_records
 
 SOURCES = ("source", "dataset")
 """Keys of a prompt's metadata that say where it comes from."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.evaluation.sources import source_rows
-from nemo_mm_align.schema.records import resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from nemo_mm_align.labeling.quality.comparison import Comparison
 from nemo_mm_align.reporting.agreement import MEASURES, Estimate, PairwiseAccuracy
 from nemo_mm_align.reporting.images import image_uri
 from nemo_mm_align.reporting.tables import Cell, Fact, cells, fact_lists, flat, measured, named_values, number
-from nemo_mm_align.schema.records import Annotation, resolve_image
+from nemo_mm_align.schema.image_paths import resolve_image
+from nemo_mm_align.schema.records import Annotation
 
 log = logging.getLogger(__name__)
 

@@ -21,26 +21,41 @@ _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
 class Deadline:
-    """Ends the calls that are made within the block after so many seconds; `expired` then tells why they failed."""
+    """Ends the calls that are made within the block after so many seconds; `expired` then tells why they failed.
+
+    It keeps a handle of its own of the newest connection's socket: http.client closes a connection that is not kept alive as soon
+    as the head of a reply is read, and the rest of that reply is read all the same.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.expired = False
         self._lock = threading.Lock()
-        self._connection: _Ends | None = None
+        self._handle: socket.socket | None = None
         self._seconds = seconds
 
-    def watch(self, connection: _Ends) -> None:
+    def watch(self, handle: socket.socket) -> None:
         """Shut this connection down when the time is over; at once where it is over already."""
         with self._lock:
-            self._connection = connection
+            self._forget()
+            self._handle = handle.dup()
             if self.expired:
-                connection.end()
+                self._shut_down()
 
     def _expire(self) -> None:
         with self._lock:
             self.expired = True
-            if self._connection is not None:
-                self._connection.end()
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        """Whoever reads or writes meets the connection's end."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                self._handle.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
 
     def __enter__(self) -> Deadline:
         self._token = _current.set(self)
@@ -53,6 +68,8 @@ class Deadline:
     ) -> None:
         self._alarms.cancel(self._alarm)
         _current.reset(self._token)
+        with self._lock:
+            self._forget()
 
 
 class _Ends:
@@ -62,13 +79,6 @@ class _Ends:
     """
 
     _handle: socket.socket | None = None
-
-    def end(self) -> None:
-        """Shut the connection down: whoever reads or writes it meets its end."""
-        handle = self._handle
-        if handle is not None:
-            with contextlib.suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
 
     def _new_conn(self) -> socket.socket:
         made: socket.socket = super()._new_conn()  # type: ignore[misc]
@@ -90,8 +100,8 @@ class _Ends:
 
     def _watch(self) -> None:
         deadline = _current.get()
-        if deadline is not None:
-            deadline.watch(self)
+        if deadline is not None and self._handle is not None:
+            deadline.watch(self._handle)
 
 
 class _Connection(_Ends, HTTPConnection):

@@ -93,9 +93,7 @@ class OpenAICompatible(ServiceClient):
 
     def _send(self, message: Mapping[str, Any]) -> Answer:
         try:
-            response = self._session().post(
-                self._url, json=message, allow_redirects=False, auth=_Authorization(self._key)
-            )
+            response = self._session().post(self._url, json=message, allow_redirects=False, auth=Bearer(self._key))
         except Exception as error:  # of requests, urllib3 and what they are made of
             raise failure_of_exception(error) from None
         text = response.content.decode("utf-8", "replace")
@@ -112,12 +110,13 @@ class OpenAICompatible(ServiceClient):
 
 
 @dataclass(frozen=True)
-class _Authorization:
+class Bearer:
     """The key as a header. Being there, it also keeps `requests` from sending what a ``.netrc`` says of the host."""
 
     key: SecretStr | None = field(repr=False)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Put the key into the header, if there is one."""
         if self.key is not None:
             request.headers["Authorization"] = f"Bearer {self.key.get_secret_value()}"
         return request

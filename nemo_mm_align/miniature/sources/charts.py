@@ -144,6 +144,24 @@ def draw_chart(scene: Scene) -> Image.Image:
     return image
 
 
+def read_chart(image: Image.Image) -> Scene | None:
+    """Return the facts of a chart as `draw_chart` draws it, to the pixel; None for any other picture."""
+    if image.size != (SIZE, SIZE):
+        return None
+    plain = image.convert("RGB")
+    bars = [bar for slot in range(SIZE // SLOT) if (bar := _read_bar(plain, slot)) is not None]
+    scene = Scene(source="chart", bars=tuple(bars))
+    return scene if bars and draw_chart(scene).tobytes() == plain.tobytes() else None
+
+
+def _read_bar(image: Image.Image, slot: int) -> Bar | None:
+    column = [image.getpixel((round(_LEFT + slot * SLOT + _WIDTH / 2 + 1.5), y)) for y in range(_BASE - 1)]
+    colour = next((name for name, rgb in RGB.items() if rgb == column[-1]), None)
+    if colour is None:
+        return None
+    return Bar(colour=colour, value=round((_BASE - column.index(column[-1])) / _UNIT))
+
+
 def _draw_digits(image: Image.Image) -> None:
     for value, rows in _DIGITS.items():
         top = max(0, round(_BASE - value * _UNIT) - 2)

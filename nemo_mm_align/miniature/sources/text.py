@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 from nemo_mm_align.miniature.lexicon import COLOURS, OPPOSITES, SHAPES, THINGS, TIER_OF_WORD
 from nemo_mm_align.miniature.truth import Question, Scene, Split, Truth
@@ -56,6 +55,7 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
 """How each task is put into words: those of dev and heldout are used nowhere else."""
 
 _NUMBERS = tuple("123456789")
+_OPPOSITE = OPPOSITES | {right: left for left, right in OPPOSITES.items()}
 _POOL = (*THINGS, *COLOURS, *SHAPES, *_NUMBERS, *STEERING_WORDS, *TIER_OF_WORD)
 
 
@@ -67,30 +67,46 @@ def _numbers(rng: random.Random, count: int) -> list[str]:
     return rng.sample(_NUMBERS, count)
 
 
-def _with(words: list[str], answer: Callable[[list[str]], str]) -> tuple[str, str]:
-    return " ".join(words), answer(words)
+def _material(rng: random.Random, task: str) -> str:
+    """Draw what `task` is about."""
+    match task:
+        case "repeat" | "first" | "last":
+            return " ".join(_words(rng, 2, 5))
+        case "reverse":
+            return " ".join(_words(rng, 2, 4))
+        case "order":
+            return " ".join(_numbers(rng, rng.randint(2, 4)))
+        case "count":
+            return " ".join(_words(rng, 1, 6))
+        case "opposite":
+            return rng.choice(list(_OPPOSITE))
+        case "larger":
+            return " or ".join(_numbers(rng, 2))
+        case _:
+            raise AssertionError(task)
 
 
-def _pose(rng: random.Random, task: str) -> tuple[str, str]:
-    """Draw the material of `task` and its answer."""
+def solve(task: str, material: str) -> str | None:
+    """Return the words that are the right answer to a task; None where the task cannot be done with that material."""
+    words = material.split()
     match task:
         case "repeat":
-            return _with(_words(rng, 2, 5), " ".join)
+            return " ".join(words)
         case "reverse":
-            return _with(_words(rng, 2, 4), lambda words: " ".join(reversed(words)))
+            return " ".join(reversed(words))
         case "order":
-            return _with(_numbers(rng, rng.randint(2, 4)), lambda words: " ".join(sorted(words)))
+            return " ".join(sorted(words)) if set(words) <= set(_NUMBERS) else None
         case "first":
-            return _with(_words(rng, 2, 5), lambda words: words[0])
+            return words[0]
         case "last":
-            return _with(_words(rng, 2, 5), lambda words: words[-1])
+            return words[-1]
         case "count":
-            return _with(_words(rng, 1, 6), lambda words: str(len(words)))
+            return str(len(words))
         case "opposite":
-            return rng.choice([*OPPOSITES.items(), *((right, left) for left, right in OPPOSITES.items())])
+            return _OPPOSITE.get(material)
         case "larger":
-            first, second = _numbers(rng, 2)
-            return f"{first} or {second}", max(first, second)
+            pair = material.split(" or ")
+            return max(pair) if len(pair) == 2 and set(pair) <= set(_NUMBERS) else None
         case _:
             raise AssertionError(task)
 
@@ -98,7 +114,9 @@ def _pose(rng: random.Random, task: str) -> tuple[str, str]:
 def text_question(rng: random.Random, split: Split) -> tuple[str, Truth]:
     """Draw one instruction in a wording of `split`: (instruction, truth)."""
     task = rng.choice(sorted(WORDINGS))
-    material, expected = _pose(rng, task)
+    material = _material(rng, task)
+    expected = solve(task, material)
+    assert expected is not None
     wording = rng.choice(WORDINGS[task]["train" if split == "base" else split])
     question = Question(kind="text", task=task)
     return wording.format(x=material), Truth(

@@ -1,0 +1,60 @@
+"""The decoder's layers without gradients: the modules of each, one after the other, and nothing between them.
+
+megatron-core's block asks in every layer about recomputation, offloading, packed rows and its own inference, and takes cosine
+and sine of the same angles twice in each. With small models, or one row at a time, that takes longer than the products do. The
+operations that count are the block's own, in its order: not one bit of what comes out differs.
+
+Shapes: S positions, B rows, H hidden, G key/value heads of this rank, Q query heads that share one of these, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of every position, [S, B, 1, 1, D]; the first half of the sine has its sign changed."""
+
+
+def rotation_of(positions_BS: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype) -> Rotation:
+    """Return the rotary embedding of positions, computed in fp32 and rounded to `dtype`.
+
+    Args:
+        positions_BS: rotary position of every token.
+        inverse_frequencies: radians per position, fp32 [D / 2].
+    """
+    angles = positions_BS.t()[..., None, None, None].float() * inverse_frequencies
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
+
+
+def run_layer(layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rotation) -> Tensor:
+    """Return what a megatron-core `TransformerLayer` of `layer_specs.decoder_layer` makes of hidden states, [S, B, H].
+
+    Args:
+        layer: the layer.
+        hidden_SBH: this rank's share of the sequence with sequence parallelism.
+        mask: see `CoreAttention`.
+        rotation: of the whole sequence.
+    """
+    attention, mlp = layer.self_attention, layer.mlp
+    joined, _ = attention.linear_qkv(layer.input_layernorm(hidden_SBH))
+    query, key, value = _rotated_heads(joined, attention.num_query_groups_per_partition, rotation)
+    projected, _ = attention.linear_proj(attention.core_attention(query, key, value, mask))
+    hidden_SBH = projected.add_(hidden_SBH)
+    gate, up = mlp.linear_fc1(layer.pre_mlp_layernorm(hidden_SBH))[0].chunk(2, dim=-1)
+    output, _ = mlp.linear_fc2(mlp.activation_func(gate).mul_(up))
+    result: Tensor = output.add_(hidden_SBH)
+    return result
+
+
+def _rotated_heads(joined: Tensor, groups: int, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    """Split megatron-core's fused order into queries [S, B, G * Q, D], keys and values [S, B, G, D], the former two rotated."""
+    cos, sin = rotation
+    width = cos.shape[-1]
+    heads = joined.unflatten(-1, (groups, -1, width))  # of each group its queries, its key, its value
+    turned = heads[..., :-1, :]
+    turned = (turned * cos).add_(turned.roll(width // 2, dims=-1).mul_(sin))
+    return turned[..., :-1, :].flatten(2, 3), turned[..., -1, :], heads[..., -1, :]

@@ -1,0 +1,204 @@
+"""The answers of one chat request on their way from the engine's thread to the event loop's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import torch
+
+from nemo_mm_align.inference.engine import AnswerStep, Ending, Engine, QueueFull, Ticket
+from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
+from nemo_mm_align.serving.chat_request import AskedChat
+from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.metrics import ServerMetrics
+from nemo_mm_align.serving.streamed_text import StreamedText
+
+
+@dataclass
+class GrowingAnswer:
+    """One answer so far.
+
+    Args:
+        choices: indices of the choices that it becomes.
+        attributes: that it is asked for; None: nothing.
+        text: what of it is fit to be sent.
+        logprobs: of its tokens, where they were asked for.
+        ended: all of it.
+    """
+
+    choices: range
+    attributes: dict[str, float] | None
+    text: StreamedText
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    ended: GeneratedAnswer | None = None
+    last_token: float | None = None
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What has come of an answer.
+
+    Args:
+        answer: as it stands now.
+        text: that is new; may be none.
+    """
+
+    answer: GrowingAnswer
+    text: str
+
+
+@dataclass(frozen=True)
+class _News:
+    ticket: Ticket
+    steps: Sequence[AnswerStep]
+    at: float
+
+
+class ChatAnswers:
+    """Listens to the tickets of one request; all but `stepped` and `failed` belong to the event loop.
+
+    Args:
+        engine: that answers.
+        asked: the request.
+        decode: token ids to text as it stands, not stripped.
+        metrics: that count it.
+        arrived: when the request came, seconds of `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        asked: AskedChat,
+        decode: Callable[[Sequence[int]], str],
+        metrics: ServerMetrics,
+        arrived: float,
+    ) -> None:
+        self._engine, self._asked, self._decode, self._metrics = engine, asked, decode, metrics
+        self._arrived, self._loop = arrived, asyncio.get_running_loop()
+        self._news: asyncio.Queue[_News | BaseException] = asyncio.Queue()
+        self._tickets: dict[Ticket, list[GrowingAnswer]] = {}
+        self._first_token = True
+
+    @property
+    def all(self) -> list[GrowingAnswer]:
+        """Every answer, in the order of their choices."""
+        return [answer for answers in self._tickets.values() for answer in answers]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts: one, or that of each assignment of a sweep."""
+        return sum(len(request.prompt.ids) for request in self._asked.requests)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Of all answers that have ended, each as often as it is told."""
+        return sum(len(answer.ended.ids) * len(answer.choices) for answer in self.all if answer.ended)
+
+    def submit(self) -> None:
+        """Hand the request to the engine, wholly or not at all.
+
+        Raises:
+            ApiError: the queue is full, the server is about to end, or it will never fit.
+        """
+        try:
+            for place, request in enumerate(self._asked.requests):
+                ticket = self._engine.submit(request, self._asked.images, self)
+                self._tickets[ticket] = [self._answer(place, sample) for sample in range(ticket.answers)]
+        except (QueueFull, Ending, ValueError) as error:
+            self.cancel()
+            raise api_error(error) from None
+        self._metrics.taken_in(self.prompt_tokens)
+
+    def _answer(self, place: int, sample: int) -> GrowingAnswer:
+        stop = self._asked.requests[place].sampling.stop
+        text = StreamedText(self._decode, stop)
+        return GrowingAnswer(self._asked.choices(place, sample), self._asked.attributes[place], text)
+
+    def stepped(self, ticket: Ticket, steps: Sequence[AnswerStep]) -> None:
+        """See `Listener`."""
+        self._tell(_News(ticket, steps, time.monotonic()))
+
+    def failed(self, ticket: Ticket, error: BaseException) -> None:
+        """See `Listener`."""
+        self._tell(error)
+
+    def _tell(self, news: _News | BaseException) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
+
+    async def growth(self, quiet: float | None = None) -> AsyncIterator[list[Growth]]:
+        """Yield what has come, as it comes, until all answers have ended.
+
+        Args:
+            quiet: seconds without anything after which an empty list is yielded.
+
+        Raises:
+            ApiError: nothing more will come.
+        """
+        unfinished = len(self.all)
+        while unfinished:
+            news = await self._wait(quiet)
+            if isinstance(news, BaseException):
+                raise api_error(news)
+            steps = news.steps if news else []
+            unfinished -= sum(step.answer is not None for step in steps)
+            yield [self._grow(news, step) for step in steps if news]
+        self._metrics.ended(time.monotonic() - self._arrived)
+
+    async def _wait(self, quiet: float | None) -> _News | BaseException | None:
+        try:
+            async with asyncio.timeout(quiet):
+                return await self._news.get()
+        except TimeoutError:
+            return None
+
+    def _grow(self, news: _News, step: AnswerStep) -> Growth:
+        answer = self._tickets[news.ticket][step.sample]
+        self._count(answer, news, step)
+        if step.logprobs is not None and step.token is not None:  # a stop token is no part of what is told
+            answer.logprobs.append(step.logprobs)
+        if step.answer is None:
+            return Growth(answer, "" if step.token is None else answer.text.add(step.token))
+        answer.ended = step.answer
+        self._metrics.answered(step.answer.finish_reason, len(step.answer.ids))
+        return Growth(answer, answer.text.end(whole_text(step.answer, self._decode)))
+
+    def _count(self, answer: GrowingAnswer, news: _News, step: AnswerStep) -> None:
+        if self._first_token:
+            self._first_token = False
+            self._metrics.first_token(news.at - self._arrived)
+            self._metrics.admitted((news.ticket.admitted or news.at) - news.ticket.submitted)
+        elif answer.last_token is not None and step.token is not None:
+            self._metrics.next_token(news.at - answer.last_token)
+        answer.last_token = news.at
+
+    def cancel(self) -> None:
+        """Give up what has not ended; its rows are free for others."""
+        for ticket, answers in self._tickets.items():
+            if any(answer.ended is None for answer in answers):
+                self._engine.cancel(ticket)
+                for answer in answers:
+                    if answer.ended is None:
+                        self._metrics.answered("abort", 0)
+
+
+def whole_text(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) -> str:
+    """Return what an answer says, as `sample` and `generate` write it."""
+    return (decode(answer.ids) if answer.text is None else answer.text).strip()
+
+
+def api_error(error: BaseException) -> ApiError:
+    """Return what a client is told of an error of the engine."""
+    if isinstance(error, QueueFull):
+        return ApiError(429, f"{error}; try again later", code="queue_full")
+    if isinstance(error, Ending):
+        return ApiError(503, "the server is about to end and takes no more requests", code="draining")
+    if isinstance(error, ValueError):
+        return ApiError(400, str(error))
+    if isinstance(error, torch.OutOfMemoryError):
+        return ApiError(503, "there was no memory for this prompt beside the others; try again", code="out_of_memory")
+    return ApiError(500, "the engine has failed and the server ends; its log says why", code="engine_failed")

@@ -1,0 +1,52 @@
+"""``POST /v1/scores``: a conversation that ends with an answer in, numbers by attribute out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from nemo_mm_align.serving.bodies import read_body, read_object
+from nemo_mm_align.serving.messages import read_messages
+from nemo_mm_align.serving.pictures import PictureStore
+from nemo_mm_align.serving.scoring import Scorer, Scores
+from nemo_mm_align.serving.settings import HttpLimits
+
+
+@dataclass(frozen=True)
+class ScoreRoute:
+    """Asks a scorer; what it raises is `ApiError` or `ClientGone`, which the application answers.
+
+    Args:
+        scorer: who tells scores.
+        pictures: the chat model's, whose limits hold.
+        limits: of bytes and time of a body; the scorer has a time of its own.
+        readers: threads that ask; each waits for the scorer meanwhile, so that they had better not be those that read chats.
+    """
+
+    scorer: Scorer
+    pictures: PictureStore
+    limits: HttpLimits
+    readers: Executor
+
+    def router(self) -> APIRouter:
+        """Return the route."""
+        router = APIRouter()
+
+        @router.post("/v1/scores")
+        async def scores(request: Request) -> Response:
+            body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
+            asking = asyncio.get_running_loop().run_in_executor(self.readers, lambda: self._scores(read_object(body)))
+            return JSONResponse({"scores": await asking})
+
+        return router
+
+    def _scores(self, body: Mapping[str, Any]) -> Scores:
+        messages = body.get("messages")
+        return self.scorer.scores(messages, read_messages(messages, "assistant"), self.pictures)
