@@ -17,6 +17,7 @@ def markdown(results: dict[str, Any]) -> str:
         "reference": reference,
         "import": conversion,
         "decoding": decoding,
+        "sampling": sampling,
         "labeling": labeling,
         "gpu": str.rstrip,
     }
@@ -160,6 +161,22 @@ def decoding(results: list[dict[str, Any]]) -> str:
     ]
     head = ("", "transformers, tokens/s", "ours, tokens/s", "ours against transformers", "load")
     return "**Greedy decoding, prompt included** (same tokens)\n\n" + markdown_table(head, rows)
+
+
+def sampling(results: list[dict[str, Any]]) -> str:
+    """Fixed batches against refilled rows."""
+    rows = [
+        (
+            f"{found['model']}, {found['answers']} answers, median {found['median_length']:g} tokens, longest "
+            f"{found['longest']}",
+            *(f"{found['tokens_per_second'][way]:,.0f}" for way in ("fixed batches", "refilled")),
+            f"{found['speedup']:.2f}x",
+            found["load_after"],
+        )
+        for found in results
+    ]
+    head = ("", "fixed batches, tokens/s", "refilled, tokens/s", "refilled against fixed", "load")
+    return "**Sampling, prompts included** (same tokens, 1 thread)\n\n" + markdown_table(head, rows)
 
 
 def labeling(results: dict[str, Any]) -> str:

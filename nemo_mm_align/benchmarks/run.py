@@ -100,6 +100,15 @@ class Benchmark:
             for threads in self.size.threads
         ]
 
+    def sampling(self) -> list[dict[str, Any]]:
+        """Rows refilled as they end against fixed batches, of one thread."""
+        results = []
+        for model in self.size.sampling.models:
+            with tempfile.TemporaryDirectory(dir=self.scratch) as pictures:
+                work = {"sampling": self.size.sampling.model_dump(), "template": self.template, "scratch": pictures}
+                results.append({"model": model, **self._measured("sampling", {**self.settings(model), **work}, 1)})
+        return results
+
     def conversion(self) -> list[dict[str, Any]]:
         """Import and export of a random bf16 folder, by way of a checkpoint and without, in one process and under TP2."""
         folder = self.scratch / "import"
@@ -140,6 +149,7 @@ def run_benchmark(config: BenchmarkSettings) -> str:
             "reference": benchmark.reference,
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
+            "sampling": benchmark.sampling,
             "labeling": benchmark.labeling,
             "gpu": lambda: run_gpu(config.gpu, " ".join(["python", *sys.argv])),
         }

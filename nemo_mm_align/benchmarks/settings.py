@@ -11,7 +11,7 @@ from nemo_mm_align.benchmarks.gpu.options import Options
 from nemo_mm_align.core.configuration import Count, Natural, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
-Part = Literal["training", "layouts", "reference", "import", "decoding", "labeling", "gpu"]
+Part = Literal["training", "layouts", "reference", "import", "decoding", "sampling", "labeling", "gpu"]
 
 
 class ModelSize(StrictModel):
@@ -23,6 +23,19 @@ class ModelSize(StrictModel):
     prompt_words: Natural
     answer_words: tuple[Count, Count]
     rounds: Count | None = None
+
+
+class SamplingSize(StrictModel):
+    """How much is answered with rows refilled and in fixed batches; the comments of conf/size/full.yaml say what each means."""
+
+    models: list[str]
+    rounds: Count
+    prompts: Count
+    samples: Count
+    most: Count
+    slots: Count
+    top_k: Natural
+    stop_share: Annotated[float, Field(gt=0, lt=1)]
 
 
 class LabelingSize(StrictModel):
@@ -50,6 +63,7 @@ class BenchmarkSize(StrictModel):
     layout_steps: Count
     new_tokens: Count
     decoding_batches: list[Count]
+    sampling: SamplingSize
     models: dict[str, ModelSize]
     imported: Annotated[LlavaConfig, Field(alias="import")]
     labeling: LabelingSize

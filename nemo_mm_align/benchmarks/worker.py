@@ -27,6 +27,10 @@ def measurement(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         from nemo_mm_align.benchmarks import decoding
 
         return decoding.measure
+    if name == "sampling":
+        from nemo_mm_align.benchmarks import refilling
+
+        return refilling.measure
     if name == "layout":
         from nemo_mm_align.benchmarks import layouts
 

@@ -94,3 +94,14 @@ def batch_seconds(config: LlavaConfig, gpu: GPU, layout: ParallelConfig, asked: 
     context = asked.prompt + asked.answer / 2
     prompts = forward_seconds(config, gpu, layout, asked.prompts_work)
     return prompts + asked.steps * token_seconds(config, gpu, layout, busy, context)
+
+
+def refilled_seconds(config: LlavaConfig, gpu: GPU, layout: ParallelConfig, asked: Answering, answers: float) -> float:
+    """Seconds of so many answers of a replica, `asked.rows` at a time: rows are refilled as they end, but for the last batch.
+
+    Where prompts are computed, nothing is decoded meanwhile.
+    """
+    refills = max(0.0, answers / asked.rows - 1)
+    prompts = forward_seconds(config, gpu, layout, asked.prompts_work)
+    token = token_seconds(config, gpu, layout, asked.rows, asked.prompt + asked.answer / 2)
+    return refills * (prompts + asked.answer * token) + batch_seconds(config, gpu, layout, asked)

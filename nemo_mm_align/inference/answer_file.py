@@ -1,4 +1,4 @@
-"""The file of answers: appended batch by batch, resumed after a kill, put into prompt order at the end.
+"""The file of answers: appended as answers end, resumed after a kill, put into prompt order at the end.
 
 Beside ``candidates.jsonl`` stand ``candidates.settings.json``: what all answers depend on, and
 ``candidates.provenance.jsonl``: what each of them was made from. A run with other settings or pictures does not add to the

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.generator import Answers, Generator, candidate_set
 from nemo_mm_align.inference.own_decoding import limit_key
+from nemo_mm_align.inference.refill import Job
 from nemo_mm_align.inference.requests import Request, length_faults, length_remedy, raise_faults
-from nemo_mm_align.inference.rollout import Dialogue, RolledOut, check_dialogues, stream_dialogues
+from nemo_mm_align.inference.rollout import Dialogue, RolledOut, check_dialogues, dialogue_jobs, warn_of_faults
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.follow_ups import follow_ups_fault
 from nemo_mm_align.schema.prompts import Encoder
@@ -23,12 +25,12 @@ class Asking:
 
     Attributes:
         requests: all, in the order of the prompts.
-        groups: those that are asked one question, as places in `requests`, by their settings.
+        questions: by what settings those are answered that are asked one question, by their places in `requests`.
         dialogues: those with follow-ups, by their places.
     """
 
     requests: Sequence[Request]
-    groups: Mapping[SamplingSettings, list[int]]
+    questions: Mapping[int, SamplingSettings]
     dialogues: Mapping[int, Dialogue]
 
     def check(self, encoder: Encoder, max_positions: int, task: str | None = None) -> None:
@@ -39,8 +41,7 @@ class Asking:
         """
         too_long = {
             place: faults[0]
-            for sampling, places in self.groups.items()
-            for place in places
+            for place, sampling in self.questions.items()
             if (faults := length_faults([self.requests[place]], sampling.max_new_tokens, max_positions))
         }
         remedy = length_remedy(max_positions, self._limits(too_long, task))
@@ -62,25 +63,23 @@ class Asking:
             resolve: maps a record's image path to the file.
             done: places of the requests that are answered already.
         """
-        for sampling, places in self.groups.items():
-            ready = frozenset(number for number, place in enumerate(places) if place in done)
-            if len(ready) < len(places):
-                yield from self._answer(generator, sampling, places, ready)
-        places = list(self.dialogues)
-        ready = frozenset(number for number, place in enumerate(places) if place in done)
-        for found in stream_dialogues(generator, list(self.dialogues.values()), resolve, ready):
-            yield [self._rolled_out(places[number], rolled) for number, rolled in found.items()]
+        questions = [
+            generator.question(place, self.requests[place], sampling)
+            for place, sampling in self.questions.items()
+            if place not in done
+        ]
+        dialogues = {place: dialogue for place, dialogue in self.dialogues.items() if place not in done}
+        jobs: list[Job[Any]] = [*questions, *dialogue_jobs(generator, dialogues, resolve)]
+        for ended in generator.run(jobs):
+            warn_of_faults(found for found in ended.values() if isinstance(found, RolledOut))
+            yield [self._answered(place, found) for place, found in ended.items()]
 
-    def _answer(
-        self, generator: Generator, sampling: SamplingSettings, places: Sequence[int], done: frozenset[int]
-    ) -> Iterator[list[CandidateSet]]:
-        requests = [self.requests[place] for place in places]
-        for answers in generator.stream(requests, sampling, done):
-            yield [candidate_set(requests[number], found, sampling) for number, found in answers.items()]
-
-    def _rolled_out(self, place: int, rolled: RolledOut) -> CandidateSet:
-        answers: Answers = (Candidate.dialogue(rolled.answers),)
-        return candidate_set(self.requests[place], answers, self.dialogues[place].sampling)
+    def _answered(self, place: int, found: Answers | RolledOut) -> CandidateSet:
+        if isinstance(found, RolledOut):
+            return candidate_set(
+                self.requests[place], (Candidate.dialogue(found.answers),), self.dialogues[place].sampling
+            )
+        return candidate_set(self.requests[place], found, self.questions[place])
 
 
 def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls_out: bool = False) -> Asking:
@@ -95,7 +94,7 @@ def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls
         UserError: settings of a prompt that contradict the run's, follow-ups of a run that asks none or wants several answers
             to each prompt; the message names the prompts.
     """
-    groups: dict[SamplingSettings, list[int]] = {}
+    questions: dict[int, SamplingSettings] = {}
     dialogues: dict[int, Dialogue] = {}
     faults = []
     for place, request in enumerate(requests):
@@ -103,7 +102,7 @@ def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls
         try:
             own = sampling_of(request, sampling)
             if not prompt.follow_ups:
-                groups.setdefault(own, []).append(place)
+                questions[place] = own
             elif not rolls_out:
                 raise UserError(follow_ups_fault("sample"))
             else:
@@ -111,7 +110,7 @@ def sort_requests(requests: Sequence[Request], sampling: SamplingSettings, rolls
         except UserError as error:
             faults.append(f"prompt {prompt.id!r}: {error}")
     raise_faults(list(dict.fromkeys(faults)), "Correct or remove these prompts.")
-    return Asking(requests, groups, dialogues)
+    return Asking(requests, questions, dialogues)
 
 
 def sampling_of(request: Request, sampling: SamplingSettings) -> SamplingSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nemo_mm_align.inference.growing_text import Decode
 from nemo_mm_align.inference.prefill import ImageBatch
@@ -19,7 +19,6 @@ def generate_batch(
     images: ImageBatch | None,
     settings: SamplingSettings,
     stop_ids: Sequence[int],
-    on_ended: Callable[[int], object] = lambda answers: None,
     graphs: bool | None = None,
     decode: Decode | None = None,
 ) -> list[list[GeneratedAnswer]]:
@@ -31,17 +30,27 @@ def generate_batch(
         images: the prompts' images; read on the first stage only.
         settings: sampling settings.
         stop_ids: tokens that end an answer.
-        on_ended: called with the number of answers that ended in a step.
         graphs, decode: see `DecodingSession`.
 
     Returns:
         `settings.num_samples` answers per prompt, in the order of `prompts`. The image token is never generated.
     """
     requests = [DecodingRequest(prompt, settings, frozenset(stop_ids)) for prompt in prompts]
-    samples, length = settings.num_samples, max(request.length for request in requests)
-    with DecodingSession(model, len(requests) * samples, length, decode, graphs, image_bytes=0) as session:
+    answers, samples = answer_batch(model, requests, images, decode, graphs), settings.num_samples
+    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+
+
+def answer_batch(
+    model: Llava,
+    requests: Sequence[DecodingRequest],
+    images: ImageBatch | None,
+    decode: Decode | None = None,
+    graphs: bool | None = None,
+) -> list[GeneratedAnswer]:
+    """Likewise of requests with settings of their own; return all answers in one list."""
+    slots, length = sum(one.sampling.num_samples for one in requests), max(one.length for one in requests)
+    with DecodingSession(model, slots, length, decode, graphs, image_bytes=0) as session:
         rows = session.admit(requests, images)
         while session.busy:
-            on_ended(sum(progress.finish_reason is not None for progress in session.step()))
-        answers = [session.retire(row) for row in rows]
-    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+            session.step()
+        return [session.retire(row) for row in rows]

@@ -1,42 +1,40 @@
-"""Prompts to answers: batches by length, images loaded ahead, replicas side by side, results on the first rank.
-
-Shapes: N distinct images, K image occurrences, C channels, H height, W width.
-"""
+"""Prompts to answers: rows refilled as they end, images read ahead, replicas side by side, results on the first rank."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import numpy
 import torch
 from megatron.core import parallel_state
 from tqdm import tqdm
 
-from nemo_mm_align.inference.decode import generate_batch
+from nemo_mm_align.inference.images_ahead import ImagesAhead
 from nemo_mm_align.inference.prefill import ImageBatch
+from nemo_mm_align.inference.refill import Job, Refill, plan_groups
 from nemo_mm_align.inference.requests import (
     Assignment,
-    EncodedPrompt,
     Request,
     check_lengths,
     make_requests,
     own_ways,
-    plan_batches,
     raise_faults,
 )
-from nemo_mm_align.inference.rows import GeneratedAnswer
+from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
+from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.schema.images import ImageProcessor, load_image
+from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt
 
 Answers = tuple[Candidate, ...]
 Result = TypeVar("Result")
+
+STEPS = 32
+"""Of decoding, after which the replicas bring together what has ended: what a killed run loses at most."""
 
 
 class Generator:
@@ -46,8 +44,8 @@ class Generator:
         model: this rank's pipeline stage, built without sequence parallelism.
         encoder: tokenizer and template of the model, with the schema where attributes are asked for.
         image_processor: of the model's vision tower.
-        max_batch_tokens: see `plan_batches`.
-        graphs: see `generate_batch`.
+        max_batch_tokens: positions of the cache, see `plan_groups`.
+        graphs: see `DecodingSession`.
     """
 
     def __init__(
@@ -103,40 +101,47 @@ class Generator:
         done: frozenset[int] = frozenset(),
         progress: bool = True,
     ) -> Iterator[dict[int, Answers]]:
-        """Yield answers by index into `requests` as batches end: on rank 0 those of all replicas, elsewhere nothing.
+        """Yield answers by index into `requests` as they end, as `run` does.
 
         Args:
-            done: indices not to answer; a batch of which only some are done is computed as a whole, so that a resumed
-                run repeats the first one's numbers exactly.
+            done: indices not to answer.
         """
-        replicas, replica = runtime.data_parallel_size(), runtime.data_parallel_rank()
-        batches = plan_batches(requests, settings, self.max_batch_tokens, replicas)
-        batches = [batch for batch in batches if not done.issuperset(batch)]
-        rounds = -(-len(batches) // replicas)
-        batches += [[]] * (rounds * replicas - len(batches))
-        mine = batches[replica::replicas]
-        total = settings.num_samples * sum(map(len, batches))
-        with tqdm(total=total, desc="answers", disable=not progress or runtime.rank() != 0) as bar:
-            for batch, images in self._with_images(requests, mine):
-                before = bar.n
-                answers = self._answer([requests[index].encoded for index in batch], images, settings, bar.update)
-                gathered = gather(dict(zip(batch, answers, strict=True)))
-                bar.update(settings.num_samples * len(gathered) - (bar.n - before))
-                yield {index: answer for index, answer in gathered.items() if index not in done}
+        jobs = [self.question(place, one, settings) for place, one in enumerate(requests) if place not in done]
+        yield from self.run(jobs, progress)
 
-    def _answer(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        images: ImageBatch | None,
-        settings: SamplingSettings,
-        on_ended: Callable[[int], object],
-    ) -> list[Answers]:
-        if not prompts:
-            return []
-        generated = generate_batch(
-            self.model, prompts, images, settings, self.stop_ids, on_ended, self.graphs, self.encoder.decode_whole
-        )
-        return [tuple(self.candidate(answer) for answer in answers) for answers in generated]
+    def question(self, place: int, request: Request, sampling: SamplingSettings) -> Job[Answers]:
+        """Return a request as what `run` takes."""
+        return Question(place, DecodingRequest(request.encoded, sampling, frozenset(self.stop_ids)), self)
+
+    def run(self, jobs: Sequence[Job[Result]], progress: bool = True) -> Iterator[dict[int, Result]]:
+        """Yield what jobs have come to as they end, by their places: on rank 0 those of all replicas, elsewhere nothing.
+
+        Between two steps of this iterator every rank has made as many steps of decoding; all ranks must go through it to its end.
+
+        Args:
+            jobs: the same on all ranks.
+            progress: show a bar on the first rank.
+        """
+        answers = {job.place: job.answers for job in jobs}
+        with (
+            tqdm(total=sum(answers.values()), desc="answers", disable=not progress or runtime.rank() != 0) as bar,
+            ImagesAhead(self.image_processor, self.model.pre_process) as images,
+            Refill(self._mine(jobs), self._session, self.max_batch_tokens, images) as refill,
+        ):
+            while anywhere(refill.busy):
+                ended = gather({job.place: job.result for job in refill.advance(STEPS)})
+                bar.update(sum(answers[place] for place in ended))
+                yield ended
+
+    def _mine(self, jobs: Sequence[Job[Result]]) -> list[list[Job[Result]]]:
+        """Groups of this replica's jobs: every so-and-so-manieth of each group, none empty."""
+        replicas, replica = runtime.data_parallel_size(), runtime.data_parallel_rank()
+        lengths, rows = [job.length for job in jobs], [job.samples for job in jobs]
+        groups = plan_groups(lengths, rows, self.max_batch_tokens, replicas)
+        return [[jobs[place] for place in mine] for group in groups if (mine := group[replica::replicas])]
+
+    def _session(self, slots: int, length: int) -> DecodingSession:
+        return DecodingSession(self.model, slots, length, self.encoder.decode_whole, self.graphs)
 
     def candidate(self, answer: GeneratedAnswer) -> Candidate:
         """Return an answer that has ended as text."""
@@ -144,29 +149,33 @@ class Generator:
         assert answer.finish_reason != "abort"
         return Candidate(text=text, finish_reason=answer.finish_reason, num_tokens=len(answer.ids))
 
-    def _with_images(
-        self, requests: Sequence[Request], batches: Sequence[list[int]]
-    ) -> Iterator[tuple[list[int], ImageBatch | None]]:
-        """Load the images of the next batch while the model works on the present one."""
-
-        def load(batch: list[int]) -> ImageBatch | None:
-            return self.load([path for index in batch for path in requests[index].encoded.image_paths])
-
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            ahead = [pool.submit(load, batch) for batch in batches[:1]]
-            for place, batch in enumerate(batches):
-                images = ahead.pop().result()
-                ahead.extend(pool.submit(load, following) for following in batches[place + 1 : place + 2])
-                yield batch, images
-
     def load(self, paths: Sequence[Path]) -> ImageBatch | None:
         """Read images, each once, where this rank's stage looks at them; None elsewhere, and where there are none."""
-        if not paths or not self.model.pre_process:
-            return None
-        places = {path: place for place, path in enumerate(dict.fromkeys(paths))}
-        pixels_NCHW = numpy.stack([self.image_processor(load_image(path)) for path in places])
-        index_K = torch.tensor([places[path] for path in paths])
-        return ImageBatch(torch.from_numpy(pixels_NCHW), index_K, tuple(map(str, places)))
+        with ImagesAhead(self.image_processor, self.model.pre_process) as images:
+            return images.batch(paths)
+
+
+class Question(Job[Answers]):
+    """A question that is answered once, by as many answers as its settings ask for."""
+
+    def __init__(self, place: int, asked: DecodingRequest, generator: Generator) -> None:
+        self.place, self.samples, self.answers = place, asked.sampling.num_samples, asked.sampling.num_samples
+        self.length, self.pictures = asked.length, asked.prompt.image_paths
+        self._asked, self._generator = asked, generator
+
+    def ask(self) -> DecodingRequest:
+        """See `Job.ask`."""
+        return self._asked
+
+    def take(self, answers: Sequence[GeneratedAnswer]) -> bool:
+        """See `Job.take`."""
+        self._answers = tuple(map(self._generator.candidate, answers))
+        return False
+
+    @property
+    def result(self) -> Answers:
+        """The answers."""
+        return self._answers
 
 
 def candidate_set(request: Request, answers: Answers, settings: SamplingSettings) -> CandidateSet:
@@ -186,3 +195,10 @@ def gather(answers: dict[int, Result]) -> dict[int, Result]:
         parts = [None] * runtime.data_parallel_size()
     torch.distributed.gather_object(answers, parts, 0, group=parallel_state.get_data_parallel_group())
     return {index: answer for part in parts or [] if part for index, answer in part.items()}
+
+
+def anywhere(here: bool) -> bool:
+    """Whether something holds on any rank; all ranks call this."""
+    flag = torch.tensor(float(here), device=runtime.device())
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    return bool(flag)

@@ -53,6 +53,7 @@ class OpenedModel:
         """Build this rank's part of the model and load its weights; process groups must be up.
 
         Args:
+            max_batch_tokens, graphs: see `Generator`.
             base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
             merge_adapters: whether adapters become part of the weights; ``auto``: in fp32, where only the order of sums
                 changes. In 16 bits the sum is rounded anew, and what training computed with was not.

@@ -94,6 +94,17 @@ class Prompts:
         places = sorted({place for row, place in self.rows if row.finish_reason is None})
         return self.some(places) if places else None
 
+    @property
+    def first_rows(self) -> list[int]:
+        """For each prompt, which of `rows` is the first that answers it."""
+        places = [place for _, place in self.rows]
+        return [places.index(place) for place in range(len(self.requests))]
+
+    @property
+    def unanswered(self) -> int:
+        """How many of the prompts somebody waits for."""
+        return len({place for row, place in self.rows if row.finish_reason is None})
+
     def some(self, places: Sequence[int]) -> Prompts:
         """Some of the prompts, with the rows that answer them and have not ended."""
         new = {place: number for number, place in enumerate(places)}
@@ -149,7 +160,7 @@ class Prefill:
         """Compute all prompts, store each in the slots of its rows, and return the first token of each row.
 
         Args:
-            slots: one for each row.
+            slots: one for each row; a row that has none yet names that of another one of its prompt.
         """
         contents = prompts.contents if self.prefixes else []
         found = [

@@ -1,4 +1,4 @@
-"""What is asked of the model: prompts with the attributes asked for, tokenised, checked and put into batches."""
+"""What is asked of the model: prompts with the attributes asked for, tokenised and checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.own_decoding import LIMIT
-from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.schema.records import Prompt
@@ -148,29 +147,3 @@ def own_ways(prompts: Iterable[Prompt]) -> list[str]:
     """Return in words which prompts are to be answered in a way of their own."""
     said = [(prompt.id, [name for name in ("follow_ups", "decoding") if getattr(prompt, name)]) for prompt in prompts]
     return [f"prompt {name!r} has {' and '.join(own)} of its own." for name, own in said if own]
-
-
-def plan_batches(
-    requests: Sequence[Request], settings: SamplingSettings, max_batch_tokens: int, replicas: int
-) -> list[list[int]]:
-    """Put requests of similar length together, the longest first; return indices into `requests`.
-
-    Args:
-        requests: all requests of the run, answered ones too: the batches of a resumed run are then those of the first.
-        settings: answers per prompt and their length.
-        max_batch_tokens: bound of rows x (longest prompt + new tokens), which the KV cache grows with; a batch has at
-            least one prompt.
-        replicas: data-parallel size; no batch is so large that a replica would go without.
-    """
-    order = sorted(range(len(requests)), key=lambda index: -len(requests[index].encoded.ids))
-    share = -(-len(requests) // replicas)
-    batches: list[list[int]] = []
-    room = 0
-    for index in order:
-        if room == 0:
-            tokens = len(requests[index].encoded.ids) + settings.max_new_tokens
-            room = min(max(max_batch_tokens // (tokens * settings.num_samples), 1), share)
-            batches.append([])
-        batches[-1].append(index)
-        room -= 1
-    return batches

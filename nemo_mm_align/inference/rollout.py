@@ -1,35 +1,30 @@
 """Dialogues rolled out: a follow-up question is asked once the model has answered the one before.
 
-Each dialogue goes on as soon as its answer has ended, whatever the others are at: rows join and leave one decoding session.
+Each dialogue goes on as soon as its answer has ended, whatever the others are at (`refill`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.inference.generator import Generator, gather
+from nemo_mm_align.inference.generator import Generator
 from nemo_mm_align.inference.image_check import verify_images
 from nemo_mm_align.inference.own_decoding import LIMIT
+from nemo_mm_align.inference.refill import Job
 from nemo_mm_align.inference.requests import Assignment, EncodedPrompt, raise_faults
-from nemo_mm_align.inference.rows import DecodingRequest
+from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
-from nemo_mm_align.inference.session import DecodingSession
-from nemo_mm_align.parallel import runtime
 from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.schema.records import Candidate, Prompt, Turn
 
 logger = logging.getLogger(__name__)
 
-STEPS = 32
-"""Of decoding, after which the replicas bring together what has ended: what a killed run loses at most."""
+Resolve = Callable[[str], Path]
+"""A record's image path to the file."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +56,61 @@ class RolledOut:
     fault: str = ""
 
 
-class _Rolling:
-    """A dialogue on its way, and its place among all."""
+class _Rolling(Job[RolledOut]):
+    """A dialogue on its way."""
 
-    def __init__(self, place: int, dialogue: Dialogue) -> None:
-        self.place, self.dialogue, self.turns = place, dialogue, list(dialogue.prompt.turns)
-        self.answers: list[Candidate] = []
+    samples = 1
+
+    def __init__(self, place: int, dialogue: Dialogue, length: int, generator: Generator, resolve: Resolve) -> None:
+        self.place, self.length, self.answers = place, length, len(dialogue.follow_ups) + 1
+        self.pictures = tuple(resolve(path) for path in dialogue.prompt.images)
+        self._dialogue, self._generator = dialogue, generator
+        self._turns, self._said, self._fault = list(dialogue.prompt.turns), list[Candidate](), ""
 
     @property
-    def ended(self) -> bool:
-        return len(self.answers) > len(self.dialogue.follow_ups)
+    def result(self) -> RolledOut:
+        """What has become of the dialogue."""
+        return RolledOut(tuple(self._said), self._fault)
 
-    def add(self, answer: Candidate) -> None:
-        self.answers.append(answer)
-        if not self.ended:
-            question = self.dialogue.follow_ups[len(self.answers) - 1]
-            self.turns += [Turn(role="assistant", content=answer.text), Turn(role="user", content=question)]
+    def ask(self) -> DecodingRequest | None:
+        """Return the next question; None where it cannot be asked."""
+        try:
+            return self._request()
+        except UserError as error:
+            self._fault = str(error)
+            return None
+
+    def take(self, answers: Sequence[GeneratedAnswer]) -> bool:
+        """Take an answer; the next question follows it."""
+        self._said += map(self._generator.candidate, answers)
+        if len(self._said) == self.answers:
+            return False
+        question = self._dialogue.follow_ups[len(self._said) - 1]
+        said = Turn(role="assistant", content=self._said[-1].text)
+        self._turns += [said, Turn(role="user", content=question)]
+        return True
+
+    def _request(self) -> DecodingRequest:
+        dialogue, encoder, turn = self._dialogue, self._generator.encoder, len(self._said) + 1
+        prompt_id = dialogue.prompt.id if turn == 1 else f"{dialogue.prompt.id}\0{turn}"  # random numbers of its own
+        try:
+            ids = encoder.encode_prompt(self._turns, _complete(encoder, dialogue), may_be_empty=True)
+        except UserError as error:  # the answer's text is none that a conversation may have
+            raise UserError(f"dialogue {dialogue.prompt.id!r}, question {turn}: {error}") from None
+        prompt = EncodedPrompt(prompt_id, ids, self.pictures)
+        request = DecodingRequest(prompt, dialogue.sampling, frozenset(self._generator.stop_ids))
+        if request.length > self.length:
+            raise UserError(
+                f"dialogue {dialogue.prompt.id!r}: its answers take more tokens as text than they had as they were "
+                f"generated, and question {turn} does not fit. Lower max_new_tokens."
+            )
+        return request
 
 
 def roll_out(
     generator: Generator,
     dialogues: Sequence[Dialogue],
-    resolve: Callable[[str], Path] = Path,
+    resolve: Resolve = Path,
     progress: bool = True,
 ) -> list[RolledOut]:
     """Answer every question of every dialogue; every rank calls this with the same arguments.
@@ -103,56 +131,43 @@ def roll_out(
     Raises:
         UserError: dialogues that cannot be encoded or may not fit into the model's positions; an image that cannot be read.
     """
-    check_dialogues(dialogues, generator.encoder, generator.model.model_config.language.max_position_embeddings)
-    verify_images(resolve(path) for dialogue in dialogues for path in dialogue.prompt.images)
+    jobs = dialogue_jobs(generator, dict(enumerate(dialogues)), resolve)
+    verify_images(path for job in jobs for path in job.pictures)
     found: dict[int, RolledOut] = {}
-    for ended in stream_dialogues(generator, dialogues, resolve, progress=progress):
+    for ended in generator.run(jobs, progress):
+        warn_of_faults(ended.values())
         found.update(ended)
     return [found[place] for place in sorted(found)]
 
 
-def stream_dialogues(
-    generator: Generator,
-    dialogues: Sequence[Dialogue],
-    resolve: Callable[[str], Path] = Path,
-    done: frozenset[int] = frozenset(),
-    progress: bool = True,
-) -> Iterator[dict[int, RolledOut]]:
-    """Yield dialogues as they end, by index: on rank 0 those of all replicas, elsewhere nothing.
-
-    Between two steps of this iterator every rank has made as many steps of decoding; all ranks must go through it to its end.
+def dialogue_jobs(generator: Generator, dialogues: Mapping[int, Dialogue], resolve: Resolve) -> list[Job[RolledOut]]:
+    """Return dialogues as what `Generator.run` takes.
 
     Args:
-        generator, resolve, progress: as for `roll_out`.
-        dialogues: that `check_dialogues` has passed.
-        done: indices not to roll out.
+        generator, resolve: as for `roll_out`.
+        dialogues: by their places among all jobs.
+
+    Raises:
+        UserError: dialogues that cannot be encoded or may not fit into the model's positions.
     """
-    wanted = [place for place in range(len(dialogues)) if place not in done]
-    if not wanted:
-        return
     limit = generator.model.model_config.language.max_position_embeddings
-    length = max(check_dialogues(dialogues, generator.encoder, limit))  # of all: a resumed run repeats the first one's
-    mine = {place: dialogues[place] for place in wanted[runtime.data_parallel_rank() :: runtime.data_parallel_size()]}
-    slots = max(1, min(len(mine), generator.max_batch_tokens // length))
-    with (
-        tqdm(total=len(wanted), desc="dialogues", disable=not progress or runtime.rank() != 0) as bar,
-        DecodingSession(generator.model, slots, length, generator.encoder.decode_whole, generator.graphs) as session,
-    ):
-        rollout = _Rollout(mine, generator, session, resolve)
-        while _anywhere(rollout.busy):
-            ended = gather(rollout.advance(STEPS))
-            for rolled in ended.values():
-                if rolled.fault:
-                    logger.warning("%s", rolled.fault)
-            bar.update(len(ended))
-            yield ended
+    lengths = check_dialogues(list(dialogues.values()), generator.encoder, limit)
+    return [
+        _Rolling(place, dialogue, min(limit, length + _slack(dialogue)), generator, resolve)
+        for (place, dialogue), length in zip(dialogues.items(), lengths, strict=True)
+    ]
 
 
-def _anywhere(here: bool) -> bool:
-    """Whether something holds on any rank; all ranks call this."""
-    flag = torch.tensor(float(here), device=runtime.device())
-    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-    return bool(flag)
+def _slack(dialogue: Dialogue) -> int:
+    """Positions for earlier answers that take more tokens as text than they had as they were generated: an eighth of these."""
+    return dialogue.sampling.max_new_tokens * len(dialogue.follow_ups) // 8
+
+
+def warn_of_faults(ended: Iterable[RolledOut]) -> None:
+    """Log why dialogues have ended early."""
+    for rolled in ended:
+        if rolled.fault:
+            logger.warning("%s", rolled.fault)
 
 
 def check_dialogues(
@@ -188,73 +203,3 @@ def _complete(encoder: Encoder, dialogue: Dialogue) -> dict[str, float] | None:
     if encoder.schema is None:
         raise UserError("attributes are given, but there is no attribute schema; set attribute_schema.")
     return encoder.schema.complete(dialogue.attributes)
-
-
-class _Rollout:
-    """A replica's dialogues in its decoding session; those that go on come before those that have not begun."""
-
-    def __init__(
-        self,
-        dialogues: Mapping[int, Dialogue],
-        generator: Generator,
-        session: DecodingSession,
-        resolve: Callable[[str], Path],
-    ) -> None:
-        self._generator, self._session, self._resolve = generator, session, resolve
-        self._waiting = deque(_Rolling(place, dialogue) for place, dialogue in dialogues.items())
-        self._at_work: dict[int, _Rolling] = {}
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting) or self._session.busy
-
-    def advance(self, steps: int) -> dict[int, RolledOut]:
-        """Make so many steps of decoding, fewer where nothing is left; return what has ended."""
-        ended: dict[int, RolledOut] = {}
-        for _ in range(steps):
-            if not self.busy:
-                break
-            self._admit(ended)
-            for progress in self._session.step():
-                if progress.finish_reason is not None:
-                    self._go_on(progress.row, ended)
-        return ended
-
-    def _admit(self, ended: dict[int, RolledOut]) -> None:
-        joining, requests = list[_Rolling](), list[DecodingRequest]()
-        while self._waiting and len(joining) < self._session.room:
-            item = self._waiting.popleft()
-            try:
-                requests.append(_request(item, self._generator, self._session.length, self._resolve))
-                joining.append(item)
-            except UserError as error:
-                ended[item.place] = RolledOut(tuple(item.answers), str(error))
-        if joining:
-            images = self._generator.load([path for request in requests for path in request.prompt.image_paths])
-            self._at_work.update(zip(self._session.admit(requests, images), joining, strict=True))
-
-    def _go_on(self, row: int, ended: dict[int, RolledOut]) -> None:
-        item = self._at_work.pop(row)
-        item.add(self._generator.candidate(self._session.retire(row)))
-        if item.ended:
-            ended[item.place] = RolledOut(tuple(item.answers))
-        else:
-            self._waiting.appendleft(item)
-
-
-def _request(item: _Rolling, generator: Generator, length: int, resolve: Callable[[str], Path]) -> DecodingRequest:
-    """Return what a dialogue's next question asks of the model."""
-    dialogue, turn = item.dialogue, len(item.answers) + 1
-    prompt_id = dialogue.prompt.id if turn == 1 else f"{dialogue.prompt.id}\0{turn}"  # random numbers of its own
-    try:
-        ids = generator.encoder.encode_prompt(item.turns, _complete(generator.encoder, dialogue), may_be_empty=True)
-    except UserError as error:  # the answer's text is none that a conversation may have
-        raise UserError(f"dialogue {dialogue.prompt.id!r}, question {turn}: {error}") from None
-    prompt = EncodedPrompt(prompt_id, ids, tuple(resolve(path) for path in dialogue.prompt.images))
-    request = DecodingRequest(prompt, dialogue.sampling, frozenset(generator.stop_ids))
-    if request.length > length:
-        raise UserError(
-            f"dialogue {dialogue.prompt.id!r}: its answers take more tokens as text than they had as they were generated, and "
-            f"question {turn} does not fit. Lower max_new_tokens."
-        )
-    return request

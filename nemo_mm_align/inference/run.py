@@ -32,7 +32,7 @@ def answer_prompts(
 
     Raises:
         UserError: bad input, found before weights are loaded; `out` made with other settings.
-        SystemExit: on SIGTERM, SIGUSR1 or the stop file, after the batch in work; the same command goes on from there.
+        SystemExit: on SIGTERM, SIGUSR1 or the stop file, after some steps of decoding; the same command goes on from there.
     """
     with stopping.ending_run(stop, f"what has been answered is in {settings.out}") as request:
         check_mode(settings)

@@ -14,7 +14,7 @@ Shapes: B slots, P prompts, S sequence, R rows.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -74,6 +74,7 @@ class DecodingSession:
         self._prefill = Prefill(self._stage, self._steps, image_bytes)
         self._slots: list[Row | None] = []
         self._waiting: deque[Prompts] = deque()
+        self._queued: list[Row] = []  # with their first token; another answer to the same request lies in a slot
         self._rows: dict[int, Row] = {}
         self._count = self._unfinished = 0
         self._changed = False
@@ -99,7 +100,7 @@ class DecodingSession:
     @property
     def room(self) -> int:
         """How many more rows can be admitted now."""
-        return self.slots - self._unfinished
+        return max(0, self.slots - self._unfinished)
 
     @property
     def reused(self) -> tuple[int, int]:
@@ -122,12 +123,16 @@ class DecodingSession:
         """Whether some answer has not ended."""
         return self._unfinished > 0
 
-    def admit(self, requests: Sequence[DecodingRequest], images: ImageBatch | None = None) -> list[int]:
+    def admit(
+        self, requests: Sequence[DecodingRequest], images: ImageBatch | None = None, may_wait: bool = False
+    ) -> list[int]:
         """Take requests in; their prompts are computed together by the next step that has none before them.
 
         Args:
             requests: at least one.
             images: the prompts' images; read on the first stage only.
+            may_wait: it is enough that one answer to each request finds a slot. The others get their first token with it, and
+                go on in slots that become free, before anybody else: no prompt is computed twice.
 
         Returns:
             A number for each answer, request by request: what `step` and `retire` know it by.
@@ -140,10 +145,11 @@ class DecodingSession:
         for request in requests:
             self._check(request)
         self._check_images(requests, images)
-        if not 0 < answers <= self.slots:
-            raise ValueError(f"{answers} answers asked for at once, of {self.slots} slots")
-        if answers > self.room:
-            raise NoRoom(f"{answers} answers asked for, and room for {self.room}")
+        at_once = len(requests) if may_wait else answers
+        if not 0 < at_once <= self.slots:
+            raise ValueError(f"{at_once} answers asked for at once, of {self.slots} slots")
+        if at_once > self.room:
+            raise NoRoom(f"{at_once} answers asked for, and room for {self.room}")
         rows = []
         for prompt, request in enumerate(requests):
             for sample in range(request.sampling.num_samples):
@@ -195,7 +201,8 @@ class DecodingSession:
         if found.finish_reason is None:
             found.finish_reason = "abort"
             self._unfinished -= 1
-        self._slots = [None if other is found else other for other in self._slots]
+        self._queued = [other for other in self._queued if other is not found]
+        self._slots = [self._next_in_place_of(other) for other in self._slots]
         return found.answer()
 
     @torch.inference_mode()
@@ -205,6 +212,7 @@ class DecodingSession:
         Nothing is returned where no answer is on its way. Where prompts cannot be computed, their answers end as given up, the
         error is raised, and the others can go on.
         """
+        self._seat()
         while self._waiting:
             prompts = self._waiting.popleft().wanted
             if prompts is not None:
@@ -226,8 +234,44 @@ class DecodingSession:
         self._unfinished -= sum(one.finish_reason is not None for one in progress)
         if self._prefill.prefixes:
             self._keep_ended()
-        self._slots = [None if row is None or row.finish_reason else row for row in self._slots]
+        self._queued = [row for row in self._queued if row.finish_reason is None]
+        self._slots = [self._next_in_place_of(row) for row in self._slots]
         return progress
+
+    def _next_in_place_of(self, row: Row | None) -> Row | None:
+        """Return who lies in a slot now: once a row has ended, another answer to its request, whose prompt is there already."""
+        if row is None or row.finish_reason is None:
+            return row
+        found = next((other for other in self._queued if other.request is row.request), None)
+        if found is not None:
+            self._queued = [other for other in self._queued if other is not found]
+            self._changed = True
+        return found
+
+    def _seat(self) -> None:
+        """Give free slots to answers that wait for one, with the prompt's keys and values of another answer to their request."""
+        free = self._free()
+        seated, self._queued = self._queued[: len(free)], self._queued[len(free) :]
+        if not seated:
+            return
+        lies_in = {id(row.request): slot for slot, row in enumerate(self._slots) if row}
+        sources = [lies_in[id(row.request)] for row in seated]
+        self._prefill.copy(sources, free[: len(seated)], max(len(row.request.prompt.ids) for row in seated))
+        self._place(dict(zip(free, seated, strict=False)))
+
+    def _free(self) -> list[int]:
+        """Slots that nobody lies in and that no prompt needs which is still to be computed."""
+        free = [slot for slot, row in enumerate(self._slots) if row is None]
+        free += range(len(self._slots), self._stage.slots)
+        needed = sum(prompts.unanswered for prompts in self._waiting)
+        return free[: max(0, len(free) - needed)]
+
+    def _place(self, rows: Mapping[int, Row]) -> None:
+        """Let rows go on in these slots."""
+        self._slots += [None] * (self._steps.width(max(rows) + 1) - len(self._slots))
+        for slot, row in rows.items():
+            self._slots[slot] = row
+        self._changed = True
 
     def _keep_ended(self) -> None:
         """Keep prompts with their answers, as the next turn of a conversation begins with them; not of one of several answers."""
@@ -242,21 +286,21 @@ class DecodingSession:
 
     def _compute(self, prompts: Prompts) -> list[Progress]:
         """Compute prompts into free slots; return the first token of each answer."""
-        rows = [row for row, _ in prompts.rows]
-        free = [slot for slot, row in enumerate(self._slots) if row is None]
-        free += range(len(self._slots), self._stage.slots)
-        taken = free[: len(rows)]
+        rows, firsts, free = [row for row, _ in prompts.rows], prompts.first_rows, self._free()
+        order = sorted(
+            range(len(rows)), key=lambda place: place not in firsts
+        )  # one answer to each prompt before all others
+        taken = dict(zip(sorted(order[: len(free)]), free, strict=False))
+        slots = [taken.get(place, taken[firsts[prompt]]) for place, (_, prompt) in enumerate(prompts.rows)]
         try:
-            tokens = self._prefill.compute(prompts, taken)
+            tokens = self._prefill.compute(prompts, slots)
         except Exception:
             for row in rows:
                 row.finish_reason = "abort"
             self._unfinished -= len(rows)
             raise
-        self._slots += [None] * (self._steps.width(max(taken) + 1) - len(self._slots))
-        for slot, row in zip(taken, rows, strict=True):
-            self._slots[slot] = row
-        self._changed = True
+        self._place({slot: rows[place] for place, slot in taken.items()})
+        self._queued += [row for place, row in enumerate(rows) if place not in taken]
         return self._append([(row, *token) for row, token in zip(rows, tokens, strict=True)])
 
     def _compact(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_mm_align.capacity.decoding import Answering, batch_seconds, forward_seconds
+from nemo_mm_align.capacity.decoding import Answering, forward_seconds, refilled_seconds
 from nemo_mm_align.capacity.forward import ENOUGH_TOKENS
 from nemo_mm_align.capacity.gpus import GPU
 from nemo_mm_align.capacity.job import TrainingJob, read_job
@@ -65,16 +65,14 @@ def layout_keys() -> tuple[str, ...]:
 
 
 def answering_seconds(job: Job, config: LlavaConfig, gpu: GPU, rows: Rows, samples: int, most: int) -> float:
-    """Seconds of `sample` or `generate`: batches as they are planned, on all replicas side by side."""
+    """Seconds of `sample` or `generate`: as many rows as fit, refilled as they end, on all replicas side by side."""
     split = layout(job)
     replicas = split.data_parallel_size(job.nodes * job.processes_per_node)
     prompt = rows.positions(config)
-    room = int(job.composed.get("max_batch_tokens") // ((prompt + most) * samples))
-    prompts = min(max(room, 1), math.ceil(rows.prompts / replicas))
-    rounds = math.ceil(math.ceil(rows.prompts / prompts) / replicas)
-    return rounds * batch_seconds(
-        config, gpu, split, Answering(prompts * samples, prompt, rows.images, rows.answer, most)
-    )
+    answers = math.ceil(rows.prompts / replicas) * samples
+    slots = min(max(int(job.composed.get("max_batch_tokens") // (prompt + most)), 1), answers)
+    asked = Answering(slots, prompt, rows.images, rows.answer, most)
+    return refilled_seconds(config, gpu, split, asked, answers)
 
 
 def rating_seconds(job: Job, config: LlavaConfig, gpu: GPU, rows: Rows, candidates: float) -> float:

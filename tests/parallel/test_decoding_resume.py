@@ -132,7 +132,7 @@ def test_killed_and_resumed_the_file_equals_an_undisturbed_run(folder: Path, und
     assert set(whole.splitlines()) <= set(out.read_bytes().splitlines())
 
 
-def test_asked_to_stop_it_ends_after_the_batch_and_goes_on(
+def test_asked_to_stop_it_ends_within_some_steps_and_goes_on(
     folder: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(ATTEMPTS):
@@ -155,6 +155,19 @@ def test_asked_to_stop_it_ends_after_the_batch_and_goes_on(
     (folder / "STOP").unlink()  # it stays for the job script, which removes it at its next start
     finish(sample(folder, out.name, "max_batch_tokens=180"))
     assert out.read_bytes() == undisturbed
+
+
+def test_in_fp32_a_resumed_run_gives_the_same_tokens(finished: Path) -> None:
+    """Half of the lines are there: others share the batch than did at first."""
+    whole = finished / "sweep.jsonl"
+    half = finished / "half_sweep.jsonl"
+    lines = whole.read_bytes().splitlines(keepends=True)
+    half.write_bytes(b"".join(lines[::2]))
+    for ending in ("settings.json", "provenance.jsonl"):
+        shutil.copy(finished / f"sweep.{ending}", finished / f"half_sweep.{ending}")
+    asked = ["max_new_tokens=4", "sweep=[verbosity]", "attributes.helpfulness=3", "max_batch_tokens=150"]
+    finish(start(finished, "generate.py", "prompts=prompts.jsonl", f"out={half.name}", *asked))
+    assert half.read_bytes() == whole.read_bytes()
 
 
 def test_a_sweep_answers_every_prompt_once_per_value(finished: Path) -> None:

@@ -34,18 +34,15 @@ def request(name: str, *follow_ups: str, decoding: Decoding | None = None) -> Re
     return Request(prompt, None, EncodedPrompt(name, [1, 2]))
 
 
-def test_prompts_of_the_same_settings_are_answered_together() -> None:
+def test_each_prompt_is_answered_by_its_own_settings() -> None:
     cold, short = Decoding(temperature=0.0), Decoding(max_new_tokens=3)
     requests = [
         request("a"), request("b", decoding=cold), request("c", "more?", decoding=short), request("d", decoding=Decoding()),
         request("e", decoding=short), request("f", decoding=cold),
     ]  # fmt: skip
     asking = sort_requests(requests, RUN, rolls_out=True)
-    assert asking.groups == {
-        RUN: [0, 3],
-        replace(RUN, temperature=0.0): [1, 5],
-        replace(RUN, max_new_tokens=3): [4],
-    }
+    greedy, brief = replace(RUN, temperature=0.0), replace(RUN, max_new_tokens=3)
+    assert asking.questions == {0: RUN, 1: greedy, 3: RUN, 4: brief, 5: greedy}
     (dialogue,) = asking.dialogues.values()
     assert list(asking.dialogues) == [2] and dialogue.follow_ups == ("more?",) and dialogue.sampling.max_new_tokens == 3
 

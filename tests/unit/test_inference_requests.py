@@ -1,18 +1,17 @@
-"""Batches, sweeps, and what is wrong with prompts, found before a model is built."""
+"""Groups, sweeps, and what is wrong with prompts, found before a model is built."""
 
 import pytest
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.answer_file import AnswerFile
+from nemo_mm_align.inference.refill import plan_groups
 from nemo_mm_align.inference.requests import (
     EncodedPrompt,
     Request,
     check_lengths,
     make_requests,
-    plan_batches,
     sweep_assignments,
 )
-from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.schema.chat_template import ChatTemplate
 from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, RecordAppender, Turn, read_records
@@ -40,18 +39,23 @@ def encoder(helpsteer):
     return Encoder(tokenizer, TEMPLATE, tokenizer.convert_tokens_to_ids("<image>"), 4, helpsteer)
 
 
-def test_batches_hold_similar_lengths_within_the_bound():
+@pytest.mark.parametrize(
+    ("samples", "max_batch_tokens", "replicas", "expected"),
+    [
+        (1, 200, 1, [[90, 88], [41, 40, 39, 7], [6, 5]]),  # 2 slots of 90, then 4 of 41, the last of which 7 may have
+        (2, 200, 1, [[90, 88], [41, 40, 39], [7, 6, 5]]),
+        (1, 200, 2, [[90, 88, 41, 40], [39, 7, 6, 5]]),  # slots of the second replica would be empty
+        (1, 90, 1, [[90, 88], [41, 40, 39], [7, 6, 5]]),
+        (1, 10**6, 1, [[90, 88, 41, 40, 39, 7, 6, 5]]),
+        (1, 1, 1, [[90, 88], [41, 40, 39], [7, 6, 5]]),  # one slot at least
+    ],
+)
+def test_groups_hold_lengths_up_to_twice_the_shortest_and_leave_no_slot_empty(
+    samples, max_batch_tokens, replicas, expected
+):
     lengths = [5, 90, 40, 41, 7, 6, 88, 39]
-    settings = SamplingSettings(max_new_tokens=10, num_samples=2)
-    batches = plan_batches(requests_of(lengths), settings, max_batch_tokens=210, replicas=1)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert [[lengths[index] for index in batch] for batch in batches] == [[90], [88], [41, 40], [39, 7], [6, 5]]
-
-
-def test_every_replica_gets_a_batch_and_every_batch_a_prompt():
-    settings = SamplingSettings(max_new_tokens=10)
-    assert len(plan_batches(requests_of([5] * 8), settings, max_batch_tokens=10**6, replicas=4)) == 4
-    assert len(plan_batches(requests_of([50] * 3), settings, max_batch_tokens=1, replicas=1)) == 3
+    groups = plan_groups(lengths, [samples] * len(lengths), max_batch_tokens, replicas)
+    assert [[lengths[place] for place in group] for group in groups] == expected
 
 
 def test_a_sweep_moves_one_attribute_at_a_time(helpsteer):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_mm_align.capacity.decoding import Answering, batch_seconds
+from nemo_mm_align.capacity.decoding import Answering, batch_seconds, forward_seconds, token_seconds
 from nemo_mm_align.capacity.estimate import estimate
 from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.capacity.run import compose_training
@@ -94,13 +94,15 @@ def test_every_stage_of_the_chain_is_reckoned(chain: dict[str, StageCost]) -> No
     assert chain["build"].gpu_hours == chain["build"].most_hours == 0
 
 
-def test_sampling_goes_by_the_batches_that_are_planned(chain: dict[str, StageCost]) -> None:
-    # TP2 on 16 GPUs: 8 replicas. 32,768 // (576 + 60 + 1,024) rows are 19, so 4 prompts of 4 answers: 1,500 batches, 188 rounds.
+def test_sampling_goes_by_rows_that_are_refilled(chain: dict[str, StageCost]) -> None:
+    # TP2 on 16 GPUs: 8 replicas of 750 prompts, 3,000 answers each. 32,768 // (576 + 60 + 1,024) rows are 19.
     config = sizes_of(compose_training(["model=llava15_13b", "recipe=dpo"])["model"])
-    batch = Answering(rows=16, prompt=636, images=1, answer=200, most=1024)
-    each = batch_seconds(config, find_gpu("h100_80gb"), ParallelConfig(tensor_model_parallel_size=2), batch)
-    assert chain["sample"].seconds == pytest.approx(188 * each)
-    assert chain["sample"].gpu_hours == pytest.approx((188 * each + 300) * 16 / 3600)
+    batch = Answering(rows=19, prompt=636, images=1, answer=200, most=1024)
+    where = config, find_gpu("h100_80gb"), ParallelConfig(tensor_model_parallel_size=2)
+    full = forward_seconds(*where, batch.prompts_work) + 200 * token_seconds(*where, rows=19, context=736)
+    expected = (3000 / 19 - 1) * full + batch_seconds(*where, batch)
+    assert chain["sample"].seconds == pytest.approx(expected)
+    assert chain["sample"].gpu_hours == pytest.approx((expected + 300) * 16 / 3600)
 
 
 def test_the_training_is_as_large_as_the_papers(chain: dict[str, StageCost]) -> None:
