@@ -53,7 +53,6 @@ class OpenedModel:
         """Build this rank's part of the model and load its weights; process groups must be up.
 
         Args:
-            max_batch_tokens, graphs: see `Generator`.
             base: where the base of a LoRA checkpoint lies now, if not where it lay in training.
             merge_adapters: whether adapters become part of the weights; ``auto``: in fp32, where only the order of sums
                 changes. In 16 bits the sum is rounded anew, and what training computed with was not.
@@ -75,7 +74,7 @@ class OpenedModel:
         Args:
             max_batch_tokens: see `plan_batches`.
             base, merge_adapters: see `answering_model`.
-            graphs: see `generate_batch`.
+            graphs: see `Generator`.
         """
         model = self.answering_model(base, merge_adapters)
         return Generator(model, self.encoder, self.image_processor, max_batch_tokens, graphs)
