@@ -92,7 +92,7 @@ def _case(sides: Sides, drawer: Drawer, kind: Kind, at_a_time: int, rounds: int)
     for number in range(rounds):
         dialogues = drawer.dialogues(kind, at_a_time)
         found = sides.run(dialogues, at_a_time, ours_first=number % 2 == 1)
-        ties += _ties(sides, dialogues, found["transformers"]["said"], found["ours"]["said"])
+        ties += tied(sides.peer, dialogues, found["transformers"]["said"], found["ours"]["said"], sides.new_tokens)
         answers = sum(len(one.questions) for one in dialogues)
         for name, clocks in taken.items():
             for clock, values in clocks.items():
@@ -112,14 +112,14 @@ def _case(sides: Sides, drawer: Drawer, kind: Kind, at_a_time: int, rounds: int)
     }
 
 
-def _ties(sides: Sides, dialogues: Sequence[Dialogue], theirs: Said, ours: Said) -> int:
+def tied(peer: Peer, dialogues: Sequence[Dialogue], theirs: Said, ours: Said, new_tokens: int) -> int:
     """Return how many dialogues differ because two tokens were as good; raise `RuntimeError` where one differs otherwise."""
     differing = [place for place, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
     for place in differing:
         turn = next(
             turn for turn, pair in enumerate(zip(theirs[place], ours[place], strict=True)) if pair[0] != pair[1]
         )
-        margin = sides.peer.closest_choice(dialogues[place], theirs[place], turn, sides.new_tokens)
+        margin = peer.closest_choice(dialogues[place], theirs[place], turn, new_tokens)
         if margin > TIE:
             raise RuntimeError(
                 f"the answers differ, and no two logits of transformers' are closer than {margin:.2g}: "
