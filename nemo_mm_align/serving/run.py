@@ -131,7 +131,9 @@ def _scores(settings: ServeSettings, served: ServedModel, scorers: Executor) -> 
     """Scores beside answers, where somebody tells them."""
     if settings.scorer is None:
         return []
-    return [ScoreRoute(make_scorer(settings.scorer), served.pictures, settings.limits.http, scorers).router()]
+    return [
+        ScoreRoute(make_scorer(settings.scorer), served.pictures, settings.limits.http, scorers, served.schema).router()
+    ]
 
 
 def _engine(settings: ServeSettings, led: LedSession | LedRater) -> Engine | RatingEngine:
