@@ -68,6 +68,7 @@ class MemorySize(StrictModel):
     model: str
     slots: Count
     clients: Count
+    pictures: Count
     question_words: Count
     tokens: Count
 

@@ -121,6 +121,8 @@ def test_four_questions_share_a_picture_and_nothing_comes_twice() -> None:
     assert len(repeated) == 8 and len({one.picture for one in repeated}) == 2
     assert not {one.picture.url for one in repeated} & {one.picture.url for one in other}
     assert len({one.picture for one in drawer.dialogues("distinct", 1)}) == 4
+    few = Drawer(CONFIG, 3, seed=0, pictures=3)
+    assert len({few.picture().url for _ in range(40)}) == 3
     (talk,) = drawer.dialogues("conversations", 1)
     messages = talk.messages(["a", "b"])
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "user"]

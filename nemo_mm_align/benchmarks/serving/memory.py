@@ -24,13 +24,16 @@ _EVERY_SECONDS = 0.5
 _LEFT_OUT = 60.0, 1 / 3
 """Seconds at the beginning, in which caches fill; of a shorter time, this share."""
 _BOUND = "limits.kept_image_bytes=4194304"
-"""Of pictures that the server keeps: full within the first minute. The default would go on filling for longer."""
+"""Of pictures that the server keeps: full within seconds, so that it goes on decoding and forgetting them."""
 
 Reading = tuple[float, int]
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Read a server's resident memory while so many clients ask: new pictures, the same again, conversations, hang-ups."""
+    """Read a server's resident memory while so many clients ask: questions of all kinds, ever new ones, some given up.
+
+    There are so many pictures and no more: what is kept of each (embeddings, by their bytes) is soon complete.
+    """
     config, work, seconds = LlavaConfig.from_dict(settings["sizes"]), settings["work"], 60 * settings["minutes"]
     cores = Cores.allowed()
     with (
@@ -43,7 +46,8 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
             _BOUND,
         ) as server,
     ):
-        asker = Asker(Client(server.address), Drawer(config, work["question_words"], settings["seed"]), work["tokens"])
+        drawer = Drawer(config, work["question_words"], settings["seed"], work["pictures"])
+        asker = Asker(Client(server.address), drawer, work["tokens"])
         readings = _under_load(server, asker, work["clients"], seconds)
     return {
         **growth(readings, seconds),

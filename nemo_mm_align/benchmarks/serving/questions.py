@@ -62,22 +62,29 @@ class Dialogue:
 
 
 class Drawer:
-    """Draws pictures and questions for a model; none comes twice.
+    """Draws pictures and questions for a model.
 
     Args:
         config: of the model, whose words and picture size are used.
         words: of a question.
         seed: of everything.
+        pictures: how many there are, from which later ones are drawn; None: none comes twice.
     """
 
-    def __init__(self, config: LlavaConfig, words: int, seed: int) -> None:
+    def __init__(self, config: LlavaConfig, words: int, seed: int, pictures: int | None = None) -> None:
+        self._most, self._pictures = pictures, list[Picture]()
         self._side, self._vocabulary, self._words = config.vision.image_size, config.language.vocab_size, words
         self._random, self._noise = random.Random(seed), numpy.random.default_rng(seed)
 
     def picture(self) -> Picture:
         """Noise, of the size that the model sees."""
+        if self._most is not None and len(self._pictures) == self._most:
+            return self._random.choice(self._pictures)
         noise_HWC = self._noise.integers(0, 256, (self._side, self._side, 3), dtype=numpy.uint8)
-        return Picture(Image.fromarray(noise_HWC))
+        picture = Picture(Image.fromarray(noise_HWC))
+        if self._most is not None:
+            self._pictures.append(picture)
+        return picture
 
     def question(self) -> str:
         """Words that the tokenizer knows."""
