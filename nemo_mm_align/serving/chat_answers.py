@@ -152,9 +152,12 @@ class ChatAnswers:
         """
         unfinished = len(self.all)
         while unfinished:
-            growths = [self._grow(news, step) for news in await self._wait(quiet) for step in news.steps]
+            found = await self._wait(quiet)
+            if not found:
+                yield []
+            for news in found:  # one by one: what is made of an answer's growth depends on whether it has ended by then
+                yield [self._grow(news, step) for step in news.steps]
             unfinished = sum(answer.ended is None for answer in self.all)
-            yield growths
         self._metrics.ended(time.monotonic() - self._arrived)
 
     async def _wait(self, quiet: float | None) -> list[_News]:
