@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the miniature's trained base behind adapters that answer differently wherever they are asked differently."""
     place = tmp_path_factory.mktemp("steered")
     runtime.initialize(ParallelConfig(), seed=1)
-    attribute_checkpoint(place / "run", SHIPPED_BASE, None, LORA)
+    attribute_checkpoint(place / "run", SHIPPED_BASE, None, LORA, attributed=True)
     Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(place / "picture.png")
     return place
 
