@@ -194,8 +194,8 @@ class ChatAnswers:
         if step.logprobs is not None and step.token is not None:  # a stop token is no part of what is told
             answer.logprobs.append(step.logprobs)
         if step.answer is None:
-            pieces = self._asked.stream and step.token is not None
-            return Growth(answer, answer.text.add(step.token) if pieces else "")
+            whole = not self._asked.stream
+            return Growth(answer, "" if whole or step.token is None else answer.text.add(step.token))
         answer.ended = step.answer
         self._metrics.answered(step.answer.finish_reason, len(step.answer.ids))
         return Growth(answer, answer.text.end(whole_text(step.answer, self._decode)))

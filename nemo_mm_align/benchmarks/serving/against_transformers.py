@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.serving.client import Client
@@ -33,7 +33,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         settings["work"],
     )
     cores, drawer = Cores.allowed(), Drawer(config, work["question_words"], settings["seed"])
-    cases = [(kind, at_a_time) for kind in ("distinct", "repeated", "conversations") for at_a_time in work[kind]]
+    cases = [(kind, at_a_time) for kind in get_args(Kind) for at_a_time in work[kind]]
     with on_core(cores.client):
         peer = Peer(folder)
         with serving(folder, Path(settings["scratch"]), cores.server) as server:
