@@ -74,7 +74,14 @@ class AppParts:
 
 def make_app(parts: AppParts) -> ASGIApp:
     """Return the application."""
-    app = FastAPI(title="nemo_mm_align", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="nemo_mm_align",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # to http, whatever a proxy speaks, and to the host that the client names
+    )
     for router in (_state_routes(parts), _model_routes(parts.cards), *parts.routers):
         app.include_router(router)
     wait = lambda: parts.metrics.expected_wait  # noqa: E731
