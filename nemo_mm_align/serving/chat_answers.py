@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -109,7 +110,8 @@ class ChatAnswers:
                 ticket = self._engine.submit(request, self._asked.images, self)
                 self._tickets[ticket] = [self._answer(place, sample) for sample in range(ticket.answers)]
         except (QueueFull, Ending, ValueError) as error:
-            self.cancel()
+            for ticket in self._tickets:
+                self._engine.cancel(ticket)
             raise api_error(error) from None
         self._metrics.taken_in(self.prompt_tokens)
 
@@ -164,6 +166,8 @@ class ChatAnswers:
         if step.answer is None:
             return Growth(answer, "" if step.token is None else answer.text.add(step.token))
         answer.ended = step.answer
+        if answer.logprobs and step.answer.text is not None:
+            answer.logprobs = answer.logprobs[: tokens_before_stop(step.answer, self._decode)]
         self._metrics.answered(step.answer.finish_reason, len(step.answer.ids))
         return Growth(answer, answer.text.end(whole_text(step.answer, self._decode)))
 
@@ -189,6 +193,12 @@ class ChatAnswers:
 def whole_text(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) -> str:
     """Return what an answer says, as `sample` and `generate` write it."""
     return (decode(answer.ids) if answer.text is None else answer.text).strip()
+
+
+def tokens_before_stop(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) -> int:
+    """Return how many of an answer's tokens say its text, which a stop text has cut; the last may say more than that."""
+    ids, text = answer.ids, answer.text or ""
+    return bisect_left(range(len(ids)), len(text), key=lambda count: len(decode(ids[:count])))
 
 
 def api_error(error: BaseException) -> ApiError:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import requests
 
 from nemo_mm_align.inference.engine import AnswerStep, Ticket
-from nemo_mm_align.inference.rows import GeneratedAnswer
+from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
+from nemo_mm_align.serving.bodies import read_object
+from nemo_mm_align.serving.errors import ApiError
 from tests.unit.serving.scripted_server import LIMITS, REFUSALS, ScriptedServer, scripted_server
 from tests.unit.serving.toy_model import body
 from tests.waiting import wait_until
@@ -84,6 +88,15 @@ def test_bad_bodies(server: ScriptedServer, sent: dict[str, Any], status: int, c
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def test_no_depth_of_nesting_is_too_much_for_one_part_alone() -> None:
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 200, limit):
+        try:
+            read_object(b'{"u": "\\u0041", "a": ' + b"[" * depth + b"]" * depth + b"}")
+        except ApiError as error:
+            assert error.status == 400
+
+
 def test_unknown_paths_and_methods(server: ScriptedServer) -> None:
     address = server.http.address
     assert requests.get(f"{address}/nope", timeout=60).json()["error"]["type"] == "not_found_error"
@@ -97,6 +110,7 @@ def test_unknown_paths_and_methods(server: ScriptedServer) -> None:
     missing = requests.get(f"{address}/v1/models/other", timeout=60)
     assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
     assert requests.get(f"{address}/version", timeout=60).json()["version"]
+    assert post(server, f"{CHAT}/", json=body(), allow_redirects=False).status_code == 404
 
 
 def test_request_ids_are_echoed_or_made(server: ScriptedServer) -> None:
@@ -175,6 +189,21 @@ def test_a_stream_that_waits_gets_comments_and_interleaves_choices(server: Scrip
     assert all(chunk["usage"] is None for chunk in chunks)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_end_with_the_text_that_a_stop_text_cuts(server: ScriptedServer, stream: bool) -> None:
+    thread, found, ticket = in_background(server, stream=stream, stop="b", logprobs=True)
+    tokens = [a(server), *server.chat.served.encoder.tokenizer("cb", add_special_tokens=False).input_ids]
+    told = [AnswerStep(0, token, TokenLogprobs(token, -1.0)) for token in tokens]
+    for step in told[:-1]:
+        server.engine.say(ticket, [step])
+    server.engine.say(ticket, [replace(told[-1], answer=GeneratedAnswer(tokens, "stop", "ac"))])
+    thread.join()
+    choices = [one["choices"][0] for one in (events(found[0].text) if stream else [found[0].json()])]
+    content = [token for choice in choices for token in (choice["logprobs"] or {"content": []})["content"]]
+    assert [token["token"] for token in content] == ["a", "c"]
+    assert "".join(choice["delta" if stream else "message"].get("content", "") for choice in choices) == "ac"
+
+
 @pytest.mark.parametrize("stream", ["false", "true"])
 def test_a_client_that_leaves_gives_its_request_up(server: ScriptedServer, stream: str) -> None:
     sent = json.dumps(body(stream=stream == "true")).encode()
@@ -218,6 +247,9 @@ def test_keys() -> None:
                 answer = requests.get(address + path, headers=headers, timeout=60)  # type: ignore[arg-type]
                 assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
         assert requests.get(f"{address}/health", timeout=60).status_code == 200
+        for odd in ("//health", "/health/", "/%2568ealth", "/playground/../version", "/playground/%2e%2e%2fversion"):
+            told = everything(raw(server, f"GET {odd} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()))
+            assert told.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 404 ")), odd
         for key in ("one", "other"):
             good = {"Authorization": f"bearer {key}", "Origin": "https://page.example"}
             answer = requests.get(f"{address}/v1/models", headers=good, timeout=60)
