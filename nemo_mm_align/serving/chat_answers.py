@@ -9,12 +9,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import torch
-
 from nemo_mm_align.inference.engine import AnswerStep, Ending, Engine, QueueFull, Ticket
 from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
 from nemo_mm_align.serving.chat_request import AskedChat
-from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.engine_errors import api_error
 from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.streamed_text import StreamedText
 
@@ -199,16 +197,3 @@ def tokens_before_stop(answer: GeneratedAnswer, decode: Callable[[Sequence[int]]
     """Return how many of an answer's tokens say its text, which a stop text has cut; the last may say more than that."""
     ids, text = answer.ids, answer.text or ""
     return bisect_left(range(len(ids)), len(text), key=lambda count: len(decode(ids[:count])))
-
-
-def api_error(error: BaseException) -> ApiError:
-    """Return what a client is told of an error of the engine."""
-    if isinstance(error, QueueFull):
-        return ApiError(429, f"{error}; try again later", code="queue_full")
-    if isinstance(error, Ending):
-        return ApiError(503, "the server is about to end and takes no more requests", code="draining")
-    if isinstance(error, ValueError):
-        return ApiError(400, str(error))
-    if isinstance(error, torch.OutOfMemoryError):
-        return ApiError(503, "there was no memory for this prompt beside the others; try again", code="out_of_memory")
-    return ApiError(500, "the engine has failed and the server ends; its log says why", code="engine_failed")
