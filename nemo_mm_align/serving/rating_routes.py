@@ -113,7 +113,10 @@ class RatingRoutes:
         arrived, loop = time.monotonic(), asyncio.get_running_loop()
         wanted = Wanted(request.receive, loop.time() + self.limits.request_seconds, self.gate)
         body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
-        asked = await loop.run_in_executor(self.readers, lambda: read_ratings(read_object(body), kind, self.served))
+        most = self.engine.waiting
+        asked = await loop.run_in_executor(
+            self.readers, lambda: read_ratings(read_object(body), kind, self.served, most)
+        )
         ticket = _submitted(self.engine, asked)
         self.metrics.taken_in(asked.tokens)
         request.scope["state"]["told"].update({"prompt": asked.tokens, "rated": len(asked.places)})
