@@ -19,7 +19,7 @@ from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
 from nemo_mm_align.serving.bodies import read_object
 from nemo_mm_align.serving.errors import ApiError
 from tests.unit.serving.scripted_server import LIMITS, REFUSALS, ScriptedServer, scripted_server
-from tests.unit.serving.toy_model import body
+from tests.unit.serving.toy_model import body, schema
 from tests.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
@@ -154,6 +154,15 @@ def test_what_the_engine_refuses(server: ScriptedServer) -> None:
     server.engine.refusal = ValueError("too long")
     assert post(server, json=body()).status_code == 400
     server.engine.refusal = None
+
+
+def test_a_sweep_that_finds_no_room_is_given_up_and_not_counted() -> None:
+    with scripted_server(attributes=schema()) as server:
+        server.engine.room = 2
+        asked = body(sweep=["verbosity"])
+        assert post(server, json=asked).json()["error"]["code"] == "queue_full"
+        assert len(server.engine.cancelled) == len(server.engine.tickets) == 2
+        assert "request_success_total{" not in requests.get(f"{server.http.address}/metrics", timeout=60).text
 
 
 @pytest.mark.parametrize("stream", [False, True])
