@@ -233,6 +233,23 @@ def test_prompts_without_memory_are_lost_alone(model: Llava, monkeypatch: pytest
     assert own.room == SLOTS and engine.fault is None
 
 
+def test_no_memory_to_keep_a_prompt_costs_no_answer(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, own = engine_of(model, kept=2)
+    tried = list[int]()
+
+    def without_memory(*arguments: Any) -> None:
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(own._stage.cache, "move", without_memory)
+    asked = request([5 + number for number in range(20)], (), DRAWN)
+    _, heard = submit(engine, asked)
+    engine.end()
+    engine.run()
+    assert len(tried) == 2, "the prompt, and the prompt with its answer"
+    assert heard.all == alone(model, asked) and engine.fault is None
+
+
 def test_a_fault_is_told_to_everyone(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, own = engine_of(model, slots=2)
     heard = [submit(engine, text(number))[1] for number in range(4)]
