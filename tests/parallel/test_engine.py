@@ -140,19 +140,20 @@ def test_many_ask_and_some_give_up(model: Llava, graphs: bool, monkeypatch: pyte
 
 def test_the_queue_is_bounded_and_the_end_answers_what_it_holds(model: Llava) -> None:
     engine, _ = engine_of(model, waiting=3)
-    asked = [text(number) for number in range(3)]
+    most = 3 + SLOTS  # nobody lies in a slot so far
+    asked = [text(number) for number in range(most)]
     heard = [submit(engine, one)[1] for one in asked]
     with pytest.raises(QueueFull, match="3 requests wait"):
-        submit(engine, text(3))
-    assert (engine.figures.waiting, engine.idle) == (3, False)
+        submit(engine, text(most))
+    assert (engine.figures.waiting, engine.idle) == (most, False)
     ticket, gone = engine._waiting[1], heard.pop(1)
     engine.cancel(ticket)
-    heard.append(submit(engine, text(3))[1])
+    heard.append(submit(engine, text(most))[1])
     drain(engine)
-    assert [one.all for one in heard] == [alone(model, one) for one in (asked[0], asked[2], text(3))]
+    assert [one.all for one in heard] == [alone(model, one) for one in (asked[0], *asked[2:], text(most))]
     assert gone.tokens == {} and not gone.ended.is_set()
     with pytest.raises(Ending):
-        submit(engine, text(4))
+        submit(engine, text(0))
 
 
 def test_what_will_never_fit_is_refused_and_what_cannot_be_read_fails_alone(model: Llava) -> None:
