@@ -172,6 +172,7 @@ def test_a_stream_that_waits_gets_comments_and_interleaves_choices(server: Scrip
         (1, {"content": "a"}, None), (1, {}, "length"), (0, {}, "stop"),
     ]  # fmt: skip
     assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 3
+    assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     assert all(chunk["usage"] is None for chunk in chunks)
 
 
