@@ -150,10 +150,10 @@ def test_each_ticket_tells_what_of_its_prompt_was_kept(model: Llava) -> None:
 
 
 def test_the_queue_is_bounded_and_the_end_answers_what_it_holds(model: Llava) -> None:
-    engine, _ = engine_of(model, waiting=3)
+    engine, _ = engine_of(model, waiting=1, slots=2)  # one beyond the two that find a slot
     asked = [text(number) for number in range(3)]
     heard = [submit(engine, one)[1] for one in asked]
-    with pytest.raises(QueueFull, match="3 requests wait"):
+    with pytest.raises(QueueFull, match="1 requests wait"):
         submit(engine, text(3))
     assert (engine.figures.waiting, engine.idle) == (3, False)
     ticket, gone = engine._waiting[1], heard.pop(1)
