@@ -1,4 +1,4 @@
-"""Random requests as bytes on a socket: whole ones, spoilt ones, and what no client should do. A number is always the same one."""
+"""Random requests as bytes on a socket: whole ones, spoilt ones, what no client should do; a number is always the same one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from tests.unit.serving.toy_model import body, data_url, png, text_part, user
 CHAT = "/v1/chat/completions"
 POSTED = (CHAT, CHAT, CHAT, "/tokenize", "/detokenize", "/v1/scores", "/classify", "/pooling", "/v1/completions")
 READ = ("/health", "/version", "/metrics", "/v1/models", "/v1/models/toy", "/v1/models/%ff%00", "/", "/playground/",
-        "/playground/config.json", "/playground/../../etc/passwd", "/playground/%2e%2e/app.py", "/favicon.ico", "//", "/" + "a" * 9000)  # fmt: skip
+        "/playground/config.json", "/playground/../../etc/passwd", "/playground/%2e%2e/app.py", "/favicon.ico", "//",
+        "/" + "a" * 9000)  # fmt: skip
 
 Manner = Literal["read", "close", "reset", "stall", "hang up", "slow"]
-"""How a client behaves once it has sent its bytes: ``stall`` waits for the server to give up, ``hang up`` leaves an answer's midst."""
+"""How a client behaves once its bytes are sent: ``stall`` waits for the server to give up, ``hang up`` leaves in mid-answer."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def bomb_png(width: int, height: int) -> bytes:
 def _picture(source: random.Random) -> bytes:
     size = source.randrange(1, 60), source.randrange(1, 60)
     file, mode = io.BytesIO(), source.choice(["RGB", "L", "1", "RGBA", "P", "CMYK", "I;16", "F", "LA"])
-    kind = {"CMYK": "JPEG", "F": "TIFF", "LA": "PNG", "I;16": "PNG"}.get(mode, source.choice(["PNG", "GIF", "BMP", "WEBP"]))
+    kind = {"CMYK": "JPEG", "F": "TIFF", "LA": "PNG", "I;16": "PNG"}.get(
+        mode, source.choice(["PNG", "GIF", "BMP", "WEBP"])
+    )
     try:
         Image.new(mode, size, source.randrange(2)).save(file, kind)
     except OSError:
@@ -148,7 +151,9 @@ def wrong_length(source: random.Random) -> Shot:
     """A length that is not the body's, is none, or stands there twice."""
     data = _short(source)
     length = source.choice([len(data) - 9, len(data) + 9, -1, 10**30, 0, "x", "+5", "5, 6", " ", "0x10", 2**63, "١٢"])
-    return Shot((request(CHAT, data, content_length=f"{length}"),), source.choice(["stall", "close", "reset"]), "length")
+    return Shot(
+        (request(CHAT, data, content_length=f"{length}"),), source.choice(["stall", "close", "reset"]), "length"
+    )
 
 
 def chunked(source: random.Random) -> Shot:
@@ -156,12 +161,20 @@ def chunked(source: random.Random) -> Shot:
     data, pieces = _short(source), list[bytes]()
     while data:
         size = source.randrange(1, 60)
-        stated = source.choice([b"%x"] * 9 + [b"%xz", b"-%x", b"%x;a=b", b"0%x", b"ffffffffffffffff%x"]) % len(data[:size])
+        stated = source.choice([b"%x"] * 9 + [b"%xz", b"-%x", b"%x;a=b", b"0%x", b"ffffffffffffffff%x"]) % len(
+            data[:size]
+        )
         pieces.append(stated + b"\r\n" + data[:size] + b"\r\n")
         data = data[size:]
     end = source.choice([b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nx: y\r\n\r\n", b"", b"0\r\n"])
-    head = request(CHAT, content_length="", transfer_encoding=source.choice(["chunked"] * 4 + ["gzip, chunked", "identity", "chunked, chunked"]))
-    return Shot((head, *pieces, end), source.choice(["stall", "close"]) if end[-4:] != b"\r\n\r\n" else "read", "chunked")
+    head = request(
+        CHAT,
+        content_length="",
+        transfer_encoding=source.choice(["chunked"] * 4 + ["gzip, chunked", "identity", "chunked, chunked"]),
+    )
+    return Shot(
+        (head, *pieces, end), source.choice(["stall", "close"]) if end[-4:] != b"\r\n\r\n" else "read", "chunked"
+    )
 
 
 def half(source: random.Random) -> Shot:
@@ -172,7 +185,9 @@ def half(source: random.Random) -> Shot:
 
 def left_stream(source: random.Random) -> Shot:
     """Somebody asks for a stream, or for a whole answer, and leaves."""
-    data = _json(body(user(f"w{source.randrange(30)}"), stream=source.random() < 0.7, max_tokens=64, n=source.choice([1, 3])))
+    data = _json(
+        body(user(f"w{source.randrange(30)}"), stream=source.random() < 0.7, max_tokens=64, n=source.choice([1, 3]))
+    )
     return Shot((request(CHAT, data),), source.choice(["hang up", "reset", "close"]), "left")
 
 
@@ -184,19 +199,30 @@ def slow_reader(source: random.Random) -> Shot:
 def slow_writer(source: random.Random) -> Shot:
     data = request(CHAT, _short(source))
     places = sorted(source.sample(range(1, len(data)), 4))
-    return Shot(tuple(data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)), "read", "slow writer")
+    return Shot(
+        tuple(data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)), "read", "slow writer"
+    )
 
 
 def pipelined(source: random.Random) -> Shot:
     """Several requests at once on one connection."""
     paths = [source.choice(("/health", "/version", "/nope", CHAT)) for _ in range(source.randrange(1, 5))]
-    whole = [request(path, _short(source) if path == CHAT else b"", "POST" if path == CHAT else "GET", connection="keep-alive") for path in paths]
+    whole = [
+        request(
+            path, _short(source) if path == CHAT else b"", "POST" if path == CHAT else "GET", connection="keep-alive"
+        )
+        for path in paths
+    ]
     return Shot((b"".join([*whole, request("/health", method="GET")]),), "read", "pipelined")
 
 
 def routes(source: random.Random) -> Shot:
-    method = source.choice(["GET", "GET", "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "BREW", "CONNECT", "get", "\x01"])
-    path = source.choice([*READ, *POSTED, "".join(chr(source.randrange(33, 127)) for _ in range(9)), "http://y/health", "*", "é", "/a b"])
+    method = source.choice(
+        ["GET", "GET", "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "BREW", "CONNECT", "get", "\x01"]
+    )
+    path = source.choice(
+        [*READ, *POSTED, "".join(chr(source.randrange(33, 127)) for _ in range(9)), "http://y/health", "*", "é", "/a b"]
+    )
     return Shot((request(path, method=method),), "read", "route")
 
 
@@ -213,7 +239,15 @@ def odd_headers(source: random.Random) -> Shot:
 
 
 def noise(source: random.Random) -> Shot:
-    data = source.choice([source.randbytes(source.randrange(1, 300)), b"\r\n" * 50, b"GET", b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+    data = source.choice(
+        [
+            source.randbytes(source.randrange(1, 300)),
+            b"\r\n" * 50,
+            b"GET",
+            b"\x16\x03\x01\x02\x00\x01",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ]
+    )
     return Shot((data,), source.choice(["stall", "close"]), "noise")
 
 

@@ -1,7 +1,7 @@
 """Many random clients against one running server: none may break it, hang it, or change what another one is answered.
 
-    python tests/serving_fuzz.py --requests 10000 --seed 0
-    python tests/serving_fuzz.py --only 4711 --seed 0     # one client again, as its number names it
+python tests/serving_fuzz.py --requests 10000 --seed 0
+python tests/serving_fuzz.py --only 4711 --seed 0     # one client again, as its number names it
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ import requests
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.decoding_model import make_folder  # noqa: E402
-from tests.fuzzed_traffic import CHAT, Shot, shot, unlimited_json  # noqa: E402
-from tests.serving_process import KEY, ServingProcess, serving  # noqa: E402
-from tests.unit.serving.toy_model import body, image_part, text_part, user  # noqa: E402
-from tests.waiting import wait_until  # noqa: E402
+from tests.decoding_model import make_folder
+from tests.fuzzed_traffic import CHAT, Shot, shot, unlimited_json
+from tests.serving_process import KEY, ServingProcess, serving
+from tests.unit.serving.toy_model import body, image_part, text_part, user
+from tests.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 
-SETTINGS = ("name=toy", "template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "aliases={toy-short: {verbosity: 0}}",
-            "slots=4", "max_waiting=28", "kept=3", "length=600", "max_new_tokens=16", "scorer=oracle", "readers=2",
-            "limits.max_tokens=64", "limits.body_bytes=4000000", "limits.body_seconds=2", "limits.header_seconds=1",
-            "limits.idle_seconds=1", "limits.keep_alive_seconds=1", "limits.image_bytes=1000000", "limits.image_pixels=2000000",
-            "limits.kept_image_bytes=2000000")  # fmt: skip
+SETTINGS = ("name=toy", "template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "scorer=oracle",
+            "aliases={toy-short: {verbosity: 0}}", "slots=4", "max_waiting=28", "kept=3", "length=600", "max_new_tokens=16",
+            "readers=2", "limits.max_tokens=64", "limits.body_bytes=4000000", "limits.body_seconds=2",
+            "limits.header_seconds=1", "limits.idle_seconds=1", "limits.keep_alive_seconds=1", "limits.image_bytes=1000000",
+            "limits.image_pixels=2000000", "limits.kept_image_bytes=2000000")  # fmt: skip
 CLIENTS = 16
 """At a time."""
 MOST_SECONDS = 120.0
 """For one client: beyond, the server hangs."""
 REFUSED = (429, 503, 504)
 """Statuses of a server that is well and has too much to do."""
+SETTLED_SECONDS = 30.0
+"""After the last client, for connections to time out and idle threads to end."""
 GROWTH_BYTES = 96 << 20
 """Of memory from the warmed-up server to the end: the allocator's pieces, not something for each request."""
 
@@ -132,7 +134,12 @@ class Probe:
 
     def _ask(self, asked: dict[str, Any]) -> Any:
         while True:
-            reply = requests.post(self._server.address + CHAT, json=asked, headers={"Authorization": f"Bearer {KEY}"}, timeout=MOST_SECONDS)
+            reply = requests.post(
+                self._server.address + CHAT,
+                json=asked,
+                headers={"Authorization": f"Bearer {KEY}"},
+                timeout=MOST_SECONDS,
+            )
             if reply.status_code != 429:
                 break
             time.sleep(0.2)
@@ -215,15 +222,18 @@ def _settle(server: ServingProcess) -> None:
 def _left(server: ServingProcess, process: psutil.Process, before: Standing) -> list[str]:
     """What clients have left behind."""
     _settle(server)
-    wait_until(
-        lambda: (now := Standing.of(process)).threads <= before.threads and now.files <= before.files,
-        lambda: None if server.process.poll() is None else "the server has ended",
-    )
+    deadline = time.monotonic() + SETTLED_SECONDS
+    while (now := Standing.of(process)).threads > before.threads or now.files > before.files:
+        if time.monotonic() > deadline:
+            return [f"{before.threads} threads and {before.files} files have become {now.threads} and {now.files}"]
+        time.sleep(0.1)
     faults = [] if server.metric("kv_cache_usage_perc") == 0 else ["slots are taken that nobody lies in"]
     grown = Standing.of(process).memory - before.memory
     if grown > GROWTH_BYTES:
         faults.append(f"memory has grown by {grown >> 20} MiB")
-    faults += [f"the log: {line}" for line in server.said.splitlines() if re.search("Traceback|a fault of the server", line)]
+    faults += [
+        f"the log: {line}" for line in server.said.splitlines() if re.search("Traceback|a fault of the server", line)
+    ]
     return faults
 
 

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -26,7 +25,15 @@ from tests.serving_process import KEY, ServingProcess, serving
 
 pytestmark = pytest.mark.e2e
 
-SETTINGS = ["template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "slots=2", "max_waiting=1", "length=1000", "name=tiny"]
+SETTINGS = [
+    "template=vicuna_v1",
+    "template.system=''",
+    "attribute_schema=helpsteer",
+    "slots=2",
+    "max_waiting=1",
+    "length=1000",
+    "name=tiny",
+]
 QUESTIONS = [f"w{number} w{2 * number} w9" for number in range(8)]
 
 
@@ -55,7 +62,7 @@ def official(server: ServingProcess, content: Any, tokens: int = 16, **more: Any
     reply = server.client(retries=5).chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": content}], temperature=0, max_tokens=tokens, **more
     )
-    return Answer(str(reply.choices[0].message.content), getattr(reply.choices[0], "attributes"))
+    return Answer(str(reply.choices[0].message.content), reply.choices[0].attributes)
 
 
 def steered(verbosity: int, complexity: int = 2) -> dict[str, Any]:
@@ -91,8 +98,13 @@ class Kit:
             return status, Answer(json.loads(reply.text)["error"]["message"], None)
 
 
-def test_vlmevalkit_asks_with_a_detail_and_steers_by_its_extra_body(server: ServingProcess, picture: Image.Image) -> None:
-    shown = [{"type": "image_url", "image_url": {"url": data_url(picture, "JPEG"), "detail": "low"}}, {"type": "text", "text": "w3 w4"}]
+def test_vlmevalkit_asks_with_a_detail_and_steers_by_its_extra_body(
+    server: ServingProcess, picture: Image.Image
+) -> None:
+    shown = [
+        {"type": "image_url", "image_url": {"url": data_url(picture, "JPEG"), "detail": "low"}},
+        {"type": "text", "text": "w3 w4"},
+    ]
     assert Kit(server).ask(shown) == (0, official(server, shown))
     short = Kit(server, extra_body={"chat_template_kwargs": {"attributes": {"verbosity": 0}}})
     assert short.ask(shown) == Kit(server, "tiny@verbosity=0").ask(shown) == (0, official(server, shown, **steered(0)))
@@ -106,7 +118,12 @@ def lmms_eval(server: ServingProcess, model: str, contents: Sequence[Any]) -> li
     client = openai.OpenAI(api_key=KEY, base_url=f"{server.address}/v1/".rstrip("/"))
 
     def one(content: Any) -> tuple[Answer, int, int]:
-        payload = {"messages": [{"role": "user", "content": content}], "model": model, "max_tokens": min(16, 4096), "temperature": 0}
+        payload = {
+            "messages": [{"role": "user", "content": content}],
+            "model": model,
+            "max_tokens": min(16, 4096),
+            "temperature": 0,
+        }
         for attempt in range(5):
             try:
                 reply = client.chat.completions.create(**payload)
@@ -141,7 +158,10 @@ def test_lmms_eval_steers_by_several_attributes_in_a_name(server: ServingProcess
 
 async def curator(server: ServingProcess, model: str, **extra: Any) -> list[list[Answer]]:
     """As NeMo-Curator: five at a time by the asynchronous client, with all its defaults, further tries after a 429."""
-    client, limit = openai.AsyncOpenAI(api_key=KEY, base_url=f"{server.address}/v1", max_retries=0), asyncio.Semaphore(5)
+    client, limit = (
+        openai.AsyncOpenAI(api_key=KEY, base_url=f"{server.address}/v1", max_retries=0),
+        asyncio.Semaphore(5),
+    )
 
     async def one(question: str) -> list[Answer]:
         async with limit:

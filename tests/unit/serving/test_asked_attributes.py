@@ -46,7 +46,11 @@ def test_the_nearest_word_counts(taste: ServedModel) -> None:
     assert pair(taste, attributes={}) == (3, 2)
     assert pair(taste, model="toy-short") == (3, 0)
     assert pair(taste, model="toy@verbosity=1, complexity=expert") == (4, 1)
-    assert pair(taste, model="toy@verbosity=1;complexity=+4") == pair(taste, model="toy@verbosity=1+complexity=4") == (4, 1)
+    assert (
+        pair(taste, model="toy@verbosity=1;complexity=+4")
+        == pair(taste, model="toy@verbosity=1+complexity=4")
+        == (4, 1)
+    )
     assert pair(taste, model="toy-short", attributes={"complexity": 0}) == (0, 0)
     assert pair(taste, model="toy-short", attributes={"verbosity": 4}) == (3, 4)
     assert pair(taste, model="toy-plain") is pair(taste, model="toy@none") is pair(taste, attributes=None) is None

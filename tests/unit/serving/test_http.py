@@ -84,6 +84,11 @@ def test_bad_bodies(server: ScriptedServer, sent: dict[str, Any], status: int, c
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def test_refusals_take_no_threads(server: ScriptedServer) -> None:
+    assert post(server, json={}).status_code == 400 and requests.get(server.http.address, timeout=60).status_code == 404
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("AnyIO")]
+
+
 def test_unknown_paths_and_methods(server: ScriptedServer) -> None:
     address = server.http.address
     assert requests.get(f"{address}/nope", timeout=60).json()["error"]["type"] == "not_found_error"
