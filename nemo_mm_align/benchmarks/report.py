@@ -171,12 +171,13 @@ def sampling(results: list[dict[str, Any]]) -> str:
             f"{found['longest']}",
             *(f"{found['tokens_per_second'][way]:,.0f}" for way in ("fixed batches", "refilled")),
             f"{found['speedup']:.2f}x",
+            str(found["differing_prompts"]),
             found["load_after"],
         )
         for found in results
     ]
-    head = ("", "fixed batches, tokens/s", "refilled, tokens/s", "refilled against fixed", "load")
-    return "**Sampling, prompts included** (same tokens, 1 thread)\n\n" + markdown_table(head, rows)
+    head = ("", "fixed batches, tokens/s", "refilled, tokens/s", "refilled against fixed", "prompts that differ", "load")
+    return "**Sampling, prompts included** (1 thread)\n\n" + markdown_table(head, rows)
 
 
 def labeling(results: dict[str, Any]) -> str:

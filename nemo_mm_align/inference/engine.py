@@ -105,8 +105,8 @@ class Figures:
     cache_usage: float
     prefix_queries: int
     prefix_hits: int
-    image_queries: int
-    image_hits: int
+    image_queries: int = 0
+    image_hits: int = 0
 
 
 class Engine:

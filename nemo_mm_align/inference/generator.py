@@ -134,7 +134,7 @@ class Generator:
                 yield ended
 
     def _mine(self, jobs: Sequence[Job[Result]]) -> list[list[Job[Result]]]:
-        """Groups of this replica's jobs: every so-and-so-manieth of each group, none empty."""
+        """Groups of this replica's jobs: each group's are dealt out in turn, none is empty."""
         replicas, replica = runtime.data_parallel_size(), runtime.data_parallel_rank()
         lengths, rows = [job.length for job in jobs], [job.samples for job in jobs]
         groups = plan_groups(lengths, rows, self.max_batch_tokens, replicas)

@@ -32,6 +32,8 @@ class _EngineFigures(Collector):
         yield self._gauge("kv_cache_usage_perc", "Share of the slots that answers lie in; 1 is all.", now.cache_usage)
         yield self._counter("prefix_cache_queries", "Positions of all prompts.", now.prefix_queries)
         yield self._counter("prefix_cache_hits", "Positions of prompts that were kept.", now.prefix_hits)
+        yield self._counter("mm_cache_queries", "Pictures in what had to be computed.", now.image_queries)
+        yield self._counter("mm_cache_hits", "Pictures of these whose embeddings were kept.", now.image_hits)
 
     def _gauge(self, name: str, says: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"{PREFIX}{name}", says, labels=["model_name"])

@@ -26,7 +26,7 @@ class OfferSettings(FinishedModelSettings):
     attribute_schema: AttributeSchema | None = None
     attributes: dict[str, Any] = {}
     ask_defaults: Literal["auto"] | StrictBool = "auto"
-    slots: Count
+    slots: Count | None
     length: Count | None = None
     kept: Natural
     cuda_graphs: StrictBool | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from nemo_mm_align.inference.engine import Engine
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.session import DecodingSession
+from nemo_mm_align.serving.cache_room import slots_for
 from nemo_mm_align.serving.offer_checks import asked_schema
 from nemo_mm_align.serving.offer_settings import OfferSettings
 from nemo_mm_align.serving.pictures import PictureLimits, PictureStore
@@ -30,12 +31,15 @@ def open_offered(settings: OfferSettings, rates: bool = False) -> OpenedModel:
 
 
 def decoding_session(settings: OfferSettings, opened: OpenedModel) -> DecodingSession:
-    """Build this rank's part of the model, load its weights, and return its session; process groups must be up."""
+    """Build this rank's part of the model, load its weights, and return its session; process groups must be up.
+
+    Raises:
+        UserError: there is no memory for keys and values of so many answers.
+    """
     model = opened.answering_model(settings.base, settings.merge_adapters)
     length = settings.length or opened.source.config.language.max_position_embeddings
-    return DecodingSession(
-        model, settings.slots, length, opened.encoder.decode_whole, settings.cuda_graphs, settings.kept
-    )
+    slots = slots_for(model, length, settings.kept, settings.slots)
+    return DecodingSession(model, slots, length, opened.encoder.decode_whole, settings.cuda_graphs, settings.kept)
 
 
 def served_model(

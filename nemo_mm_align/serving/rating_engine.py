@@ -108,7 +108,7 @@ class RatingEngine:
         with self._changed:
             running = {one.ticket for one in self._running}
             waiting = {one.ticket for one in self._waiting} - running
-        return Figures(len(running), len(waiting), 0.0, 0, 0, 0, 0)
+        return Figures(len(running), len(waiting), 0.0, 0, 0)
 
     def submit(self, samples: Sequence[Sample], pixels: Pixels) -> RatingTicket:
         """Have answers rated; several samples of a request may be rated in different batches.

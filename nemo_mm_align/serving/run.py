@@ -90,7 +90,7 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
     """The part of the first rank."""
     settings = checked.settings
     engine = _engine(settings, led)
-    gate = Gate(settings.slots + settings.max_waiting)
+    gate = Gate(engine.slots + settings.max_waiting)
     served = served_model(settings, opened, engine, _pictures(settings), _limits(settings), settings.aliases)
     metrics = ServerMetrics(served.name, lambda: engine.figures, engine.slots)
     with (
@@ -131,7 +131,9 @@ def _scores(settings: ServeSettings, served: ServedModel, scorers: Executor) -> 
     """Scores beside answers, where somebody tells them."""
     if settings.scorer is None:
         return []
-    return [ScoreRoute(make_scorer(settings.scorer), served.pictures, settings.limits.http, scorers).router()]
+    return [
+        ScoreRoute(make_scorer(settings.scorer), served.pictures, settings.limits.http, scorers, served.schema).router()
+    ]
 
 
 def _engine(settings: ServeSettings, led: LedSession | LedRater) -> Engine | RatingEngine:

@@ -12,10 +12,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from nemo_mm_align.schema.attribute import Attribute
+from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.bodies import read_body, read_object
 from nemo_mm_align.serving.messages import read_messages
 from nemo_mm_align.serving.pictures import PictureStore
 from nemo_mm_align.serving.scoring import Scorer, Scores
+from nemo_mm_align.serving.served_model import describe
 from nemo_mm_align.serving.settings import HttpLimits
 
 
@@ -34,6 +37,7 @@ class ScoreRoute:
     pictures: PictureStore
     limits: HttpLimits
     readers: Executor
+    schema: AttributeSchema | None = None
 
     def router(self) -> APIRouter:
         """Return the route."""
@@ -43,10 +47,26 @@ class ScoreRoute:
         async def scores(request: Request) -> Response:
             body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
             asking = asyncio.get_running_loop().run_in_executor(self.readers, lambda: self._scores(read_object(body)))
-            return JSONResponse({"scores": await asking})
+            scores = await asking
+            return JSONResponse({"scores": scores, **with_ranges(scores, self.schema)})
 
         return router
 
     def _scores(self, body: Mapping[str, Any]) -> Scores:
         messages = body.get("messages")
         return self.scorer.scores(messages, read_messages(messages, "assistant"), self.pictures)
+
+
+def with_ranges(scores: Scores, schema: AttributeSchema | None) -> dict[str, Any]:
+    """Return attributes of the scores as in ``/v1/models``, and the total where all that it is made of is there."""
+    if schema is None or not set(scores) <= set(schema.names):
+        return {}
+    found: dict[str, Any] = {"attributes": [describe(item) for item in schema.attributes if item.name in scores]}
+    if not set(schema.score) <= set(scores):
+        return found
+    return {**found, "total": sum(_worth(schema[name], scores[name]) for name in schema.score)}
+
+
+def _worth(attribute: Attribute, score: float) -> float:
+    """Counted from the worse end of the range, as `AttributeSchema.total` does; fractions too."""
+    return score if attribute.higher_is_better else attribute.maximum + attribute.minimum - score

@@ -52,6 +52,8 @@ function grow() {
 
 async function send() {
   if (running() || !panels.length || !samplingHolds()) return;
+  await pictures.read; // whoever drops a picture and presses Enter means both
+  if (running()) return;
   const asked = { text: byId("question").value.trim(), pictures: [...pictures.items] };
   if (!asked.text && !asked.pictures.length) return missing("question", "Write a question first.");
   if (view() === "rate") {

@@ -10,11 +10,18 @@ const QUALITY = 0.92;
 export class Pictures {
   constructor() {
     this.items = [];
+    this.read = Promise.resolve(); // once all that was added so far has been read
     this.limits = { bytes: Infinity, pixels: Infinity };
   }
 
   /** Read files, one after the other; those that are no picture are named. @param {Iterable<File>} files */
-  async add(files) {
+  add(files) {
+    const given = [...files];
+    this.read = this.read.then(() => this.#readAll(given));
+    return this.read;
+  }
+
+  async #readAll(files) {
     for (const file of files) {
       try {
         this.items.push(await readPicture(file, this.limits));

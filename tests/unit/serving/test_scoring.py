@@ -22,10 +22,11 @@ from nemo_mm_align.miniature.sources import charts
 from nemo_mm_align.miniature.truth import Bar, Scene
 from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.serving.pictures import PictureStore
-from nemo_mm_align.serving.score_route import ScoreRoute
+from nemo_mm_align.serving.score_route import ScoreRoute, with_ranges
 from nemo_mm_align.serving.scorer_settings import ScorerSettings
 from nemo_mm_align.serving.scoring import Scorer, make_scorer
 from tests.served_app import LIMITS, application
+from tests.unit.serving.toy_model import schema as shipped_schema
 
 KEY = "nvapi-0123456789abcdefghijklmnop"
 ASKED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
@@ -179,3 +180,12 @@ def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         make_scorer(ScorerSettings(url="http://127.0.0.1/v1", model="rater", api_key_env="REWARD_KEY"))
     with pytest.raises(UserError, match="url: it='127.0.0.1' is no address"):
         read(ScorerSettings, {"url": "127.0.0.1", "model": "rater"})
+
+
+def test_scores_come_with_their_ranges_and_total() -> None:
+    schema = shipped_schema()
+    scores = {"helpfulness": 2.5, "correctness": 4.0, "coherence": 3.0, "complexity": 1.0, "verbosity": 0.0}
+    told = with_ranges(scores, schema)
+    assert told["total"] == 9.5 and [one["name"] for one in told["attributes"]] == list(schema.names)
+    assert "total" not in with_ranges({"helpfulness": 2.5}, schema)
+    assert with_ranges({**scores, "charm": 1.0}, schema) == with_ranges(scores, None) == {}
