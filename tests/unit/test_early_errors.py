@@ -115,7 +115,7 @@ CASES = {
         ("scorer=orakel", "scorer='orakel': must be oracle, or a section"),
         ("scorer={url:ftp://x/v1,model:m}", "scorer.url='ftp://x/v1' is no address; write for example"),
         ("scorer={url:http://127.0.0.1:9/v1,modell:m}", "no key scorer.modell. Did you mean model?"),
-        ("scorer={url:http://127.0.0.1:9/v1,model:m,api_key_env:NO_KEY_OF_THE_TESTS}", "scorer.api_key_env=NO_KEY_OF_THE_TESTS: "),
+        ("scorer={url:http://127.0.0.1:9/v1,model:m,api_key_env:NO_KEY_OF_THE_TESTS}", "scorer.api_key_env=NO_KEY_OF_THE_TESTS:"),
         ("checkpoint=@rater aliases={short:{verbosity:0}}", "rates answers and gives none; attributes, aliases and scorer are"),
         ("allowed_origins=[example.org]", "an origin is http(s)://HOST"),
         ("limits.max_tokens=9", "max_new_tokens=512 is above limits.max_tokens=9"),
