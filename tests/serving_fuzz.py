@@ -50,6 +50,8 @@ REFUSED = (429, 503, 504)
 """Statuses of a server that is well and has too much to do."""
 SETTLED_SECONDS = 30.0
 """After the last client, for connections to time out and idle threads to end."""
+POOLED_THREADS = 4
+"""Readers and scorers, two each as `SETTINGS` has it: a pool starts them when it first needs them, and keeps them."""
 GROWTH_BYTES = 96 << 20
 """Of memory from the warmed-up server to the end: the allocator's pieces, not something for each request."""
 
@@ -223,7 +225,7 @@ def _left(server: ServingProcess, process: psutil.Process, before: Standing) -> 
     """What clients have left behind."""
     _settle(server)
     deadline = time.monotonic() + SETTLED_SECONDS
-    while (now := Standing.of(process)).threads > before.threads or now.files > before.files:
+    while (now := Standing.of(process)).threads > before.threads + POOLED_THREADS or now.files > before.files:
         if time.monotonic() > deadline:
             return [f"{before.threads} threads and {before.files} files have become {now.threads} and {now.files}"]
         time.sleep(0.1)
