@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.serving_process import KEY
 from tests.unit.serving.test_fuzzed_requests import spoilt, valid
-from tests.unit.serving.toy_model import body, data_url, png, text_part, user
+from tests.unit.serving.toy_model import assistant, body, data_url, png, text_part, user
 
 CHAT = "/v1/chat/completions"
 POSTED = (CHAT, CHAT, CHAT, "/tokenize", "/detokenize", "/v1/scores", "/classify", "/pooling", "/v1/completions")
@@ -79,6 +79,8 @@ def _short(source: random.Random, **more: Any) -> bytes:
 def spoilt_body(source: random.Random) -> Shot:
     path = source.choice(POSTED)
     made = spoilt(source) if source.random() < 0.8 else valid(source)
+    if source.random() < 0.3 and isinstance(made.get("messages"), list):
+        made["messages"] = [*made["messages"], assistant("w1 w2")]  # what attribute models rate
     return Shot((request(path, _json(made)),), "read", "body")
 
 

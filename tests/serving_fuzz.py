@@ -1,6 +1,7 @@
 """Many random clients against one running server: none may break it, hang it, or change what another one is answered.
 
 python tests/serving_fuzz.py --requests 10000 --seed 0
+python tests/serving_fuzz.py --rater                 # of an attribute model
 python tests/serving_fuzz.py --only 4711 --seed 0     # one client again, as its number names it
 """
 
@@ -29,19 +30,33 @@ import requests
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nemo_mm_align.model.config import ParallelConfig
+from nemo_mm_align.parallel import runtime
+from tests.attribute_checkpoints import attribute_checkpoint
 from tests.decoding_model import make_folder
 from tests.fuzzed_traffic import CHAT, Shot, shot, unlimited_json
 from tests.serving_process import KEY, ServingProcess, serving
-from tests.unit.serving.toy_model import body, image_part, text_part, user
+from tests.unit.serving.toy_model import assistant, body, image_part, text_part, user
 from tests.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 
-SETTINGS = ("name=toy", "template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "scorer=oracle",
-            "aliases={toy-short: {verbosity: 0}}", "slots=4", "max_waiting=28", "kept=3", "length=600", "max_new_tokens=16",
-            "readers=2", "limits.max_tokens=64", "limits.body_bytes=4000000", "limits.body_seconds=2",
-            "limits.header_seconds=1", "limits.idle_seconds=1", "limits.keep_alive_seconds=1", "limits.image_bytes=1000000",
-            "limits.image_pixels=2000000", "limits.kept_image_bytes=2000000")  # fmt: skip
+LIMITS = ("name=toy", "max_waiting=28", "length=500", "readers=2", "limits.body_bytes=4000000", "limits.body_seconds=2",
+          "limits.header_seconds=1", "limits.idle_seconds=1", "limits.keep_alive_seconds=1", "limits.image_bytes=1000000",
+          "limits.image_pixels=2000000", "limits.kept_image_bytes=2000000")  # fmt: skip
+SETTINGS = (*LIMITS, "template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "scorer=oracle", "slots=4",
+            "aliases={toy-short: {verbosity: 0}}", "kept=3", "max_new_tokens=16", "limits.max_tokens=64")  # fmt: skip
+ASKED: tuple[dict[str, Any], ...] = (
+    body(user("w5 w6 w7"), temperature=0, max_tokens=12),
+    body(user([image_part("green"), text_part("w3 w9")]), temperature=0, max_tokens=12, attributes={"verbosity": 0}),
+    body(user("w8 w2 w1"), temperature=1, seed=11, n=2, max_tokens=12),
+)
+"""Of a model that answers: greedy, steered with a picture, seeded."""
+RATED = (
+    body(user("w5 w6 w7"), assistant("w1 w3")),
+    body(user([image_part("green"), text_part("w3 w9")]), assistant("w2 w3 w5")),
+)
+"""Of an attribute model."""
 CLIENTS = 16
 """At a time."""
 MOST_SECONDS = 120.0
@@ -123,14 +138,8 @@ def judge(said: bytes, found: Found, name: str) -> None:
 class Probe:
     """Asks the same questions all the time, and whether the server is well."""
 
-    def __init__(self, server: ServingProcess) -> None:
-        self._server = server
-        plain = {"temperature": 0, "max_tokens": 12}
-        self._bodies: list[dict[str, Any]] = [
-            body(user("w5 w6 w7"), **plain),
-            body(user([image_part("green"), text_part("w3 w9")]), **plain, attributes={"verbosity": 0}),
-            body(user("w8 w2 w1"), temperature=1, seed=11, n=2, max_tokens=12),
-        ]
+    def __init__(self, server: ServingProcess, bodies: Sequence[dict[str, Any]]) -> None:
+        self._server, self._bodies = server, bodies
         self._known = [self._ask(one) for one in self._bodies]
         assert len({str(known) for known in self._known}) == len(self._known)
 
@@ -146,7 +155,11 @@ class Probe:
                 break
             time.sleep(0.2)
         found = reply.json()
-        return [(one["message"]["content"], one["attributes"]) for one in found["choices"]] if reply.ok else found
+        return (
+            [(_rounded(one["message"]["content"]), one["attributes"]) for one in found["choices"]]
+            if reply.ok
+            else found
+        )
 
     def look(self) -> list[str]:
         """Return what has changed, which is nothing."""
@@ -157,6 +170,11 @@ class Probe:
             if answer != known:
                 faults.append(f"the answer to {json.dumps(asked)[:200]} was {known} and is {answer}")
         return faults
+
+
+def _rounded(text: str) -> str:
+    """Numbers of a rating with four digits: what it shares a batch with may move the last of them."""
+    return re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda found: f"{float(found[0]):.4f}", text)
 
 
 @contextmanager
@@ -180,13 +198,20 @@ def _probing(probe: Probe, found: Found) -> Iterator[None]:
         thread.join()
 
 
-def fuzz(server: ServingProcess, seed: int, numbers: Sequence[int], warm: int = 100) -> Found:
+def fuzz(
+    server: ServingProcess,
+    seed: int,
+    numbers: Sequence[int],
+    warm: int = 100,
+    asked: Sequence[dict[str, Any]] = ASKED,
+) -> Found:
     """Send the clients of these numbers, several at a time; return what came of them.
 
     Args:
+        asked: questions whose answers must not change.
         warm: further clients before them, after which memory, threads and files are taken to be what the server needs.
     """
-    probe, process = Probe(server), psutil.Process(server.process.pid)
+    probe, process = Probe(server, asked), psutil.Process(server.process.pid)
     with unlimited_json(), ThreadPoolExecutor(CLIENTS) as pool:
         found = Found()
 
@@ -239,18 +264,29 @@ def _left(server: ServingProcess, process: psutil.Process, before: Standing) -> 
     return faults
 
 
+def _rater(folder: Path) -> Path:
+    """Write an attribute model of the same base."""
+    runtime.initialize(ParallelConfig(), seed=1)
+    attribute_checkpoint(folder / "run", folder / "model", "last")
+    runtime.shutdown()
+    return folder / "run"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rater", action="store_true", help="of an attribute model, not of one that answers")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of clients")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_folder(folder / "model")
-        with serving(folder, f"checkpoint={folder}/model", *SETTINGS) as server:
-            found = fuzz(server, given.seed, given.only or range(given.requests))
+        words = [f"checkpoint={_rater(folder)}", *LIMITS] if given.rater else [f"checkpoint={folder}/model", *SETTINGS]
+        with serving(folder, *words) as server:
+            numbers = given.only or range(given.requests)
+            found = fuzz(server, given.seed, numbers, asked=RATED if given.rater else ASKED)
         log = (folder / "server.log").read_text(errors="replace")
     logger.info("%s, %d probes, %.0f s, memory %s MiB", dict(found.statuses), found.probes, found.seconds, found.memory)
     for fault in found.faults[:50]:

@@ -176,7 +176,14 @@ def sampling(results: list[dict[str, Any]]) -> str:
         )
         for found in results
     ]
-    head = ("", "fixed batches, tokens/s", "refilled, tokens/s", "refilled against fixed", "prompts that differ", "load")
+    head = (
+        "",
+        "fixed batches, tokens/s",
+        "refilled, tokens/s",
+        "refilled against fixed",
+        "prompts that differ",
+        "load",
+    )
     return "**Sampling, prompts included** (1 thread)\n\n" + markdown_table(head, rows)
 
 
