@@ -173,6 +173,8 @@ class Prefill:
             if places:
                 tokens |= self._some(prompts, places, found, slots)
         self._keep(prompts, contents, slots)
+        for row, place in prompts.rows:
+            row.cached = prefix.length if (prefix := found[place]) else 0
         return [tokens[row.number] for row, _ in prompts.rows]
 
     def _some(

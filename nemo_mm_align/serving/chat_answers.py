@@ -93,6 +93,11 @@ class ChatAnswers:
         return sum(len(request.prompt.ids) for request in self._asked.requests)
 
     @property
+    def cached_tokens(self) -> int:
+        """Those of `prompt_tokens` that were kept from earlier prompts and not computed."""
+        return sum(ticket.cached for ticket in self._tickets)
+
+    @property
     def completion_tokens(self) -> int:
         """Of all answers that have ended, each as often as it is told."""
         return sum(len(answer.ended.ids) * len(answer.choices) for answer in self.all if answer.ended)

@@ -138,6 +138,17 @@ def test_many_ask_and_some_give_up(model: Llava, graphs: bool, monkeypatch: pyte
     assert 0 < figures.prefix_hits < figures.prefix_queries
 
 
+def test_each_ticket_tells_what_of_its_prompt_was_kept(model: Llava) -> None:
+    engine, own = engine_of(model, slots=2, kept=3)
+    drawn = replace(DRAWN, num_samples=2)
+    other, begins = request(range(60, 80)), request(range(7, 30))
+    asked = [request(range(7, 47)), other, request(range(7, 47), (), drawn), begins, text(0)]
+    tickets = [submit(engine, one)[0] for one in asked]
+    drain(engine)
+    assert [ticket.cached for ticket in tickets] == [0, 0, 39, 22, 0], "once for a prompt, however many its answers"
+    assert own.reused == (40 + 20 + 40 + 23 + 4, 39 + 22)
+
+
 def test_the_queue_is_bounded_and_the_end_answers_what_it_holds(model: Llava) -> None:
     engine, _ = engine_of(model, waiting=3)
     most = 3 + SLOTS  # nobody lies in a slot so far

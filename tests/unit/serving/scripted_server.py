@@ -40,7 +40,7 @@ class ScriptedEngine:
 
     @property
     def figures(self) -> Figures:
-        return Figures(len(self.tickets) - len(self.cancelled), 0, 0.0, 0, 0)
+        return Figures(len(self.tickets) - len(self.cancelled), 0, 0.0, 0, 0, 0, 0)
 
     @property
     def idle(self) -> bool:

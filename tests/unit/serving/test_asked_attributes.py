@@ -46,6 +46,11 @@ def test_the_nearest_word_counts(taste: ServedModel) -> None:
     assert pair(taste, attributes={}) == (3, 2)
     assert pair(taste, model="toy-short") == (3, 0)
     assert pair(taste, model="toy@verbosity=1, complexity=expert") == (4, 1)
+    assert (
+        pair(taste, model="toy@verbosity=1;complexity=+4")
+        == pair(taste, model="toy@verbosity=1+complexity=4")
+        == (4, 1)
+    )
     assert pair(taste, model="toy-short", attributes={"complexity": 0}) == (0, 0)
     assert pair(taste, model="toy-short", attributes={"verbosity": 4}) == (3, 4)
     assert pair(taste, model="toy-plain") is pair(taste, model="toy@none") is pair(taste, attributes=None) is None
@@ -122,6 +127,8 @@ CAN = "This model can be asked for complexity 0 to 4; verbosity 0 to 4."
         ({"attribute": {"verbosity": 0}}, "attribute: there is no such field. Did you mean attributes?"),
         ({"model": "toy@verbosity"}, "'verbosity' behind @ is not ATTRIBUTE=VALUE"),
         ({"model": "toy@verbosity=0,verbosity=1"}, "or stands there twice"),
+        ({"model": "toy@verbosity=0;verbosity=1"}, "or stands there twice"),
+        ({"model": "toy@verbosity=0;;complexity=1"}, "'' behind @"),
         ({"model": "toy@"}, "'' behind @"),
         ({"model": "toy@verbosity=nan"}, "outside 0 to 4"),
         ({"model": "toy@depth=1"}, CAN),

@@ -97,6 +97,11 @@ def test_no_depth_of_nesting_is_too_much_for_one_part_alone() -> None:
             assert error.status == 400
 
 
+def test_refusals_take_no_threads(server: ScriptedServer) -> None:
+    assert post(server, json={}).status_code == 400 and requests.get(server.http.address, timeout=60).status_code == 404
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("AnyIO")]
+
+
 def test_unknown_paths_and_methods(server: ScriptedServer) -> None:
     address = server.http.address
     assert requests.get(f"{address}/nope", timeout=60).json()["error"]["type"] == "not_found_error"
@@ -195,6 +200,7 @@ def test_a_stream_that_waits_gets_comments_and_interleaves_choices(server: Scrip
         (1, {"content": "a"}, None), (1, {}, "length"), (0, {}, "stop"),
     ]  # fmt: skip
     assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 3
+    assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     assert all(chunk["usage"] is None for chunk in chunks)
 
 
