@@ -29,11 +29,13 @@ def attribute_checkpoint(
     lora: LoRAConfig | None = None,
     precision: str = "fp32",
     template: str = "vicuna_v1",
+    attributed: bool = False,
 ) -> Path:
     """Write a checkpoint below `run`; process groups must be up. Outputs spread over the range and beyond.
 
     Args:
         pooling: of the head; None: the model has none, and answers.
+        attributed: it says that it was trained to be asked for attributes.
     """
     source, schema = open_source(base), helpsteer()
     head = None if pooling is None else HeadConfig(schema.names, pooling)
@@ -53,7 +55,7 @@ def attribute_checkpoint(
         template=_yaml(f"template/{template}.yaml"),
         attribute_schema=schema.model_dump(mode="json"),
         image_processor=source.image_processor().model_dump(mode="json"),
-        recipe={"name": "attribute_model" if head else "sft"},
+        recipe={"name": "attribute_model" if head else "steerlm" if attributed else "sft", "attributed": attributed},
         base_path=str(base),
         base_fingerprint=source.fingerprint(),
         precision=precision,

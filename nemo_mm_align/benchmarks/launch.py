@@ -13,16 +13,24 @@ from typing import Any
 
 from nemo_mm_align.core.repository import ROOT
 
-_LIMIT_SECONDS = 900
+LIMIT_SECONDS = 900
+"""That a measurement may take."""
 
 
-def measure(name: str, settings: Mapping[str, Any], threads: int | None = None, processes: int = 1) -> dict[str, Any]:
+def measure(
+    name: str,
+    settings: Mapping[str, Any],
+    threads: int | None = None,
+    processes: int = 1,
+    limit_s: float = LIMIT_SECONDS,
+) -> dict[str, Any]:
     """Run ``worker NAME`` on the CPU, offline, and return its result.
 
     Args:
         settings: plain values for the measurement.
         threads: OMP_NUM_THREADS; ``None`` leaves the choice to torch.
         processes: more than one starts them with torchrun.
+        limit_s: seconds that it may take.
 
     Raises:
         RuntimeError: the measurement failed; the message ends with its output.
@@ -41,7 +49,7 @@ def measure(name: str, settings: Mapping[str, Any], threads: int | None = None, 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_LIMIT_SECONDS,
+            timeout=limit_s,
         )
         if process.returncode != 0:
             raise RuntimeError(f"measurement {name} of {dict(settings)} failed:\n{process.stdout[-4000:]}")

@@ -190,8 +190,14 @@ def padded_rows(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     }
 
 
-def greedy(model: Any, prompts: Sequence[list[int]], pixels_NCHW: torch.Tensor, new_tokens: int) -> list[list[int]]:
-    """Decode `new_tokens` tokens per prompt with transformers' generate; nothing ends an answer early."""
+def greedy(
+    model: Any, prompts: Sequence[list[int]], pixels_NCHW: torch.Tensor, new_tokens: int, end_id: int | None = None
+) -> list[list[int]]:
+    """Decode `new_tokens` tokens per prompt with transformers' generate.
+
+    Args:
+        end_id: token that ends an answer, which is padded behind it; None: nothing ends one early.
+    """
     length = max(map(len, prompts))
     ids = torch.tensor([[PAD_ID] * (length - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -202,7 +208,7 @@ def greedy(model: Any, prompts: Sequence[list[int]], pixels_NCHW: torch.Tensor, 
             pixel_values=pixels_NCHW,
             do_sample=False,
             max_new_tokens=new_tokens,
-            eos_token_id=None,
+            eos_token_id=end_id,
             pad_token_id=PAD_ID,
             suppress_tokens=[IMAGE_ID],
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from nemo_mm_align.benchmarks.serving.report import serving
+from nemo_mm_align.benchmarks.tables import markdown_table
 from nemo_mm_align.core.units import MIB
 
 
@@ -18,27 +20,12 @@ def markdown(results: dict[str, Any]) -> str:
         "import": conversion,
         "decoding": decoding,
         "sampling": sampling,
+        "serving": serving,
         "labeling": labeling,
         "gpu": str.rstrip,
     }
     sections += [table(results[part]) for part, table in tables.items() if part in results]
     return "\n\n".join(sections) + "\n"
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def text_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of texts, which may hold what Markdown takes for the end of a cell."""
-    lines = [
-        head,
-        ["---"] * len(head),
-        *([str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows),
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _seconds(value: float) -> str:

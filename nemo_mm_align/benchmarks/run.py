@@ -14,17 +14,22 @@ import torch
 from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
-from nemo_mm_align.benchmarks.launch import measure
+from nemo_mm_align.benchmarks.launch import LIMIT_SECONDS, measure
 from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
-from nemo_mm_align.benchmarks.settings import BenchmarkSettings, BenchmarkSize
+from nemo_mm_align.benchmarks.settings import BenchmarkSettings, BenchmarkSize, ServingMeasure, ServingMeasures
 from nemo_mm_align.core.atomic import write_json
+from nemo_mm_align.core.configuration import StrictModel
 
 logger = logging.getLogger(__name__)
 
 LAYOUTS = {"1 process": (1, 1, 1), "TP2": (2, 1, 2), "PP2": (1, 2, 2), "DP2": (1, 1, 2)}
 """Name: tensor-parallel size, pipeline-parallel size, processes."""
+
+SEED = 1234
+_SERVING_SECONDS = 1800
+"""That a measurement of the part `serving` may take, beside the minutes asked for."""
 
 
 class Benchmark:
@@ -109,6 +114,25 @@ class Benchmark:
                 results.append({"model": model, **self._measured("sampling", {**self.settings(model), **work}, 1)})
         return results
 
+    def serving(self, asked: ServingMeasures) -> dict[str, Any]:
+        """Answers through a server: against transformers' generate, under load that does not wait, and its memory."""
+        size = self.size.serving
+        cases: dict[ServingMeasure, Mapping[str, StrictModel]] = {
+            "against_transformers": size.against_transformers,
+            "load": dict.fromkeys(size.load.models, size.load),
+            "memory": {size.memory.model: size.memory},
+        }
+        return {
+            name: [self._served(name, model, work, asked.minutes) for model, work in cases[name].items()]
+            for name in asked.measures
+        }
+
+    def _served(self, name: ServingMeasure, model: str, work: StrictModel, minutes: float) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
+            own = {"work": work.model_dump(), "scratch": scratch, "seed": SEED, "minutes": minutes}
+            limit_s = _SERVING_SECONDS + 60 * minutes
+            return {"model": model, **self._measured(name, {**self.settings(model), **own}, 1, limit_s=limit_s)}
+
     def conversion(self) -> list[dict[str, Any]]:
         """Import and export of a random bf16 folder, by way of a checkpoint and without, in one process and under TP2."""
         folder = self.scratch / "import"
@@ -134,9 +158,16 @@ class Benchmark:
         """The label command against a local judge server."""
         return measure_labeling(self.size.labeling.model_dump(), self.scratch)
 
-    def _measured(self, name: str, settings: dict[str, Any], threads: int | None, processes: int = 1) -> dict[str, Any]:
+    def _measured(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        threads: int | None,
+        processes: int = 1,
+        limit_s: float = LIMIT_SECONDS,
+    ) -> dict[str, Any]:
         logger.info("%s, %s, threads %s, processes %d", name, Path(settings["folder"]).name, threads, processes)
-        return measure(name, settings, threads, processes)
+        return measure(name, settings, threads, processes, limit_s)
 
 
 def run_benchmark(config: BenchmarkSettings) -> str:
@@ -150,6 +181,7 @@ def run_benchmark(config: BenchmarkSettings) -> str:
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
             "sampling": benchmark.sampling,
+            "serving": lambda: benchmark.serving(config.serving),
             "labeling": benchmark.labeling,
             "gpu": lambda: run_gpu(config.gpu, " ".join(["python", *sys.argv])),
         }

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nemo_mm_align.benchmarks.gpu.options import Options
-from nemo_mm_align.core.configuration import Count, Natural, Seconds, StrictModel
+from nemo_mm_align.core.configuration import Count, Natural, Positive, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
-Part = Literal["training", "layouts", "reference", "import", "decoding", "sampling", "labeling", "gpu"]
+Part = Literal["training", "layouts", "reference", "import", "decoding", "sampling", "serving", "labeling", "gpu"]
+ServingMeasure = Literal["against_transformers", "load", "memory"]
 
 
 class ModelSize(StrictModel):
@@ -36,6 +37,48 @@ class SamplingSize(StrictModel):
     slots: Count
     top_k: Natural
     stop_share: Annotated[float, Field(gt=0, lt=1)]
+
+
+class AnsweringSize(StrictModel):
+    """What one model is asked through the server and by transformers; the comments of conf/size/full.yaml say what each means."""
+
+    rounds: Count
+    question_words: Count
+    new_tokens: Count
+    distinct: list[Count]
+    repeated: list[Count]
+    conversations: list[Count]
+
+
+class LoadSize(StrictModel):
+    """Load that does not wait for answers, likewise."""
+
+    models: list[str]
+    slots: Count
+    question_words: Count
+    answer_tokens: tuple[Count, Count]
+    shares: list[Annotated[float, Field(gt=0)]]
+    capacity_s: Positive
+    level_s: Positive
+
+
+class MemorySize(StrictModel):
+    """Load under which memory is watched, likewise."""
+
+    model: str
+    slots: Count
+    clients: Count
+    pictures: Count
+    question_words: Count
+    tokens: Count
+
+
+class ServingSize(StrictModel):
+    """How much is asked of a server."""
+
+    against_transformers: dict[str, AnsweringSize]
+    load: LoadSize
+    memory: MemorySize
 
 
 class LabelingSize(StrictModel):
@@ -65,8 +108,16 @@ class BenchmarkSize(StrictModel):
     decoding_batches: list[Count]
     sampling: SamplingSize
     models: dict[str, ModelSize]
+    serving: ServingSize
     imported: Annotated[LlavaConfig, Field(alias="import")]
     labeling: LabelingSize
+
+
+class ServingMeasures(StrictModel):
+    """What is measured of a server; the comments of conf/benchmark.yaml say what each means."""
+
+    measures: list[ServingMeasure] = ["against_transformers", "load", "memory"]
+    minutes: Positive = 1.0
 
 
 class BenchmarkSettings(StrictModel):
@@ -77,4 +128,5 @@ class BenchmarkSettings(StrictModel):
     scratch: Path | None = None
     size: BenchmarkSize
     template: dict[str, Any]
+    serving: ServingMeasures = ServingMeasures()
     gpu: Options = Options()

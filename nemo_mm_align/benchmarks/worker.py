@@ -10,14 +10,18 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
+from nemo_mm_align.benchmarks.settings import ServingMeasure
 from nemo_mm_align.parallel import runtime
 
+_Measurement = Callable[[dict[str, Any]], dict[str, Any]]
 
-def measurement(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+
+def measurement(name: str) -> _Measurement:
     """The function called `name`; only its own imports are paid for."""
     if name in (PREFERENCE, IMITATION):
         from nemo_mm_align.benchmarks import training
@@ -31,6 +35,8 @@ def measurement(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         from nemo_mm_align.benchmarks import refilling
 
         return refilling.measure
+    if name in get_args(ServingMeasure):
+        return cast(_Measurement, import_module(f"nemo_mm_align.benchmarks.serving.{name}").measure)
     if name == "layout":
         from nemo_mm_align.benchmarks import layouts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,6 +61,9 @@ class _News:
 class ChatAnswers:
     """Listens to the tickets of one request; all but `stepped` and `failed` belong to the event loop.
 
+    An answer that is sent whole wakes the event loop once it has ended, not at every token: the loop's work for a token takes as
+    long as a row of a small model's step, and the engine's thread waits for it.
+
     Args:
         engine: that answers.
         asked: the request.
@@ -78,7 +82,8 @@ class ChatAnswers:
     ) -> None:
         self._engine, self._asked, self._decode, self._metrics = engine, asked, decode, metrics
         self._arrived, self._loop = arrived, asyncio.get_running_loop()
-        self._news: asyncio.Queue[_News | BaseException] = asyncio.Queue()
+        self._news: deque[_News | BaseException] = deque()
+        self._woken, self._arrival = False, asyncio.Event()
         self._tickets: dict[Ticket, list[GrowingAnswer]] = {}
         self._first_token = True
 
@@ -125,15 +130,21 @@ class ChatAnswers:
 
     def stepped(self, ticket: Ticket, steps: Sequence[AnswerStep]) -> None:
         """See `Listener`."""
-        self._tell(_News(ticket, steps, time.monotonic()))
+        self._tell(
+            _News(ticket, steps, time.monotonic()),
+            wake=self._asked.stream or any(step.answer is not None for step in steps),
+        )
 
     def failed(self, ticket: Ticket, error: BaseException) -> None:
         """See `Listener`."""
-        self._tell(error)
+        self._tell(error, wake=True)
 
-    def _tell(self, news: _News | BaseException) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
-            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
+    def _tell(self, news: _News | BaseException, wake: bool) -> None:
+        self._news.append(news)
+        if wake and not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                self._loop.call_soon_threadsafe(self._arrival.set)
 
     async def growth(self, quiet: float | None = None) -> AsyncIterator[list[Growth]]:
         """Yield what has come, as it comes, until all answers have ended.
@@ -146,20 +157,41 @@ class ChatAnswers:
         """
         unfinished = len(self.all)
         while unfinished:
-            news = await self._wait(quiet)
-            if isinstance(news, BaseException):
-                raise api_error(news)
-            steps = news.steps if news else []
-            unfinished -= sum(step.answer is not None for step in steps)
-            yield [self._grow(news, step) for step in steps if news]
+            found = await self._wait(quiet)
+            if not found:
+                yield []
+            for news in found:  # one by one: what is made of an answer's growth depends on whether it has ended by then
+                yield [self._grow(news, step) for step in news.steps]
+            unfinished = sum(answer.ended is None for answer in self.all)
         self._metrics.ended(time.monotonic() - self._arrived)
 
-    async def _wait(self, quiet: float | None) -> _News | BaseException | None:
+    async def _wait(self, quiet: float | None) -> list[_News]:
+        """What has come since the last time; nothing where nothing comes for so many seconds."""
         try:
             async with asyncio.timeout(quiet):
-                return await self._news.get()
+                await self._woken_with_news()
         except TimeoutError:
-            return None
+            return []
+        found = list[_News]()
+        while self._news:
+            news = self._news.popleft()
+            if isinstance(news, _News):
+                found.append(news)
+            elif found:  # they are told first
+                self._news.appendleft(news)
+                self._arrival.set()
+                break
+            else:
+                raise api_error(news)
+        return found
+
+    async def _woken_with_news(self) -> None:
+        while True:
+            await self._arrival.wait()
+            self._arrival.clear()
+            self._woken = False  # before the news are taken: what comes meanwhile wakes again
+            if self._news:
+                return
 
     def _grow(self, news: _News, step: AnswerStep) -> Growth:
         answer = self._tickets[news.ticket][step.sample]
@@ -167,7 +199,8 @@ class ChatAnswers:
         if step.logprobs is not None and step.token is not None:  # a stop token is no part of what is told
             answer.logprobs.append(step.logprobs)
         if step.answer is None:
-            return Growth(answer, "" if step.token is None else answer.text.add(step.token))
+            pieces = self._asked.stream and step.token is not None
+            return Growth(answer, answer.text.add(step.token) if pieces else "")
         answer.ended = step.answer
         if answer.logprobs and step.answer.text is not None:
             answer.logprobs = answer.logprobs[: tokens_before_stop(step.answer, self._decode)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_mm_align.benchmarks.gpu.table import head
-from nemo_mm_align.benchmarks.report import text_table
+from nemo_mm_align.benchmarks.tables import text_table
 from nemo_mm_align.core.atomic import write_text
 from nemo_mm_align.verify.outcome import Outcome, Verdict
 from nemo_mm_align.verify.plan import STEPS, Step

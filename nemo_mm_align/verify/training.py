@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_mm_align.benchmarks.recipes import PREFERENCE
-from nemo_mm_align.benchmarks.report import markdown_table
+from nemo_mm_align.benchmarks.tables import markdown_table
 from nemo_mm_align.core.run_files import METRICS_FILE, read_metrics
 from nemo_mm_align.parallel.checkpoint_folder import latest_checkpoint
 from nemo_mm_align.verify.context import Context

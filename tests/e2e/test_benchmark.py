@@ -58,6 +58,26 @@ def _same_tensors(folder, other):
             assert ours.get_tensor(name).equal(exported.get_tensor(name)), name
 
 
+def test_serving_against_transformers_under_load_and_over_time(repository, tmp_path):
+    out = tmp_path / "out.json"
+    run = benchmark(repository, "parts=[serving]", "serving.minutes=0.1", f"out={out}", f"scratch={tmp_path}")
+    assert run.returncode == 0, run.stderr
+    found = json.loads(out.read_text())["serving"]
+    (answers,), (load,), (memory,) = found["against_transformers"], found["load"], found["memory"]
+    cases = [(case["kind"], case["at_a_time"], case["answers"]) for case in answers["cases"]]
+    assert cases == [("distinct", 1, 4), ("distinct", 3, 4), ("repeated", 4, 4), ("conversations", 2, 6)]
+    for case in answers["cases"]:  # where the answers differ beyond rounding it has raised
+        assert len(case["seconds"]["ours"]) == 2 and min(case["seconds"]["ours"] + case["cpu"]["ours"]) > 0
+        assert case["ties"] <= 1
+    (level,) = load["levels"]
+    assert level["failed"] == 0 < level["questions"] and level["asked_per_second"] == load["capacity"] / 2
+    assert 0 < level["first_token"]["p50"] <= level["first_token"]["p95"] <= level["first_token"]["p99"]
+    assert memory["questions"] > 0 and memory["left_out_s"] == pytest.approx(2) and memory["last_mib"] > 100
+    assert "| tiny, 4 questions about each picture, 4 at a time |" in run.stdout
+    assert "| tiny, 50% of " in run.stdout and "MiB a minute by least squares after the first 2 s" in run.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
 def test_unknown_part(repository):
     run = benchmark(repository, "parts=[speed]")
     assert run.returncode == 2 and "choose from training" in run.stderr

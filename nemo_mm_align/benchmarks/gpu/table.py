@@ -7,7 +7,7 @@ from typing import Any
 
 from nemo_mm_align.benchmarks.gpu.facts import NO_CARD
 from nemo_mm_align.benchmarks.recipes import PREFERENCE
-from nemo_mm_align.benchmarks.report import markdown_table
+from nemo_mm_align.benchmarks.tables import markdown_table
 
 Line = Mapping[str, Any]
 NONE = "–"
