@@ -199,8 +199,9 @@ class ChatAnswers:
         if step.logprobs is not None and step.token is not None:  # a stop token is no part of what is told
             answer.logprobs.append(step.logprobs)
         if step.answer is None:
-            pieces = self._asked.stream and step.token is not None
-            return Growth(answer, answer.text.add(step.token) if pieces else "")
+            if step.token is None or not self._asked.stream:
+                return Growth(answer, "")
+            return Growth(answer, answer.text.add(step.token))
         answer.ended = step.answer
         if answer.logprobs and step.answer.text is not None:
             answer.logprobs = answer.logprobs[: tokens_before_stop(step.answer, self._decode)]

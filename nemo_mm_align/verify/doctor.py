@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nemo_mm_align.benchmarks.report import text_table
+from nemo_mm_align.benchmarks.tables import text_table
 from nemo_mm_align.verify.context import Context
 from nemo_mm_align.verify.outcome import Outcome, Verdict
 from nemo_mm_align.verify.programs import torchrun

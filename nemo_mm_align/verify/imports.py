@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from nemo_mm_align.benchmarks.report import text_table
+from nemo_mm_align.benchmarks.tables import text_table
 from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.preflight.versions import ENGINE_RANGES, normalise, read_pins

@@ -12,7 +12,7 @@ from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.serving.client import Client
 from nemo_mm_align.benchmarks.serving.cores import Cores, on_core, processor_seconds
 from nemo_mm_align.benchmarks.serving.peer import Peer
-from nemo_mm_align.benchmarks.serving.questions import Dialogue, Drawer, Kind
+from nemo_mm_align.benchmarks.serving.questions import KINDS, Dialogue, Drawer, Kind
 from nemo_mm_align.benchmarks.serving.server import Server, serving
 from nemo_mm_align.benchmarks.timing import Timing, speedup
 from nemo_mm_align.model.config import LlavaConfig
@@ -33,7 +33,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         settings["work"],
     )
     cores, drawer = Cores.allowed(), Drawer(config, work["question_words"], settings["seed"])
-    cases = [(kind, at_a_time) for kind in ("distinct", "repeated", "conversations") for at_a_time in work[kind]]
+    cases = [(kind, at_a_time) for kind in KINDS for at_a_time in work[kind]]
     with on_core(cores.client):
         peer = Peer(folder)
         with serving(folder, Path(settings["scratch"]), cores.server) as server:
