@@ -141,10 +141,12 @@ def test_what_cannot_be_asked_is_refused_with_what_can(taste: ServedModel, more:
 
 
 def test_an_unknown_model_is_not_found(taste: ServedModel) -> None:
-    for name in ("gpt-4o", "toy2@verbosity=0", "TOY", "\ud800"):
+    for name in ("gpt-4o", "toy2@verbosity=0", "TOY"):
         error = refusal(taste, model=name)
         assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
         assert "there is toy, toy-short, toy-plain, and toy@ATTRIBUTE=VALUE" in error.message
+    for name in ("\ud800", "t" * 1001):
+        assert (refusal(taste, model=name).status, refusal(taste, model=name).param) == (400, "model")
 
 
 def test_a_model_without_attributes_says_so() -> None:
