@@ -29,7 +29,7 @@ class Idle:
     @property
     def figures(self) -> Figures:
         """Nothing runs and nothing waits."""
-        return Figures(0, 0, 0.0, 0, 0)
+        return Figures(0, 0, 0.0, 0, 0, 0, 0)
 
 
 def application(

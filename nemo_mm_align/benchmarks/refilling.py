@@ -1,8 +1,8 @@
 """Part ``sampling``: `sample`'s way of answering, in which rows are refilled as they end, against fixed batches.
 
 Lengths have a heavy tail: a share of the vocabulary are stop tokens, each prompt's share is its own, drawn by a seed. Neither way
-knows a length beforehand. Both draw the same tokens but where a draw lies within rounding of the next token's share: the table says
-for how many prompts some answer differs.
+knows a length beforehand. Both draw the same tokens but where a draw lies within rounding of the next token's share: the table
+says for how many prompts some answer differs.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def describe_fault(error: ValidationError, values: Any, where: str = "") -> str:
         values: what was validated; it tells keys from what else pydantic counts among the places of a fault.
         where: dotted name of the section that the values are.
     """
-    fault = error.errors()[0]
+    fault = _first(error)
     cause = fault.get("ctx", {}).get("error")
     place = _place(fault["loc"], values, missing=fault["type"] == "missing")
     name = ".".join([*([where] if where else []), *place]) or "the configuration"
@@ -40,6 +40,14 @@ def describe_fault(error: ValidationError, values: Any, where: str = "") -> str:
     value = "..." if is_secret(name) else shown(fault["input"])
     decode = _from_environment(fault)
     return f"{name}={value}: {_wanted(fault)}{decode}."
+
+
+def _first(error: ValidationError) -> Any:
+    """The first fault; where a word or a section may stand and a section does, the first one within the section."""
+    faults = error.errors()
+    return next(
+        (one for one in faults if one["type"] != "literal_error" or not isinstance(one["input"], Mapping)), faults[0]
+    )
 
 
 def _from_environment(fault: Any) -> str:

@@ -71,6 +71,7 @@ class Ticket:
 
     Attributes:
         submitted, admitted, first_token: seconds of `time.monotonic`; None where it has not come so far.
+        cached: positions of the prompt that were kept from earlier ones and not computed; known with the first token.
     """
 
     request: DecodingRequest
@@ -79,6 +80,7 @@ class Ticket:
     submitted: float = field(default_factory=time.monotonic)
     admitted: float | None = None
     first_token: float | None = None
+    cached: int = 0
     rows: dict[int, int] = field(default_factory=dict)  # of the session, to the request's answers
 
     @property
@@ -280,6 +282,8 @@ class Engine:
         for one in progress:
             ticket = self._running[one.row]
             sample = ticket.rows[one.row]
+            if ticket.first_token is None:
+                ticket.cached = self._session.cached(one.row)
             answer = self._retire(ticket, one.row) if one.finish_reason is not None else None
             steps.setdefault(ticket, []).append(AnswerStep(sample, one.token, one.logprobs, answer))
         now = time.monotonic()

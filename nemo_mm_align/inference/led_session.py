@@ -63,6 +63,10 @@ class LedSession:
         """See `DecodingSession.pictures_reused`; the rank that leads has the first stage."""
         return self._session.pictures_reused
 
+    def cached(self, row: int) -> int:
+        """See `DecodingSession.cached`."""
+        return self._session.cached(row)
+
     @property
     def lost(self) -> list[int]:
         """See `DecodingSession.lost`."""

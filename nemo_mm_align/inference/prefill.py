@@ -173,6 +173,8 @@ class Prefill:
             if places:
                 tokens |= self._some(prompts, places, found, slots)
         self._keep(prompts, contents, slots)
+        for row, place in prompts.rows:
+            row.cached = prefix.length if (prefix := found[place]) else 0
         return [tokens[row.number] for row, _ in prompts.rows]
 
     def _some(
@@ -223,14 +225,15 @@ class Prefill:
             self.keep(content, slots[places.index(place)])
 
     def keep(self, content: Content, slot: int) -> None:
-        """Keep what a slot holds, where it is worth it; it holds `content`."""
+        """Keep what a slot holds, where it is worth it and there is memory for the copy; it holds `content`."""
         kept = self.prefixes.keep(content)
         if kept is not None:
             try:
                 self.copy([slot], [kept], len(content))
-            except Exception:
+            except Exception as error:
                 self.prefixes.forget(kept)
-                raise
+                if not (isinstance(error, torch.OutOfMemoryError) and self._stage.is_whole):  # ranks keep the same
+                    raise
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first columns of some slots to others."""

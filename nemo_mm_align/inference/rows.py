@@ -95,12 +95,16 @@ class Row:
         request: that it answers.
         sample: which of the request's answers.
         decode: for requests with stop texts.
+
+    Attributes:
+        cached: positions of the prompt that were kept and not computed for it.
     """
 
     number: int
     request: DecodingRequest
     sample: int
     decode: Decode | None = None
+    cached: int = 0
     ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     text: str | None = None

@@ -118,6 +118,14 @@ class DecodingSession:
         """Answers whose prompts could not be computed, until they are retired."""
         return [number for number, row in self._rows.items() if row.finish_reason == "abort"]
 
+    def cached(self, row: int) -> int:
+        """Return how many positions of an answer's prompt needed not be computed; known once the answer has a token.
+
+        Raises:
+            KeyError: there is no such row, or it has been retired.
+        """
+        return self._rows[row].cached
+
     @property
     def busy(self) -> bool:
         """Whether some answer has not ended."""

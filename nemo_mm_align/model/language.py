@@ -13,7 +13,7 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from nemo_mm_align.model.distribution import summarise_logits
-from nemo_mm_align.model.plain_decoder import rotation_of, run_layer
+from nemo_mm_align.model.plain_decoder import is_plain, rotation_of, run_layer
 
 IGNORE_INDEX = -100
 
@@ -26,11 +26,15 @@ class LanguageModel(GPTModel):
 
     Args:
         real_vocab_size: tokens that exist; the columns beyond it, there for tensor parallelism, get minus infinity.
+
+    Attributes:
+        is_plain: whether `run_plainly` does all that `forward` does.
     """
 
     def __init__(self, *args: Any, real_vocab_size: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
+        self.is_plain = all(map(is_plain, self.decoder.layers))
 
     def run_plainly(self, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor | None) -> Tensor:
         """Return what `forward` does, by the shortest way there is without gradients, dropout and FP8; see `plain_decoder`.

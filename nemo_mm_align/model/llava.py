@@ -145,7 +145,8 @@ class Llava(MegatronModule):
                 embeddings_NTH = self.encode_images(images_NCHW)
                 image_embeddings_KTH = embeddings_NTH if image_index_K is None else embeddings_NTH[image_index_K]
             hidden_SBH = self._embed(input_ids_BS, image_embeddings_KTH)
-        if not (torch.is_grad_enabled() or self.training or self.engine.fp8):
+        needs_more = torch.is_grad_enabled() or self.training or self.engine.fp8
+        if self.language_model.is_plain and not needs_more:
             return self.language_model.run_plainly(position_ids_BS, attention_mask, hidden_SBH)
         with self._fp8_only_where_calibrated():
             output: Tensor = self.language_model(

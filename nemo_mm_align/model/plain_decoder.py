@@ -12,7 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
+
+from nemo_mm_align.model.attention import CoreAttention
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every position, [S, B, 1, 1, D]; the first half of the sine has its sign changed."""
@@ -30,11 +33,30 @@ def rotation_of(positions_BS: Tensor, inverse_frequencies: Tensor, dtype: torch.
     return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
+def is_plain(layer: Any) -> bool:
+    """Return whether `run_layer` does all that a megatron-core `TransformerLayer` does.
+
+    A norm that is part of a product, as TransformerEngine has them, a bias, or residuals in fp32 would be lost, or done twice.
+    """
+    attention, mlp, config = layer.self_attention, layer.mlp, layer.config
+    linears = (attention.linear_qkv, attention.linear_proj, mlp.linear_fc1, mlp.linear_fc2)
+    return (
+        not any(isinstance(norm, IdentityOp) for norm in (layer.input_layernorm, layer.pre_mlp_layernorm))
+        and not any(hasattr(linear, "layer_norm_weight") for linear in linears)
+        and isinstance(attention.core_attention, CoreAttention)
+        and attention.q_layernorm is None
+        and attention.k_layernorm is None
+        and config.gated_linear_unit
+        and not (config.add_bias_linear or config.add_qkv_bias or config.fp32_residual_connection)
+        and not (config.rotary_interleaved or config.use_te_activation_func or config.glu_linear_offset)
+    )
+
+
 def run_layer(layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rotation) -> Tensor:
     """Return what a megatron-core `TransformerLayer` of `layer_specs.decoder_layer` makes of hidden states, [S, B, H].
 
     Args:
-        layer: the layer.
+        layer: the layer; see `is_plain`.
         hidden_SBH: this rank's share of the sequence with sequence parallelism.
         mask: see `CoreAttention`.
         rotation: of the whole sequence.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -74,14 +74,19 @@ class AppParts:
 
 def make_app(parts: AppParts) -> ASGIApp:
     """Return the application."""
-    app = FastAPI(title="nemo_mm_align", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="nemo_mm_align",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # to http, whatever a proxy speaks, and to the host that the client names
+    )
     for router in (_state_routes(parts), _model_routes(parts.cards), *parts.routers):
         app.include_router(router)
     wait = lambda: parts.metrics.expected_wait  # noqa: E731
-    app.add_exception_handler(HTTPException, cast(Any, of_http))
-    app.add_exception_handler(RequestValidationError, lambda request, error: of_validation(cast(Any, error)))
-    app.add_exception_handler(ApiError, lambda request, error: _refuse(request, cast(ApiError, error), wait()))
-    app.add_exception_handler(ClientGone, lambda request, error: Response(status_code=GONE))
+    for kind, answer in _error_answers(wait).items():
+        app.add_exception_handler(kind, answer)
     wrapped: ASGIApp = Admission(app, parts.gate, wait)
     if parts.keys:
         wrapped = Authentication(wrapped, parts.keys)
@@ -94,6 +99,26 @@ def make_app(parts: AppParts) -> ASGIApp:
             expose_headers=[REQUEST_ID, IGNORED_FIELDS],
         )
     return Exchange(wrapped)
+
+
+def _error_answers(
+    wait: Callable[[], int],
+) -> dict[type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]:
+    """What becomes of errors; coroutines all of them, since a plain function would be given a thread of its own each time."""
+
+    async def http(request: Request, error: HTTPException) -> Response:
+        return of_http(request, error)
+
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        return of_validation(error)
+
+    async def refusal(request: Request, error: ApiError) -> Response:
+        return _refuse(request, error, wait())
+
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=GONE)
+
+    return {HTTPException: http, RequestValidationError: validation, ApiError: refusal, ClientGone: gone}
 
 
 def _refuse(request: Request, error: ApiError, wait: int) -> JSONResponse:

@@ -55,6 +55,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object that a body holds; raise `ApiError` (400) where it is none that everybody reads alike."""
     try:
         values = json.loads(body.decode("utf-8"), parse_constant=_refuse)
+        half = b"\\u" in body and _has_half_characters(values)  # which reaches less deep than reading does
     except UnicodeDecodeError:
         raise ApiError(400, "the body is not UTF-8", code="invalid_json") from None
     except (ValueError, RecursionError) as error:
@@ -62,7 +63,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise ApiError(400, f"the body is not JSON: {why}", code="invalid_json") from None
     if not isinstance(values, dict):
         raise ApiError(400, "the body must be a JSON object, {...}", code="invalid_json")
-    if b"\\u" in body and _has_half_characters(values):
+    if half:
         raise ApiError(400, "the body holds half of a surrogate pair, which is no character", code="invalid_json")
     return values
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import torch
-
 from nemo_mm_align.inference.engine import AnswerStep, Ending, Engine, QueueFull, Ticket
 from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
 from nemo_mm_align.serving.chat_request import AskedChat
-from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.engine_errors import api_error
 from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.streamed_text import StreamedText
 
@@ -99,6 +98,11 @@ class ChatAnswers:
         return sum(len(request.prompt.ids) for request in self._asked.requests)
 
     @property
+    def cached_tokens(self) -> int:
+        """Those of `prompt_tokens` that were kept from earlier prompts and not computed."""
+        return sum(ticket.cached for ticket in self._tickets)
+
+    @property
     def completion_tokens(self) -> int:
         """Of all answers that have ended, each as often as it is told."""
         return sum(len(answer.ended.ids) * len(answer.choices) for answer in self.all if answer.ended)
@@ -114,7 +118,8 @@ class ChatAnswers:
                 ticket = self._engine.submit(request, self._asked.images, self)
                 self._tickets[ticket] = [self._answer(place, sample) for sample in range(ticket.answers)]
         except (QueueFull, Ending, ValueError) as error:
-            self.cancel()
+            for ticket in self._tickets:
+                self._engine.cancel(ticket)
             raise api_error(error) from None
         self._metrics.taken_in(self.prompt_tokens)
 
@@ -194,9 +199,12 @@ class ChatAnswers:
         if step.logprobs is not None and step.token is not None:  # a stop token is no part of what is told
             answer.logprobs.append(step.logprobs)
         if step.answer is None:
-            whole = not self._asked.stream
-            return Growth(answer, "" if whole or step.token is None else answer.text.add(step.token))
+            if step.token is None or not self._asked.stream:
+                return Growth(answer, "")
+            return Growth(answer, answer.text.add(step.token))
         answer.ended = step.answer
+        if answer.logprobs and step.answer.text is not None:
+            answer.logprobs = answer.logprobs[: tokens_before_stop(step.answer, self._decode)]
         self._metrics.answered(step.answer.finish_reason, len(step.answer.ids))
         return Growth(answer, answer.text.end(whole_text(step.answer, self._decode)))
 
@@ -224,14 +232,7 @@ def whole_text(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) 
     return (decode(answer.ids) if answer.text is None else answer.text).strip()
 
 
-def api_error(error: BaseException) -> ApiError:
-    """Return what a client is told of an error of the engine."""
-    if isinstance(error, QueueFull):
-        return ApiError(429, f"{error}; try again later", code="queue_full")
-    if isinstance(error, Ending):
-        return ApiError(503, "the server is about to end and takes no more requests", code="draining")
-    if isinstance(error, ValueError):
-        return ApiError(400, str(error))
-    if isinstance(error, torch.OutOfMemoryError):
-        return ApiError(503, "there was no memory for this prompt beside the others; try again", code="out_of_memory")
-    return ApiError(500, "the engine has failed and the server ends; its log says why", code="engine_failed")
+def tokens_before_stop(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) -> int:
+    """Return how many of an answer's tokens say its text, which a stop text has cut; the last may say more than that."""
+    ids, text = answer.ids, answer.text or ""
+    return bisect_left(range(len(ids)), len(text), key=lambda count: len(decode(ids[:count])))

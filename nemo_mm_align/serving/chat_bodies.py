@@ -11,10 +11,15 @@ from nemo_mm_align.serving.chat_answers import ChatAnswers, GrowingAnswer, Growt
 from nemo_mm_align.serving.token_texts import TokenTexts
 
 
-def usage(answers: ChatAnswers) -> dict[str, int]:
-    """Return the tokens that a request took."""
+def usage(answers: ChatAnswers) -> dict[str, Any]:
+    """Return the tokens that a request took, and how many of its prompt's needed not be computed."""
     prompt, completion = answers.prompt_tokens, answers.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": answers.cached_tokens},
+    }
 
 
 @dataclass

@@ -80,7 +80,7 @@ def _allowed(url: str, hosts: Sequence[str]) -> SplitResult:
     if names.isdisjoint(item.lower() for item in hosts):
         raise UserError(
             f"pictures are not fetched from {shorten(parts.netloc, 80)}. Send it as a data URL (data:image/png;base64,...), or "
-            "have the host allowed by the server (image_hosts)."
+            "have the host allowed by the server (allowed_image_hosts)."
         )
     return parts
 
@@ -110,7 +110,7 @@ def _address(host: str, port: int, hosts: Sequence[str]) -> Address:
         if (plain.is_global and not plain.is_multicast) or any(_holds(item, plain) for item in hosts):
             return address
     raise UserError(
-        f"{shorten(host, 80)} is a private address, which is not fetched from unless the server allows it (image_hosts)."
+        f"{shorten(host, 80)} is a private address, which is not fetched from unless the server allows it (allowed_image_hosts)."
     )
 
 

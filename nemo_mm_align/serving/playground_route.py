@@ -82,23 +82,23 @@ def playground_router(
     }
 
     @router.api_route("/", methods=READS)
-    def index(request: Request) -> Response:
+    async def index(request: Request) -> Response:
         return _answer(request, held["index.html"])
 
     @router.api_route("/playground", methods=READS)
-    def without_slash() -> Response:
+    async def without_slash() -> Response:
         return RedirectResponse("./", headers=HEADERS)
 
     @router.api_route("/playground/", methods=READS)
-    def with_slash() -> Response:
+    async def with_slash() -> Response:
         return RedirectResponse("../", headers=HEADERS)
 
     @router.api_route("/playground/config.json", methods=READS)
-    def configuration() -> Response:
+    async def configuration() -> Response:
         return JSONResponse(config, headers={**HEADERS, "Cache-Control": "no-store"})
 
     @router.api_route("/playground/{name}", methods=READS)
-    def static(name: str, request: Request) -> Response:
+    async def static(name: str, request: Request) -> Response:
         return _answer(request, _held(held, name))
 
     return router

@@ -19,6 +19,8 @@ MAX_STOPS = 16
 """Texts that end an answer: each is looked for at every token."""
 MAX_TOP_LOGPROBS = 20
 """As OpenAI's."""
+MAX_NAME = 1000
+"""Characters of a model's name, attributes behind it included: every chunk of a stream repeats it."""
 NEAR = 0.8
 """Likeness from which a field is taken for a misspelt one."""
 MAX_NAMED = 32
@@ -27,6 +29,7 @@ MAX_NAMED = 32
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+AskedName = Annotated[str, Field(strict=True, max_length=MAX_NAME)]
 StopText = Annotated[str, Field(strict=True, min_length=1, max_length=1000)]
 
 NO_OPS: Mapping[str, tuple[Any, ...]] = {
@@ -62,7 +65,7 @@ class ChatBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    model: Annotated[str, Field(strict=True)] | None = None
+    model: AskedName | None = None
     messages: Any = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None

@@ -204,7 +204,7 @@ class RatingEngine:
         try:
             outputs = self._rater.rate([one.sample for one in batch], pixels)
         except torch.OutOfMemoryError as error:
-            self._survive(batch, error)
+            self._survive(batch, error.with_traceback(None))  # which holds on to the tensors of the pass
             return
         for one, outputs_AT in zip(batch, outputs, strict=True):
             self._tell(one, outputs_AT)

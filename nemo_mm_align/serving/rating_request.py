@@ -89,8 +89,13 @@ class _Answer:
     prompt: Any
 
 
-def read_ratings(body: Any, kind: type[ClassifyBody] | type[ChatRatingBody], served: ServedModel) -> AskedRatings:
+def read_ratings(
+    body: Any, kind: type[ClassifyBody] | type[ChatRatingBody], served: ServedModel, most: int
+) -> AskedRatings:
     """Return what a body asks to be rated; pictures are fetched and decoded meanwhile.
+
+    Args:
+        most: answers that one request may have; of more, none is read.
 
     Raises:
         ApiError: whatever is wrong with it.
@@ -110,6 +115,7 @@ def read_ratings(body: Any, kind: type[ClassifyBody] | type[ChatRatingBody], ser
         raise ApiError(400, f"give {form}: conversations that end with the answer to rate.", "messages")
     ignored: tuple[str, ...] = ignored_fields(body, kind)
     pixels: dict[str, Any] = {}
+    _check_count(len(_several(asked.messages if texts is None else texts)), most)
     if texts is None:
         conversations = list(_conversations(asked.messages))
         ignored += tuple(dict.fromkeys(name for one in conversations for name in one.ignored))
@@ -127,7 +133,7 @@ def read_ratings(body: Any, kind: type[ClassifyBody] | type[ChatRatingBody], ser
 def _conversations(messages: Any) -> Iterator[Conversation]:
     """One list of messages, or several."""
     several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
-    for place, one in enumerate(messages if several else [messages]):
+    for place, one in enumerate(_several(messages)):
         last = one[-1] if isinstance(one, list) and one else None
         try:
             if isinstance(last, Mapping) and last.get("role") in ("user", "system"):
@@ -168,7 +174,8 @@ def _encoded(turns: Sequence[Turn], served: ServedModel) -> EncodedSequence:
     return sequence
 
 
-def _several(given: str | list[Any]) -> list[Any]:
+def _several(given: Any) -> list[Any]:
+    """A list of texts, of lists of token ids or of messages, as it is; of a single one, a list of that."""
     return list(given) if isinstance(given, list) and (not given or isinstance(given[0], str | list)) else [given]
 
 
@@ -187,6 +194,11 @@ def _plain(given: str | list[int], special: bool, served: ServedModel) -> _Answe
     if encoder.image_token_id in ids:
         raise ApiError(400, "input cannot show pictures: give messages with image_url.", "input")
     return _Answer(EncodedSequence(list(ids), [False] * (len(ids) - 1) + [True]), (), tuple(ids))
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        raise ApiError(400, f"{count} answers at once, and room for {most}: ask for fewer in one request.", "messages")
 
 
 def _check_size(characters: int, served: ServedModel, where: str) -> None:

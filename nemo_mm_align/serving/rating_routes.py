@@ -28,6 +28,7 @@ from nemo_mm_align.inference.engine import Ending, QueueFull
 from nemo_mm_align.inference.scores import predicted
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.bodies import read_body, read_object
+from nemo_mm_align.serving.engine_errors import api_error
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.metrics import ServerMetrics
@@ -113,7 +114,10 @@ class RatingRoutes:
         arrived, loop = time.monotonic(), asyncio.get_running_loop()
         wanted = Wanted(request.receive, loop.time() + self.limits.request_seconds, self.gate)
         body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
-        asked = await loop.run_in_executor(self.readers, lambda: read_ratings(read_object(body), kind, self.served))
+        most = self.engine.waiting
+        asked = await loop.run_in_executor(
+            self.readers, lambda: read_ratings(read_object(body), kind, self.served, most)
+        )
         ticket = _submitted(self.engine, asked)
         self.metrics.taken_in(asked.tokens)
         request.scope["state"]["told"].update({"prompt": asked.tokens, "rated": len(asked.places)})
@@ -168,10 +172,8 @@ def _choice(index: int, names: Sequence[str], values: Values) -> dict[str, Any]:
 def _submitted(engine: RatingEngine, asked: AskedRatings) -> RatingTicket:
     try:
         return engine.submit(asked.samples, asked.pixels)
-    except QueueFull as error:
-        raise ApiError(429, f"{error}; try again later", code="queue_full") from None
-    except Ending:
-        raise ApiError(503, "the server is about to end and takes no more requests", code="draining") from None
+    except (QueueFull, Ending) as error:
+        raise api_error(error) from None
     except ValueError as error:
         raise ApiError(400, f"{error}: ask for fewer in one request.", "messages") from None
 

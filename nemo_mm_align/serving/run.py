@@ -31,7 +31,7 @@ from nemo_mm_align.serving.rating_routes import RatingRoutes
 from nemo_mm_align.serving.score_route import ScoreRoute
 from nemo_mm_align.serving.scoring import make_scorer
 from nemo_mm_align.serving.served_model import Limits, ServedModel, model_cards
-from nemo_mm_align.serving.settings import ServeSettings
+from nemo_mm_align.serving.settings import RequestLimits, ServeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -91,28 +91,29 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
     settings = checked.settings
     engine = _engine(settings, led)
     gate = Gate(engine.slots + settings.max_waiting)
-    served = served_model(settings, opened, engine, _pictures(settings), _limits(settings), settings.aliases)
+    limits = limits_of(settings.limits, gate.most)
+    served = served_model(settings, opened, engine, _pictures(settings), limits, settings.aliases)
     metrics = ServerMetrics(served.name, lambda: engine.figures, engine.slots)
     with (
         ThreadPoolExecutor(settings.readers, "reader") as readers,
         ThreadPoolExecutor(settings.readers, "scorer") as scorers,
     ):
-        limits = settings.limits.http
+        http_limits = settings.limits.http
         if isinstance(engine, RatingEngine):
             assert opened.schema is not None
-            rating = RatingRoutes(served, opened.schema, engine, metrics, limits, gate, readers)
+            rating = RatingRoutes(served, opened.schema, engine, metrics, http_limits, gate, readers)
             cards, routers = [rating.card], [rating.router()]
         else:
-            chat = ChatRoute(served, engine, metrics, limits, gate, readers, settings.limits.max_tokens)
+            chat = ChatRoute(served, engine, metrics, http_limits, gate, readers, settings.limits.max_tokens)
             cards, routers = model_cards(served), [chat.router(), *_scores(settings, served, scorers)]
         parts = AppParts(
             engine=engine,
             cards=lambda: cards,
             gate=gate,
             metrics=metrics,
-            limits=limits,
+            limits=http_limits,
             readers=readers,
-            routers=[*routers, token_routes(served, limits, readers), *_page(settings)],
+            routers=[*routers, token_routes(served, http_limits, readers), *_page(settings)],
             keys=checked.keys,
             origins=settings.allowed_origins,
         )
@@ -186,6 +187,10 @@ def _pictures(settings: ServeSettings) -> PictureLimits:
     )
 
 
-def _limits(settings: ServeSettings) -> Limits:
-    limits = settings.limits
-    return Limits(limits.choices, limits.images, limits.text_characters)
+def limits_of(limits: RequestLimits, room: int) -> Limits:
+    """Return what one request may take.
+
+    Args:
+        room: requests that the engine can hold: a sweep of more would be told to try again for ever.
+    """
+    return Limits(min(limits.choices, room), limits.images, limits.text_characters)

@@ -33,7 +33,7 @@ class ScorerSettings(StrictModel):
     @classmethod
     def _is_an_address(cls, url: str) -> str:
         try:
-            return check_address(url, "it").removesuffix("/chat/completions")
+            return check_address(url, "scorer.url").removesuffix("/chat/completions")
         except UserError as error:
             raise ValueError(str(error).replace("judge.api_key_variable", "scorer.api_key_env")) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ from nemo_mm_align.serving.pictures import PictureStore
 
 MARK = "@"
 """Between a model's name and what it is asked for, as in ``name@verbosity=0,complexity=4``."""
+SEPARATORS = ",;+"
+"""Between attributes behind the mark; not every client can send a comma: lmms-eval takes it for the end of a setting."""
 NOTHING = "none"
 """Behind the mark: the model is asked for no attributes."""
 OWNER = "nemo_mm_align"
@@ -136,9 +139,9 @@ class ServedModel:
 
 
 def _assigned(text: str) -> dict[str, Any]:
-    """``verbosity=0,complexity=expert`` as a mapping, numbers as numbers."""
+    """``verbosity=0,complexity=expert`` as a mapping, numbers as numbers; a plus sign before a number is its own."""
     found = dict[str, Any]()
-    for item in text.split(","):
+    for item in re.split(rf"(?<!=)[{SEPARATORS}]", text):
         name, equal, value = item.partition("=")
         if not equal or name.strip() in found:
             raise ApiError(

@@ -84,7 +84,7 @@ class EventStream(Response):
         patience: seconds that a client has to take the news of an error.
         told: see `Exchange`.
         headers: of the response.
-        at_end: called when nothing more is sent, for whatever reason.
+        at_end: called when there are no more events, for whatever reason.
     """
 
     def __init__(
@@ -110,16 +110,24 @@ class EventStream(Response):
         """Send all of it, as long as there is somebody to read it."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            error = await self._sent(send)
+        finally:
+            self._at_end()
+        if error is not None:  # told when nothing is kept for this client any more: it may be slow, or read nothing
+            self._told["error"] = error.code or error.status
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await _send(send, event(error.body) + DONE, more=False)
+
+    async def _sent(self, send: Send) -> ApiError | None:
+        """Send the events; return what ended them early."""
+        try:
             await while_wanted(self._write(send), self._wanted)
         except ClientGone:
             self._told["status"] = GONE
         except ApiError as error:
-            self._told["error"] = error.code or error.status
-            with suppress(TimeoutError):  # a client that reads nothing gets no explanation either
-                async with asyncio.timeout(self._patience):
-                    await _send(send, event(error.body) + DONE, more=False)
-        finally:
-            self._at_end()
+            return error
+        return None
 
     async def _write(self, send: Send) -> None:
         async for body in self._events:

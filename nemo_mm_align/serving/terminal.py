@@ -11,6 +11,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.engine import AnswerStep, Engine, Ticket
 from nemo_mm_align.inference.rows import GeneratedAnswer
 from nemo_mm_align.serving.chat_request import AskedChat, read_chat
+from nemo_mm_align.serving.engine_errors import api_error
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.served_model import ServedModel
 from nemo_mm_align.serving.streamed_text import StreamedText
@@ -103,7 +104,7 @@ class Terminal:
         while True:
             news = listener.news.get()
             if isinstance(news, BaseException):
-                raise news
+                raise api_error(news)  # what the engine survives, the conversation does too
             if news.token is not None and news.answer is None:
                 self._write(_CONTROL.sub("", text.add(news.token)))
             if news.answer is not None:

@@ -31,6 +31,8 @@ pytestmark = pytest.mark.e2e
 
 LONG = 900
 """Tokens of an answer that somebody gives up."""
+LONGER = " ".join(f"w{number}" for number in range(30, 60))
+"""A question that is kept for the next that begins with it."""
 SETTINGS = ["template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "slots=2", "max_waiting=2",
             "kept=2", "length=2000", "aliases={short: {verbosity: 0}}", "name=tiny", "limits.max_tokens=1000"]  # fmt: skip
 
@@ -111,9 +113,9 @@ def test_attributes_steer_as_offline(server: ServingProcess, generator: Generato
 
 def test_a_stream_says_what_the_whole_answer_says(server: ServingProcess) -> None:
     fields = {"n": 2, "seed": 7, "temperature": 0.9, "max_tokens": 30, "logprobs": True, "top_logprobs": 2}
-    whole = ask(server, "w1 w2 w3", **fields)
+    whole = ask(server, LONGER, **fields)
     texts, reasons, usage, logprobs = ["", ""], ["", ""], None, [[], []]  # type: ignore[var-annotated]
-    for chunk in ask(server, "w1 w2 w3", stream=True, stream_options={"include_usage": True}, **fields):
+    for chunk in ask(server, LONGER, stream=True, stream_options={"include_usage": True}, **fields):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
@@ -121,7 +123,10 @@ def test_a_stream_says_what_the_whole_answer_says(server: ServingProcess) -> Non
             logprobs[choice.index] += (choice.logprobs.content or []) if choice.logprobs else []
     assert texts == [choice.message.content for choice in whole.choices] and texts[0] != texts[1]
     assert reasons == [choice.finish_reason for choice in whole.choices]
-    assert usage == whole.usage and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens == whole.usage.total_tokens
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    cached = [one.prompt_tokens_details.cached_tokens for one in (whole.usage, usage)]
+    assert cached == [0, usage.prompt_tokens - 1], "but for its last token the second prompt is the first one's"
     for streamed, choice in zip(logprobs, whole.choices, strict=True):
         assert [token.token for token in streamed] == [token.token for token in choice.logprobs.content]
         same = pytest.approx([token.logprob for token in choice.logprobs.content], abs=1e-4)  # one prompt was kept

@@ -137,11 +137,9 @@ def test_a_prompt_ends_within_what_is_kept(model: Llava) -> None:
 def test_what_could_not_be_kept_is_not_gone_on_from(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request(range(7, 47))
     with DecodingSession(model, 1, LENGTH, kept=1) as session:
-        with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        with monkeypatch.context() as patch:
             patch.setattr(session._stage.cache, "move", no_memory)
-            ask(session, asked)
-        (lost,) = session.lost
-        assert session.retire(lost).finish_reason == "abort" and session.lost == []
+            assert ask(session, asked) == [alone(model, asked)], "which needs no copy"
         assert [ask(session, asked) for _ in range(2)] == [[alone(model, asked)]] * 2
         assert session.reused == (3 * 40, 39), "of the third alone"
 

@@ -138,21 +138,33 @@ def test_many_ask_and_some_give_up(model: Llava, graphs: bool, monkeypatch: pyte
     assert 0 < figures.prefix_hits < figures.prefix_queries
 
 
+def test_each_ticket_tells_what_of_its_prompt_was_kept(model: Llava) -> None:
+    engine, own = engine_of(model, slots=2, kept=3)
+    drawn = replace(DRAWN, num_samples=2)
+    other, begins = request(range(60, 80)), request(range(7, 30))
+    asked = [request(range(7, 47)), other, request(range(7, 47), (), drawn), begins, text(0)]
+    tickets = [submit(engine, one)[0] for one in asked]
+    drain(engine)
+    assert [ticket.cached for ticket in tickets] == [0, 0, 39, 22, 0], "once for a prompt, however many its answers"
+    assert own.reused == (40 + 20 + 40 + 23 + 4, 39 + 22)
+
+
 def test_the_queue_is_bounded_and_the_end_answers_what_it_holds(model: Llava) -> None:
     engine, _ = engine_of(model, waiting=3)
-    asked = [text(number) for number in range(3)]
+    most = 3 + SLOTS  # nobody lies in a slot so far
+    asked = [text(number) for number in range(most)]
     heard = [submit(engine, one)[1] for one in asked]
     with pytest.raises(QueueFull, match="3 requests wait"):
-        submit(engine, text(3))
-    assert (engine.figures.waiting, engine.idle) == (3, False)
+        submit(engine, text(most))
+    assert (engine.figures.waiting, engine.idle) == (most, False)
     ticket, gone = engine._waiting[1], heard.pop(1)
     engine.cancel(ticket)
-    heard.append(submit(engine, text(3))[1])
+    heard.append(submit(engine, text(most))[1])
     drain(engine)
-    assert [one.all for one in heard] == [alone(model, one) for one in (asked[0], asked[2], text(3))]
+    assert [one.all for one in heard] == [alone(model, one) for one in (asked[0], *asked[2:], text(most))]
     assert gone.tokens == {} and not gone.ended.is_set()
     with pytest.raises(Ending):
-        submit(engine, text(4))
+        submit(engine, text(0))
 
 
 def test_what_will_never_fit_is_refused_and_what_cannot_be_read_fails_alone(model: Llava) -> None:
@@ -231,6 +243,23 @@ def test_prompts_without_memory_are_lost_alone(model: Llava, monkeypatch: pytest
         assert isinstance(one.error, torch.OutOfMemoryError) and one.error.__traceback__ is None
     assert found[2].all == alone(model, text(2)), "waited, as there was no slot for it"
     assert own.room == SLOTS and engine.fault is None
+
+
+def test_no_memory_to_keep_a_prompt_costs_no_answer(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, own = engine_of(model, kept=2)
+    tried = list[int]()
+
+    def without_memory(*arguments: Any) -> None:
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(own._stage.cache, "move", without_memory)
+    asked = request([5 + number for number in range(20)], (), DRAWN)
+    _, heard = submit(engine, asked)
+    engine.end()
+    engine.run()
+    assert len(tried) == 2, "the prompt, and the prompt with its answer"
+    assert heard.all == alone(model, asked) and engine.fault is None
 
 
 def test_a_fault_is_told_to_everyone(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:

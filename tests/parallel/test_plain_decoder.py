@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
 
-from nemo_mm_align.model.attention import KeyValueCache, segment_mask
+from nemo_mm_align.model.attention import CoreAttention, KeyValueCache, segment_mask
 from nemo_mm_align.model.config import LoRAConfig
+from nemo_mm_align.model.layer_specs import Kernels, decoder_layer
 from nemo_mm_align.model.llava import Llava
+from nemo_mm_align.model.plain_decoder import is_plain
 from tests.gpu import cpu_parity_worker as small
 
 pytestmark = [pytest.mark.parallel, pytest.mark.usefixtures("process_group")]
@@ -46,6 +49,31 @@ def test_prompts_and_steps_equal_megatrons_block(dtype: torch.dtype, lora: LoRAC
         both(model, positions_BS, None, hidden_SBH[:LENGTH])
     with cache.stepping(columns_B, LENGTH + 1):
         assert torch.equal(*both(model, columns_B.unsqueeze(1), visible, hidden_SBH[LENGTH:]))
+
+
+def test_the_layers_are_such_that_nothing_is_left_out() -> None:
+    model = small.build(small.LORA)
+    layer = model.language_model.decoder.layers[0]
+    assert model.language_model.is_plain and is_plain(layer)
+    layer.self_attention.linear_qkv.layer_norm_weight = torch.ones(96)  # as TransformerEngine's fused linear has it
+    assert not is_plain(layer)
+    del layer.self_attention.linear_qkv.layer_norm_weight
+    layer.pre_mlp_layernorm, norm = IdentityOp(), layer.pre_mlp_layernorm
+    assert not is_plain(layer)
+    layer.pre_mlp_layernorm, layer.config.fp32_residual_connection = norm, True
+    assert not is_plain(layer)
+
+
+def test_transformer_engines_layers_have_norms_of_their_own() -> None:
+    """Its classes are not here: what the specification puts where does not depend on them."""
+    column, row, norm = (type(name, (torch.nn.Module,), {}) for name in ("Column", "Row", "Norm"))
+    config = small.build(None).language_model.config
+    for lora in (None, small.LORA):
+        layer = decoder_layer(Kernels("transformer_engine", column, row, norm), config, lora).submodules
+        assert layer.input_layernorm is layer.pre_mlp_layernorm is norm
+        parts = layer.self_attention.submodules
+        assert (parts.core_attention, parts.q_layernorm, parts.k_layernorm) == (CoreAttention, None, None)
+        assert issubclass(getattr(parts.linear_qkv, "module", parts.linear_qkv), column)
 
 
 def test_what_has_gradients_or_dropout_keeps_megatrons_block() -> None:

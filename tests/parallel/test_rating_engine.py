@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -135,7 +136,10 @@ class Scarce(LedRater):
 
     def rate(self, samples: Sequence[Sample], pixels: Pixels) -> list[torch.Tensor]:
         if len(samples) > 1 or not samples[0].image_paths:
+            held = torch.zeros(1)
+            self.held = weakref.ref(held)  # by the frame of the pass that failed
             raise torch.OutOfMemoryError("no memory")
+        assert self.held() is None, "what the failed pass held is free by now"
         return super().rate(samples, pixels)
 
 

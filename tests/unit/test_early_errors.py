@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ RATE = ["checkpoint=@rater", "prompts=@prompts", "candidates=@data", "out=@here/
 BUILD = ["method=preference", "annotations=@prompts", "out=@here/out.jsonl"]
 EVALUATE = ["prompts=@prompts", "answers={base: @prompts}", "out=@here/report"]
 CONVERT = ["direction=export", f"source={MODEL}", "template=vicuna_v1", "out=@here/exported"]
+SERVE = [f"checkpoint={MODEL}", "port=0"]
+CHAT = [f"checkpoint={MODEL}"]
 
 CASES = {
     "train": (TRAIN, [
@@ -90,14 +94,68 @@ CASES = {
     "doctor": ([], [("stages=[trane]", "trane"), ("json=@fifo", "a FIFO (named")]),
     "agreement": (["annotations=@prompts"], [("annotations=/nowhere.jsonl", "/nowhere.jsonl: no such file")]),
     "benchmark": (["parts=[]"], [("out=@fifo", "a FIFO (named")]),
+    "serve": (SERVE, [
+        ("checkpoint=/nowhere", "/nowhere: no such folder."),
+        ("checkpoint=@here", "neither a Hugging Face model (no config.json) nor a checkpoint"),
+        ("checkpoint=@damaged/run", "step_00000001: this checkpoint is damaged (state/common.pt is missing)"),
+        ("base=/nowhere", "base=/nowhere: no such folder."),
+        ("attribute_schema=helpsteer aliases={short:{verbosty:0}}", "aliases.short: unknown attribute 'verbosty'. Did"),
+        ("attribute_schema=helpsteer aliases={short:{verbosity:9}}", "verbosity=9 is outside 0 to 4"),
+        ("attribute_schema=helpsteer attributes.verbosty=0", "attributes: unknown attribute 'verbosty'. Did you mean verbosity"),
+        ("aliases={short:{verbosity:0}}", "aliases.short: this model was trained without attributes"),
+        ("name=mine aliases={mine:null}", "aliases: mine is the model's own name"),
+        ("aliases={a@b:null}", "aliases.a@b='a@b': must be written like"),
+        ("name=a@b", "name='a@b'"),
+        ("port=@taken", "port=@taken: Address already in use. Give a port that nobody has (port=0 chooses one)"),
+        ("port=70000", "port=70000"),
+        ("host=no.such.host.invalid", "host=no.such.host.invalid port=0: Name or service not known. Give a port"),
+        ("api_key_file=/nowhere", "api_key_file=/nowhere: cannot be read (FileNotFoundError). Give another file."),
+        ("api_key_file=@file", "api_key_file=@file: holds no key. Put one there"),
+        ("api_key_variable=NO_KEY_OF_THE_TESTS", "api_key_variable=NO_KEY_OF_THE_TESTS: holds no key."),
+        ("scorer=orakel", "scorer='orakel': must be oracle, or a section"),
+        ("scorer={url:ftp://x/v1,model:m}", "scorer.url='ftp://x/v1' is no address; write for example"),
+        ("scorer={url:http://127.0.0.1:9/v1,modell:m}", "no key scorer.modell. Did you mean model?"),
+        ("scorer={url:http://127.0.0.1:9/v1,model:m,api_key_env:NO_KEY_OF_THE_TESTS}", "scorer.api_key_env=NO_KEY_OF_THE_TESTS:"),
+        ("checkpoint=@rater aliases={short:{verbosity:0}}", "rates answers and gives none; attributes, aliases and scorer are"),
+        ("allowed_origins=[example.org]", "an origin is http(s)://HOST"),
+        ("limits.max_tokens=9", "max_new_tokens=512 is above limits.max_tokens=9"),
+        ("length=99999", "length=99999: the model has 512 positions. Give null for all of them, or fewer."),
+        ("slots=0", "slots=0: must be at least 1"),
+        ("templat=vicuna_v1", "no key templat. Did you mean template?"),
+    ]),
+    "chat": (CHAT, [
+        ("checkpoint=/nowhere", "/nowhere: no such folder."),
+        ("checkpoint=@here", "neither a Hugging Face model (no config.json) nor a checkpoint"),
+        ("checkpoint=@damaged/run", "step_00000001: this checkpoint is damaged (state/common.pt is missing)"),
+        ("checkpoint=@rater", "it cannot be asked for answers. Give a model that was trained to answer"),
+        ("attribute_schema=helpsteer attributes.verbosty=0", "attributes: unknown attribute 'verbosty'. Did you mean verbosity"),
+        ("attributes.verbosity=0", "attributes: this model was trained without attributes"),
+        ("template=vicuna", "there is no such option"),
+        ("temperature=-1", "temperature=-1: must be at least 0"),
+        ("length=99999", "length=99999: the model has 512 positions"),
+        ("tensor_model_parallel_size=2", "1 ranks cannot hold whole replicas"),
+    ]),
     "miniature": (["out=@here/mini"], [("out=@file", "@file: a file stands where a folder is to be made")]),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def taken() -> Iterator[str]:
+    """A port that somebody has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield str(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, taken: str) -> dict[str, Path | str]:
     here = tmp_path_factory.mktemp("early")
-    found = {"@here": here, "@data": here / "data.jsonl", "@prompts": here / "prompts.jsonl", "@file": here / "file"}
+    found = {
+        "@here": here,
+        "@taken": taken,
+        "@data": here / "data.jsonl",
+        "@prompts": here / "prompts.jsonl",
+        "@file": here / "file",
+    }
     found |= {"@fifo": here / "fifo", "@link": here / "link", "@damaged": here / "damaged"}
     turns = '"turns": [{"role": "user", "content": "a"}'
     found["@data"].write_text(f'{{"id": "1", {turns}, {{"role": "assistant", "content": "b"}}]}}\n')

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.serving.client import Client
 from nemo_mm_align.benchmarks.serving.cores import Cores, on_core, processor_seconds
 from nemo_mm_align.benchmarks.serving.peer import Peer
-from nemo_mm_align.benchmarks.serving.questions import Dialogue, Drawer, Kind
+from nemo_mm_align.benchmarks.serving.questions import KINDS, Dialogue, Drawer, Kind
 from nemo_mm_align.benchmarks.serving.server import Server, serving
 from nemo_mm_align.benchmarks.timing import Timing, speedup
 from nemo_mm_align.model.config import LlavaConfig
@@ -33,7 +33,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         settings["work"],
     )
     cores, drawer = Cores.allowed(), Drawer(config, work["question_words"], settings["seed"])
-    cases = [(kind, at_a_time) for kind in get_args(Kind) for at_a_time in work[kind]]
+    cases = [(kind, at_a_time) for kind in KINDS for at_a_time in work[kind]]
     with on_core(cores.client):
         peer = Peer(folder)
         with serving(folder, Path(settings["scratch"]), cores.server) as server:

@@ -7,7 +7,7 @@ import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy
 from PIL import Image
@@ -17,6 +17,7 @@ from nemo_mm_align.model.config import LlavaConfig
 from nemo_mm_align.schema.records import Turn
 
 Kind = Literal["distinct", "repeated", "conversations"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 QUESTIONS_PER_PICTURE = 4
 """Of the kind ``repeated``; as many are asked one after the other where one is asked at a time."""
 TURNS = 3

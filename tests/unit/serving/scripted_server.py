@@ -14,6 +14,7 @@ from nemo_mm_align.inference.engine import AnswerStep, Ending, Figures, Listener
 from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
+from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.app import AppParts, make_app, token_routes
 from nemo_mm_align.serving.chat_route import ChatRoute
 from nemo_mm_align.serving.early import bind
@@ -33,12 +34,13 @@ class ScriptedEngine:
         self.tickets: list[Ticket] = []
         self.cancelled: list[Ticket] = []
         self.refusal: Exception | None = None
+        self.room: int | None = None
         self.fault: BaseException | None = None
         self.ended = threading.Event()
 
     @property
     def figures(self) -> Figures:
-        return Figures(len(self.tickets) - len(self.cancelled), 0, 0.0, 0, 0)
+        return Figures(len(self.tickets) - len(self.cancelled), 0, 0.0, 0, 0, 0, 0)
 
     @property
     def idle(self) -> bool:
@@ -47,6 +49,8 @@ class ScriptedEngine:
     def submit(self, request: DecodingRequest, images: ImageBatch | None, listener: Listener) -> Ticket:
         if self.refusal is not None:
             raise self.refusal
+        if len(self.tickets) == self.room:
+            raise REFUSALS["full"]
         ticket = Ticket(request, images, listener)
         self.tickets.append(ticket)
         return ticket
@@ -93,9 +97,12 @@ LIMITS = HttpLimits(
 
 
 @contextmanager
-def scripted_server(limits: HttpLimits = LIMITS, most: int = 4, **more: Any) -> Iterator[ScriptedServer]:
-    """Serve until the block ends; `more` are fields of `AppParts`."""
-    engine, gate, model = ScriptedEngine(), Gate(most), served(sampling=SamplingSettings(max_new_tokens=64))
+def scripted_server(
+    limits: HttpLimits = LIMITS, most: int = 4, attributes: AttributeSchema | None = None, **more: Any
+) -> Iterator[ScriptedServer]:
+    """Serve until the block ends; `attributes` can be asked for; `more` are fields of `AppParts`."""
+    engine, gate = ScriptedEngine(), Gate(most)
+    model = served(attributes=attributes, sampling=SamplingSettings(max_new_tokens=64))
     metrics = ServerMetrics(model.name, lambda: engine.figures, 4)
     with ThreadPoolExecutor(2) as readers:
         chat = ChatRoute(model, engine, metrics, limits, gate, readers, max_tokens=500)  # type: ignore[arg-type]

@@ -46,6 +46,11 @@ def test_the_nearest_word_counts(taste: ServedModel) -> None:
     assert pair(taste, attributes={}) == (3, 2)
     assert pair(taste, model="toy-short") == (3, 0)
     assert pair(taste, model="toy@verbosity=1, complexity=expert") == (4, 1)
+    assert (
+        pair(taste, model="toy@verbosity=1;complexity=+4")
+        == pair(taste, model="toy@verbosity=1+complexity=4")
+        == (4, 1)
+    )
     assert pair(taste, model="toy-short", attributes={"complexity": 0}) == (0, 0)
     assert pair(taste, model="toy-short", attributes={"verbosity": 4}) == (3, 4)
     assert pair(taste, model="toy-plain") is pair(taste, model="toy@none") is pair(taste, attributes=None) is None
@@ -122,6 +127,8 @@ CAN = "This model can be asked for complexity 0 to 4; verbosity 0 to 4."
         ({"attribute": {"verbosity": 0}}, "attribute: there is no such field. Did you mean attributes?"),
         ({"model": "toy@verbosity"}, "'verbosity' behind @ is not ATTRIBUTE=VALUE"),
         ({"model": "toy@verbosity=0,verbosity=1"}, "or stands there twice"),
+        ({"model": "toy@verbosity=0;verbosity=1"}, "or stands there twice"),
+        ({"model": "toy@verbosity=0;;complexity=1"}, "'' behind @"),
         ({"model": "toy@"}, "'' behind @"),
         ({"model": "toy@verbosity=nan"}, "outside 0 to 4"),
         ({"model": "toy@depth=1"}, CAN),
@@ -134,10 +141,12 @@ def test_what_cannot_be_asked_is_refused_with_what_can(taste: ServedModel, more:
 
 
 def test_an_unknown_model_is_not_found(taste: ServedModel) -> None:
-    for name in ("gpt-4o", "toy2@verbosity=0", "TOY", "\ud800"):
+    for name in ("gpt-4o", "toy2@verbosity=0", "TOY"):
         error = refusal(taste, model=name)
         assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
         assert "there is toy, toy-short, toy-plain, and toy@ATTRIBUTE=VALUE" in error.message
+    for name in ("\ud800", "t" * 1001):
+        assert (refusal(taste, model=name).status, refusal(taste, model=name).param) == (400, "model")
 
 
 def test_a_model_without_attributes_says_so() -> None:

@@ -6,13 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import yaml
 
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
 from nemo_mm_align.serving.chat_request import read_chat
 from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.run import limits_of
 from nemo_mm_align.serving.served_model import Limits, ServedModel
+from nemo_mm_align.serving.settings import RequestLimits
 from nemo_mm_align.serving.tokenize import detokenize, tokenize
-from tests.unit.serving.toy_model import assistant, body, image_part, schema, served, text_part, user
+from tests.unit.serving.toy_model import CONF, assistant, body, image_part, schema, served, text_part, user
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,7 @@ def test_what_is_passed_over_is_named(model: ServedModel) -> None:
         ({"stream_options": {}}, "stream_options", "without stream: true"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "valid boolean"),
         ({"model": 3}, "model", "valid string"),
+        ({"model": f"toy@verbosity=0.{'0' * 1000}"}, "model", "at most 1000 characters"),
         ({"chat_template": "{{ messages }}"}, "chat_template", "cannot bring a template"),
         (
             {"chat_template_kwargs": {"chat_template": ""}},
@@ -234,3 +238,8 @@ def test_many_threads_read_at_once(model: ServedModel) -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda one: read_chat(one, model).requests[0].prompt.ids, bodies))
     assert together == alone
+
+
+def test_no_sweep_is_allowed_that_the_queue_never_holds() -> None:
+    limits = RequestLimits(**yaml.safe_load((CONF / "serve.yaml").read_text(encoding="utf-8"))["limits"])
+    assert [limits_of(limits, room).max_choices for room in (5, 1000)] == [5, 64]

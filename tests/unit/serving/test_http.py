@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import requests
 
 from nemo_mm_align.inference.engine import AnswerStep, Ticket
-from nemo_mm_align.inference.rows import GeneratedAnswer
+from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
+from nemo_mm_align.serving.bodies import read_object
+from nemo_mm_align.serving.errors import ApiError
 from tests.unit.serving.scripted_server import LIMITS, REFUSALS, ScriptedServer, scripted_server
-from tests.unit.serving.toy_model import body
+from tests.unit.serving.toy_model import body, schema
 from tests.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
@@ -84,6 +88,20 @@ def test_bad_bodies(server: ScriptedServer, sent: dict[str, Any], status: int, c
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def test_no_depth_of_nesting_is_too_much_for_one_part_alone() -> None:
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 200, limit):
+        try:
+            read_object(b'{"u": "\\u0041", "a": ' + b"[" * depth + b"]" * depth + b"}")
+        except ApiError as error:
+            assert error.status == 400
+
+
+def test_refusals_take_no_threads(server: ScriptedServer) -> None:
+    assert post(server, json={}).status_code == 400 and requests.get(server.http.address, timeout=60).status_code == 404
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("AnyIO")]
+
+
 def test_unknown_paths_and_methods(server: ScriptedServer) -> None:
     address = server.http.address
     assert requests.get(f"{address}/nope", timeout=60).json()["error"]["type"] == "not_found_error"
@@ -97,6 +115,7 @@ def test_unknown_paths_and_methods(server: ScriptedServer) -> None:
     missing = requests.get(f"{address}/v1/models/other", timeout=60)
     assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
     assert requests.get(f"{address}/version", timeout=60).json()["version"]
+    assert post(server, f"{CHAT}/", json=body(), allow_redirects=False).status_code == 404
 
 
 def test_request_ids_are_echoed_or_made(server: ScriptedServer) -> None:
@@ -142,6 +161,15 @@ def test_what_the_engine_refuses(server: ScriptedServer) -> None:
     server.engine.refusal = None
 
 
+def test_a_sweep_that_finds_no_room_is_given_up_and_not_counted() -> None:
+    with scripted_server(attributes=schema()) as server:
+        server.engine.room = 2
+        asked = body(sweep=["verbosity"])
+        assert post(server, json=asked).json()["error"]["code"] == "queue_full"
+        assert len(server.engine.cancelled) == len(server.engine.tickets) == 2
+        assert "request_success_total{" not in requests.get(f"{server.http.address}/metrics", timeout=60).text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fault_of_the_engine_reaches_who_asked(server: ScriptedServer, stream: bool) -> None:
     thread, found, ticket = in_background(server, stream=stream)
@@ -172,7 +200,23 @@ def test_a_stream_that_waits_gets_comments_and_interleaves_choices(server: Scrip
         (1, {"content": "a"}, None), (1, {}, "length"), (0, {}, "stop"),
     ]  # fmt: skip
     assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 3
+    assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     assert all(chunk["usage"] is None for chunk in chunks)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_end_with_the_text_that_a_stop_text_cuts(server: ScriptedServer, stream: bool) -> None:
+    thread, found, ticket = in_background(server, stream=stream, stop="b", logprobs=True)
+    tokens = [a(server), *server.chat.served.encoder.tokenizer("cb", add_special_tokens=False).input_ids]
+    told = [AnswerStep(0, token, TokenLogprobs(token, -1.0)) for token in tokens]
+    for step in told[:-1]:
+        server.engine.say(ticket, [step])
+    server.engine.say(ticket, [replace(told[-1], answer=GeneratedAnswer(tokens, "stop", "ac"))])
+    thread.join()
+    choices = [one["choices"][0] for one in (events(found[0].text) if stream else [found[0].json()])]
+    content = [token for choice in choices for token in (choice["logprobs"] or {"content": []})["content"]]
+    assert [token["token"] for token in content] == ["a", "c"]
+    assert "".join(choice["delta" if stream else "message"].get("content", "") for choice in choices) == "ac"
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
@@ -218,6 +262,9 @@ def test_keys() -> None:
                 answer = requests.get(address + path, headers=headers, timeout=60)  # type: ignore[arg-type]
                 assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
         assert requests.get(f"{address}/health", timeout=60).status_code == 200
+        for odd in ("//health", "/health/", "/%2568ealth", "/playground/../version", "/playground/%2e%2e%2fversion"):
+            told = everything(raw(server, f"GET {odd} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()))
+            assert told.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 404 ")), odd
         for key in ("one", "other"):
             good = {"Authorization": f"bearer {key}", "Origin": "https://page.example"}
             answer = requests.get(f"{address}/v1/models", headers=good, timeout=60)

@@ -206,7 +206,7 @@ def test_nothing_else_is_fetched(host: ThreadingHTTPServer) -> None:
     )
     host.seen.clear()  # type: ignore[attr-defined]
     for store, url, message in [
-        (name, f"http://localhost:{port}/a.png", "localhost is a private address, which is not fetched from unless"),
+        (name, f"http://localhost:{port}/a.png", "unless the server allows it (allowed_image_hosts)"),
         (other, f"{here}/a.png", f"pictures are not fetched from 127.0.0.1:{port}"),
         (allowed, f"http://127.0.0.1:{port + 1}/a.png", "pictures are not fetched from"),
         (allowed, f"http://user:word@127.0.0.1:{port}/a.png", "a URL with a user"),

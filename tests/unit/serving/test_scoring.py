@@ -178,7 +178,7 @@ def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("REWARD_KEY", raising=False)
     with pytest.raises(UserError, match="scorer.api_key_env=REWARD_KEY: the environment variable holds no key"):
         make_scorer(ScorerSettings(url="http://127.0.0.1/v1", model="rater", api_key_env="REWARD_KEY"))
-    with pytest.raises(UserError, match="url: it='127.0.0.1' is no address"):
+    with pytest.raises(UserError, match="scorer.url='127.0.0.1' is no address"):
         read(ScorerSettings, {"url": "127.0.0.1", "model": "rater"})
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.inference.engine import Listener, Ticket
+from nemo_mm_align.inference.prefill import ImageBatch
+from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.serving.chat_request import read_chat
 from nemo_mm_align.serving.talk import Talk
+from nemo_mm_align.serving.terminal import Terminal
 from nemo_mm_align.serving.terminal_commands import run
+from tests.unit.serving.scripted_server import ScriptedEngine
 from tests.unit.serving.toy_model import png, schema, served
 
 
@@ -53,6 +59,21 @@ def test_pictures_and_answers_stay_where_they_were_said(talk: Talk, tmp_path: Pa
     )
     run(talk, "/image none")
     assert "<image>" not in text_of(talk, "What?")
+
+
+class Scarce(ScriptedEngine):
+    """An engine that has no memory for any prompt, and goes on."""
+
+    def submit(self, request: DecodingRequest, images: ImageBatch | None, listener: Listener) -> Ticket:
+        ticket = super().submit(request, images, listener)
+        listener.failed(ticket, torch.OutOfMemoryError("CUDA out of memory"))
+        return ticket
+
+
+def test_the_conversation_outlives_a_prompt_without_memory() -> None:
+    lines, shown, engine = iter(("What?", "And now?", "/quit")), list[str](), Scarce()
+    Terminal(served(), engine, lambda prompt: next(lines), shown.append).run()  # type: ignore[arg-type]
+    assert len(engine.tickets) == 2 and "".join(shown).count("there was no memory for this prompt") == 2
 
 
 def test_a_sweep_asks_the_same_question_and_is_no_part_of_the_conversation(talk: Talk) -> None:
