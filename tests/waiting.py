@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
 """A wait for something that must come ends after this: a hang, whatever else the machine has to do."""
 
 
