@@ -11,10 +11,11 @@ from nemo_mm_align.capacity.memory import stage_memory
 ENOUGH_TOKENS = 16_384
 """Positions of a pass beyond which it gets no quicker: matrix products, not their launches, take its time."""
 
-_WIDE, _WIDE_ADAPTED = 5, 8
-"""Tensors of the feed-forward width alive at once in a layer: gate and up, their halves, the product; adapters' outputs."""
-_HIDDEN = 4
-"""Tensors of the hidden width: the residual, the normed input, and two that are being added."""
+_WIDE, _WIDE_ADAPTED = 4, 8
+"""Tensors of the feed-forward width alive at once in a layer: gate and up, the activated one; adapters' outputs. One more without
+adapters, for layers whose attention is the widest place."""
+_HIDDEN = 4.7
+"""Tensors of the hidden width: the residual, the normed input, two that are being added; measured where it is no whole number."""
 
 
 def forward_bytes(job: TrainingJob, stage: int) -> float:

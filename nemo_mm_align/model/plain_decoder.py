@@ -61,11 +61,21 @@ def run_layer(layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rot
         mask: see `CoreAttention`.
         rotation: of the whole sequence.
     """
-    attention, mlp = layer.self_attention, layer.mlp
+    return _fed_forward(layer, _attended(layer, hidden_SBH, mask, rotation))
+
+
+def _attended(layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rotation) -> Tensor:
+    """The first half; queries, keys and values are gone when it ends, and the wider second half has their memory."""
+    attention = layer.self_attention
     joined, _ = attention.linear_qkv(layer.input_layernorm(hidden_SBH))
     query, key, value = _rotated_heads(joined, attention.num_query_groups_per_partition, rotation)
     projected, _ = attention.linear_proj(attention.core_attention(query, key, value, mask))
-    hidden_SBH = projected.add_(hidden_SBH)
+    result: Tensor = projected.add_(hidden_SBH)
+    return result
+
+
+def _fed_forward(layer: Any, hidden_SBH: Tensor) -> Tensor:
+    mlp = layer.mlp
     gate, up = mlp.linear_fc1(layer.pre_mlp_layernorm(hidden_SBH))[0].chunk(2, dim=-1)
     output, _ = mlp.linear_fc2(mlp.activation_func(gate).mul_(up))
     result: Tensor = output.add_(hidden_SBH)

@@ -48,7 +48,7 @@ def test_estimate_is_near_what_was_measured(measured: dict[int, Ranks], world: i
     assert found["weights"] == expected.weights
     assert expected.gradients == pytest.approx(found["gradients"], rel=0.02)
     assert expected.optimizer == pytest.approx(found["optimizer"], rel=0.02)
-    assert forward_bytes(job, stage) == pytest.approx(found["forward"], rel=0.1)
+    assert 0.9 < forward_bytes(job, stage) / found["forward"] < 1.35  # rather too much: it says how much fits
     assert checkpoint_bytes(job) == pytest.approx(found["checkpoint"], rel=0.02)
     if job.engine.precision == "fp32":  # the CPU's norms compute bf16 rows in fp32, a GPU's do not
         saved = sum(saved_tensors(job, stage, CPU_KERNELS).values())
