@@ -37,7 +37,7 @@ def nested_objects(depth: int = 5000) -> Any:
 
 
 VALUES: list[Any] = [
-    *ODD.values(), -math.inf, 10**5000, -(10**400), 2**63, 2**31, -0.0, 1e-320,
+    *copy.deepcopy(list(ODD.values())), -math.inf, 10**5000, -(10**400), 2**63, 2**31, -0.0, 1e-320,
     "\ud800", "\x00", "<image>", "</s>", "<|im_start|>",
     "a" * 3000, "ﷺ" * 50, [], {}, [[]], [{}], nested(), nested_objects(), {"type": "text"}, {"url": nested()},
     "data:,", "data:;base64,",
@@ -72,13 +72,13 @@ def spoilt(source: random.Random) -> dict[str, Any]:
     made = valid(source)
     for _ in range(source.choice([0, 1, 1, 2, 3])):
         if source.random() < 0.3:
-            made[source.choice(FIELDS)] = source.choice(VALUES)
+            made[source.choice(FIELDS)] = copy.copy(source.choice(VALUES))
             continue
         container, key = source.choice(places(made))
         if source.random() < 0.15:
             del container[key]
         elif container is made or source.random() < 0.9:
-            container[key] = source.choice(VALUES)
+            container[key] = copy.copy(source.choice(VALUES))
         if not places(made):
             return made
     return made
