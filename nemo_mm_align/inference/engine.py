@@ -7,7 +7,6 @@ be called from any thread. Listeners are called from the loop's thread and had b
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from nemo_mm_align.inference.engine_loop import EngineLoop, QueueFull
 from nemo_mm_align.inference.led_session import LedSession
 from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer, Progress, TokenLogprobs
@@ -24,18 +24,6 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 """Between steps without work, by which the other ranks know that this one lives."""
-
-
-class Refused(Exception):
-    """A request is not taken in."""
-
-
-class QueueFull(Refused):
-    """As many requests wait as may."""
-
-
-class Ending(Refused):
-    """The engine ends and takes nothing in."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +97,7 @@ class Figures:
     image_hits: int = 0
 
 
-class Engine:
+class Engine(EngineLoop):
     """Answers requests; one thread is in `run`.
 
     Args:
@@ -120,20 +108,13 @@ class Engine:
     """
 
     def __init__(self, session: LedSession, waiting: int, prefill_positions: int = 4096) -> None:
+        super().__init__(session)
         self._session, self._most, self._positions = session, waiting, prefill_positions
         self._waiting: deque[Ticket] = deque()
         self._joining: list[Ticket] = []  # neither waiting any more nor running so far
         self._just_joined = False
         self._cancelled: list[Ticket] = []
         self._running: dict[int, Ticket] = {}
-        self._changed = threading.Condition()
-        self._ending = False
-        self._fault: BaseException | None = None
-
-    @property
-    def fault(self) -> BaseException | None:
-        """What ended the loop, if anything did that nobody asked for."""
-        return self._fault
 
     @property
     def length(self) -> int:
@@ -176,8 +157,7 @@ class Engine:
         if ticket.answers > self.slots:
             raise ValueError(f"{ticket.answers} answers at once, and room for {self.slots}")
         with self._changed:
-            if self._ending or self._fault is not None:
-                raise Ending("no more requests are taken in") from self._fault
+            self._refuse_where_it_ends()
             free = self.slots - len(self._running)  # who comes between two steps waits for a free slot as well
             if len(self._waiting) >= self._most + free:
                 raise QueueFull(f"{self._most} requests wait already")
@@ -193,26 +173,6 @@ class Engine:
             else:
                 self._cancelled.append(ticket)
                 self._changed.notify()
-
-    def end(self) -> None:
-        """Take nothing in any more; `run` returns once everything taken in is answered or cancelled."""
-        with self._changed:
-            self._ending = True
-            self._changed.notify()
-
-    def run(self) -> None:
-        """Answer requests until `end`; the leading rank's part.
-
-        Raises:
-            Exception: what a step could not do; all requests have been told.
-        """
-        try:
-            with self._session:
-                while self._turn():
-                    pass
-        except BaseException as error:
-            self._give_up(error)
-            raise
 
     def _turn(self) -> bool:
         """One step, if there is anything to be done; return whether there will be more.

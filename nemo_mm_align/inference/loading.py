@@ -72,7 +72,7 @@ class OpenedModel:
         """Load `answering_model` to answer batches of prompts.
 
         Args:
-            max_batch_tokens: see `plan_batches`.
+            max_batch_tokens: see `Generator`.
             base, merge_adapters: see `answering_model`.
             graphs: see `Generator`.
         """

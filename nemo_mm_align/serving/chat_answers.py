@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from nemo_mm_align.inference.engine import AnswerStep, Ending, Engine, QueueFull, Ticket
+from nemo_mm_align.inference.engine import AnswerStep, Engine, Ticket
+from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
 from nemo_mm_align.serving.chat_request import AskedChat
 from nemo_mm_align.serving.engine_errors import api_error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nemo_mm_align.inference.engine import Ending, QueueFull
+from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.serving.errors import ApiError
 
 

@@ -8,7 +8,6 @@ Shapes: A answers of a sample, T outputs of the head.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.inference.engine import HEARTBEAT_SECONDS, Ending, Figures, QueueFull
+from nemo_mm_align.inference.engine import HEARTBEAT_SECONDS, Figures
+from nemo_mm_align.inference.engine_loop import EngineLoop, QueueFull
 from nemo_mm_align.serving.led_rater import LedRater, Pixels
 
 
@@ -60,7 +60,7 @@ class _Waiting:
         return self.ticket.samples[self.place]
 
 
-class RatingEngine:
+class RatingEngine(EngineLoop):
     """Rates answers; one thread is in `run`.
 
     Args:
@@ -69,17 +69,10 @@ class RatingEngine:
     """
 
     def __init__(self, rater: LedRater, waiting: int) -> None:
+        super().__init__(rater)
         self._rater, self._most = rater, waiting
         self._waiting: deque[_Waiting] = deque()
         self._running: list[_Waiting] = []
-        self._changed = threading.Condition()
-        self._ending = False
-        self._fault: BaseException | None = None
-
-    @property
-    def fault(self) -> BaseException | None:
-        """What ended the loop, if anything did that nobody asked for."""
-        return self._fault
 
     @property
     def length(self) -> int:
@@ -126,8 +119,7 @@ class RatingEngine:
         self._check(ticket)
         entries = [_Waiting(ticket, place, self._rater.row_length(one)) for place, one in enumerate(samples)]
         with self._changed:
-            if self._ending or self._fault is not None:
-                raise Ending("no more requests are taken in") from self._fault
+            self._refuse_where_it_ends()
             if ticket.answers + sum(len(one.sample.sequences) for one in self._waiting) > self._most:
                 raise QueueFull(f"no room for {ticket.answers} answers: {self._most} may wait")
             self._waiting.extend(entries)
@@ -149,26 +141,6 @@ class RatingEngine:
     def _drop(self, ticket: RatingTicket) -> None:
         with self._changed:
             self._waiting = deque(one for one in self._waiting if one.ticket is not ticket)
-
-    def end(self) -> None:
-        """Take nothing in any more; `run` returns once everything taken in is rated or cancelled."""
-        with self._changed:
-            self._ending = True
-            self._changed.notify()
-
-    def run(self) -> None:
-        """Rate answers until `end`; the leading rank's part.
-
-        Raises:
-            Exception: what a batch could not do; all requests have been told.
-        """
-        try:
-            with self._rater:
-                while self._turn():
-                    pass
-        except BaseException as error:
-            self._give_up(error)
-            raise
 
     def _turn(self) -> bool:
         """One batch, if there is anything to be done; return whether there will be more."""

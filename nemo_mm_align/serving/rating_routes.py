@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.inference.engine import Ending, QueueFull
+from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.inference.scores import predicted
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.bodies import read_body, read_object

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_mm_align.inference.engine import AnswerStep, Ending, Engine, QueueFull, Ticket
+from nemo_mm_align.inference.engine import AnswerStep, Engine, Ticket
+from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.inference.led_session import LedSession
 from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer

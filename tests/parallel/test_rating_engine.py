@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.inference.engine import Ending, QueueFull
+from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.schema.records import Turn

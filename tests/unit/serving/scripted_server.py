@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_mm_align.inference.engine import AnswerStep, Ending, Figures, Listener, QueueFull, Ticket
+from nemo_mm_align.inference.engine import AnswerStep, Figures, Listener, Ticket
+from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.inference.prefill import ImageBatch
 from nemo_mm_align.inference.rows import DecodingRequest
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
