@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,9 @@ QUESTIONS = [
 ANSWERS = ("yes", "no there is no triangle", "a red circle and blue square", "five")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkpoint with a head, prompts about pictures, and between one and four candidates for each."""
-    folder = tmp_path_factory.mktemp("annotate")
+@contextmanager
+def rated_folder(folder: Path) -> Iterator[Path]:
+    """A checkpoint with a head, prompts about pictures, and between one and four candidates for each; a process group is up."""
     tiny_llava(folder / "base")
     for colour in COLOURS:
         Image.new("RGB", (30, 40), colour).save(folder / f"{colour}.png")
@@ -66,6 +66,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     attribute_checkpoint(folder / "run", folder / "base", "last", LORA)
     yield folder
     runtime.shutdown()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with rated_folder(tmp_path_factory.mktemp("annotate")) as folder:
+        yield folder
 
 
 def write_inputs(folder: Path, questions: list[tuple[str, tuple[str, ...]]]) -> None:

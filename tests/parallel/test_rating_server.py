@@ -11,19 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.inference.loading import open_for_inference
 from nemo_mm_align.inference.rating import rate_answers
 from nemo_mm_align.model.config import ParallelConfig
-from nemo_mm_align.parallel import runtime
 from nemo_mm_align.schema.records import CandidateSet, Prompt, read_records
-from tests.attribute_checkpoints import LORA, attribute_checkpoint, helpsteer
+from tests.attribute_checkpoints import helpsteer
 from tests.distributed import run_distributed
 from tests.parallel.rating_server_worker import LAYOUTS, LENGTH, NAME, TEXT_ONLY, WAITING
-from tests.parallel.test_annotate import COLOURS, QUESTIONS, run, write_inputs
-from tests.tiny import tiny_llava
+from tests.parallel.test_annotate import QUESTIONS, rated_folder, run
 
 pytestmark = pytest.mark.parallel
 
@@ -32,16 +29,8 @@ NAMES = list(helpsteer().names)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkpoint with a head, prompts about pictures, and between one and four candidates for each."""
-    folder = tmp_path_factory.mktemp("rating_server")
-    tiny_llava(folder / "base")
-    for colour in COLOURS:
-        Image.new("RGB", (30, 40), colour).save(folder / f"{colour}.png")
-    write_inputs(folder, QUESTIONS)
-    runtime.initialize(ParallelConfig(), seed=1)
-    attribute_checkpoint(folder / "run", folder / "base", "last", LORA)
-    yield folder
-    runtime.shutdown()
+    with rated_folder(tmp_path_factory.mktemp("rating_server")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
