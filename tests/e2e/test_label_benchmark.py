@@ -50,7 +50,8 @@ def test_kills(repository: Path, tmp_path: Path) -> None:
     found = measure_labeling(few, tmp_path)
     kills = found["kills"]
     assert (kills["annotations"], kills["missing"], kills["lines_twice"], kills["paid_twice_beyond"]) == (90, 0, 0, 0)
-    assert kills["requests"] == 90 + kills["in_flight_at_kills"] and kills["torn_lines"] == 1
+    assert kills["requests"] == 90 + kills["in_flight_at_kills"]
+    assert 1 <= kills["torn_lines"] <= 2, "the kill inside a write, and a random one may hit a write as well"
     assert 2 <= kills["in_flight_at_kills"] <= 3 * few["concurrency"]
     assert "90 annotations, 0 missing" in report.labeling(found)
     assert not list(tmp_path.iterdir())
