@@ -236,4 +236,4 @@ def whole_text(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) 
 def tokens_before_stop(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) -> int:
     """Return how many of an answer's tokens say its text, which a stop text has cut; the last may say more than that."""
     ids, text = answer.ids, answer.text or ""
-    return bisect_left(range(len(ids)), len(text), key=lambda count: len(decode(ids[:count])))
+    return bisect_left(range(len(ids)), True, key=lambda count: decode(ids[:count]).startswith(text))

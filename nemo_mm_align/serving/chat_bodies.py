@@ -58,7 +58,10 @@ class ChatBodies:
         }
 
     def chunks(self, growth: Growth) -> list[dict[str, Any]]:
-        """Return the chunks that a step of an answer becomes, those of its first step with the role before them."""
+        """Return the chunks that a step of an answer becomes, those of its first step with the role before them.
+
+        A log-probability comes no sooner than its token's text, which a stop text may still cut.
+        """
         answer = growth.answer
         first = answer.choices.start not in self._told
         sent = self._told.setdefault(answer.choices.start, 0)
@@ -66,14 +69,18 @@ class ChatBodies:
         if first:
             deltas.append(({"role": "assistant", "content": ""}, None, None))
         if growth.text:
-            told, self._told[answer.choices.start] = answer.logprobs[sent:], len(answer.logprobs)
-            deltas.append(({"content": growth.text}, self.texts.logprobs(told) if self.logprobs else None, None))
+            fit = len(answer.logprobs) if answer.ended is not None else answer.text.tokens_sent
+            deltas.append(({"content": growth.text}, self._tell(answer, sent, fit), None))
         if answer.ended is not None:
-            rest = answer.logprobs[self._told[answer.choices.start] :]
-            deltas.append(
-                ({}, self.texts.logprobs(rest) if self.logprobs and rest else None, answer.ended.finish_reason)
-            )
+            rest = self._tell(answer, self._told[answer.choices.start], len(answer.logprobs))
+            deltas.append(({}, rest, answer.ended.finish_reason))
         return [self._chunk(index, answer, *delta) for delta in deltas for index in answer.choices]
+
+    def _tell(self, answer: GrowingAnswer, first: int, end: int) -> dict[str, Any] | None:
+        """The log-probabilities of some tokens of an answer, which are sent with that; None where there are none."""
+        told = answer.logprobs[first:end]
+        self._told[answer.choices.start] = first + len(told)
+        return self.texts.logprobs(told) if self.logprobs and told else None
 
     def _chunk(
         self, index: int, answer: GrowingAnswer, delta: dict[str, Any], logprobs: Any, reason: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from nemo_mm_align.inference.growing_text import Decode, GrowingText
@@ -19,17 +20,29 @@ class StreamedText:
     Args:
         decode: of the model's tokenizer, see `GrowingText`.
         stop: texts that end the answer.
+
+    Attributes:
+        sent: all pieces so far.
     """
 
     def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
         self._growing, self._stop, self._ids = GrowingText(decode), tuple(stop), list[int]()
+        self._ends = list[int]()  # of each token's text, for those of which it is known
         self.sent = ""
+
+    @property
+    def tokens_sent(self) -> int:
+        """How many tokens' texts lie wholly within what is sent; the last ones without any text do not count so far."""
+        text = self._growing.text
+        return bisect_right(self._ends, len(text) - len(text.lstrip()) + len(self.sent)) if self.sent else 0
 
     def add(self, token: int) -> str:
         """Return what can be sent once a token is known with which the answer does not end; "" where that is nothing."""
         self._ids.append(token)
-        self._growing.grow(self._ids)
+        grown = self._growing.grow(self._ids)
         text = self._growing.text
+        if grown:  # with the text of the tokens before it that had to wait
+            self._ends += [len(text)] * (len(self._ids) - len(self._ends))
         return self._send(text[: len(text) - begun(text, self._stop)].strip())
 
     def end(self, text: str) -> str:

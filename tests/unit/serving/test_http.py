@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from tokenizers.pre_tokenizers import ByteLevel
 
 from nemo_mm_align.inference.engine import AnswerStep, Ticket
 from nemo_mm_align.inference.rows import GeneratedAnswer, TokenLogprobs
@@ -61,6 +62,12 @@ def events(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
+
+
+def in_bytes(text: str) -> list[str]:
+    """The tokens of single bytes that a text can be said by."""
+    written = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return [sign for word, _ in written for sign in word]
 
 
 def a(server: ScriptedServer) -> int:
@@ -205,18 +212,27 @@ def test_a_stream_that_waits_gets_comments_and_interleaves_choices(server: Scrip
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_log_probabilities_end_with_the_text_that_a_stop_text_cuts(server: ScriptedServer, stream: bool) -> None:
-    thread, found, ticket = in_background(server, stream=stream, stop="b", logprobs=True)
-    tokens = [a(server), *server.chat.served.encoder.tokenizer("cb", add_special_tokens=False).input_ids]
+@pytest.mark.parametrize("text", ["abc", "a€", "a ", "a  bbc "])
+def test_log_probabilities_end_with_the_text_that_a_stop_text_cuts(
+    server: ScriptedServer, stream: bool, text: str
+) -> None:
+    thread, found, ticket = in_background(server, stream=stream, stop="bcd", logprobs=True)
+    tokens = [int(server.chat.served.encoder.tokenizer.convert_tokens_to_ids(one)) for one in in_bytes(text + "bcd")]
     told = [AnswerStep(0, token, TokenLogprobs(token, -1.0)) for token in tokens]
     for step in told[:-1]:
         server.engine.say(ticket, [step])
-    server.engine.say(ticket, [replace(told[-1], answer=GeneratedAnswer(tokens, "stop", "ac"))])
+    server.engine.say(ticket, [replace(told[-1], answer=GeneratedAnswer(tokens, "stop", text))])
     thread.join()
     choices = [one["choices"][0] for one in (events(found[0].text) if stream else [found[0].json()])]
-    content = [token for choice in choices for token in (choice["logprobs"] or {"content": []})["content"]]
-    assert [token["token"] for token in content] == ["a", "c"]
-    assert "".join(choice["delta" if stream else "message"].get("content", "") for choice in choices) == "ac"
+    parts = [choice["delta" if stream else "message"].get("content", "") for choice in choices]
+    assert "".join(parts) == text.strip()
+    said = [
+        b"".join(bytes(token["bytes"]) for token in (choice["logprobs"] or {"content": []})["content"]).decode()
+        for choice in choices
+    ]
+    assert "".join(said) == text and all(
+        one.strip() == part.strip() for one, part in zip(said[:-1], parts, strict=False)
+    )
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
