@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -34,7 +33,6 @@ class Idle:
 
 def application(
     routers: Sequence[APIRouter],
-    readers: Executor,
     engine: RunningEngine | None = None,
     gate: Gate | None = None,
     metrics: ServerMetrics | None = None,
@@ -47,8 +45,6 @@ def application(
             cards=list,
             gate=gate or Gate(100),
             metrics=metrics or ServerMetrics("model", lambda: running.figures, 1),
-            limits=LIMITS,
-            readers=readers,
             routers=routers,
         )
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,15 +18,15 @@ from starlette.types import ASGIApp
 from nemo_mm_align import __version__
 from nemo_mm_align.inference.engine import Figures
 from nemo_mm_align.serving.authentication import Authentication
-from nemo_mm_align.serving.bodies import ClientGone, read_body, read_object
+from nemo_mm_align.serving.bodies import ClientGone
 from nemo_mm_align.serving.chat_route import IGNORED_FIELDS
 from nemo_mm_align.serving.error_responses import error_response, of_http, of_validation
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.exchange import GONE, REQUEST_ID, Exchange
 from nemo_mm_align.serving.gate import Admission, Gate
 from nemo_mm_align.serving.metrics import ServerMetrics
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.served_model import ServedModel
-from nemo_mm_align.serving.settings import HttpLimits
 from nemo_mm_align.serving.tokenize import detokenize, tokenize
 
 _READS = ["GET", "HEAD"]
@@ -54,19 +52,15 @@ class AppParts:
         engine: that answers.
         cards: returns ``data`` of ``/v1/models``.
         gate, metrics: shared with whoever drains the server.
-        limits: of bytes and time.
         routers: of the model's kind and of the page.
         keys: of clients; none: everybody may ask.
         origins: of pages whose scripts may ask.
-        readers: threads that read bodies.
     """
 
     engine: RunningEngine
     cards: Callable[[], list[dict[str, Any]]]
     gate: Gate
     metrics: ServerMetrics
-    limits: HttpLimits
-    readers: Executor
     routers: Sequence[APIRouter] = ()
     keys: Sequence[str] = field(default=(), repr=False)
     origins: Sequence[str] = ()
@@ -167,16 +161,14 @@ def _model_routes(cards: Callable[[], list[dict[str, Any]]]) -> APIRouter:
     return router
 
 
-def token_routes(served: ServedModel, limits: HttpLimits, readers: Executor) -> APIRouter:
+def token_routes(served: ServedModel, reader: BodyReader) -> APIRouter:
     """Return ``/tokenize`` and ``/detokenize``."""
     router = APIRouter()
 
     async def answer(
         request: Request, read: Callable[[Mapping[str, Any], ServedModel], dict[str, Any]]
     ) -> dict[str, Any]:
-        body = await read_body(request, limits.body_bytes, limits.body_seconds)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(readers, lambda: read(read_object(body), served))
+        return await reader.read(request, reader.wanted(request), lambda body: read(body, served))
 
     @router.post("/tokenize")
     async def tokenize_route(request: Request) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -13,16 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from nemo_mm_align.inference.engine import Engine
-from nemo_mm_align.serving.bodies import ClientGone, read_body, read_object
+from nemo_mm_align.serving.bodies import ClientGone
 from nemo_mm_align.serving.chat_answers import ChatAnswers
 from nemo_mm_align.serving.chat_bodies import ChatBodies
 from nemo_mm_align.serving.chat_request import AskedChat, read_chat
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.exchange import GONE
-from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.metrics import ServerMetrics
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.served_model import ServedModel
-from nemo_mm_align.serving.settings import HttpLimits
 from nemo_mm_align.serving.streaming import KEEP_ALIVE, EventStream, Wanted, event, while_wanted
 from nemo_mm_align.serving.token_texts import TokenTexts
 
@@ -36,18 +33,14 @@ class ChatRoute:
     Args:
         served, engine: whom is asked.
         metrics: that count the answers.
-        limits: of bytes and time.
-        gate: through which requests come.
-        readers: threads that read bodies and pictures.
+        reader: of bodies, with the pictures that they show.
         max_tokens: of one answer that a request may ask for; None: what fits.
     """
 
     served: ServedModel
     engine: Engine
     metrics: ServerMetrics
-    limits: HttpLimits
-    gate: Gate
-    readers: Executor
+    reader: BodyReader
     max_tokens: int | None = None
 
     def router(self) -> APIRouter:
@@ -61,10 +54,9 @@ class ChatRoute:
         return router
 
     async def _answer(self, request: Request, texts: TokenTexts) -> Response:
-        arrived = time.monotonic()
-        wanted = Wanted(request.receive, asyncio.get_running_loop().time() + self.limits.request_seconds, self.gate)
+        arrived, wanted = time.monotonic(), self.reader.wanted(request)
         try:
-            asked = await self._read(request)
+            asked = await self._read(request, wanted)
             answers = ChatAnswers(self.engine, asked, self.served.encoder.decode_whole, self.metrics, arrived)
             answers.submit()
             bodies = ChatBodies(asked.model, texts, asked.requests[0].top_logprobs is not None, asked.include_usage)
@@ -74,15 +66,11 @@ class ChatRoute:
         except ClientGone:
             return Response(status_code=GONE)
 
-    async def _read(self, request: Request) -> AskedChat:
-        body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
-        read = asyncio.get_running_loop().run_in_executor(
-            self.readers, lambda: read_chat(read_object(body), self.served)
-        )
-        asked = await read
-        wanted = asked.requests[0].sampling.max_new_tokens
-        if self.max_tokens is not None and wanted > self.max_tokens:
-            raise ApiError(400, f"max_tokens={wanted}: this server gives at most {self.max_tokens}", "max_tokens")
+    async def _read(self, request: Request, wanted: Wanted) -> AskedChat:
+        asked = await self.reader.read(request, wanted, lambda body: read_chat(body, self.served))
+        tokens = asked.requests[0].sampling.max_new_tokens
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            raise ApiError(400, f"max_tokens={tokens}: this server gives at most {self.max_tokens}", "max_tokens")
         return asked
 
     async def _whole(
@@ -102,7 +90,7 @@ class ChatRoute:
             answers.cancel()
             _tell(request, answers)
 
-        quiet, told = self.limits.keep_alive_seconds, request.scope["state"]["told"]
+        quiet, told = self.reader.limits.keep_alive_seconds, request.scope["state"]["told"]
         return EventStream(_events(answers, bodies, quiet), wanted, quiet, told, _headers(asked), at_end)
 
 

@@ -13,7 +13,6 @@ import struct
 import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +26,8 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.inference.scores import predicted
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.serving.bodies import read_body, read_object
 from nemo_mm_align.serving.engine_errors import api_error
 from nemo_mm_align.serving.errors import ApiError
-from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.protocol import header_names
 from nemo_mm_align.serving.rating_engine import RatingEngine, RatingTicket
@@ -41,9 +38,9 @@ from nemo_mm_align.serving.rating_request import (
     PoolingBody,
     read_ratings,
 )
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.served_model import ServedModel, describe, model_cards
-from nemo_mm_align.serving.settings import HttpLimits
-from nemo_mm_align.serving.streaming import Wanted, while_wanted
+from nemo_mm_align.serving.streaming import while_wanted
 
 Values = list[float]
 """Of one answer, in the schema's order."""
@@ -58,18 +55,14 @@ class RatingRoutes:
         schema: the attributes that its head tells, in order.
         engine: somebody is in its `run`.
         metrics: that count the answers.
-        limits: of bytes and time.
-        gate: through which requests come.
-        readers: threads that read bodies and pictures.
+        reader: of bodies, with the pictures that they show.
     """
 
     served: ServedModel
     schema: AttributeSchema
     engine: RatingEngine
     metrics: ServerMetrics
-    limits: HttpLimits
-    gate: Gate
-    readers: Executor
+    reader: BodyReader
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -111,13 +104,8 @@ class RatingRoutes:
         self, request: Request, kind: type[ClassifyBody] | type[ChatRatingBody]
     ) -> tuple[AskedRatings, list[Values]]:
         """Read a request, have it rated, and return the values of each answer."""
-        arrived, loop = time.monotonic(), asyncio.get_running_loop()
-        wanted = Wanted(request.receive, loop.time() + self.limits.request_seconds, self.gate)
-        body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
-        most = self.engine.waiting
-        asked = await loop.run_in_executor(
-            self.readers, lambda: read_ratings(read_object(body), kind, self.served, most)
-        )
+        arrived, wanted, most = time.monotonic(), self.reader.wanted(request), self.engine.waiting
+        asked = await self.reader.read(request, wanted, lambda body: read_ratings(body, kind, self.served, most))
         ticket = _submitted(self.engine, asked)
         self.metrics.taken_in(asked.tokens)
         request.scope["state"]["told"].update({"prompt": asked.tokens, "rated": len(asked.places)})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter
 
@@ -28,6 +28,7 @@ from nemo_mm_align.serving.pictures import PictureLimits
 from nemo_mm_align.serving.playground_route import playground_router
 from nemo_mm_align.serving.rating_engine import RatingEngine
 from nemo_mm_align.serving.rating_routes import RatingRoutes
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.score_route import ScoreRoute
 from nemo_mm_align.serving.scoring import make_scorer
 from nemo_mm_align.serving.served_model import Limits, ServedModel, model_cards
@@ -98,22 +99,23 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
         ThreadPoolExecutor(settings.readers, "reader") as readers,
         ThreadPoolExecutor(settings.readers, "scorer") as scorers,
     ):
-        http_limits = settings.limits.http
+        reader = BodyReader(settings.limits.http, gate, readers)
         if isinstance(engine, RatingEngine):
             assert opened.schema is not None
-            rating = RatingRoutes(served, opened.schema, engine, metrics, http_limits, gate, readers)
+            rating = RatingRoutes(served, opened.schema, engine, metrics, reader)
             cards, routers = [rating.card], [rating.router()]
         else:
-            chat = ChatRoute(served, engine, metrics, http_limits, gate, readers, settings.limits.max_tokens)
-            cards, routers = model_cards(served), [chat.router(), *_scores(settings, served, scorers)]
+            chat = ChatRoute(served, engine, metrics, reader, settings.limits.max_tokens)
+            cards, routers = (
+                model_cards(served),
+                [chat.router(), *_scores(settings, served, replace(reader, threads=scorers))],
+            )
         parts = AppParts(
             engine=engine,
             cards=lambda: cards,
             gate=gate,
             metrics=metrics,
-            limits=http_limits,
-            readers=readers,
-            routers=[*routers, token_routes(served, http_limits, readers), *_page(settings)],
+            routers=[*routers, token_routes(served, reader), *_page(settings)],
             keys=checked.keys,
             origins=settings.allowed_origins,
         )
@@ -128,13 +130,11 @@ def _page(settings: ServeSettings) -> list[APIRouter]:
     return [playground_router(limits.image_bytes, limits.image_pixels, settings.scorer is not None)]
 
 
-def _scores(settings: ServeSettings, served: ServedModel, scorers: Executor) -> list[APIRouter]:
+def _scores(settings: ServeSettings, served: ServedModel, reader: BodyReader) -> list[APIRouter]:
     """Scores beside answers, where somebody tells them."""
     if settings.scorer is None:
         return []
-    return [
-        ScoreRoute(make_scorer(settings.scorer), served.pictures, settings.limits.http, scorers, served.schema).router()
-    ]
+    return [ScoreRoute(make_scorer(settings.scorer), served.pictures, reader, served.schema).router()]
 
 
 def _engine(settings: ServeSettings, led: LedSession | LedRater) -> Engine | RatingEngine:
@@ -149,7 +149,7 @@ def _http(checked: CheckedServer, parts: AppParts, engine: Engine | RatingEngine
     return HttpServer(
         make_app(parts),
         checked.socket,
-        parts.limits,
+        checked.settings.limits.http,
         lambda: drain_when_asked(stop, parts.gate, engine, seconds),
         engine.end,
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +12,11 @@ from starlette.responses import JSONResponse, Response
 
 from nemo_mm_align.schema.attribute import Attribute
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.serving.bodies import read_body, read_object
 from nemo_mm_align.serving.messages import read_messages
 from nemo_mm_align.serving.pictures import PictureStore
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.scoring import Scorer, Scores
 from nemo_mm_align.serving.served_model import describe
-from nemo_mm_align.serving.settings import HttpLimits
 
 
 @dataclass(frozen=True)
@@ -29,14 +26,12 @@ class ScoreRoute:
     Args:
         scorer: who tells scores.
         pictures: the chat model's, whose limits hold.
-        limits: of bytes and time of a body; the scorer has a time of its own.
-        readers: threads that ask; each waits for the scorer meanwhile, so that they had better not be those that read chats.
+        reader: of bodies; its threads wait for the scorer meanwhile, so that they had better not be those that read chats.
     """
 
     scorer: Scorer
     pictures: PictureStore
-    limits: HttpLimits
-    readers: Executor
+    reader: BodyReader
     schema: AttributeSchema | None = None
 
     def router(self) -> APIRouter:
@@ -45,9 +40,7 @@ class ScoreRoute:
 
         @router.post("/v1/scores")
         async def scores(request: Request) -> Response:
-            body = await read_body(request, self.limits.body_bytes, self.limits.body_seconds)
-            asking = asyncio.get_running_loop().run_in_executor(self.readers, lambda: self._scores(read_object(body)))
-            scores = await asking
+            scores = await self.reader.read(request, self.reader.wanted(request), self._scores)
             return JSONResponse({"scores": scores, **with_ranges(scores, self.schema)})
 
         return router

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -34,7 +34,7 @@ class Wanted:
     """How long an answer is wanted.
 
     Args:
-        receive: of the request, whose body has been read.
+        receive: of the request.
         deadline: on the event loop's clock.
         gate: through which the request came.
     """
@@ -44,15 +44,19 @@ class Wanted:
     gate: Gate
 
 
-async def while_wanted(work: Coroutine[Any, Any, Result], wanted: Wanted) -> Result:
+async def while_wanted(work: Awaitable[Result], wanted: Wanted, has_come: bool = True) -> Result:
     """Return what becomes of work on a request; the work is cancelled where it comes to nothing.
+
+    Args:
+        has_come: whether the body has been read; else the work reads it, and sees itself when the client leaves.
 
     Raises:
         ClientGone: the client has left.
         ApiError: it took too long (504), or the server ends (503).
     """
-    endings = (work, _until_gone(wanted.receive), wanted.gate.until_given_up())
-    working, leaving, ending = tasks = [asyncio.ensure_future(one) for one in endings]
+    leaves = _until_gone(wanted.receive) if has_come else asyncio.Event().wait()
+    tasks = [asyncio.ensure_future(one) for one in (work, leaves, wanted.gate.until_given_up())]
+    working, leaving, ending = tasks
     try:
         seconds = wanted.deadline - asyncio.get_running_loop().time()
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -25,6 +25,7 @@ from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.pictures import PictureStore
 from nemo_mm_align.serving.rating_engine import RatingEngine
 from nemo_mm_align.serving.rating_routes import RatingRoutes
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.served_model import ServedModel
 from tests.attribute_checkpoints import helpsteer
 from tests.parallel.each_layout import in_each_layout
@@ -67,8 +68,8 @@ class Server:
 
     def __init__(self, engine: RatingEngine, served: ServedModel, readers: Executor) -> None:
         gate, metrics = Gate(100), ServerMetrics(NAME, lambda: engine.figures, engine.slots)
-        routes = RatingRoutes(served, helpsteer(), engine, metrics, LIMITS, gate, readers)
-        app = application([routes.router()], readers, engine, gate, metrics)
+        routes = RatingRoutes(served, helpsteer(), engine, metrics, BodyReader(LIMITS, gate, readers))
+        app = application([routes.router()], engine, gate, metrics)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"

@@ -22,6 +22,7 @@ from nemo_mm_align.serving.early import bind
 from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.http_server import HttpServer
 from nemo_mm_align.serving.metrics import ServerMetrics
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.served_model import model_cards
 from nemo_mm_align.serving.settings import HttpLimits
 from tests.unit.serving.toy_model import served
@@ -106,9 +107,10 @@ def scripted_server(
     model = served(attributes=attributes, sampling=SamplingSettings(max_new_tokens=64))
     metrics = ServerMetrics(model.name, lambda: engine.figures, 4)
     with ThreadPoolExecutor(2) as readers:
-        chat = ChatRoute(model, engine, metrics, limits, gate, readers, max_tokens=500)  # type: ignore[arg-type]
-        routers = [chat.router(), token_routes(model, limits, readers)]
-        parts = AppParts(engine, lambda: model_cards(model), gate, metrics, limits, readers, routers, **more)
+        reader = BodyReader(limits, gate, readers)
+        chat = ChatRoute(model, engine, metrics, reader, max_tokens=500)  # type: ignore[arg-type]
+        routers = [chat.router(), token_routes(model, reader)]
+        parts = AppParts(engine, lambda: model_cards(model), gate, metrics, routers, **more)
         http = HttpServer(make_app(parts), bind("127.0.0.1", 0), limits, lambda: asyncio.sleep(0), lambda: None)
         http.start()
         try:

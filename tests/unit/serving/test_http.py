@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -244,6 +246,34 @@ def test_a_client_that_leaves_gives_its_request_up(server: ScriptedServer, strea
     ticket = server.engine.newest(before + 1)
     connection.close()
     wait_until(lambda: ticket in server.engine.cancelled and server.gate.inside == 0)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_who_leaves_while_a_body_is_read_is_not_waited_for(path: str) -> None:
+    sent = json.dumps(body()).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+    with scripted_server(most=8) as server, busy(server.chat.reader.threads):
+        gone, waits = raw(server, head.encode() + sent), raw(server, head.encode() + sent)
+        comes = raw(server, head.encode() + sent[:-1])
+        wait_until(lambda: server.gate.inside == 3)
+        gone.close()
+        wait_until(lambda: server.gate.inside == 2)
+        server.http.soon(server.gate.give_up)
+        for connection in (waits, comes):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
+    assert not server.engine.tickets
+
+
+@contextmanager
+def busy(threads: Executor) -> Iterator[None]:
+    """Keep the threads that read bodies from doing so."""
+    free = threading.Event()
+    for _ in range(2):
+        threads.submit(free.wait)
+    try:
+        yield
+    finally:
+        free.set()
 
 
 def test_a_request_has_its_time() -> None:

@@ -21,7 +21,9 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.miniature.sources import charts
 from nemo_mm_align.miniature.truth import Bar, Scene
 from nemo_mm_align.schema.images import ImageProcessor
+from nemo_mm_align.serving.gate import Gate
 from nemo_mm_align.serving.pictures import PictureStore
+from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.score_route import ScoreRoute, with_ranges
 from nemo_mm_align.serving.scorer_settings import ScorerSettings
 from nemo_mm_align.serving.scoring import Scorer, make_scorer
@@ -82,8 +84,9 @@ def model() -> Iterator[RewardModel]:
 
 def ask(scorer: Scorer, messages: Any) -> tuple[int, Any]:
     with ThreadPoolExecutor(1) as readers:
-        route = ScoreRoute(scorer, PictureStore(ImageProcessor(image_size=28)), LIMITS, readers)
-        reply = TestClient(application([route.router()], readers)).post("/v1/scores", json={"messages": messages})
+        gate = Gate(1)
+        route = ScoreRoute(scorer, PictureStore(ImageProcessor(image_size=28)), BodyReader(LIMITS, gate, readers))
+        reply = TestClient(application([route.router()], gate=gate)).post("/v1/scores", json={"messages": messages})
     return reply.status_code, reply.json()
 
 
