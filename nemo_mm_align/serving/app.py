@@ -24,6 +24,7 @@ from nemo_mm_align.serving.error_responses import error_response, of_http, of_va
 from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.exchange import GONE, REQUEST_ID, Exchange
 from nemo_mm_align.serving.gate import Admission, Gate
+from nemo_mm_align.serving.host_check import HostCheck
 from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.reading import BodyReader
 from nemo_mm_align.serving.served_model import ServedModel
@@ -55,6 +56,7 @@ class AppParts:
         routers: of the model's kind and of the page.
         keys: of clients; none: everybody may ask.
         origins: of pages whose scripts may ask.
+        hosts: names besides this machine's own to which a request without a key may be addressed; None: any.
     """
 
     engine: RunningEngine
@@ -64,6 +66,7 @@ class AppParts:
     routers: Sequence[APIRouter] = ()
     keys: Sequence[str] = field(default=(), repr=False)
     origins: Sequence[str] = ()
+    hosts: Sequence[str] | None = None
 
 
 def make_app(parts: AppParts) -> ASGIApp:
@@ -84,6 +87,8 @@ def make_app(parts: AppParts) -> ASGIApp:
     wrapped: ASGIApp = Admission(app, parts.gate, wait)
     if parts.keys:
         wrapped = Authentication(wrapped, parts.keys)
+    elif parts.hosts is not None:
+        wrapped = HostCheck(wrapped, parts.hosts)
     if parts.origins:
         wrapped = CORSMiddleware(
             wrapped,

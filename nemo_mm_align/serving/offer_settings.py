@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import AfterValidator, Field, StrictBool, model_validator
 
 from nemo_mm_align.core.configuration import Count, Natural, NotNegative
 from nemo_mm_align.core.errors import UserError
@@ -15,8 +15,21 @@ from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.serving.asked_attributes import check_some
 from nemo_mm_align.serving.errors import ApiError
 
-ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s,@]+$")]
-"""It goes into headers, labels and logs; behind @ stands what is asked for."""
+_NOT_IN_NAMES = re.compile(r"[\s,@]+")
+
+
+def _checked_name(name: str) -> str:
+    found = _NOT_IN_NAMES.search(name)
+    if found:
+        raise ValueError(
+            f"{name!r} holds {found[0]!r}; a model's name has no white space, comma or @, behind which stands what is asked for. "
+            "MODEL@verbosity=0 is understood without an alias"
+        )
+    return name
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_checked_name)]
+"""It goes into headers, labels and logs."""
 
 
 class OfferSettings(FinishedModelSettings):
@@ -45,7 +58,7 @@ class OfferSettings(FinishedModelSettings):
     @property
     def served_name(self) -> str:
         """The name given, else that of the model's folder."""
-        return self.name or re.sub(r"[\s,@]+", "-", self.checkpoint.resolve().name) or "model"
+        return self.name or _NOT_IN_NAMES.sub("-", self.checkpoint.resolve().name) or "model"
 
     @property
     def sampling(self) -> SamplingSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from fastapi import APIRouter
 
@@ -118,8 +119,14 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
             routers=[*routers, token_routes(served, reader), *_page(settings)],
             keys=checked.keys,
             origins=settings.allowed_origins,
+            hosts=settings.allowed_hosts if _listens_to_itself(checked) else None,
         )
         _run(_Lead(checked, engine, gate, _http(checked, parts, engine, stop)), served.name)
+
+
+def _listens_to_itself(checked: CheckedServer) -> bool:
+    assert checked.socket is not None
+    return ip_address(checked.socket.getsockname()[0]).is_loopback
 
 
 def _page(settings: ServeSettings) -> list[APIRouter]:
@@ -161,7 +168,7 @@ def _run(lead: _Lead, name: str) -> None:
     lifeline = Lifeline(True, runtime.world_size() - 1, lambda who: end_with_lost_rank(who, lead.gate, http.soon))
     http.start()
     logger.info("serving %s at %s", name, http.address)
-    if not lead.checked.keys and not http.address.startswith(("http://127.", "http://[::1]")):
+    if not lead.checked.keys and not _listens_to_itself(lead.checked):
         logger.warning("no API key is set: whoever reaches %s may ask", http.address)
     try:
         lead.engine.run()

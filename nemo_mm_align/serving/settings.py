@@ -10,6 +10,7 @@ from pydantic import Field, StrictBool, field_validator, model_validator
 from nemo_mm_align.core.configuration import Count, Natural, Positive, StrictModel
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.serving.host_names import host_name
 from nemo_mm_align.serving.offer_settings import ModelName, OfferSettings
 from nemo_mm_align.serving.scorer_settings import ScorerSettings
 
@@ -52,6 +53,7 @@ class ServeSettings(OfferSettings):
     api_key_file: Path | None = None
     api_key_variable: str | None = None
     allowed_origins: list[str] = []
+    allowed_hosts: list[str] = []
     allowed_image_hosts: list[str] = []
     playground: StrictBool = True
     scorer: Literal["oracle"] | ScorerSettings | None = None
@@ -70,6 +72,16 @@ class ServeSettings(OfferSettings):
                     f"holds {origin!r}; an origin is http(s)://HOST or http(s)://HOST:PORT, without a path"
                 )
         return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_names(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not host or host.lower() != host_name(host) or set(host) & set("/*@ "):
+                raise ValueError(
+                    f"holds {host!r}; give a name as it stands in addresses, without http://, port and path"
+                )
+        return hosts
 
     @model_validator(mode="after")
     def _what_nobody_asked_for_may_be_had(self) -> ServeSettings:

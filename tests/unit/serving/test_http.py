@@ -299,6 +299,26 @@ def test_no_more_are_let_in_than_may_be_in_work() -> None:
         assert found[0].status_code == 503 and found[0].json()["error"]["code"] == "draining"
 
 
+def test_without_keys_only_names_of_this_machine_are_right() -> None:
+    def told(host: str) -> bytes:
+        return everything(raw(server, f"GET /version HTTP/1.1\r\n{host}Connection: close\r\n\r\n".encode()))
+
+    with scripted_server(hosts=("Proxy.example",)) as server:
+        here, port = server.place
+        right = [f"{here}:{port}", "localhost", f"LOCALHOST:{port}", "a.localhost:1", "127.8.9.1", "[::1]:80", "[::1]"]
+        for host in [*right, "proxy.example", "proxy.example.:443"]:
+            assert told(f"Host: {host}\r\n").startswith(b"HTTP/1.1 200 "), host
+        for host in ["evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil.example",
+                     "evil.example:localhost", "xproxy.example", "notlocalhost", "[::2]:80"]:  # fmt: skip
+            answer = told(f"Host: {host}\r\n")
+            assert answer.startswith(b"HTTP/1.1 403 ") and b"allowed_hosts" in answer and b"api_key_file" in answer, (
+                host
+            )
+        assert post(server, json=body(), headers={"Host": "evil.example"}).json()["error"]["code"] == "host_not_allowed"
+    with scripted_server(hosts=(), keys=("one",)) as server:
+        assert told("Host: evil.example\r\nAuthorization: Bearer one\r\n").startswith(b"HTTP/1.1 200 ")
+
+
 def test_keys() -> None:
     with scripted_server(keys=("one", "other"), origins=("https://page.example",)) as server:
         address = server.http.address
