@@ -121,10 +121,9 @@ def _error_answers(
 
 
 def _refuse(request: Request, error: ApiError, wait: int) -> JSONResponse:
-    """Answer an `ApiError`; where the body is not read to its end, the connection cannot serve another request."""
+    """Answer an `ApiError`."""
     request.scope["state"]["told"]["error"] = error.code or error.status
-    close = {"Connection": "close"} if error.status in (408, 413, 415) else {}
-    return error_response(error, close, wait)
+    return error_response(error, wait=wait)
 
 
 def _state_routes(parts: AppParts) -> APIRouter:

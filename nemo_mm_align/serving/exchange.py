@@ -1,4 +1,7 @@
-"""What surrounds every request: its id, a line in the log without its content, an answer whatever happens."""
+"""What surrounds every request: its id, a line in the log without its content, an answer whatever happens.
+
+A connection ends with an answer that is given before the whole body has come.
+"""
 
 from __future__ import annotations
 
@@ -41,23 +44,33 @@ class Exchange:
             return
         own, started, status = request_id(scope), time.monotonic(), GONE
         told: dict[str, object] = {}
+        coming = _announces_body(scope)
         scope["state"] = {**scope.get("state", {}), "request_id": own, "told": told}
+
+        async def receive_to_end() -> Message:
+            nonlocal coming
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                coming = False
+            return message
 
         async def send_named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = own
+                status, headers = message["status"], MutableHeaders(scope=message)
+                headers[REQUEST_ID] = own
+                if coming:  # else the rest may trickle for ever
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
-            await self._app(scope, receive, send_named)
+            await self._app(scope, receive_to_end, send_named)
         except Exception:
             logger.exception("request %s: a fault of the server", own)
             if status != GONE:  # its beginning is sent; the connection is closed, from which the client sees it
                 raise
             error = ApiError(500, f"a fault of the server; its log tells of request {own}", code="internal_error")
-            await error_response(error)(scope, receive, send_named)
+            await error_response(error)(scope, receive_to_end, send_named)
         finally:
             _log(scope, own, told.pop("status", status), time.monotonic() - started, told)
 
@@ -66,6 +79,11 @@ def request_id(scope: Scope) -> str:
     """Return the id that a client has given its request, if it is one that fits a header, else a new one."""
     given = next((value for name, value in scope["headers"] if name == REQUEST_ID.lower().encode()), b"")
     return given.decode("ascii") if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _announces_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""
 
 
 def _log(scope: Scope, own: str, status: object, seconds: float, told: dict[str, object]) -> None:

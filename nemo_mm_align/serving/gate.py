@@ -67,7 +67,7 @@ class Admission:
             return
         refusal = self._gate.refusal
         if refusal is not None:
-            await error_response(refusal, {"Connection": "close"}, self._wait())(scope, receive, send)
+            await error_response(refusal, wait=self._wait())(scope, receive, send)
             return
         self._gate.inside += 1
         try:
