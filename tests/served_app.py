@@ -15,7 +15,13 @@ from nemo_mm_align.serving.metrics import ServerMetrics
 from nemo_mm_align.serving.settings import HttpLimits
 
 LIMITS = HttpLimits(
-    body_bytes=1 << 24, body_seconds=20, header_seconds=20, idle_seconds=20, keep_alive_seconds=20, request_seconds=60
+    body_bytes=1 << 24,
+    body_seconds=20,
+    header_seconds=20,
+    idle_seconds=20,
+    keep_alive_seconds=20,
+    request_seconds=60,
+    connections=100,
 )
 
 

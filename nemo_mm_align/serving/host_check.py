@@ -39,8 +39,8 @@ class HostCheck:
             return
         error = ApiError(
             403,
-            f"the request is addressed to {shorten(name, 80)!r}, which is not this machine's own name. Whoever runs the server can "
-            "allow the name (allowed_hosts), or set a key (api_key_file, api_key_variable).",
+            f"the request is addressed to {shorten(name, 80)!r}, which is not this machine's own name. Whoever runs the server "
+            "can allow the name (allowed_hosts), or set a key (api_key_file, api_key_variable).",
             code="host_not_allowed",
         )
         await error_response(error)(scope, receive, send)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import threading
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -15,19 +17,50 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.serving.error_responses import error_response
+from nemo_mm_align.serving.errors import ApiError
 from nemo_mm_align.serving.settings import HttpLimits
 
 logger = logging.getLogger(__name__)
 
 
-def guarded_protocol(seconds: float) -> type[H11Protocol]:
-    """Return uvicorn's protocol, with an end for connections on which a request's head does not come within so many seconds."""
+_OTHER_FILES = 128
+"""That the process may have open besides connections: the model's, pictures from other hosts, the engine's."""
+
+
+def most_connections(wanted: int) -> int:
+    """Return how many connections there may be: fewer than wanted, with a warning, where the process may open few files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - _OTHER_FILES))
+    if most < wanted:
+        logger.warning(
+            "limits.connections=%d: this process may open %d files (ulimit -n), which leaves room for %d connections",
+            wanted,
+            files,
+            most,
+        )
+    return most
+
+
+def guarded_protocol(seconds: float, most: int) -> type[H11Protocol]:
+    """Return uvicorn's protocol, guarded against those who take connections and say nothing.
+
+    Args:
+        seconds: within which a request's head must come.
+        most: connections at a time; further ones get an answer without being asked anything.
+    """
+    full = _unasked(ApiError(503, f"{most} connections are open already; try again later", code="too_many_connections"))
 
     class GuardedProtocol(H11Protocol):
         _head_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > most:
+                self.connections.discard(self)
+                transport.write(full)
+                transport.close()
+                return
             self._head_timer = self.loop.call_later(seconds, self._close)
 
         def data_received(self, data: bytes) -> None:
@@ -54,6 +87,18 @@ def guarded_protocol(seconds: float) -> type[H11Protocol]:
     return GuardedProtocol
 
 
+def _unasked(error: ApiError) -> bytes:
+    """An error as it goes over a connection on which nothing was asked."""
+    response = error_response(error, {"Connection": "close"})
+    head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (
+        error.status,
+        HTTPStatus(error.status).phrase.encode(),
+        head,
+        bytes(response.body),
+    )
+
+
 class HttpServer:
     """Serves an application on a socket until `stop`.
 
@@ -61,7 +106,7 @@ class HttpServer:
         app: of ASGI.
         bound: the socket, nobody listening yet.
         limits: of time.
-        beside: runs on the same event loop.
+        beside: runs on the same event loop; where it fails, the server ends as if it had failed itself.
         on_death: called from the server's thread where that ends without being asked to.
     """
 
@@ -75,7 +120,7 @@ class HttpServer:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=guarded_protocol(limits.header_seconds),
+            http=guarded_protocol(limits.header_seconds, most_connections(limits.connections)),
             ws="none",
             lifespan="off",
             loop="asyncio",
@@ -134,8 +179,14 @@ class HttpServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         beside = asyncio.ensure_future(self._beside())
+        beside.add_done_callback(self._end_where_failed)
         self._loop.call_soon(self._started.set)
         try:
             await self._server.serve(sockets=[self._bound])
         finally:
-            beside.cancel()
+            if not beside.cancel():
+                await beside
+
+    def _end_where_failed(self, beside: asyncio.Future[None]) -> None:
+        if not beside.cancelled() and beside.exception() is not None:
+            self._server.should_exit = True

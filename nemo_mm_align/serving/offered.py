@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_mm_align.inference.engine import Engine
+from nemo_mm_align.inference.image_features import IMAGE_BYTES
 from nemo_mm_align.inference.loading import OpenedModel, open_for_inference
 from nemo_mm_align.inference.session import DecodingSession
 from nemo_mm_align.serving.cache_room import slots_for
@@ -30,8 +31,13 @@ def open_offered(settings: OfferSettings, rates: bool = False) -> OpenedModel:
     return opened
 
 
-def decoding_session(settings: OfferSettings, opened: OpenedModel) -> DecodingSession:
+def decoding_session(
+    settings: OfferSettings, opened: OpenedModel, embedding_bytes: int = IMAGE_BYTES
+) -> DecodingSession:
     """Build this rank's part of the model, load its weights, and return its session; process groups must be up.
+
+    Args:
+        embedding_bytes: of images' embeddings that are kept.
 
     Raises:
         UserError: there is no memory for keys and values of so many answers.
@@ -39,7 +45,8 @@ def decoding_session(settings: OfferSettings, opened: OpenedModel) -> DecodingSe
     model = opened.answering_model(settings.base, settings.merge_adapters)
     length = settings.length or opened.source.config.language.max_position_embeddings
     slots = slots_for(model, length, settings.kept, settings.slots)
-    return DecodingSession(model, slots, length, opened.encoder.decode_whole, settings.cuda_graphs, settings.kept)
+    decode, graphs = opened.encoder.decode_whole, settings.cuda_graphs
+    return DecodingSession(model, slots, length, decode, graphs, settings.kept, embedding_bytes)
 
 
 def served_model(

@@ -52,12 +52,16 @@ def serve(checked: CheckedServer, stop: StopRequest) -> None:
     rates = open_source(settings.checkpoint).head is not None
     opened = open_offered(settings, rates)
     runtime.initialize(opened.parallel, settings.sampling.seed)
-    led = _led_rater(settings, opened) if rates else LedSession(decoding_session(settings, opened))
+    led = _led_rater(settings, opened) if rates else _led_session(settings, opened)
     if led.leads:
         _lead(checked, opened, led, stop)
     else:
         _follow(led)
     runtime.shutdown()
+
+
+def _led_session(settings: ServeSettings, opened: OpenedModel) -> LedSession:
+    return LedSession(decoding_session(settings, opened, settings.limits.kept_embedding_bytes))
 
 
 def _led_rater(settings: ServeSettings, opened: OpenedModel) -> LedRater:

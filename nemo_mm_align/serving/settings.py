@@ -24,6 +24,7 @@ class HttpLimits(StrictModel):
     idle_seconds: Positive
     keep_alive_seconds: Positive
     request_seconds: Positive
+    connections: Count
 
 
 class RequestLimits(HttpLimits):
@@ -37,6 +38,7 @@ class RequestLimits(HttpLimits):
     max_tokens: Count | None
     fetch_seconds: Positive
     kept_image_bytes: Natural
+    kept_embedding_bytes: Natural
 
     @property
     def http(self) -> HttpLimits:

@@ -95,6 +95,7 @@ LIMITS = HttpLimits(
     idle_seconds=5,
     keep_alive_seconds=0.2,
     request_seconds=60,
+    connections=20,
 )
 
 
