@@ -26,6 +26,11 @@ MAX_URL = 4096
 
 Address = IPv4Address | IPv6Address
 
+_IPV4_AT_THE_END = (ip_network("64:ff9b::/96"), ip_network("::/96"))
+"""NAT64 (RFC 6052), and the form without a prefix (RFC 4291), which nobody should use any more."""
+_OWN_NAT64 = ip_network("64:ff9b:1::/48")
+"""A site's own translators (RFC 8215): where in such an address the IPv4 one lies, they alone know."""
+
 
 def fetch(url: str, hosts: Sequence[str], max_bytes: int, seconds: float) -> bytes:
     """Return what lies behind a URL.
@@ -94,7 +99,7 @@ def _redirected(parts: SplitResult, location: str, hosts: Sequence[str]) -> Spli
 
 def _ask(parts: SplitResult, hosts: Sequence[str], seconds: float) -> BaseHTTPResponse:
     host, port = str(parts.hostname), parts.port or USUAL_PORTS[parts.scheme]
-    address = _address(host, port, hosts)
+    address = allowed_address(host, port, hosts)
     secure: dict[str, Any] = {"server_hostname": host, "assert_hostname": host} if parts.scheme == "https" else {}
     pool = POOLS[parts.scheme](str(address), port, timeout=Timeout(total=seconds), maxsize=1, retries=False, **secure)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -102,16 +107,30 @@ def _ask(parts: SplitResult, hosts: Sequence[str], seconds: float) -> BaseHTTPRe
     return pool.urlopen("GET", target, headers=headers, redirect=False, preload_content=False)
 
 
-def _address(host: str, port: int, hosts: Sequence[str]) -> Address:
-    """Where a host lies, if that may be asked: a private machine must be listed by its address."""
+def allowed_address(host: str, port: int, hosts: Sequence[str]) -> Address:
+    """Return where a host lies; raise `UserError` for a private machine that is not listed by its address."""
     found = [ip_address(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
-        plain = getattr(address, "ipv4_mapped", None) or address
-        if (plain.is_global and not plain.is_multicast) or any(_holds(item, plain) for item in hosts):
+        reached = reached_by(address)
+        if _is_public(reached) or any(_holds(item, one) for item in hosts for one in (address, reached)):
             return address
     raise UserError(
         f"{shorten(host, 80)} is a private address, which is not fetched from unless the server allows it (allowed_image_hosts)."
     )
+
+
+def reached_by(address: Address) -> Address:
+    """Return where packets to an address end: the IPv4 address that one of IPv6 stands for, by whichever of the usual ways."""
+    if isinstance(address, IPv4Address):
+        return address
+    if any(address in network for network in _IPV4_AT_THE_END):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    _, client = address.teredo or (None, None)
+    return address.ipv4_mapped or address.sixtofour or client or address
+
+
+def _is_public(address: Address) -> bool:
+    return address.is_global and not address.is_multicast and address not in _OWN_NAT64
 
 
 def _holds(item: str, address: Address) -> bool:

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.serving.chat_request import read_chat
 from nemo_mm_align.serving.errors import ApiError
+from nemo_mm_align.serving.fetching import allowed_address
 from nemo_mm_align.serving.pictures import PictureLimits, PictureSource, PictureStore
 from tests.unit.serving.toy_model import body, data_url, png, served, text_part, user
 
@@ -226,6 +229,27 @@ def test_nothing_else_is_fetched(host: ThreadingHTTPServer) -> None:
         "endless": "has more than 1,000,000 bytes",
     }.items():
         assert message in refusal(allowed, f"{here}/{path}")
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts", "allowed"),
+    [
+        ("8.8.8.8", (), True), ("10.1.2.3", (), False), ("10.1.2.3", ("10.0.0.0/8",), True),
+        ("::ffff:8.8.8.8", (), True), ("::ffff:10.1.2.3", (), False), ("::ffff:10.1.2.3", ("10.1.2.3:80",), True),
+        ("64:ff9b::8.8.8.8", (), True), ("64:ff9b::10.1.2.3", (), False), ("64:ff9b::127.0.0.1", (), False),
+        ("64:ff9b:1::8.8.8.8", (), False), ("64:ff9b:1::8.8.8.8", ("64:ff9b:1::/48",), True),
+        ("2002:808:808::1", (), True), ("2002:a01:203::1", (), False), ("2002:7f00:1::", (), False),
+        ("2001:0:808:808::f7f7:f7f7", (), True), ("2001:0:808:808::f5fe:fdfc", (), False),
+        ("::127.0.0.1", (), False), ("::1", (), False), ("::1", ("[::1]:80",), True),
+        ("2606:4700::1111", (), True), ("fd00::1", (), False), ("ff0e::1", (), False),
+    ],
+)  # fmt: skip
+def test_an_address_counts_as_what_it_reaches(address: str, hosts: tuple[str, ...], allowed: bool) -> None:
+    if allowed:
+        assert str(allowed_address(address, 80, hosts)) == str(ip_address(address))
+    else:
+        with pytest.raises(UserError, match="is a private address"):
+            allowed_address(address, 80, hosts)
 
 
 @pytest.mark.parametrize("path", ["slow", "slow-head"])
