@@ -27,13 +27,15 @@ class GrowingAnswer:
         choices: indices of the choices that it becomes.
         attributes: that it is asked for; None: nothing.
         text: what of it is fit to be sent.
-        logprobs: of its tokens, where they were asked for.
+        tokens: how many have come.
+        logprobs: of these, where they were asked for.
         ended: all of it.
     """
 
     choices: range
     attributes: dict[str, float] | None
     text: StreamedText
+    tokens: int = 0
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     ended: GeneratedAnswer | None = None
     last_token: float | None = None
@@ -196,6 +198,7 @@ class ChatAnswers:
 
     def _grow(self, news: _News, step: AnswerStep) -> Growth:
         answer = self._tickets[news.ticket][step.sample]
+        answer.tokens += step.token is not None
         self._count(answer, news, step)
         if step.logprobs is not None and step.token is not None:  # a stop token is no part of what is told
             answer.logprobs.append(step.logprobs)
@@ -219,13 +222,17 @@ class ChatAnswers:
         answer.last_token = news.at
 
     def cancel(self) -> None:
-        """Give up what has not ended; its rows are free for others."""
+        """Give up what has not ended; its rows are free for others. What has come of it until then is counted."""
+        while self._news:
+            news = self._news.popleft()
+            for step in news.steps if isinstance(news, _News) else ():
+                self._tickets[news.ticket][step.sample].tokens += step.token is not None
         for ticket, answers in self._tickets.items():
             if any(answer.ended is None for answer in answers):
                 self._engine.cancel(ticket)
                 for answer in answers:
                     if answer.ended is None:
-                        self._metrics.answered("abort", 0)
+                        self._metrics.answered("abort", answer.tokens)
 
 
 def whole_text(answer: GeneratedAnswer, decode: Callable[[Sequence[int]], str]) -> str:

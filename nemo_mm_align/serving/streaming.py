@@ -25,8 +25,8 @@ KEEP_ALIVE = b": waiting\n\n"
 
 
 def event(values: Mapping[str, Any]) -> bytes:
-    """Return an event whose data is JSON."""
-    return f"data: {json.dumps(values, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    """Return an event whose data is JSON; raise `ValueError` for numbers that JSON lacks."""
+    return f"data: {json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
 @dataclass(frozen=True)

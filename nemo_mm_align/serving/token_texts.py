@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_mm_align.inference.rows import TokenLogprobs
+from nemo_mm_align.serving.errors import ApiError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+IMPOSSIBLE = -9999.0
+"""The log-probability of a token that the model rules out: JSON has no infinity. OpenAI's and vLLM's is the same."""
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _WORD_BEGINS = "\u2581"
@@ -52,7 +57,11 @@ class TokenTexts:
         return piece.replace(_WORD_BEGINS, " ").encode()
 
     def logprobs(self, tokens: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        """Return the ``logprobs`` of a choice."""
+        """Return the ``logprobs`` of a choice.
+
+        Raises:
+            ApiError: the model gave no numbers.
+        """
         content = [
             {**self._one(token.token, token.logprob), "top_logprobs": [self._one(*other) for other in token.top]}
             for token in tokens
@@ -61,7 +70,14 @@ class TokenTexts:
 
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
         said = self.bytes_of(token)
-        return {"token": said.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(said)}
+        return {"token": said.decode("utf-8", "replace"), "logprob": _in_json(logprob), "bytes": list(said)}
+
+
+def _in_json(logprob: float) -> float:
+    if math.isnan(logprob):
+        text = "the model gave NaN for a log-probability: its weights are damaged, or precision= is too low for them"
+        raise ApiError(500, text, code="no_finite_numbers")
+    return logprob if math.isfinite(logprob) else IMPOSSIBLE
 
 
 def _kinds(decoder: Any) -> Iterator[str]:

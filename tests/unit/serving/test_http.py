@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import resource
 import socket
 import sys
@@ -303,15 +304,41 @@ def test_log_probabilities_end_with_the_text_that_a_stop_text_cuts(
     )
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_numbers_of_json(server: ScriptedServer, stream: bool) -> None:
+    token = a(server)
+    for logprob in (-math.inf, math.nan):
+        thread, found, ticket = in_background(server, stream=stream, logprobs=True, top_logprobs=1)
+        told = TokenLogprobs(token, -0.5, ((token, logprob),))
+        server.engine.say(ticket, [AnswerStep(0, token, told, GeneratedAnswer([token], "length"))])
+        thread.join()
+        assert "NaN" not in found[0].text.replace("gave NaN", "") and "Infinity" not in found[0].text
+        last = events(found[0].text)[-2 if logprob < 0 else -1] if stream else found[0].json()
+        if logprob < 0:
+            (content,) = last["choices"][0]["logprobs"]["content"]
+            assert content["logprob"] == -0.5 and content["top_logprobs"][0]["logprob"] == -9999.0
+        else:
+            assert last["error"]["code"] == "no_finite_numbers" and "the model gave NaN" in last["error"]["message"]
+            assert found[0].status_code == (200 if stream else 500)
+
+
 @pytest.mark.parametrize("stream", ["false", "true"])
 def test_a_client_that_leaves_gives_its_request_up(server: ScriptedServer, stream: str) -> None:
     sent = json.dumps(body(stream=stream == "true")).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
     before = len(server.engine.tickets)
     connection = raw(server, head.encode() + sent)
-    ticket = server.engine.newest(before + 1)
+    ticket, counted = server.engine.newest(before + 1), generated(server)
+    for _ in range(3):
+        server.engine.say(ticket, [AnswerStep(0, a(server))])
     connection.close()
     wait_until(lambda: ticket in server.engine.cancelled and server.gate.inside == 0)
+    assert generated(server) == counted + 3
+
+
+def generated(server: ScriptedServer) -> float:
+    """Tokens of answers, as the metrics have it."""
+    return server.metrics.registry.get_sample_value("nemo_mm_align_generation_tokens_total", {"model_name": "toy"}) or 0
 
 
 @pytest.mark.parametrize("path", [CHAT, "/tokenize"])
