@@ -8,17 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import threading
 from typing import Any, Literal, Protocol
-
-import requests
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.llm.clients.api_key import conceal, shows_key
-from nemo_mm_align.llm.clients.http_failures import failure_of_exception
-from nemo_mm_align.llm.clients.openai_compatible import Bearer
-from nemo_mm_align.llm.clients.openai_replies import failure_of_http
-from nemo_mm_align.llm.clients.transport import make_session
+from nemo_mm_align.llm.clients.endpoint import Endpoint
 from nemo_mm_align.llm.failures import CallFailure
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER
 from nemo_mm_align.serving.errors import ApiError
@@ -80,10 +74,8 @@ class ServedScorer:
     """
 
     def __init__(self, settings: ScorerSettings) -> None:
-        self._settings = settings
-        self._url = f"{settings.url}/chat/completions"
-        self._key = scorer_key(settings)
-        self._local = threading.local()
+        self._model, self._key = settings.model, scorer_key(settings)
+        self._endpoint = Endpoint(f"{settings.url}/chat/completions", self._key, settings.timeout_s)
 
     def scores(self, messages: Any, conversation: Conversation, pictures: PictureStore) -> Scores:
         """Ask once; see `Scorer`."""
@@ -95,24 +87,11 @@ class ServedScorer:
             raise ApiError(502, f"the scorer gave no scores: {message}", code="scorer_failed") from None
 
     def _asked(self, messages: Any) -> Scores:
-        body = {"model": self._settings.model, "messages": messages, "stream": False}
-        try:
-            response = self._session().post(self._url, json=body, allow_redirects=False, auth=Bearer(self._key))
-        except Exception as error:  # of requests, urllib3 and what they are made of
-            raise failure_of_exception(error) from None
-        text = response.content.decode("utf-8", "replace")
-        if response.status_code != 200:
-            raise failure_of_http(response.status_code, text, response.headers)
+        body = {"model": self._model, "messages": messages, "stream": False}
+        text = self._endpoint.post(body)
         if shows_key(text, self._key):
             raise CallFailure("server", "the reply repeats the API key and is not used")
         return read_scores(text)
-
-    def _session(self) -> requests.Session:
-        """This thread's connection."""
-        if not hasattr(self._local, "session"):
-            self._local.session = make_session(self._settings.timeout_s)
-        session: requests.Session = self._local.session
-        return session
 
 
 def read_scores(text: str) -> Scores:

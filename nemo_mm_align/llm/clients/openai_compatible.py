@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import requests
 from pydantic import SecretStr
 
 from nemo_mm_align.llm.clients.addresses import check_address
 from nemo_mm_align.llm.clients.api_key import key_for_calls
 from nemo_mm_align.llm.clients.base import ServiceClient
-from nemo_mm_align.llm.clients.http_failures import failure_of_exception
+from nemo_mm_align.llm.clients.endpoint import Endpoint
 from nemo_mm_align.llm.clients.openai_messages import ChatSettings, build_body
-from nemo_mm_align.llm.clients.openai_replies import failure_of_http, read_batch_reply, read_reply
-from nemo_mm_align.llm.clients.transport import make_session
+from nemo_mm_align.llm.clients.openai_replies import read_batch_reply, read_reply
 from nemo_mm_align.llm.price import PriceSettings
 from nemo_mm_align.llm.question import Answer, Question
 
@@ -69,7 +66,7 @@ class OpenAICompatible(ServiceClient):
             service = f"{base_url} (if it wants none: judge.api_key_variable=null)"
             key = key_for_calls(api_key_file, (api_key_variable or "",), service)
         super().__init__(model, max_output_tokens, timeout_s, key, price)
-        self._url = url
+        self._endpoint = Endpoint(url, self._key, self._timeout_s)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -92,31 +89,5 @@ class OpenAICompatible(ServiceClient):
         return build_body(question, self._chat)
 
     def _send(self, message: Mapping[str, Any]) -> Answer:
-        try:
-            response = self._session().post(self._url, json=message, allow_redirects=False, auth=Bearer(self._key))
-        except Exception as error:  # of requests, urllib3 and what they are made of
-            raise failure_of_exception(error) from None
-        text = response.content.decode("utf-8", "replace")
-        if response.status_code != 200:
-            raise failure_of_http(response.status_code, text, response.headers)
+        text = self._endpoint.post(message)
         return read_reply(text, message[self._chat.max_tokens_parameter] < self._chat.max_output_tokens)
-
-    def _session(self) -> requests.Session:
-        """Return this thread's connection."""
-        if not hasattr(self._local, "session"):
-            self._local.session = make_session(self._timeout_s)
-        session: requests.Session = self._local.session
-        return session
-
-
-@dataclass(frozen=True)
-class Bearer:
-    """The key as a header. Being there, it also keeps `requests` from sending what a ``.netrc`` says of the host."""
-
-    key: SecretStr | None = field(repr=False)
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Put the key into the header, if there is one."""
-        if self.key is not None:
-            request.headers["Authorization"] = f"Bearer {self.key.get_secret_value()}"
-        return request
