@@ -60,17 +60,16 @@ class ServingProcess:
 
 
 @contextmanager
-def serving(folder: Path, *words: str, ranks: int = 1) -> Iterator[ServingProcess]:
-    """Start a server with these settings on a free port, and wait until it answers."""
+def serving(folder: Path, *words: str, ranks: int = 1, locked: bool = True) -> Iterator[ServingProcess]:
+    """Start a server with these settings on a free port, and wait until it answers; it wants a key where it is locked."""
     log = folder / "server.log"
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
-    command = [sys.executable, *(launcher if ranks > 1 else []), str(REPOSITORY / "scripts/serve.py"), *words, "port=0"]
+    more = ["port=0", *(["api_key_variable=SERVER_KEY"] if locked else [])]
+    command = [sys.executable, *(launcher if ranks > 1 else []), str(REPOSITORY / "scripts/serve.py"), *words, *more]
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "SERVER_KEY": KEY}
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*command, "api_key_variable=SERVER_KEY"], cwd=REPOSITORY, env=environment, stdout=file, stderr=file
-        )
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file)
     try:
         found = ServingProcess(process, log, "")
         wait_until(lambda: re.search(r"serving \S+ at \S+", found.said), lambda: _ended(found))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from openai import OpenAI
 
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
 from tests.attribute_checkpoints import attribute_checkpoint, helpsteer
-from tests.distributed import REPOSITORY, free_port
+from tests.serving_process import KEY, ServingProcess, serving
 from tests.tiny import tiny_llava
 from tests.waiting import PATIENCE_S
 
@@ -27,34 +21,6 @@ ASKED = [
     {"role": "user", "content": "Is there a triangle?"},
     {"role": "assistant", "content": "no there is no triangle"},
 ]
-KEY = "sk-0123456789abcdefghijklmn"
-
-
-@contextmanager
-def serving(log: Path, checkpoint: Path, *more: str) -> Iterator[str]:
-    """A server's address; what it wrote is in `log`."""
-    port = free_port()
-    command = [sys.executable, str(REPOSITORY / "scripts/serve.py"), f"checkpoint={checkpoint}", f"port={port}", *more]
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, cwd=log.parent, env={**os.environ, "REWARD_KEY": KEY}
-        )
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE_S) == 0, log.read_text()
-
-
-def wait_for(url: str, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        try:
-            if requests.get(f"{url}/health", timeout=1).ok:
-                return
-        except requests.RequestException:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -68,35 +34,45 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def urls(folder: Path) -> Iterator[tuple[str, str]]:
-    """Of the attribute model, which wants a key, and of the chat model that asks it."""
-    with ExitStack() as servers:
-        rater = servers.enter_context(
-            serving(folder / "rater.log", folder / "run", "name=rater", "api_key_variable=REWARD_KEY")
-        )
-        scorer = f"scorer={{url: '{rater}/v1', model: rater, api_key_env: REWARD_KEY}}"
-        chat = servers.enter_context(
-            serving(folder / "chat.log", folder / "base", "name=chat", "slots=2", "kept=0", scorer)
-        )
-        wait_for(rater, folder / "rater.log")
-        wait_for(chat, folder / "chat.log")
+def servers(folder: Path) -> Iterator[tuple[ServingProcess, ServingProcess]]:
+    """The attribute model, which wants a key, and the chat model that asks it."""
+    for name in ("rater", "chat"):
+        (folder / name).mkdir()
+    with ExitStack() as stack:
+        rater = stack.enter_context(serving(folder / "rater", f"checkpoint={folder}/run", "name=rater"))
+        scorer = f"scorer={{url: '{rater.address}/v1', model: rater, api_key_env: SERVER_KEY}}"
+        words = (f"checkpoint={folder}/base", "name=chat", "slots=2", "kept=0", scorer)
+        chat = stack.enter_context(serving(folder / "chat", *words, locked=False))
         yield rater, chat
-    assert KEY not in (folder / "rater.log").read_text() + (folder / "chat.log").read_text()
+        for server in (chat, rater):
+            server.ask_to_end()
+            assert server.process.wait(PATIENCE_S) == 0 and KEY not in server.said, server.said
 
 
-def test_scores_beside_answers_are_the_attribute_models(urls: tuple[str, str]) -> None:
-    rater, chat = urls
-    client = OpenAI(base_url=f"{rater}/v1", api_key=KEY, max_retries=0)
-    reply: Any = client.chat.completions.create(messages=ASKED, model="rater")  # type: ignore[call-overload]
+def post(server: ServingProcess, path: str, key: str = KEY) -> requests.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    return requests.post(server.address + path, json={"messages": ASKED}, headers=headers, timeout=60)
+
+
+def test_scores_beside_answers_are_the_attribute_models(servers: tuple[ServingProcess, ServingProcess]) -> None:
+    rater, chat = servers
+    reply: Any = rater.client().chat.completions.create(messages=ASKED, model="rater")  # type: ignore[call-overload]
     rated = {token.token: token.logprob for token in reply.choices[0].logprobs.content}
     assert list(rated) == list(helpsteer().names)
-    assert requests.post(f"{chat}/v1/scores", json={"messages": ASKED}).json()["scores"] == rated
+    assert post(chat, "/v1/scores").json()["scores"] == rated
 
 
-def test_the_models_say_what_they_are(urls: tuple[str, str]) -> None:
-    rater, chat = urls
-    (card,) = requests.get(f"{rater}/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
+def test_the_models_say_what_they_are(servers: tuple[ServingProcess, ServingProcess]) -> None:
+    rater, chat = servers
+    (card,) = rater.get("/v1/models").json()["data"]
     assert (card["id"], card["kind"], card["asked_by_default"]) == ("rater", "attribute_model", False)
     assert [one["name"] for one in card["attributes"]] == list(helpsteer().names)
-    assert requests.get(f"{chat}/v1/models").json()["data"][0]["kind"] == "chat"
-    assert requests.post(f"{rater}/classify", json={"messages": ASKED}).status_code == 401
+    assert chat.get("/v1/models").json()["data"][0]["kind"] == "chat"
+    assert post(rater, "/classify", key="wrong").status_code == 401
+
+
+def test_without_a_key_a_page_of_another_name_is_refused(servers: tuple[ServingProcess, ServingProcess]) -> None:
+    _, chat = servers
+    assert requests.get(f"{chat.address}/v1/models", timeout=60).status_code == 200
+    refused = requests.get(f"{chat.address}/v1/models", headers={"Host": "page.example"}, timeout=60)
+    assert refused.status_code == 403 and refused.json()["error"]["code"] == "host_not_allowed"
