@@ -225,8 +225,9 @@ class ChatAnswers:
         """Give up what has not ended; its rows are free for others. What has come of it until then is counted."""
         while self._news:
             news = self._news.popleft()
-            for step in news.steps if isinstance(news, _News) else ():
-                self._tickets[news.ticket][step.sample].tokens += step.token is not None
+            if isinstance(news, _News):
+                for step in news.steps:
+                    self._tickets[news.ticket][step.sample].tokens += step.token is not None
         for ticket, answers in self._tickets.items():
             if any(answer.ended is None for answer in answers):
                 self._engine.cancel(ticket)

@@ -34,7 +34,8 @@ LONG = 900
 LONGER = " ".join(f"w{number}" for number in range(30, 60))
 """A question that is kept for the next that begins with it."""
 SETTINGS = ["template=vicuna_v1", "template.system=''", "attribute_schema=helpsteer", "slots=2", "max_waiting=2",
-            "kept=2", "length=2000", "aliases={short: {verbosity: 0}}", "name=tiny", "limits.max_tokens=1000"]  # fmt: skip
+            "kept=2", "length=2000", "aliases={short: {verbosity: 0}}", "name=tiny", "limits.max_tokens=1000",
+            "limits.kept_embedding_bytes=0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,15 @@ def test_greedy_answers_are_those_given_offline(server: ServingProcess, generato
         == offline(generator, "<image>\nw3 w4", images=(str(folder / "picture.png"),))
         != offline(generator, "w3 w4")
     )
+
+
+def test_a_picture_is_encoded_anew_where_no_embeddings_are_kept(server: ServingProcess, folder: Path) -> None:
+    data = base64.b64encode((folder / "picture.png").read_bytes()).decode()
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    before = server.metric("mm_cache_queries_total")
+    for word in ("w40", "w41"):  # before the picture, so that no kept prompt has it
+        ask(server, [{"type": "text", "text": word}, shown])
+    assert server.metric("mm_cache_queries_total") == before + 2 and server.metric("mm_cache_hits_total") == 0
 
 
 def test_attributes_steer_as_offline(server: ServingProcess, generator: Generator) -> None:
