@@ -64,9 +64,10 @@ class ChatRoute:
         arrived = time.monotonic()
         wanted = Wanted(request.receive, asyncio.get_running_loop().time() + self.limits.request_seconds, self.gate)
         try:
-            asked = await self._read(request)
-            answers = ChatAnswers(self.engine, asked, self.served.encoder.decode_whole, self.metrics, arrived)
-            answers.submit()
+            with self.engine.expecting():
+                asked = await self._read(request)
+                answers = ChatAnswers(self.engine, asked, self.served.encoder.decode_whole, self.metrics, arrived)
+                answers.submit()
             bodies = ChatBodies(asked.model, texts, asked.requests[0].top_logprobs is not None, asked.include_usage)
             if asked.stream:
                 return self._stream(request, asked, answers, bodies, wanted)
