@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 """Between steps without work, by which the other ranks know that this one lives."""
+GATHER_SECONDS = 0.01
+"""That an idle engine waits at most for requests that are on their way: what comes together is computed together."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Engine(EngineLoop):
         self._just_joined = False
         self._cancelled: list[Ticket] = []
         self._running: dict[int, Ticket] = {}
+        self._coming = 0
 
     @property
     def length(self) -> int:
@@ -139,6 +143,18 @@ class Engine(EngineLoop):
             running, waiting = set(self._running.values()), len(self._waiting) + len(self._joining)
             used = len(self._running) / self.slots
         return Figures(len(running), waiting, used, *self._session.reused, *self._session.pictures_reused)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Say that within the block a request will be submitted soon, if it is a good one."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify()
 
     def submit(self, request: DecodingRequest, images: ImageBatch | None, listener: Listener) -> Ticket:
         """Have a request answered; `listener` is told from now on.
@@ -185,6 +201,7 @@ class Engine(EngineLoop):
             )
             if self._ending and not self._waiting and not self._running:
                 return False
+            self._gather()
             cancelled, self._cancelled = self._cancelled, []
             wait = self._just_joined and self._running
             self._joining = [] if wait else self._next(self._room_without(cancelled))
@@ -200,6 +217,14 @@ class Engine(EngineLoop):
             return True
         self._tell(progress)
         return True
+
+    def _gather(self) -> None:
+        """Wait a moment for those who come with the first one, where nobody's answer waits for that; the lock is held."""
+        if self._waiting and not self._running:
+            begun = self._waiting[0].submitted + GATHER_SECONDS
+            self._changed.wait_for(
+                lambda: not self._coming or len(self._waiting) >= self.slots, begun - time.monotonic()
+            )
 
     def _room_without(self, cancelled: Sequence[Ticket]) -> int:
         return self._session.room + sum(len(ticket.rows) for ticket in set(cancelled))

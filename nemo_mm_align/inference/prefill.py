@@ -152,7 +152,9 @@ class Prefill:
         """Return those that are computed now, and those that had better wait for what these keep."""
         if not self.prefixes or len(prompts.requests) == 1:
             return prompts, None
-        later = list(repeated(prompts.contents, [len(request.prompt.ids) for request in prompts.requests]))
+        contents, positions = prompts.contents, [len(request.prompt.ids) for request in prompts.requests]
+        known = [self.prefixes.known(*one) for one in zip(contents, positions, strict=True)]
+        later = list(repeated(contents, positions, known))
         now = [place for place in range(len(prompts.requests)) if place not in later]
         return (prompts.some(now), prompts.some(later)) if later else (prompts, None)
 

@@ -118,12 +118,22 @@ class Prefixes:
             positions: of it; its last one is computed in any case.
         """
         self.asked += positions
+        found = self._find(content, positions)
+        if found is not None:
+            self._kept.move_to_end(found.slot)
+            self.found += found.length
+        return found
+
+    def known(self, content: Content, positions: int) -> int:
+        """Return how many positions of a prompt `longest` would find, which this does not count."""
+        found = self._find(content, positions)
+        return 0 if found is None else found.length
+
+    def _find(self, content: Content, positions: int) -> Prefix | None:
         best, slot = max(((content.common(kept), slot) for slot, kept in self._kept.items()), default=(0, 0))
         length = content.whole_pictures(min(best, positions - 1))
         if not is_worth_it(length, positions) or not content.has_pictures_of(self._kept[slot], length):
             return None
-        self._kept.move_to_end(slot)
-        self.found += length
         return Prefix(slot, length)
 
     def keep(self, content: Content) -> int | None:
@@ -154,12 +164,19 @@ def is_worth_it(length: int, positions: int) -> bool:
     return length >= max(LEAST, LEAST_SHARE * positions)
 
 
-def repeated(contents: Sequence[Content], positions: Sequence[int]) -> Iterator[int]:
-    """Yield which of several prompts begin so like an earlier one that they had better wait for it."""
+def repeated(contents: Sequence[Content], positions: Sequence[int], known: Sequence[int]) -> Iterator[int]:
+    """Yield which of several prompts begin so like an earlier one that they had better wait for it.
+
+    Args:
+        contents: of the prompts.
+        positions: of each.
+        known: how many of these are kept already: what is alike beyond them is what waiting saves.
+    """
     first: list[Content] = []
     for place, content in enumerate(contents):
         alike = max((content.common(other) for other in first), default=0)
-        if is_worth_it(content.whole_pictures(min(alike, positions[place] - 1)), positions[place]):
+        saved = content.whole_pictures(min(alike, positions[place] - 1)) - known[place]
+        if is_worth_it(saved, positions[place]):
             yield place
         else:
             first.append(content)

@@ -56,9 +56,10 @@ class ChatRoute:
     async def _answer(self, request: Request, texts: TokenTexts) -> Response:
         arrived, wanted = time.monotonic(), self.reader.wanted(request)
         try:
-            asked = await self._read(request, wanted)
-            answers = ChatAnswers(self.engine, asked, self.served.encoder.decode_whole, self.metrics, arrived)
-            answers.submit()
+            with self.engine.expecting():
+                asked = await self._read(request, wanted)
+                answers = ChatAnswers(self.engine, asked, self.served.encoder.decode_whole, self.metrics, arrived)
+                answers.submit()
             bodies = ChatBodies(asked.model, texts, asked.requests[0].top_logprobs is not None, asked.include_usage)
             if asked.stream:
                 return self._stream(request, asked, answers, bodies, wanted)

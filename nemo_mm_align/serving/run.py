@@ -111,10 +111,8 @@ def _lead(checked: CheckedServer, opened: OpenedModel, led: LedSession | LedRate
             cards, routers = [rating.card], [rating.router()]
         else:
             chat = ChatRoute(served, engine, metrics, reader, settings.limits.max_tokens)
-            cards, routers = (
-                model_cards(served),
-                [chat.router(), *_scores(settings, served, replace(reader, threads=scorers))],
-            )
+            beside = _scores(settings, served, replace(reader, threads=scorers))
+            cards, routers = model_cards(served), [chat.router(), *beside]
         parts = AppParts(
             engine=engine,
             cards=lambda: cards,

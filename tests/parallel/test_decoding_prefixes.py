@@ -9,13 +9,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nemo_mm_align.inference import prefixes, steps
 from nemo_mm_align.inference.decode import generate_batch
-from nemo_mm_align.inference.prefill import ImageBatch
+from nemo_mm_align.inference.prefill import ImageBatch, Prefill, Prompts
 from nemo_mm_align.inference.requests import EncodedPrompt
 from nemo_mm_align.inference.rows import DecodingRequest, GeneratedAnswer
 from nemo_mm_align.inference.sampling_settings import SamplingSettings
@@ -109,6 +110,28 @@ def test_a_picture_of_several_questions_is_computed_once(
         assert seen == [1]
         assert ask(session, *reversed(asked)) == expected[::-1]
         assert seen == [1]
+
+
+def test_prompts_wait_for_no_more_than_the_first_of_them_keeps(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = [1, *range(100, 120)]
+    asked = [request([*system, 200 + number, 8, 9]) for number in range(5)]
+    pictures = [request([*system, *IMAGE, 30 + number], [name]) for name in NAMES[:2] for number in range(3)]
+    expected = [[alone(model, one) for one in some] for some in (asked, pictures)]
+    passes: list[tuple[str, int]] = []
+    for name in ("_begin", "_go_on"):
+        compute = getattr(Prefill, name)
+
+        def counted(self: Prefill, prompts: Prompts, *rest: Any, name: str = name, compute: Any = compute) -> Any:
+            passes.append((name, len(prompts.requests)))
+            return compute(self, prompts, *rest)
+
+        monkeypatch.setattr(Prefill, name, counted)
+    with DecodingSession(model, 6, LENGTH, kept=8) as session:
+        assert ask(session, *asked) == expected[0]
+        assert passes == [("_begin", 1), ("_go_on", 4)], "what they have in common once, the rest of all together"
+        passes.clear()
+        assert ask(session, *pictures) == expected[1]
+        assert passes == [("_go_on", 2), ("_go_on", 4)], "one for each picture, then their other questions"
 
 
 def test_other_pictures_and_unknown_ones_are_told_apart(model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:

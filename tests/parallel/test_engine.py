@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from nemo_mm_align.inference import engine as engine_module
 from nemo_mm_align.inference.engine import AnswerStep, Engine, Ticket
 from nemo_mm_align.inference.engine_loop import Ending, QueueFull
 from nemo_mm_align.inference.led_session import LedSession
@@ -137,6 +139,33 @@ def test_many_ask_and_some_give_up(model: Llava, graphs: bool, monkeypatch: pyte
     figures = engine.figures
     assert sum(seen) == 3 and figures.image_queries - figures.image_hits == 3 < figures.image_hits
     assert 0 < figures.prefix_hits < figures.prefix_queries
+
+
+@pytest.mark.parametrize(("seconds", "together"), [(PATIENCE_S, True), (0.01, False)])
+def test_who_is_on_the_way_is_waited_for(
+    model: Llava, seconds: float, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "GATHER_SECONDS", seconds)
+    engine, _ = engine_of(model)
+
+    def clients() -> list[tuple[Ticket, Heard]]:
+        with engine.expecting():
+            first = submit(engine, text(0))
+            if together:
+                time.sleep(0.05)  # the engine would have begun
+            else:
+                assert first[1].ended.wait(PATIENCE_S), "one that never comes holds nobody up"
+            found = [first, submit(engine, text(1))]
+        assert all(heard.ended.wait(PATIENCE_S) for _, heard in found)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(clients)
+        asking.add_done_callback(lambda _: engine.end())
+        engine.run()
+    tickets, heard = zip(*asking.result(), strict=True)
+    assert [one.all for one in heard] == [alone(model, text(number)) for number in range(2)]
+    assert (tickets[0].admitted == tickets[1].admitted) is together
 
 
 def test_each_ticket_tells_what_of_its_prompt_was_kept(model: Llava) -> None:
