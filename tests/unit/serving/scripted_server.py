@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,9 @@ class ScriptedEngine:
         ticket = Ticket(request, images, listener)
         self.tickets.append(ticket)
         return ticket
+
+    def expecting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def cancel(self, ticket: Ticket) -> None:
         self.cancelled.append(ticket)
