@@ -67,7 +67,7 @@ class Benchmark:
         """DPO against TRL, SFT against transformers, with every number of threads."""
         return [
             {"model": model, "method": method, **self._measured(method, self.settings(model), threads)}
-            for model in self.size.models
+            for model in self.size.every_model
             for method in (PREFERENCE, IMITATION)
             for threads in self.size.threads
         ]
@@ -75,7 +75,7 @@ class Benchmark:
     def layouts(self) -> list[dict[str, Any]]:
         """One process with one thread and with all, then two processes of one thread each."""
         results = []
-        for model in self.size.models:
+        for model in self.size.every_model:
             for name, (tensor, pipeline, processes) in LAYOUTS.items():
                 for threads in self.size.threads if processes == 1 else [1]:
                     settings = {**self.settings(model), "layout": [tensor, pipeline]}
@@ -86,7 +86,7 @@ class Benchmark:
     def reference(self) -> list[dict[str, Any]]:
         """Time of both ways in one process, memory of each way in a process of its own."""
         results = []
-        for model in self.size.models:
+        for model in self.size.every_model:
             settings = self.settings(model)
             found = self._measured("reference_time", settings, 1)
             peaks = {
@@ -101,7 +101,7 @@ class Benchmark:
         rounds = self.size.rounds
         return [
             {"model": model, **self._measured("decoding", {**self.settings(model), "rounds": rounds}, threads)}
-            for model in self.size.models
+            for model in self.size.every_model
             for threads in self.size.threads
         ]
 

@@ -16,7 +16,10 @@ ServingMeasure = Literal["against_transformers", "load", "memory"]
 
 
 class ModelSize(StrictModel):
-    """One model of a size and the rows that it is measured with; `answer_words` are the least and the most."""
+    """One model of a size and the rows that it is measured with; `answer_words` are the least and the most.
+
+    One that is `only_served` is no matter to parts that measure every model.
+    """
 
     sizes: LlavaConfig
     pairs: Count
@@ -24,6 +27,7 @@ class ModelSize(StrictModel):
     prompt_words: Natural
     answer_words: tuple[Count, Count]
     rounds: Count | None = None
+    only_served: bool = False
 
 
 class SamplingSize(StrictModel):
@@ -111,6 +115,11 @@ class BenchmarkSize(StrictModel):
     serving: ServingSize
     imported: Annotated[LlavaConfig, Field(alias="import")]
     labeling: LabelingSize
+
+    @property
+    def every_model(self) -> list[str]:
+        """Names of the models that parts are about which name none."""
+        return [name for name, model in self.models.items() if not model.only_served]
 
 
 class ServingMeasures(StrictModel):
