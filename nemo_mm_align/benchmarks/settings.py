@@ -47,7 +47,7 @@ class AnsweringSize(StrictModel):
     """What one model is asked through the server and by transformers; the comments of conf/size/full.yaml say what each means."""
 
     rounds: Count
-    question_words: Count
+    question_words: tuple[Count, Count]
     new_tokens: Count
     distinct: list[Count]
     repeated: list[Count]
@@ -59,7 +59,7 @@ class LoadSize(StrictModel):
 
     models: list[str]
     slots: Count
-    question_words: Count
+    question_words: tuple[Count, Count]
     answer_tokens: tuple[Count, Count]
     shares: list[Annotated[float, Field(gt=0)]]
     capacity_s: Positive
@@ -73,7 +73,7 @@ class MemorySize(StrictModel):
     slots: Count
     clients: Count
     pictures: Count
-    question_words: Count
+    question_words: tuple[Count, Count]
     tokens: Count
 
 

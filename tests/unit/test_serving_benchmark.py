@@ -70,7 +70,7 @@ def client() -> Iterator[Client]:
 
 
 def test_who_comes_does_not_wait_for_the_others(client: Client) -> None:
-    asked = open_loop(client, Source(Drawer(CONFIG, 3, 0), (2, 4), 0), [0.0, 0.01, 0.02, 0.03])
+    asked = open_loop(client, Source(Drawer(CONFIG, (3, 3), 0), (2, 4), 0), [0.0, 0.01, 0.02, 0.03])
     assert max(one.sent for one in asked) - asked[0].sent < SLOW_S  # one after the other takes 3 x that
     (refused,) = (one for one in asked if one.answer is None)
     assert refused.fault == "429: too many"
@@ -79,7 +79,7 @@ def test_who_comes_does_not_wait_for_the_others(client: Client) -> None:
 
 
 def test_a_level_counts_failures_and_tells_latencies_of_the_rest(client: Client) -> None:
-    found = level(client, Source(Drawer(CONFIG, 3, 0), (2, 4), 0), rate=30, seconds=0.5, seed=2)
+    found = level(client, Source(Drawer(CONFIG, (3, 3), 0), (2, 4), 0), rate=30, seconds=0.5, seed=2)
     assert found["questions"] == len(arrivals(30, 0.5, 2)) and found["failed"] == found["questions"] // 3 > 0
     assert found["fault"] == "429: too many"
     assert found["per_token"]["p50"] >= 0.9 * SLOW_S and found["first_token"]["p99"] < found["per_token"]["p50"]
@@ -116,12 +116,13 @@ def test_growth_is_that_after_the_first_minute() -> None:
 
 
 def test_four_questions_share_a_picture_and_nothing_comes_twice() -> None:
-    drawer = Drawer(CONFIG, 3, seed=0)
+    drawer = Drawer(CONFIG, (3, 5), seed=0)
     repeated, other = (drawer.dialogues("repeated", 8) for _ in range(2))
     assert len(repeated) == 8 and len({one.picture for one in repeated}) == 2
+    assert {len(one.questions[0].split()) for one in (*repeated, *other)} == {3, 4, 5}
     assert not {one.picture.url for one in repeated} & {one.picture.url for one in other}
     assert len({one.picture for one in drawer.dialogues("distinct", 1)}) == 4
-    few = Drawer(CONFIG, 3, seed=0, pictures=3)
+    few = Drawer(CONFIG, (3, 5), seed=0, pictures=3)
     assert len({few.picture().url for _ in range(40)}) == 3
     (talk,) = drawer.dialogues("conversations", 1)
     messages = talk.messages(["a", "b"])
@@ -138,7 +139,7 @@ def test_answers_differ_only_where_rounding_decides(margin: float, fine: bool) -
         asked.append(turn)
         return margin
 
-    dialogues = Drawer(CONFIG, 3, seed=0).dialogues("conversations", 2)
+    dialogues = Drawer(CONFIG, (3, 5), seed=0).dialogues("conversations", 2)
     theirs, ours = [["a", "b", "c"], ["a", "b", "c"]], [["a", "b", "c"], ["a", "x", "c"]]
     peer: Any = SimpleNamespace(closest_choice=closest)
     if fine:

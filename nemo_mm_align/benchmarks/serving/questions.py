@@ -67,14 +67,14 @@ class Drawer:
 
     Args:
         config: of the model, whose words and picture size are used.
-        words: of a question.
+        words: of a question, the least and the most.
         seed: of everything.
         pictures: how many there are, from which later ones are drawn; None: none comes twice.
     """
 
-    def __init__(self, config: LlavaConfig, words: int, seed: int, pictures: int | None = None) -> None:
+    def __init__(self, config: LlavaConfig, words: Sequence[int], seed: int, pictures: int | None = None) -> None:
         self._most, self._pictures = pictures, list[Picture]()
-        self._side, self._vocabulary, self._words = config.vision.image_size, config.language.vocab_size, words
+        self._side, self._vocabulary, self._words = config.vision.image_size, config.language.vocab_size, tuple(words)
         self._random, self._noise = random.Random(seed), numpy.random.default_rng(seed)
 
     def picture(self) -> Picture:
@@ -89,7 +89,8 @@ class Drawer:
 
     def question(self) -> str:
         """Words that the tokenizer knows."""
-        return " ".join(f"w{self._random.randrange(len(SPECIAL), self._vocabulary)}" for _ in range(self._words))
+        count = self._random.randint(*self._words)
+        return " ".join(f"w{self._random.randrange(len(SPECIAL), self._vocabulary)}" for _ in range(count))
 
     def dialogues(self, kind: Kind, at_a_time: int) -> list[Dialogue]:
         """Draw a round's work for so many clients."""
