@@ -221,10 +221,8 @@ class Engine(EngineLoop):
     def _gather(self) -> None:
         """Wait a moment for those who come with the first one, where nobody's answer waits for that; the lock is held."""
         if self._waiting and not self._running:
-            begun = self._waiting[0].submitted + GATHER_SECONDS
-            self._changed.wait_for(
-                lambda: not self._coming or len(self._waiting) >= self.slots, begun - time.monotonic()
-            )
+            left = self._waiting[0].submitted + GATHER_SECONDS - time.monotonic()
+            self._changed.wait_for(lambda: not self._coming or len(self._waiting) >= self.slots, left)
 
     def _room_without(self, cancelled: Sequence[Ticket]) -> int:
         return self._session.room + sum(len(ticket.rows) for ticket in set(cancelled))

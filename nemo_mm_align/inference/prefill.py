@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -128,9 +129,9 @@ class Prompts:
     def _pictures(self, ids: Sequence[int]) -> int:
         return ids.count(self.image_token_id) // self.tokens_per_image
 
-    @property
+    @cached_property
     def contents(self) -> list[Content]:
-        """What each prompt's positions hold."""
+        """What each prompt's positions hold; asked both before and while they are computed."""
         return [content_of(request, self.image_token_id, self.tokens_per_image) for request in self.requests]
 
 
