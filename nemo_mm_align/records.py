@@ -1,10 +1,10 @@
 """Records of the files between stages, for code around the project; inside it they are `nemo_mm_align.schema.records`."""
 
+from nemo_mm_align.schema.examples import PreferenceExample
 from nemo_mm_align.schema.records import (
     Annotation,
     Candidate,
     CandidateSet,
-    PreferenceExample,
     Prompt,
     RatedCandidate,
     Turn,

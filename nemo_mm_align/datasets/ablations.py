@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nemo_mm_align.datasets.build_settings import BuildSettings
-from nemo_mm_align.schema.records import PreferenceExample
+from nemo_mm_align.schema.examples import PreferenceExample
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from nemo_mm_align.datasets.candidates import (
     usable_candidates,
 )
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Annotation, TrainingExample, Turn
+from nemo_mm_align.schema.examples import TrainingExample
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Annotation, Turn
 
 
 def build_sft(

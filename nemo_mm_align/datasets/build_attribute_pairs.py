@@ -25,7 +25,8 @@ from nemo_mm_align.datasets.candidates import (
     usable_candidates,
 )
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Annotation, PreferenceExample
+from nemo_mm_align.schema.examples import PreferenceExample
+from nemo_mm_align.schema.records import Annotation
 
 Line = dict[str, float]
 """Values of the attributes that are asked for."""

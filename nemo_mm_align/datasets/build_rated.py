@@ -10,10 +10,10 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.candidates import Scored, checked, metadata_of, usable_candidates
-from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.rated import rated_answers
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Annotation, RatedAnswers, read_records
+from nemo_mm_align.schema.examples import Example, RatedAnswers
+from nemo_mm_align.schema.records import Annotation, read_records
 
 Ratings = dict[str, float]
 

@@ -17,10 +17,10 @@ from nemo_mm_align.datasets.build_rated import heldout_path, keep_training
 from nemo_mm_align.datasets.build_settings import ATTRIBUTE_MODEL, BuildSettings
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.datasets.builders import BUILDERS, stream
-from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.exports import Export, export_named
 from nemo_mm_align.datasets.relocate import relocate_images
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.records import Annotation, read_records
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_mm_align.core.running_mean import Mean
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import RatedAnswers
+from nemo_mm_align.schema.examples import RatedAnswers
 
 NOTICEABLE = 3.0
 """Standard errors by which a share must differ from one half to be no accident."""

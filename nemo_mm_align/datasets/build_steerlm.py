@@ -24,7 +24,8 @@ from nemo_mm_align.datasets.quotas import draw_evenly
 from nemo_mm_align.datasets.replay import replay_examples
 from nemo_mm_align.datasets.steerlm_plan import Place, Pools, Rows, collect, plan_rows, source_of
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Annotation, TrainingExample
+from nemo_mm_align.schema.examples import TrainingExample
+from nemo_mm_align.schema.records import Annotation
 
 
 def build_steerlm_paper(

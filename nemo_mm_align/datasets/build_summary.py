@@ -11,7 +11,8 @@ from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.datasets.build_settings import ATTRIBUTE_PREFERENCE, PREFERENCE, REJECTION
 from nemo_mm_align.datasets.build_statistics import LengthBias, RatingStatistics, SideStatistics, score_distribution
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Annotation, PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.records import Annotation
 
 PAPER = {PREFERENCE: (5182, 6000), REJECTION: (5034, 6000)}
 """Prompts that gave an example, of those annotated: Li, Lin and Pei's published files (arXiv 2402.10884)."""

@@ -29,9 +29,9 @@ from nemo_mm_align.datasets.build_settings import (
 )
 from nemo_mm_align.datasets.build_steerlm import build_steerlm, build_steerlm_paper
 from nemo_mm_align.datasets.build_summary import BuildSummary
-from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Annotation, PreferenceExample
+from nemo_mm_align.schema.examples import Example, PreferenceExample
+from nemo_mm_align.schema.records import Annotation
 
 Builder = Callable[[Iterable[Annotation], BuildSettings, AttributeSchema, BuildSummary], Iterator[Example]]
 

@@ -15,9 +15,8 @@ from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.datasets.rated import ASKS_FOR_ATTRIBUTES, SAME_TEXT, check_ratings, rated_answers
 from nemo_mm_align.schema.attribute import spelling
 from nemo_mm_align.schema.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema
-from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, PreferenceExample, RatedAnswers, TrainingExample, Turn
-
-Example = TrainingExample | PreferenceExample | RatedAnswers
+from nemo_mm_align.schema.examples import Example, PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Valid in JSON's escapes, but no text: no tokenizer and no file can take it."""

@@ -17,10 +17,10 @@ from typing import Any
 
 from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.examples import Example, PreferenceExample, RatedAnswers
 from nemo_mm_align.schema.prompts import with_attributes
-from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, PreferenceExample, RatedAnswers, Turn, write_records
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn, write_records
 
 _RATED = "rated answers, which format=records alone holds"
 SPEAKERS = {"user": "human", "assistant": "gpt"}

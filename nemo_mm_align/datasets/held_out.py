@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.datasets.draft import Example
+from nemo_mm_align.schema.examples import Example
 
 logger = logging.getLogger(__name__)
 

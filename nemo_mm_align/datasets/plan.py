@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.datasets.kinds import Example, SampleKind
+from nemo_mm_align.datasets.kinds import SampleKind
 from nemo_mm_align.datasets.length_report import Dropped, LengthPlan
 from nemo_mm_align.datasets.sample import Sample, SampleStore
+from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.images import verify_bytes
 from nemo_mm_align.schema.prompts import Encoder

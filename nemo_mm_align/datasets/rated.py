@@ -9,7 +9,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.schema.attribute import spelling
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import RatedAnswer
+from nemo_mm_align.schema.examples import RatedAnswer
 
 SAME_TEXT = Problem(
     "same_answers", "two answers are the same text.", "keep one of them, with the mean of their values."

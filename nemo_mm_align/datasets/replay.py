@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import TrainingExample
+from nemo_mm_align.schema.examples import TrainingExample
 
 
 def replay_examples(files: Sequence[Path], schema: AttributeSchema) -> Iterator[TrainingExample]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from nemo_mm_align.core.errors import UserError, shorten
-from nemo_mm_align.datasets.draft import Example, check, finish
+from nemo_mm_align.datasets.draft import check, finish
 from nemo_mm_align.datasets.faults import FaultReport, MalformedRecord, Problem
 from nemo_mm_align.datasets.formats import FORMATS, Context, detect
 from nemo_mm_align.datasets.formats.keys import KeyCheck
@@ -23,6 +23,7 @@ from nemo_mm_align.datasets.huggingface import check_name
 from nemo_mm_align.datasets.image_store import default_cache, is_data_url, store_data_url
 from nemo_mm_align.datasets.source_rows import Row, check_file, rows
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.image_paths import resolve_image
 
 logger = logging.getLogger(__name__)

@@ -30,9 +30,10 @@ from nemo_mm_align.inference.ridge import Array, Ridge, fit_ridge
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.source import build_from
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.examples import RatedAnswers
 from nemo_mm_align.schema.images import image_fault
 from nemo_mm_align.schema.prompts import Encoder
-from nemo_mm_align.schema.records import RatedAnswers, read_records, write_records
+from nemo_mm_align.schema.records import read_records, write_records
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from nemo_mm_align.inference.early import check_base, check_model, reserve_outpu
 from nemo_mm_align.inference.model_settings import ModelSettings
 from nemo_mm_align.model.head_config import Pooling
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import RatedAnswers, read_records
+from nemo_mm_align.schema.examples import RatedAnswers
+from nemo_mm_align.schema.records import read_records
 
 
 class ProbeSettings(ModelSettings):

@@ -26,7 +26,8 @@ from nemo_mm_align.miniature.sources import charts, easyvqa
 from nemo_mm_align.miniature.sources.captions import caption
 from nemo_mm_align.miniature.sources.text import text_question
 from nemo_mm_align.miniature.truth import Scene, Split, Truth
-from nemo_mm_align.schema.records import Prompt, Record, TrainingExample, Turn, write_records
+from nemo_mm_align.schema.examples import TrainingExample
+from nemo_mm_align.schema.records import Prompt, Record, Turn, write_records
 
 logger = logging.getLogger(__name__)
 

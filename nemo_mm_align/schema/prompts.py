@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import ChatTemplate, with_attributes
-from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, PreferenceExample, Turn
+from nemo_mm_align.schema.examples import PreferenceExample
+from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

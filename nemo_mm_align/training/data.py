@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, Sampler
 from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import ImageLoader, collate
-from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.kinds import check_kind
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
@@ -24,6 +23,7 @@ from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
 from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.images import ImageProcessor, load_image
 from nemo_mm_align.schema.prompts import Encoder

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_mm_align.core.run_files import LENGTH_PLAN_FILE, VALIDATION_PLAN_FILE
-from nemo_mm_align.datasets.draft import Example
 from nemo_mm_align.datasets.held_out import hold_out
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
+from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.training.data import make_samples

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.schema.records import Annotation, PreferenceExample, read_records
+from nemo_mm_align.schema.examples import PreferenceExample
+from nemo_mm_align.schema.records import Annotation, read_records
 from tests.attribute_checkpoints import helpsteer
 from tests.golden.runs import small_run
 from tests.golden.worker import run_scripts

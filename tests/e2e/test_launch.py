@@ -14,15 +14,8 @@ from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.miniature.world import SplitSize, WorldSettings, build_world
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.schema.records import (
-    Annotation,
-    Prompt,
-    RatedCandidate,
-    TrainingExample,
-    Turn,
-    read_records,
-    write_records,
-)
+from nemo_mm_align.schema.examples import TrainingExample
+from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Turn, read_records, write_records
 from tests.attribute_checkpoints import attribute_checkpoint, helpsteer
 from tests.waiting import PATIENCE_S
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_mm_align.core.configuration import NotNegative
-from nemo_mm_align.datasets.kinds import Answers, Example
+from nemo_mm_align.datasets.kinds import Answers
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.head_config import HeadConfig, Pooling
 from nemo_mm_align.objectives.objective import LossOutput, Objective, Reading, Reads
 from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.prompts import Encoder
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nemo_mm_align.schema.records import RatedAnswers, read_records
+from nemo_mm_align.schema.examples import RatedAnswers
+from nemo_mm_align.schema.records import read_records
 from tests.distributed import REPOSITORY
 from tests.golden.worker import run_scripts
 from tests.parallel.test_attribute_model import NAMES, rated_data

@@ -20,8 +20,9 @@ from nemo_mm_align.objectives.objective import Reading
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.examples import PreferenceExample, TrainingExample
 from nemo_mm_align.schema.prompts import Encoder
-from nemo_mm_align.schema.records import Annotation, PreferenceExample, TrainingExample, Turn, write_records
+from nemo_mm_align.schema.records import Annotation, Turn, write_records
 from tests.unit.test_build_steerlm import annotation, candidate
 from tests.unit.toy_tokenizers import word_level
 

@@ -8,7 +8,8 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.ablations import flip
 from nemo_mm_align.datasets.build_settings import PAIR_METHODS, BuildSettings
 from nemo_mm_align.datasets.builders import BUILDERS, build
-from nemo_mm_align.schema.records import PreferenceExample, Turn
+from nemo_mm_align.schema.examples import PreferenceExample
+from nemo_mm_align.schema.records import Turn
 from tests.unit.test_builders import BEST, FAIR, GOOD, POOR, annotation, dropped, rated
 
 

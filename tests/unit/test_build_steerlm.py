@@ -11,7 +11,8 @@ from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.builders import build
 from nemo_mm_align.datasets.quotas import apportion, draw_evenly
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, TrainingExample, Turn, write_records
+from nemo_mm_align.schema.examples import TrainingExample
+from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Turn, write_records
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.datasets.builders import build
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
+from nemo_mm_align.schema.examples import TrainingExample as Example
 from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Turn, read_records, write_records
-from nemo_mm_align.schema.records import TrainingExample as Example
 from tests.waiting import PATIENCE_S
 
 

@@ -15,7 +15,8 @@ from nemo_mm_align.miniature.sources.charts import draw_chart
 from nemo_mm_align.miniature.tokenizer import build_tokenizer
 from nemo_mm_align.miniature.truth import Bar, Scene, truth_of
 from nemo_mm_align.miniature.world import BaseSize, SplitSize, WorldSettings, build_world
-from nemo_mm_align.schema.records import Prompt, TrainingExample, read_records
+from nemo_mm_align.schema.examples import TrainingExample
+from nemo_mm_align.schema.records import Prompt, read_records
 
 SMALL = WorldSettings(
     train=SplitSize(easyvqa=60, charts=60, text=30),

@@ -12,9 +12,10 @@ from nemo_mm_align.datasets.length_report import show_loss_mask
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
 from nemo_mm_align.datasets.rows import batch_length
 from nemo_mm_align.datasets.sample import Sample, SampleStore
+from nemo_mm_align.schema.examples import PreferenceExample, TrainingExample
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.prompts import ChatTemplate, EncodedSequence, Encoder
-from nemo_mm_align.schema.records import PreferenceExample, TrainingExample, Turn
+from nemo_mm_align.schema.records import Turn
 from tests.unit import toy_tokenizers
 
 IMAGE_TOKENS = 5

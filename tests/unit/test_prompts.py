@@ -4,8 +4,9 @@ from PIL import Image
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds import PAIRS
+from nemo_mm_align.schema.examples import PreferenceExample
 from nemo_mm_align.schema.prompts import ChatTemplate, EncodedSequence, Encoder, add_image_token, with_attributes
-from nemo_mm_align.schema.records import PreferenceExample, Turn
+from nemo_mm_align.schema.records import Turn
 from tests.unit import toy_tokenizers
 
 SYSTEM = (

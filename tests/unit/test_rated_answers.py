@@ -22,16 +22,9 @@ from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.examples import RatedAnswers
 from nemo_mm_align.schema.prompts import Encoder
-from nemo_mm_align.schema.records import (
-    Annotation,
-    Prompt,
-    RatedAnswers,
-    RatedCandidate,
-    Turn,
-    read_records,
-    write_records,
-)
+from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Turn, read_records, write_records
 from tests.unit.toy_tokenizers import llama_like
 
 QUESTION = {"role": "user", "content": "is there a triangle?"}

@@ -29,7 +29,8 @@ from nemo_mm_align.miniature.steps import Step
 from nemo_mm_align.objectives.preference import PairLogRatios
 from nemo_mm_align.recipes import registry
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
-from nemo_mm_align.schema.records import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample, Turn
+from nemo_mm_align.schema.examples import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.records import Turn
 from nemo_mm_align.training.sections import TopLevel
 from tests.own_recipe.attribute_regression import RECIPE as OWN
 

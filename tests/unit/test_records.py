@@ -4,12 +4,12 @@ import json
 import pytest
 
 from nemo_mm_align.core.errors import RecordError, UserError
+from nemo_mm_align.schema.examples import TrainingExample
 from nemo_mm_align.schema.image_paths import resolve_image
 from nemo_mm_align.schema.records import (
     CandidateSet,
     Prompt,
     RecordAppender,
-    TrainingExample,
     Turn,
     parse_line,
     read_records,

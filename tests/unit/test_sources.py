@@ -6,7 +6,8 @@ from PIL import Image
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
-from nemo_mm_align.schema.records import PreferenceExample, TrainingExample, Turn, write_records
+from nemo_mm_align.schema.examples import PreferenceExample, TrainingExample
+from nemo_mm_align.schema.records import Turn, write_records
 from tests.unit.test_attributes import fractions
 
 HEAD = "Please answer the question such that your response is in the following attributes in 5-point Likert scale:"

@@ -19,8 +19,9 @@ from nemo_mm_align.datasets.held_out import hold_out
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.best_checkpoint import Monitor, read_best
+from nemo_mm_align.schema.examples import TrainingExample
 from nemo_mm_align.schema.prompts import EncodedSequence
-from nemo_mm_align.schema.records import Candidate, TrainingExample, Turn
+from nemo_mm_align.schema.records import Candidate, Turn
 from nemo_mm_align.training import guards
 from nemo_mm_align.training.guards import figures_of, repeats
 from nemo_mm_align.training.validation_data import warn_of_overlap

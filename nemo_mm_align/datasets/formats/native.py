@@ -18,7 +18,7 @@ from nemo_mm_align.datasets.formats.common import (
     text_field,
     turn_list,
 )
-from nemo_mm_align.schema.records import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample
 
 NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
 RECORD_KEYS = tuple({**TrainingExample.model_fields, **PreferenceExample.model_fields, **RatedAnswers.model_fields})

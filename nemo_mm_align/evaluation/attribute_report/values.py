@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from nemo_mm_align.core.errors import RecordError, UserError
 from nemo_mm_align.datasets.rated import known_ratings
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import Annotation, RatedAnswers, numbered_records
+from nemo_mm_align.schema.examples import RatedAnswers
+from nemo_mm_align.schema.records import Annotation, numbered_records
 
 Array = NDArray[np.float64]
 Key = tuple[str, str]

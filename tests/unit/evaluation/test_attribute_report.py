@@ -18,16 +18,8 @@ from nemo_mm_align.evaluation.attribute_report.measures import tell, with_sum
 from nemo_mm_align.evaluation.attribute_report.stage import report_from_config
 from nemo_mm_align.evaluation.attribute_report.values import in_common, read_values
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.records import (
-    Annotation,
-    Prompt,
-    RatedAnswer,
-    RatedAnswers,
-    RatedCandidate,
-    Record,
-    Turn,
-    write_records,
-)
+from nemo_mm_align.schema.examples import RatedAnswer, RatedAnswers
+from nemo_mm_align.schema.records import Annotation, Prompt, RatedCandidate, Record, Turn, write_records
 
 TURNS = (Turn(role="user", content="q"),)
 

@@ -15,8 +15,9 @@ from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.datasets.build_stage import build_from_config
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.examples import PreferenceExample, TrainingExample
 from nemo_mm_align.schema.prompts import with_attributes
-from nemo_mm_align.schema.records import Annotation, PreferenceExample, Prompt, TrainingExample, read_records
+from nemo_mm_align.schema.records import Annotation, Prompt, read_records
 from tests.unit.prepare.preparing import conversation, lrv, prepare, steered, write_jsonl, write_list
 
 

@@ -14,7 +14,8 @@ import pytest
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.repository import SCRIPTS
 from nemo_mm_align.datasets.prepare.summary import PrepareSummary
-from nemo_mm_align.schema.records import Annotation, PreferenceExample, Prompt, TrainingExample, read_records
+from nemo_mm_align.schema.examples import PreferenceExample, TrainingExample
+from nemo_mm_align.schema.records import Annotation, Prompt, read_records
 from tests.unit.prepare.preparing import LINE, conversation, lrv, prepare, steered, write_jsonl, write_list
 from tests.unit.prepare.test_sources import FIGURE, RATED, helped, pair, preferred
 

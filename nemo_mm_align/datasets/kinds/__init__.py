@@ -1,0 +1,41 @@
+"""Kinds of training samples: which examples one is made of, and which sequences, in which roles, it has.
+
+A recipe names its kind; the length plan, the collation and the capacity counts work with any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.datasets.kinds.answers import Answers, AttributedAnswers
+from nemo_mm_align.datasets.kinds.kind import SampleKind
+from nemo_mm_align.datasets.kinds.pairs import AttributePairs, Pairs
+from nemo_mm_align.datasets.kinds.rated import Candidates
+from nemo_mm_align.schema.examples import Example, PreferenceExample
+
+ANSWERS, ATTRIBUTED_ANSWERS, RATED_ANSWERS = Answers(), AttributedAnswers(), Candidates()
+PAIRS, ATTRIBUTE_PAIRS = Pairs(), AttributePairs()
+
+
+def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, recipe: str, build_method: str) -> None:
+    """Check that data are what a recipe trains on.
+
+    Args:
+        path: of the data, for messages.
+        recipe: its name.
+        build_method: that makes such data, for messages.
+
+    Raises:
+        UserError: records of another kind, or a set that lacks what the recipe needs.
+    """
+    for example in examples:
+        if not isinstance(example, kind.example):
+            found = next(other.title for other in (ANSWERS, PAIRS, RATED_ANSWERS) if isinstance(example, other.example))
+            wanted = f"{kind.title} (chosen and rejected)" if kind.example is PreferenceExample else kind.title
+            raise UserError(f"{path}: holds {found}, but recipe={recipe} trains on {wanted}.")
+    lacking = kind.lacks(examples)
+    if lacking is not None:
+        remedy = f"Build the set with scripts/build.py method={build_method}."
+        raise UserError(f"{path}: recipe={recipe} needs {lacking} {remedy}")
