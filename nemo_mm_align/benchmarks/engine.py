@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,10 +24,11 @@ OPTIM = OptimConfig(lr=1e-5, projector_lr=None, schedule="constant", warmup_rati
 _STEPS = 10_000
 
 
-def objective_of(method: str) -> Objective:
-    """The objective of a recipe with its default values, and the peers' beta where it has one."""
+def objective_of(method: str, changes: Mapping[str, Any] | None = None) -> Objective:
+    """The objective of a recipe with its default values, the peers' beta where it has a reference, and `changes`."""
     spec = find_recipe(method)
-    return spec.configured(**({"beta": BETA} if spec.objective.needs_reference else {}))
+    peers = {"beta": BETA} if spec.objective.needs_reference else {}
+    return spec.configured(**{**peers, **(changes or {})})
 
 
 def load_engine(folder: Path, parallel: ParallelConfig | None = None) -> Llava:
@@ -41,6 +43,7 @@ class EngineTraining:
         policy: model folder.
         method: name of a recipe; see `benchmarks.recipes`.
         reference_folder: DPO's reference where its log-probs are to be computed here.
+        changes: settings of the recipe that are not to be its defaults.
     """
 
     def __init__(
@@ -49,9 +52,10 @@ class EngineTraining:
         method: str,
         reference_folder: Path | None = None,
         parallel: ParallelConfig | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         model = load_engine(policy, parallel)
-        self.engine = TrainingEngine(model, objective_of(method), OPTIM, _STEPS, SEED)
+        self.engine = TrainingEngine(model, objective_of(method, changes), OPTIM, _STEPS, SEED)
         self.reference: Llava | None = None
         if reference_folder is not None:
             self.reference = load_engine(reference_folder, parallel).eval().requires_grad_(False)

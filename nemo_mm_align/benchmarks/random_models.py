@@ -19,6 +19,7 @@ from nemo_mm_align.schema.images import ImageProcessor
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD_ID, END_ID, IMAGE_ID = 0, 2, 4
+END_WORD = SPECIAL[END_ID]
 _SPREAD = 0.04
 _SHARD_BYTES = 500_000_000
 

@@ -18,7 +18,13 @@ from nemo_mm_align.benchmarks.launch import LIMIT_SECONDS, measure
 from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
-from nemo_mm_align.benchmarks.settings import BenchmarkSettings, BenchmarkSize, ServingMeasure, ServingMeasures
+from nemo_mm_align.benchmarks.settings import (
+    BenchmarkSettings,
+    BenchmarkSize,
+    PairsLoss,
+    ServingMeasure,
+    ServingMeasures,
+)
 from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.core.configuration import StrictModel
 
@@ -63,10 +69,11 @@ class Benchmark:
             "batches": self.size.decoding_batches,
         }
 
-    def training(self) -> list[dict[str, Any]]:
-        """DPO against TRL, SFT against transformers, with every number of threads."""
+    def training(self, loss: PairsLoss) -> list[dict[str, Any]]:
+        """Pairs against TRL, SFT against transformers, with every number of threads."""
+        asked = {"loss": loss.model_dump()}
         return [
-            {"model": model, "method": method, **self._measured(method, self.settings(model), threads)}
+            {"model": model, "method": method, **self._measured(method, {**self.settings(model), **asked}, threads)}
             for model in self.size.every_model
             for method in (PREFERENCE, IMITATION)
             for threads in self.size.threads
@@ -175,7 +182,7 @@ def run_benchmark(config: BenchmarkSettings) -> str:
     with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
         benchmark = Benchmark(config.size, config.template, Path(scratch))
         parts: dict[str, Callable[[], Any]] = {
-            "training": benchmark.training,
+            "training": lambda: benchmark.training(config.loss),
             "layouts": benchmark.layouts,
             "reference": benchmark.reference,
             "import": benchmark.conversion,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nemo_mm_align.benchmarks.gpu.options import Options
-from nemo_mm_align.core.configuration import Count, Natural, Positive, Seconds, StrictModel
+from nemo_mm_align.core.configuration import Count, Natural, NotNegative, Positive, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
 Part = Literal["training", "layouts", "reference", "import", "decoding", "sampling", "serving", "labeling", "gpu"]
@@ -122,6 +122,15 @@ class BenchmarkSize(StrictModel):
         return [name for name, model in self.models.items() if not model.only_served]
 
 
+class PairsLoss(StrictModel):
+    """The loss of the part training on pairs, under names that recipe dpo and TRL's DPOConfig share; see conf/benchmark.yaml."""
+
+    beta: Positive = 0.1
+    loss_type: str | list[str] = "sigmoid"
+    loss_weights: list[float] | None = None
+    label_smoothing: NotNegative = 0.0
+
+
 class ServingMeasures(StrictModel):
     """What is measured of a server; the comments of conf/benchmark.yaml say what each means."""
 
@@ -137,5 +146,6 @@ class BenchmarkSettings(StrictModel):
     scratch: Path | None = None
     size: BenchmarkSize
     template: dict[str, Any]
+    loss: PairsLoss = PairsLoss()
     serving: ServingMeasures = ServingMeasures()
     gpu: Options = Options()

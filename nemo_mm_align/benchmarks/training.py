@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nemo_mm_align.benchmarks import peers
-from nemo_mm_align.benchmarks.engine import BETA, OPTIM, SEED, EngineTraining
+from nemo_mm_align.benchmarks.engine import OPTIM, SEED, EngineTraining
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, samples_of
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
 from nemo_mm_align.benchmarks.timing import Action, Timing, alternate, speedup
+from nemo_mm_align.benchmarks.trl_peer import TrlPairs
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.parallel import runtime
 
@@ -31,39 +33,47 @@ def check_equal(losses: dict[str, float]) -> None:
 
 
 def measure_preference(settings: dict[str, Any]) -> dict[str, Any]:
-    """Time DPO steps: TRL as it comes and with its options, ours with one feature more per line."""
+    """Time steps on pairs: TRL as it comes and with its options, ours with one feature more per line."""
     runtime.initialize(ParallelConfig(), SEED)
     config, folder = LlavaConfig.from_dict(settings["sizes"]), Path(settings["folder"])
-    pairs = draw_pairs(config, PairSizes(**settings["pairs"]), SEED)
+    pairs, loss = draw_pairs(config, PairSizes(**settings["pairs"]), SEED), settings["loss"]
     with tempfile.TemporaryDirectory() as scratch:
-        trl = peers.TrlDpo(folder / "policy", folder / "reference", pairs, OPTIM, BETA, Path(scratch))
-    ours = EngineTraining(folder / "policy", PREFERENCE, folder / "reference")
+        trl = TrlPairs(folder / "policy", folder / "reference", pairs, OPTIM, loss, Path(scratch))
+    ours = EngineTraining(folder / "policy", PREFERENCE, folder / "reference", changes=loss)
     samples, pixels_NCHW = samples_of(pairs, config), trl.batch["pixel_values"]
     plain, shared = (batch_of(samples, config, pixels_NCHW, shared_prefix=shared) for shared in (False, True))
     cached_plain, cached_shared = ours.with_reference(plain), ours.with_reference(shared)
     trl.fill_reference()
-    losses = {
-        "TRL": trl.loss(False, False),
-        "TRL, answers only": trl.loss(True, False),
-        "TRL, cached": trl.loss(True, True),
-        "ours": ours.loss(cached_plain),
-        "ours, shared prefix": ours.loss(cached_shared),
-    }
+    options = _options_of_trl(trl.keeps_answers)
+    losses = {name: trl.loss(**choice) for name, choice in options.items()}
+    losses |= {"ours": ours.loss(cached_plain), "ours, shared prefix": ours.loss(cached_shared)}
     check_equal(losses)
+    *_, peer, _ = options  # the fastest that computes the reference
     for _ in range(_COMPARED_STEPS):  # the second one shows that gradients and update agree as well
-        check_equal({"TRL": trl.step(True, False), "ours": ours.step([plain], recompute=True)})
+        check_equal({"TRL": trl.step(**options[peer]), "ours": ours.step([plain], recompute=True)})
     actions: dict[str, Action] = {
-        "TRL, defaults": lambda: trl.step(False, False),
-        "TRL, use_logits_to_keep": lambda: trl.step(True, False),
-        "TRL, use_logits_to_keep, precomputed reference": lambda: trl.step(True, True),
+        **{name: partial(trl.step, **choice) for name, choice in options.items()},
         "ours": lambda: ours.step([plain], recompute=True),
         "ours, cached reference": lambda: ours.step([cached_plain]),
         "ours, shared prefix": lambda: ours.step([shared], recompute=True),
         "ours, cached reference, shared prefix": lambda: ours.step([cached_shared]),
     }
     timings = alternate(actions, settings["rounds"])
-    facts = {"rows": list(plain.input_ids_BS.shape), "shared_rows": list(shared.input_ids_BS.shape)}
-    return _result(timings, "TRL, use_logits_to_keep", positions(plain), facts, losses)
+    facts = {"loss": loss, "rows": list(plain.input_ids_BS.shape), "shared_rows": list(shared.input_ids_BS.shape)}
+    return _result(timings, peer, positions(plain), facts, losses)
+
+
+def _options_of_trl(keeps_answers: bool) -> dict[str, dict[str, bool]]:
+    """Lines of the table and what they ask of TRL, the slowest first."""
+    cached = ", precomputed reference"
+    if not keeps_answers:
+        return {"TRL": {}, f"TRL{cached}": {"cached": True}}
+    answers = {"answers_only": True}
+    return {
+        "TRL, defaults": {},
+        "TRL, use_logits_to_keep": answers,
+        f"TRL, use_logits_to_keep{cached}": {**answers, "cached": True},
+    }
 
 
 def measure_imitation(settings: dict[str, Any]) -> dict[str, Any]:

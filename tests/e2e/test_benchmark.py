@@ -22,12 +22,15 @@ def benchmark(repository, *overrides):
 def test_training_against_the_peers(repository, tmp_path):
     pytest.importorskip("trl")
     out = tmp_path / "out.json"
-    run = benchmark(repository, "parts=[training]", f"out={out}", f"scratch={tmp_path}")
+    loss = ("loss.loss_type=[sigmoid,apo_zero]", "loss.loss_weights=[1,0.5]")
+    run = benchmark(repository, "parts=[training]", *loss, f"out={out}", f"scratch={tmp_path}")
     assert run.returncode == 0, run.stderr
     dpo, sft = json.loads(out.read_text())["training"]
-    assert len(dpo["lines"]) == 7 and len(sft["lines"]) == 2
+    names = ["TRL", "TRL, precomputed reference", "ours", "ours, cached reference", "ours, shared prefix"]
+    assert [line["name"] for line in dpo["lines"]] == [*names, "ours, cached reference, shared prefix"]
+    assert len(sft["lines"]) == 2
     assert dpo["losses"]["ours, shared prefix"] == pytest.approx(dpo["losses"]["TRL"], rel=1e-4)
-    assert dpo["losses"]["ours"] != pytest.approx(0.6931, abs=1e-3)  # policy and reference differ
+    assert dpo["losses"]["ours"] != pytest.approx(0.6931 + 0.5, abs=1e-3)  # policy and reference differ
     assert "| ours, cached reference, shared prefix |" in run.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
