@@ -12,6 +12,7 @@ from nemo_mm_align.benchmarks.random_models import IMAGE_ID, PAD_ID
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.parallel.optim_config import OptimConfig
 
+
 def load_llava(folder: Path) -> Any:
     """Open a folder with transformers, fp32, the vision tower frozen."""
     from transformers import LlavaForConditionalGeneration
@@ -22,7 +23,7 @@ def load_llava(folder: Path) -> Any:
 
 
 class TransformersSft:
-    """transformers' LLaVA in train(), fp32, sdpa, with torch's fused AdamW and clipping, on one prepared batch of single answers."""
+    """transformers' LLaVA in train(), fp32, sdpa, with torch's fused AdamW and clipping, on one batch of single answers."""
 
     def __init__(self, folder: Path, samples: Sequence[Sample], pixels_NCHW: torch.Tensor, optim: OptimConfig) -> None:
         self.model = load_llava(folder).train()

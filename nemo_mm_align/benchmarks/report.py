@@ -61,8 +61,8 @@ def training(results: list[dict[str, Any]]) -> str:
         batch, length = found["rows"]
         loss = ", ".join(f"{name} {value}" for name, value in found.get("loss", {}).items() if value)
         title = (
-            f"**{found['method'].upper()} step{f' ({loss})' if loss else ''}, {found['model']}, threads: {found['threads']}** ({batch} rows of {length}, "
-            f"{found['positions']} positions without padding; load {found['load_after']})"
+            f"**{found['method'].upper()} step{f' ({loss})' if loss else ''}, {found['model']}, threads: {found['threads']}** "
+            f"({batch} rows of {length}, {found['positions']} positions without padding; load {found['load_after']})"
         )
         parts.append(
             title

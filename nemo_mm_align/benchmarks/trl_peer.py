@@ -15,12 +15,13 @@ from nemo_mm_align.benchmarks.random_models import END_WORD
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.parallel.optim_config import OptimConfig
 
+
 class TrlPairs:
     """TRL's DPOTrainer on one prepared batch: its collator, training_step, clipping and optimizer.step.
 
     fp32, sdpa, fused AdamW, no gradient checkpointing, no cut at max_length, a second model as reference, vision tower frozen.
-    Releases before 1.0 compute logits of the answers alone where `use_logits_to_keep` is set; later ones have no such option, compute
-    log-probs of all positions piece by piece on a CPU, and those of the answers alone on a GPU.
+    Releases before 1.0 compute logits of the answers alone where `use_logits_to_keep` is set. Later ones have no such option:
+    on a CPU they compute log-probs of all positions piece by piece, on a GPU those of the answers alone.
 
     Args:
         policy, reference: model folders.

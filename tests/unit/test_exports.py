@@ -159,7 +159,7 @@ def test_trls_dpo_trains_on_pairs(build_as, tmp_path, helpsteer, llava, processo
     data = open_for_trl(build_as("preference", "trl", annotations(helpsteer, tmp_path, count=4)))
     arguments = trl.DPOConfig(
         output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, gradient_checkpointing=False, max_steps=2,
-        per_device_train_batch_size=2, learning_rate=1e-3, max_length=None, max_prompt_length=None,
+        per_device_train_batch_size=2, learning_rate=1e-3, max_length=None,
         remove_unused_columns=False, report_to=[], disable_tqdm=True, save_strategy="no", logging_steps=1,
     )  # fmt: skip
     policy, reference = (LlavaForConditionalGeneration.from_pretrained(llava) for _ in range(2))

@@ -46,7 +46,9 @@ MIXTURES = {
 }
 
 
-def compare(loss: Tensor, metrics: dict[str, float], expected: Tensor, told: dict[str, float], model: Any, names: set[str]) -> None:
+def compare(
+    loss: Tensor, metrics: dict[str, float], expected: Tensor, told: dict[str, float], model: Any, names: set[str]
+) -> None:
     """The same loss, the same gradient of every parameter, the same metrics."""
     assert relative(loss, expected) < TOLERANCE
     theirs = gradient(expected, model)
