@@ -44,6 +44,7 @@ class EngineTraining:
         method: name of a recipe; see `benchmarks.recipes`.
         reference_folder: DPO's reference where its log-probs are to be computed here.
         changes: settings of the recipe that are not to be its defaults.
+        optim: learning rate, betas and clipping.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class EngineTraining:
         reference_folder: Path | None = None,
         parallel: ParallelConfig | None = None,
         changes: Mapping[str, Any] | None = None,
+        optim: OptimConfig = OPTIM,
     ) -> None:
         model = load_engine(policy, parallel)
-        self.engine = TrainingEngine(model, objective_of(method, changes), OPTIM, _STEPS, SEED)
+        self.engine = TrainingEngine(model, objective_of(method, changes), optim, _STEPS, SEED)
         self.reference: Llava | None = None
         if reference_folder is not None:
             self.reference = load_engine(reference_folder, parallel).eval().requires_grad_(False)
