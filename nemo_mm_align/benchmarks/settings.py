@@ -123,7 +123,7 @@ class BenchmarkSize(StrictModel):
 
 
 class PairsLoss(StrictModel):
-    """The loss of the part training on pairs, under names that recipe dpo and TRL's DPOConfig share; see conf/benchmark.yaml."""
+    """The loss of the part training on pairs, under names that our recipe and TRL's DPOConfig share; see conf/benchmark.yaml."""
 
     beta: Positive = 0.1
     loss_type: str | list[str] = "sigmoid"

@@ -1,7 +1,7 @@
 """A LLaVA with images in TRL's DPOTrainer and in our engine: the same losses, step by step, through both ways to log-probs.
 
-Both in float64, where later steps' losses, which follow from gradients and updates by AdamW, tell no rounding either. Gradients are
-not clipped: megatron-core clips fp32 alone.
+Both in float64, where later steps' losses, which follow from gradients and updates by AdamW, tell no rounding either.
+Gradients are not clipped: megatron-core clips fp32 alone.
 """
 
 from __future__ import annotations
