@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy
@@ -113,14 +113,21 @@ class StepBatches:
 
     batches: list[Batch]
     work: Work
+    mismatched: list[Batch] = field(default_factory=list)
+    """What the objective's point is measured on, where it has one; micro batches of the same samples."""
 
     def pin_memory(self) -> StepBatches:
         """Return the same in pinned memory; torch's loader calls this."""
-        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+        batches, mismatched = ([batch.pin_memory() for batch in part] for part in (self.batches, self.mismatched))
+        return replace(self, batches=batches, mismatched=mismatched)
 
 
 class StepDataset(Dataset[StepBatches]):
-    """Item i is this rank's part of training step i."""
+    """Item i is this rank's part of training step i.
+
+    Args:
+        mismatched: of every sample, see `datasets.mismatched`; None where the objective has no point.
+    """
 
     def __init__(
         self,
@@ -129,18 +136,27 @@ class StepDataset(Dataset[StepBatches]):
         collator: Collator,
         data_parallel_rank: int,
         reads: Reads = TOKEN_LOSSES,
+        mismatched: Sequence[Sample] | None = None,
     ) -> None:
+        self.mismatched = mismatched
         self.samples, self.sampler, self.collator, self.rank = samples, sampler, collator, data_parallel_rank
         self.reads = reads
 
     def __getitem__(self, step: int) -> StepBatches:
         samples = {index: self.samples[index] for index in self.sampler.global_batch(step)}
+        everybody = (samples[index] for index in self.sampler.global_batch(step))
+        work = work_of(everybody, self.collator.shape.shared_prefix, self.reads)
+        if self.mismatched is None:
+            return StepBatches(self._batches(step, samples), work)
+        others = {index: self.mismatched[index] for index in samples}
+        return StepBatches(self._batches(step, samples), work, self._batches(step, others))
+
+    def _batches(self, step: int, samples: Mapping[int, Sample]) -> list[Batch]:
+        """This rank's micro batches of a step, whose samples these are by their index."""
         length = self.collator.length(list(samples.values()))
         parts = [[samples[index] for index in indices] for indices in self.sampler.micro_batches(step, self.rank)]
         rows = max(map(self.collator.rows, parts)) if self.collator.shape.equal_rows else 0
-        batches = [self.collator(part, length, rows) for part in parts]
-        everybody = (samples[index] for index in self.sampler.global_batch(step))
-        return StepBatches(batches, work_of(everybody, self.collator.shape.shared_prefix, self.reads))
+        return [self.collator(part, length, rows) for part in parts]
 
 
 class RemainingSteps(Sampler[int]):

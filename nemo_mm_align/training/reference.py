@@ -31,7 +31,7 @@ from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.schema.records import RecordAppender
 from nemo_mm_align.training.data import Collator
 from nemo_mm_align.training.reference_passes import Passes
-from nemo_mm_align.training.step import run_schedule
+from nemo_mm_align.training.schedule import run_schedule
 
 logger = logging.getLogger(__name__)
 

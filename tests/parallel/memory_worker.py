@@ -37,7 +37,8 @@ from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.reference import _log_probs
-from nemo_mm_align.training.step import TrainingEngine, run_schedule
+from nemo_mm_align.training.schedule import run_schedule
+from nemo_mm_align.training.step import TrainingEngine
 from tests.memory import PeakMemory, SavedTensors
 
 CONFIG = LlavaConfig(

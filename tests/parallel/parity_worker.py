@@ -37,7 +37,7 @@ from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import wrap_for_training
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.training.step import run_schedule
+from nemo_mm_align.training.schedule import run_schedule
 from tests.float64 import Float64
 from tests.parallel.differences import gradient_differences, relative, step_differences
 from tests.tiny_llava import IMAGE_TOKEN, LORA, PAD, TOKENS_PER_IMAGE, candidates, load_pixels, micro_batch
