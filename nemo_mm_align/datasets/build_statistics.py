@@ -63,7 +63,7 @@ def score_distribution(schema: AttributeSchema) -> Distribution:
 
 @dataclass
 class SideStatistics:
-    """Scores and lengths (characters) of the answers on one side: ``chosen``, ``rejected``, ``desirable``, ...; or the only one."""
+    """Scores and lengths (characters) of the answers on one side: ``chosen``, ``desirable``, ...; or the only one."""
 
     scores: Distribution
     lengths: Distribution = field(default_factory=Distribution)

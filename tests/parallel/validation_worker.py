@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.mismatched import mismatched_samples
+from nemo_mm_align.datasets.sample import CHOSEN, REJECTED, Sample
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
@@ -47,6 +48,20 @@ def held_out(name: str, count: int = 5) -> list[Sample]:
         return [sample for number in range(2) for sample in samples(number)][:count]
     if name == "dpo":
         return [replace(candidates(n, 2), reference_log_probs=[-9.0 - n, -25.0 + n]) for n in range(count)]
+    if name == "kto":  # three pairs, a desirable answer and an undesirable one
+        given: list[tuple[str, ...]] = [
+            (CHOSEN, REJECTED),
+            (CHOSEN,),
+            (CHOSEN, REJECTED),
+            (REJECTED,),
+            (CHOSEN, REJECTED),
+        ]
+        made = [(candidates(n, len(roles)), roles) for n, roles in enumerate(given)]
+        likely = [[-9.0 - n, -25.0 + n][: len(roles)] for n, roles in enumerate(given)]
+        return [
+            replace(sample, roles=roles, reference_log_probs=values)
+            for (sample, roles), values in zip(made[:count], likely, strict=False)
+        ]
     rated = [candidates(n, 1 + n % 3) for n in range(count)]
     nan = float("nan")
     targets = [
@@ -71,20 +86,28 @@ def build(folder: Path, name: str, parallel: ParallelConfig, dropout: float = 0.
     return model.train()
 
 
-def validation(name: str, chosen: list[Sample], size: int) -> Validation:
+def others(chosen: list[Sample]) -> list[Sample]:
+    """The prompts of the samples with the answers of others among all five."""
+    made = mismatched_samples(held_out("kto"), 40)[: len(chosen)]
+    return [replace(one, reference_log_probs=[-20.0 - n, -29.0][: len(one.sequences)]) for n, one in enumerate(made)]
+
+
+def validation(name: str, chosen: list[Sample], size: int, before: list[Sample] | None = None) -> Validation:
     recipe, collator = objective(name), DrawnImages()
     pipeline = runtime.layout()["pipeline_model_parallel_size"] > 1
     shared = recipe.rows_shared
     collator.shape = BatchShape(2, shared, last_token=recipe.reads.hidden is not None, equal_rows=pipeline)
     collator.roles = find_recipe(name).samples.roles
     names = metric_names(recipe, copy.copy(collator), chosen[0], HIDDEN, OUTPUTS if name == "attribute_model" else 0)
-    return Validation(chosen, collator, recipe, size, names)
+    return Validation(
+        chosen, collator, recipe, size, names, False, before or (others(chosen) if name == "kto" else None)
+    )
 
 
 def measure(folder: Path, parallel: ParallelConfig) -> dict[str, dict[str, float]]:
     """Return the metrics of five samples, and of one, which leaves a second replica without any."""
     found = {}
-    for name in ("sft", "dpo", "attribute_model"):
+    for name in ("sft", "dpo", "kto", "attribute_model"):
         model = build(folder, name, parallel)
         for count in (5, 1):
             found[f"{name} {count}"] = validation(name, held_out(name, count), 2).measure(model) or {}

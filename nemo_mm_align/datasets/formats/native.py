@@ -26,9 +26,10 @@ from nemo_mm_align.schema.examples import (
     RatedAnswers,
     TrainingExample,
 )
+from nemo_mm_align.schema.records import Conversation
 
 NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
-RECORDS = (TrainingExample, PreferenceExample, LabelledExample, RatedAnswers)
+RECORDS: tuple[type[Conversation], ...] = (TrainingExample, PreferenceExample, LabelledExample, RatedAnswers)
 RECORD_KEYS = tuple({key: None for record in RECORDS for key in record.model_fields})
 MESSAGES_KEYS = ("id", "image", "images", "messages", "prompt", "metadata")
 PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS)
@@ -44,8 +45,12 @@ def parse_record(record: Mapping[str, Any], record_id: str, context: Context) ->
     """
     is_rated, is_pair = "answers" in record, "chosen" in record or "rejected" in record
     is_labelled = not is_rated and not is_pair and ("answer" in record or "label" in record)
-    is_one = {RatedAnswers: is_rated, PreferenceExample: is_pair, LabelledExample: is_labelled}
-    known = next((kind for kind, is_it in is_one.items() if is_it), TrainingExample)
+    is_one: dict[type[Conversation], bool] = {
+        RatedAnswers: is_rated,
+        PreferenceExample: is_pair,
+        LabelledExample: is_labelled,
+    }
+    known: type[Conversation] = next((kind for kind, is_it in is_one.items() if is_it), TrainingExample)
     turns = turn_list(record, "turns", "role", "content")
     draft = Draft(record_id, image_list(record), turns, extras={"metadata": _mapping(record, "metadata") or {}})
     if is_rated:

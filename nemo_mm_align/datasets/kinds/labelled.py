@@ -8,7 +8,6 @@ from nemo_mm_align.datasets.sample import CHOSEN, REJECTED, Sample
 from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample
 from nemo_mm_align.schema.prompts import Encoder
 
-
 _PAIRS = Pairs()
 
 
