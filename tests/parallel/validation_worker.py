@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from nemo_mm_align.datasets.mismatched import mismatched_samples
-from nemo_mm_align.datasets.sample import CHOSEN, REJECTED, Sample
+from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
@@ -27,7 +26,7 @@ from nemo_mm_align.training.data import BatchShape
 from nemo_mm_align.training.validation import Validation, metric_names
 from tests.distributed import REPOSITORY
 from tests.parallel.each_layout import in_each_layout
-from tests.parallel.health_worker import DrawnImages
+from tests.parallel.health_worker import DrawnImages, labelled, mismatched
 from tests.tiny_llava import candidates, samples
 
 LAYOUTS = {"tp2": ParallelConfig(2, 1, sequence_parallel=True), "pp2": ParallelConfig(1, 2), "dp2": ParallelConfig()}
@@ -48,20 +47,8 @@ def held_out(name: str, count: int = 5) -> list[Sample]:
         return [sample for number in range(2) for sample in samples(number)][:count]
     if name == "dpo":
         return [replace(candidates(n, 2), reference_log_probs=[-9.0 - n, -25.0 + n]) for n in range(count)]
-    if name == "kto":  # three pairs, a desirable answer and an undesirable one
-        given: list[tuple[str, ...]] = [
-            (CHOSEN, REJECTED),
-            (CHOSEN,),
-            (CHOSEN, REJECTED),
-            (REJECTED,),
-            (CHOSEN, REJECTED),
-        ]
-        made = [(candidates(n, len(roles)), roles) for n, roles in enumerate(given)]
-        likely = [[-9.0 - n, -25.0 + n][: len(roles)] for n, roles in enumerate(given)]
-        return [
-            replace(sample, roles=roles, reference_log_probs=values)
-            for (sample, roles), values in zip(made[:count], likely, strict=False)
-        ]
+    if name == "kto":
+        return labelled()[:count]
     rated = [candidates(n, 1 + n % 3) for n in range(count)]
     nan = float("nan")
     targets = [
@@ -86,13 +73,7 @@ def build(folder: Path, name: str, parallel: ParallelConfig, dropout: float = 0.
     return model.train()
 
 
-def others(chosen: list[Sample]) -> list[Sample]:
-    """The prompts of the samples with the answers of others among all five."""
-    made = mismatched_samples(held_out("kto"), 40)[: len(chosen)]
-    return [replace(one, reference_log_probs=[-20.0 - n, -29.0][: len(one.sequences)]) for n, one in enumerate(made)]
-
-
-def validation(name: str, chosen: list[Sample], size: int, before: list[Sample] | None = None) -> Validation:
+def validation(name: str, chosen: list[Sample], size: int) -> Validation:
     recipe, collator = objective(name), DrawnImages()
     pipeline = runtime.layout()["pipeline_model_parallel_size"] > 1
     shared = recipe.rows_shared
@@ -100,7 +81,7 @@ def validation(name: str, chosen: list[Sample], size: int, before: list[Sample] 
     collator.roles = find_recipe(name).samples.roles
     names = metric_names(recipe, copy.copy(collator), chosen[0], HIDDEN, OUTPUTS if name == "attribute_model" else 0)
     return Validation(
-        chosen, collator, recipe, size, names, False, before or (others(chosen) if name == "kto" else None)
+        chosen, collator, recipe, size, names, False, mismatched()[: len(chosen)] if name == "kto" else None
     )
 
 
