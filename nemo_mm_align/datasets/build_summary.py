@@ -95,7 +95,7 @@ class BuildSummary:
         self.dropped[what, reason] += count
 
     def label_hint(self) -> str | None:
-        """Return what recipe=kto is to be told of labelled answers; None where there are none, or they are in balance."""
+        """Return what a training is to be told of labelled answers; None where there are none, or they are in balance."""
         desirable, undesirable = (
             self.sides[name].count if name in self.sides else 0 for name in (DESIRABLE, UNDESIRABLE)
         )
