@@ -13,6 +13,7 @@ from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import LoRAConfig
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.prompts import EncodedSequence
 
 VOCABULARY, IMAGE_TOKEN, PAD, TOKENS_PER_IMAGE, IMAGE_SIZE = 99, 98, 0, 4, 28
@@ -41,9 +42,9 @@ def make_llava(folder: Path, tied: bool = False, dtype: torch.dtype = torch.floa
     return folder
 
 
-def load_pixels(path: Path) -> numpy.ndarray:
-    """Pixels that depend on the name alone; there is no file."""
-    generator = numpy.random.default_rng(zlib.crc32(path.name.encode()))
+def load_pixels(path: Path, crop: Crop | None = None) -> numpy.ndarray:
+    """Pixels that depend on the name and the part alone; there is no file."""
+    generator = numpy.random.default_rng(zlib.crc32(f"{path.name}{crop or ''}".encode()))
     return generator.standard_normal((3, IMAGE_SIZE, IMAGE_SIZE), dtype=numpy.float32)
 
 

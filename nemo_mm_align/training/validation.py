@@ -124,8 +124,7 @@ class Validation:
 
     def _reports(self, model: Llava, parts: Sequence[Sequence[Sample]]) -> list[Any]:
         length = self.collator.length([sample for part in parts for sample in part])
-        rows = max(map(self.collator.rows, parts)) if self.collator.shape.equal_rows else 0
-        batches = [self.collator(part, length, rows) for part in parts]
+        batches = self.collator.batches(parts, length)
         return run_schedule(model, batches, reads_of(self.objective), self._report, forward_only=True)
 
     def _report(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
