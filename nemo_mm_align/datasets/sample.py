@@ -147,7 +147,7 @@ class SampleStore(Sequence[Sample]):
         self._samples[index] = replace(packed, reference_log_probs=list(values))
 
     def fingerprint(self) -> str:
-        """Short hash of the ids, tokens and names of image files of all samples, in their order, and of roles, targets and views."""
+        """Short hash of the ids, tokens and names of image files of all samples in order, of roles, targets and views."""
         digest = hashlib.sha256()
         for sample in self._samples:
             digest.update(repr((sample.id, [path.name for path in sample.image_paths])).encode())

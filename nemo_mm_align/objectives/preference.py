@@ -74,6 +74,10 @@ class Preference(Objective):
         """
         return {}
 
+    def sequence_metrics(self, ratio_Q: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what is told beside all this, by name as (sum, weight); arguments as `further_losses`, without gradients."""
+        return {}
+
     def loss(self, reading: Reading, batch: Batch) -> LossOutput:
         """Losses summed over pairs, with the SFT term; the step divides by the number of pairs.
 
@@ -106,7 +110,10 @@ class Preference(Objective):
             "loss": loss.detach().clone(),
             "log_prob_chosen": batch.of_role(CHOSEN, policy_Q.detach()).sum(),
             "log_prob_rejected": batch.of_role(REJECTED, policy_Q.detach()).sum(),
-            "log_ratio_to_reference": (policy_Q.detach() - reference_Q).sum() / 2,
+            "log_ratio_to_reference": sum(
+                batch.of_role(role, (policy_Q.detach() - reference_Q)).sum() for role in (CHOSEN, REJECTED)
+            )
+            / 2,
             "length_chosen": batch.of_role(CHOSEN, lengths_Q).sum(),
             "length_rejected": batch.of_role(REJECTED, lengths_Q).sum(),
             "saturated": (self.gradient_weights(ratios) < SATURATED).float().sum(),
@@ -114,6 +121,7 @@ class Preference(Objective):
         }
         metrics = {name: (value.float(), weight) for name, value in sums.items()}
         longer_P = batch.of_role(CHOSEN, lengths_Q) - batch.of_role(REJECTED, lengths_Q)
+        metrics |= self.sequence_metrics(ratio_Q.detach(), batch)
         return LossOutput(loss, pairs, metrics | _reward_metrics(rewards, weight) | _by_length(rewards, longer_P))
 
     def gradient_weights(self, ratios: PairLogRatios) -> Tensor:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds.answers import Answers, AttributedAnswers
+from nemo_mm_align.datasets.kinds.image_pairs import ImagePairs
 from nemo_mm_align.datasets.kinds.kind import SampleKind
 from nemo_mm_align.datasets.kinds.pairs import AttributePairs, Pairs
 from nemo_mm_align.datasets.kinds.rated import Candidates
 from nemo_mm_align.schema.examples import Example, PreferenceExample
 
 ANSWERS, ATTRIBUTED_ANSWERS, RATED_ANSWERS = Answers(), AttributedAnswers(), Candidates()
-PAIRS, ATTRIBUTE_PAIRS = Pairs(), AttributePairs()
+PAIRS, ATTRIBUTE_PAIRS, IMAGE_PAIRS = Pairs(), AttributePairs(), ImagePairs()
 
 
 def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, recipe: str, build_method: str) -> None:

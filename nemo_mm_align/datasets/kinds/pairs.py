@@ -24,7 +24,7 @@ class Pairs(SampleKind):
             example.id,
             image_paths(example),
             encoder.encode_preference(example),
-            stored if len(stored) == len(self.roles) else None,
+            stored if len(stored) == len(given) else None,
         )
 
     def flaw(self, sample: Sample) -> tuple[str, str] | None:
