@@ -210,7 +210,7 @@ def test_settings_are_what_the_part_is_drawn_by() -> None:
 def test_data_without_any_image_are_refused() -> None:
     check_kind(IMAGE_PAIRS, [pair("text"), pair("a", "a.png")], "x.jsonl", "mdpo", "preference")
     with pytest.raises(
-        UserError, match="x.jsonl: recipe=mdpo needs pairs with images; none of them has any, and recipe=dpo"
+        UserError, match="x.jsonl: recipe=mdpo needs pairs with images; none of them has any: a recipe"
     ):
         check_kind(IMAGE_PAIRS, [pair("text")], "x.jsonl", "mdpo", "preference")
 

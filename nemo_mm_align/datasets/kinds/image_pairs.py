@@ -49,7 +49,7 @@ class ImagePairs(Pairs):
         """Without any image there is nothing to compare."""
         if any(example.images for example in examples):
             return None
-        return "pairs with images; none of them has any, and recipe=dpo is what is left of it then."
+        return "pairs with images; none of them has any: a recipe on pairs without an image term does the same there for less."
 
     def encode(self, example: Example, encoder: Encoder) -> Sample:
         """Chosen and rejected; where there are images, chosen again, seeing a part of each."""
