@@ -11,7 +11,7 @@ import torch
 
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sample import CHOSEN_OTHER_IMAGE, Sample, View
 from nemo_mm_align.model.config import LoRAConfig
 from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.prompts import EncodedSequence
@@ -81,6 +81,19 @@ def samples(number: int) -> list[Sample]:
 def micro_batch(number: int, length: int = 24) -> Batch:
     """Rows of `samples` as one micro batch, padded on the right."""
     return collate(samples(number), length, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels)
+
+
+def image_pair(number: int) -> Sample:
+    """Chosen and rejected, and where there is an image, in even numbers, chosen beside a part of it."""
+    pair = candidates(number, 2)
+    if number % 2:
+        texts = [
+            EncodedSequence(*(part[2 + TOKENS_PER_IMAGE :] for part in (s.ids, s.loss_mask))) for s in pair.sequences
+        ]
+        return Sample(pair.id, [], texts, roles=("chosen", "rejected"))
+    views: tuple[View, ...] = ((), (), (Crop(0.01, 0.2, number),))
+    roles = ("chosen", "rejected", CHOSEN_OTHER_IMAGE)
+    return Sample(pair.id, pair.image_paths, [*pair.sequences, pair.sequences[0]], roles=roles, views=views)
 
 
 def candidates(number: int, answers: int = 3) -> Sample:

@@ -167,7 +167,7 @@ class Objective(ABC):
         """Return the head that the model gets on top of its hidden states; None for a model that only speaks."""
         return None
 
-    def kind(self, samples: SampleKind) -> SampleKind:
+    def sample_kind(self, samples: SampleKind) -> SampleKind:
         """Return the kind of samples that its recipe names, with what settings say of it."""
         return samples
 

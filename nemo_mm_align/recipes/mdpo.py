@@ -65,7 +65,7 @@ class ImagePreference(Preference):
                 "between the two."
             )
 
-    def kind(self, samples: SampleKind) -> SampleKind:
+    def sample_kind(self, samples: SampleKind) -> SampleKind:
         """Pairs with the part of their image that the settings draw."""
         assert isinstance(samples, ImagePairs)
         drawn = CropRange(self.crop_least, self.crop_most, self.crop_seed)
@@ -75,7 +75,7 @@ class ImagePreference(Preference):
         """Return the loss of each pair, [P]."""
         import torch.nn.functional as F
 
-        return -F.logsigmoid(self.beta * (ratios.chosen_P - ratios.rejected_P))
+        return -F.logsigmoid(self.beta * ratios.delta_P)
 
     def further_losses(self, ratio_Q: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Image and anchor, weighted, summed over answers."""

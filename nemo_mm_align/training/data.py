@@ -198,7 +198,7 @@ def make_samples(
 ) -> SampleStore:
     """Do the same with examples that have been read from `path`."""
     check_kind(recipe.samples, examples, path, recipe.name, recipe.build_method)
-    kind = objective.kind(recipe.samples)
+    kind = objective.sample_kind(recipe.samples)
     samples, lengths = plan_lengths(examples, encoder, plan, kind, progress, hashes)
     if report is not None:
         lengths.write(report)

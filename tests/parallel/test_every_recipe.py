@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTE_PAIRS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS
+from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTE_PAIRS, ATTRIBUTED_ANSWERS, IMAGE_PAIRS, PAIRS, RATED_ANSWERS
 from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.recipes.registry import all_recipes
@@ -23,6 +23,7 @@ DATA = {
     ANSWERS: "sft",
     ATTRIBUTED_ANSWERS: "steerlm",
     PAIRS: "preference",
+    IMAGE_PAIRS: "preference",
     ATTRIBUTE_PAIRS: "attribute_dpo",
     RATED_ANSWERS: "rated",
 }

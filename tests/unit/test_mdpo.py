@@ -198,9 +198,9 @@ def test_what_is_seen_otherwise_is_not_to_become_likelier(encoder: Encoder) -> N
 
 def test_settings_are_what_the_part_is_drawn_by() -> None:
     recipe = find_recipe("mdpo").configured(crop_least=0.3, crop_most=0.4, crop_seed=5)
-    assert recipe.kind(IMAGE_PAIRS) == replace(IMAGE_PAIRS, crops=CropRange(0.3, 0.4, 5))
-    assert find_recipe("mdpo").configured(image_weight=0.0).kind(IMAGE_PAIRS) == IMAGE_PAIRS
-    assert find_recipe("dpo").configured().kind(PAIRS) is PAIRS
+    assert recipe.sample_kind(IMAGE_PAIRS) == replace(IMAGE_PAIRS, crops=CropRange(0.3, 0.4, 5))
+    assert find_recipe("mdpo").configured(image_weight=0.0).sample_kind(IMAGE_PAIRS) == IMAGE_PAIRS
+    assert find_recipe("dpo").configured().sample_kind(PAIRS) is PAIRS
     with pytest.raises(UserError, match="recipe.crop_least=0.3 is above recipe.crop_most=0.2"):
         find_recipe("mdpo").configured(crop_least=0.3)
     with pytest.raises(UserError, match="recipe.crop_most=1.5"):
@@ -209,9 +209,7 @@ def test_settings_are_what_the_part_is_drawn_by() -> None:
 
 def test_data_without_any_image_are_refused() -> None:
     check_kind(IMAGE_PAIRS, [pair("text"), pair("a", "a.png")], "x.jsonl", "mdpo", "preference")
-    with pytest.raises(
-        UserError, match="x.jsonl: recipe=mdpo needs pairs with images; none of them has any: a recipe"
-    ):
+    with pytest.raises(UserError, match="x.jsonl: recipe=mdpo needs pairs with images; none of them has any: a recipe"):
         check_kind(IMAGE_PAIRS, [pair("text")], "x.jsonl", "mdpo", "preference")
 
 
