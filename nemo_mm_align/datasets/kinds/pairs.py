@@ -13,7 +13,7 @@ class Pairs(SampleKind):
 
     title = "preference pairs"
     example = PreferenceExample
-    roles = (CHOSEN, REJECTED)
+    roles: tuple[str, ...] = (CHOSEN, REJECTED)
 
     def encode(self, example: Example, encoder: Encoder) -> Sample:
         """Chosen, then rejected, with the record's own reference log-probs where it has both."""
