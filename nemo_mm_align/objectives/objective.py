@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nemo_mm_align.datasets.batch import Batch
+    from nemo_mm_align.datasets.kinds import SampleKind
     from nemo_mm_align.schema.attributes import AttributeSchema
 
 Epochs = Annotated[float, Field(gt=0, le=1e6)]
@@ -171,6 +172,10 @@ class Objective(ABC):
     def head(self, schema: AttributeSchema) -> HeadConfig | None:
         """Return the head that the model gets on top of its hidden states; None for a model that only speaks."""
         return None
+
+    def sample_kind(self, samples: SampleKind) -> SampleKind:
+        """Return the kind of samples that its recipe names, with what settings say of it."""
+        return samples
 
     def with_schema(self, schema: AttributeSchema) -> Objective:
         """Return the objective with what a schema says of settings that were left open; raise `UserError` where it cannot."""

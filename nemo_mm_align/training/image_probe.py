@@ -154,7 +154,7 @@ class ImageProbe:
             waiting = iter(parts)
             reports = run_schedule(
                 model,
-                [self.collator(part, length) for part in parts],
+                self.collator.batches(parts, length),
                 self.objective.reads,
                 lambda reading, batch: self._report(reading, batch, next(waiting), length),  # noqa: B023  # used up here
                 forward_only=True,

@@ -149,8 +149,7 @@ class Validation:
 
     def _batches(self, parts: Sequence[Sequence[Sample]]) -> list[Batch]:
         length = self.collator.length([sample for part in parts for sample in part])
-        rows = max(map(self.collator.rows, parts)) if self.collator.shape.equal_rows else 0
-        return [self.collator(part, length, rows) for part in parts]
+        return self.collator.batches(parts, length)
 
     def _report(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         output = self.objective.loss(reading, batch)

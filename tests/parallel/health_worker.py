@@ -21,6 +21,7 @@ from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.training.data import BatchShape, Collator
 from nemo_mm_align.training.image_probe import Exchange, ImageProbe
 from nemo_mm_align.training.step import TrainingEngine
@@ -39,8 +40,8 @@ class DrawnImages(Collator):
         processor = SimpleNamespace(image_size=IMAGE_SIZE)
         super().__init__(encoder, processor, BatchShape(2, shared_prefix=True), runtime.is_first_stage())  # type: ignore[arg-type]
 
-    def _load(self, path: Path) -> numpy.ndarray:
-        return load_pixels(path)
+    def _load(self, path: Path, crop: Crop | None) -> numpy.ndarray:
+        return load_pixels(path, crop)
 
 
 def pairs() -> list[Sample]:

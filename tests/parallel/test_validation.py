@@ -42,6 +42,8 @@ class TestMeasuring:
 
     def test_every_layout_tells_the_same(self, folder: Path, tmp_path: Path) -> None:
         expected = measure(folder, ParallelConfig())
+        for count in (5, 1):
+            assert expected[f"mdpo {count}"] == pytest.approx(expected[f"mdpo apart {count}"], rel=1e-5, nan_ok=True)
         run_distributed("tests/parallel/validation_worker.py", 2, folder, tmp_path / "found.json")
         for layout, found in json.loads((tmp_path / "found.json").read_text()).items():
             for case, metrics in expected.items():

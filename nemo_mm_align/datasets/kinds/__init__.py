@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds.answers import Answers, AttributedAnswers
+from nemo_mm_align.datasets.kinds.image_pairs import ImagePairs
 from nemo_mm_align.datasets.kinds.kind import SampleKind
 from nemo_mm_align.datasets.kinds.labelled import LabelledAnswers
 from nemo_mm_align.datasets.kinds.pairs import AttributePairs, Pairs
@@ -17,7 +18,7 @@ from nemo_mm_align.datasets.kinds.rated import Candidates
 from nemo_mm_align.schema.examples import Example, PreferenceExample
 
 ANSWERS, ATTRIBUTED_ANSWERS, RATED_ANSWERS = Answers(), AttributedAnswers(), Candidates()
-PAIRS, ATTRIBUTE_PAIRS = Pairs(), AttributePairs()
+PAIRS, ATTRIBUTE_PAIRS, IMAGE_PAIRS = Pairs(), AttributePairs(), ImagePairs()
 LABELLED_ANSWERS = LabelledAnswers()
 OF_RECORDS = (ANSWERS, PAIRS, LABELLED_ANSWERS, RATED_ANSWERS)
 """For every record the first one here that takes it is what it is called by."""

@@ -22,6 +22,7 @@ class SampleKind(ABC):
         example: the record that a sample is made of, or several of which each will do.
         roles: that a sample's sequences can have, in order.
         sequences: of a usual sample, which memory and time are estimated from; 0 stands for one per role.
+        apart: of these, those that see the images otherwise than the ones before them, each in a row of its own.
         attributed: prompts carry the attributes that are asked for, so that the model can be steered.
     """
 
@@ -29,6 +30,7 @@ class SampleKind(ABC):
     example: type[Example] | tuple[type[Example], ...]
     roles: tuple[str, ...]
     sequences: int = 0
+    apart: int = 0
     attributed: bool = False
 
     @property
