@@ -1,4 +1,4 @@
-"""KTO: losses by hand and against TRL's, mismatched answers, balance of the two sides."""
+"""KTO: losses by hand (tests/unit/test_trl_parity.py has TRL's), mismatched answers, balance of the two sides."""
 
 from __future__ import annotations
 
@@ -73,29 +73,6 @@ def test_losses_by_hand() -> None:
     expected_sum = 1 - sigmoid(0.5) + 1 - sigmoid(-0.25) + 1.5 * sigmoid(1.0)
     assert float(unpaired.loss_sum) == pytest.approx(expected_sum, rel=1e-12)
     assert "kl" not in unpaired.metrics
-
-
-@pytest.mark.parametrize("loss_type", ["kto", "apo_zero_unpaired"])
-def test_losses_equal_trl(loss_type: str) -> None:
-    from trl import KTOTrainer
-
-    torch.manual_seed(0)
-    policy, reference, policy_kl, reference_kl = -30 * torch.rand(4, 9, dtype=torch.float64)
-    desirable, undesirable = [0, 3, 4, 7], [1, 2, 5, 6, 8]
-    settings = {"beta": 0.2, "desirable_weight": 1.3, "undesirable_weight": 0.7, "loss_type": loss_type}
-    accelerator = SimpleNamespace(device="cpu", gather_for_metrics=lambda value: value)
-    trainer = SimpleNamespace(accelerator=accelerator, calculate_KL=loss_type == "kto", **settings)
-    halves = (policy[desirable], policy[undesirable], policy_kl, reference[desirable], reference[undesirable])
-    losses, chosen, rejected, kl = KTOTrainer.kto_loss(trainer, *halves, reference_kl)
-    recipe, mismatched = kto(**settings), batch_of([], [], reference_kl.tolist())
-    total, weight = recipe.point(Reading(torch.stack([-policy_kl, 0 * policy_kl], dim=1)), mismatched)
-    output = loss(recipe, policy, batch_of(desirable, undesirable, reference.tolist()), float(total / weight))
-    assert float(output.loss_sum / output.count) == pytest.approx(float(losses.mean()), rel=1e-12)
-    for name, theirs in (("rewards/chosen", chosen), ("rewards/rejected", rejected)):
-        ours, count = output.metrics[name]
-        assert float(ours / count) == pytest.approx(float(theirs.mean()), rel=1e-6)
-    if loss_type == "kto":
-        assert float(output.metrics["kl"][0]) == pytest.approx(9 * float(kl), rel=1e-6)
 
 
 def test_a_side_without_answers_has_no_weight() -> None:
