@@ -81,7 +81,10 @@ class TrlExport(Export):
                 f"{self.inline} turns have text right behind {IMAGE_PLACEHOLDER}: chat templates write a line break there."
             )
         if self.odd_pairs:
-            found.append(f"{self.odd_pairs} pairs have no image or several: TRL's DPOTrainer takes one image per pair.")
+            found.append(
+                f"{self.odd_pairs} pairs have no image or several: DPOTrainer of TRL 0.24 takes one image per pair, "
+                "that of 1.16 any number."
+            )
         return found
 
     def _record(self, example: Example) -> dict[str, Any]:

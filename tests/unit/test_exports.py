@@ -85,7 +85,7 @@ def test_turns_and_systems_survive_in_trl_and_are_named_in_llava(build_as, tmp_p
         path = build_as(method, "trl", given)
         assert read(path, helpsteer) == expected
     assert summary_of(path)["warnings"] == [
-        "1 pairs have no image or several: TRL's DPOTrainer takes one image per pair."
+        "1 pairs have no image or several: DPOTrainer of TRL 0.24 takes one image per pair, that of 1.16 any number."
     ]
     (warning,) = summary_of(build_as("sft", "trl", [inline]))["warnings"]
     assert warning.startswith("1 turns have text right behind <image>")
@@ -161,10 +161,13 @@ def test_trls_dpo_trains_on_pairs(build_as, tmp_path, helpsteer, llava, processo
     trl = pytest.importorskip("trl")
     from transformers import LlavaForConditionalGeneration
 
-    data = open_for_trl(build_as("preference", "trl", annotations(helpsteer, tmp_path, count=4)))
+    given = annotations(helpsteer, tmp_path, count=2)
+    given.append(with_prompt(given[0], "two", ("user", "<image>\n<image>\nWhat ?"), images=("img/a.png",) * 2))
+    given.append(with_prompt(given[0], "text", ("user", "Why ?"), images=()))
+    data = open_for_trl(build_as("preference", "trl", given))
     arguments = trl.DPOConfig(
         output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, gradient_checkpointing=False, max_steps=2,
-        per_device_train_batch_size=2, learning_rate=1e-3, max_length=None,
+        per_device_train_batch_size=4, learning_rate=1e-3, max_length=None,
         remove_unused_columns=False, report_to=[], disable_tqdm=True, save_strategy="no", logging_steps=1,
     )  # fmt: skip
     policy, reference = (LlavaForConditionalGeneration.from_pretrained(llava) for _ in range(2))
