@@ -8,6 +8,7 @@ Shapes: B rows, S positions, H hidden, Q sequences of the micro batch, T outputs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from nemo_mm_align.datasets.batch import Batch
     from nemo_mm_align.schema.attributes import AttributeSchema
+    from nemo_mm_align.schema.examples import Example
 
 Epochs = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -169,6 +171,10 @@ class Objective(ABC):
     def with_schema(self, schema: AttributeSchema) -> Objective:
         """Return the objective with what a schema says of settings that were left open; raise `UserError` where it cannot."""
         return self
+
+    def lacks(self, examples: Sequence[Example]) -> str | None:
+        """Return what these settings need and a set of the right records has not, in words; None where it has all."""
+        return None
 
     @abstractmethod
     def loss(self, reading: Reading, batch: Batch) -> LossOutput:
