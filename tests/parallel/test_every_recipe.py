@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTE_PAIRS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS
+from nemo_mm_align.datasets.kinds import (
+    ANSWERS,
+    ATTRIBUTE_PAIRS,
+    ATTRIBUTED_ANSWERS,
+    PAIRS,
+    RATED_ANSWERS,
+    SCORED_PAIRS,
+)
 from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.recipes.registry import all_recipes
@@ -23,6 +31,7 @@ DATA = {
     ANSWERS: "sft",
     ATTRIBUTED_ANSWERS: "steerlm",
     PAIRS: "preference",
+    SCORED_PAIRS: "scored",
     ATTRIBUTE_PAIRS: "attribute_dpo",
     RATED_ANSWERS: "rated",
 }
@@ -39,7 +48,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training_data(folder, "sft")
     conditioned(folder / "taste")
     training_data(folder, "steerlm")
-    training_data(folder, "preference")
+    pairs = [json.loads(line) for line in training_data(folder, "preference").read_text().splitlines()]
+    scored = [json.dumps(pair | {"chosen_score": 9, "rejected_score": 2 + n % 4}) for n, pair in enumerate(pairs)]
+    (folder / "scored.jsonl").write_text("\n".join(scored))
     rated_data(folder)
     return folder
 
@@ -69,3 +80,4 @@ def test_it_trains_as_its_file_says(model: str, inputs: Path, tmp_path: Path) ->
         assert trained.metadata.recipe["name"] == recipe
         assert (trained.asking is not None) == all_recipes()[recipe].samples.attributed
         assert (trained.head is not None) == all_recipes()[recipe].rates
+        assert (tmp_path / recipe / "reference_log_probs").exists() == all_recipes()[recipe].objective.needs_reference

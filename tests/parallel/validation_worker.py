@@ -37,16 +37,28 @@ SCHEMA = AttributeSchema.model_validate(
 OUTPUTS = len(SCHEMA.names)
 
 
+MIXTURE = {
+    "loss_type": ["rpo_bwd_kl", "ipo", "sft"],
+    "loss_weights": [1.0, 0.5, 0.25],
+    "margin_weights": {"verbosity": -1.0},
+}
+
+
 def objective(name: str) -> Objective:
-    return find_recipe(name).configured().with_schema(SCHEMA)
+    return find_recipe(name).configured(**(MIXTURE if name == "rpo" else {})).with_schema(SCHEMA)
 
 
 def held_out(name: str, count: int = 5) -> list[Sample]:
     """Samples of unequal length; five of them in micro batches of two leave one alone."""
     if name == "sft":
         return [sample for number in range(2) for sample in samples(number)][:count]
-    if name == "dpo":
+    if name in ("dpo", "simpo"):
         return [replace(candidates(n, 2), reference_log_probs=[-9.0 - n, -25.0 + n]) for n in range(count)]
+    if name == "rpo":
+        unknown = [float("nan")] * OUTPUTS
+        return [
+            replace(pair, targets=[[*unknown, n], [*unknown, 1.0]]) for n, pair in enumerate(held_out("dpo", count))
+        ]
     rated = [candidates(n, 1 + n % 3) for n in range(count)]
     nan = float("nan")
     targets = [
@@ -84,7 +96,7 @@ def validation(name: str, chosen: list[Sample], size: int) -> Validation:
 def measure(folder: Path, parallel: ParallelConfig) -> dict[str, dict[str, float]]:
     """Return the metrics of five samples, and of one, which leaves a second replica without any."""
     found = {}
-    for name in ("sft", "dpo", "attribute_model"):
+    for name in ("sft", "dpo", "simpo", "rpo", "attribute_model"):
         model = build(folder, name, parallel)
         for count in (5, 1):
             found[f"{name} {count}"] = validation(name, held_out(name, count), 2).measure(model) or {}
