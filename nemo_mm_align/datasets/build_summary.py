@@ -11,7 +11,7 @@ from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.datasets.build_settings import ATTRIBUTE_PREFERENCE, PREFERENCE, REJECTION
 from nemo_mm_align.datasets.build_statistics import LengthBias, RatingStatistics, SideStatistics, score_distribution
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.examples import PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import Example, PreferenceExample, RatedAnswers, SteeredAnswers
 from nemo_mm_align.schema.records import Annotation
 
 PAPER = {PREFERENCE: (5182, 6000), REJECTION: (5034, 6000)}
@@ -30,7 +30,8 @@ class BuildSummary:
         judges: judge -> annotated prompts.
         flipped: ids of pairs whose chosen and rejected were swapped.
         warnings: what a user should look at.
-        mixture: rows of each kind and of each combination of asked values, where a method mixes them.
+        mixture: rows of each kind and of each combination of asked values, where a method mixes them; how many answers of a
+            prompt there are and count, where it weighs them.
         pair_kinds: pairs that ask for attributes, with and without a flip line, and those that do not.
         lines: more of the table.
         held_out: of the kept examples, those that are not for training.
@@ -61,7 +62,7 @@ class BuildSummary:
         self.candidates += len(annotation.candidates)
         self.judges[annotation.judge] += 1
 
-    def keep(self, example: TrainingExample | PreferenceExample | RatedAnswers) -> None:
+    def keep(self, example: Example) -> None:
         """Count an example that is written; examples of one prompt come one after the other."""
         self.kept += 1
         prompt = example.metadata.get("prompt_id", example.id)
@@ -76,6 +77,9 @@ class BuildSummary:
                 self.flipped.append(example.id)
         elif isinstance(example, RatedAnswers):
             self.ratings.add(example, self.schema)
+        elif isinstance(example, SteeredAnswers):
+            for answer in example.answers:
+                self._side("answer").add(answer.text, None)
         else:
             self._side("answer").add(example.turns[-1].content, example.metadata.get("score"))
 

@@ -15,7 +15,13 @@ from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.datasets.rated import ASKS_FOR_ATTRIBUTES, SAME_TEXT, check_ratings, rated_answers
 from nemo_mm_align.schema.attribute import spelling
 from nemo_mm_align.schema.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema
-from nemo_mm_align.schema.examples import Example, PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import (
+    Example,
+    PreferenceExample,
+    RatedAnswers,
+    SteeredAnswers,
+    TrainingExample,
+)
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,6 +41,7 @@ class Draft:
         turns: [role, content] pairs; of a preference, up to the question.
         answers: chosen and rejected of a preference, or all rated ones; None for a conversation to imitate.
         ratings: attributes of each of the rated ones.
+        fit: of each answer, log-likelihood and log-prior: how it fits what the prompt asks for.
         attributes: of the last answer.
         flip_attributes: of a pair, under which the other answer is the better one.
         extras: other fields of the example (scores, reference log-probs, metadata).
@@ -47,6 +54,7 @@ class Draft:
     turns: list[list[str]]
     answers: tuple[str, ...] | None = None
     ratings: list[dict[str, Any]] | None = None
+    fit: list[dict[str, float | None]] | None = None
     attributes: dict[str, Any] | None = None
     flip_attributes: dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +106,10 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
         if draft.answers is not None and draft.ratings is not None:
             return RatedAnswers(answers=rated_answers(draft.answers, draft.ratings), **values)
         values["attributes"] = draft.attributes
+        if draft.answers is not None and draft.fit is not None:
+            pairs = zip(draft.answers, draft.fit, strict=True)
+            answers = [{"text": text, **fit} for text, fit in pairs]
+            return SteeredAnswers.model_validate({**values, "answers": answers})
         if draft.answers is None:
             return TrainingExample(**values)
         chosen, rejected = draft.answers
@@ -138,7 +150,7 @@ def _check_scores(draft: Draft) -> None:
     metadata = {key.replace("-", "_").lower(): value for key, value in draft.extras.get("metadata", {}).items()}
     pairs = [(draft.extras.get("chosen_score"), draft.extras.get("rejected_score"))]
     pairs += [(metadata.get(chosen), metadata.get(rejected)) for chosen, rejected in SCORE_NAMES]
-    if draft.answers is None or draft.ratings is not None or metadata.get("flipped") is True:
+    if draft.answers is None or draft.ratings is not None or draft.fit is not None or metadata.get("flipped") is True:
         return
     for chosen, rejected in pairs:
         if isinstance(chosen, int | float) and isinstance(rejected, int | float):
@@ -157,8 +169,8 @@ def _check_text(draft: Draft) -> None:
         draft.fault("empty_answer", "an answer is empty.", "fill it in or remove the record.")
     if any(not content.strip() for role, content in draft.turns if role == "user"):
         draft.fault("empty_question", "a user turn is empty.", "fill it in or remove the record.")
-    if draft.ratings is not None:
-        if len({text.strip() for text in answers[-len(draft.ratings) :]}) < len(draft.ratings):
+    if draft.answers is not None and (draft.ratings is not None or draft.fit is not None):
+        if len({text.strip() for text in draft.answers}) < len(draft.answers):
             draft.problems.append(SAME_TEXT)
     elif draft.answers and draft.answers[0].strip() == draft.answers[1].strip():
         draft.fault("same_answers", "chosen and rejected are the same text.", "remove the pair.")

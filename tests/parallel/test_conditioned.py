@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ STEPS, STOP = 5, 3
 PINNED = {
     "steerlm": [6.910275, 6.220252, 5.880741, 4.557873, 3.887126],
     "attribute_dpo": [2.815569, 3.830661, 4.132612, 2.581772, 3.400876],
+    "steerlm2": [0.0] * 5,
 }
 """Losses of the five steps."""
 RECIPES = {
@@ -31,6 +33,7 @@ RECIPES = {
         "model.lora.rank=4",
         "model.lora.alpha=8",
     ],
+    "steerlm2": ["model.lora=null", "recipe.epochs=99"],
 }
 
 
@@ -43,6 +46,20 @@ def conditioned(folder: Path) -> None:
             if kind == "preference" and index % 3 == 1:
                 record["flip_attributes"] = {"complexity": index % 5, "verbosity": (index + 3) % 5}
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    (folder / "steerlm2.jsonl").write_text("".join(json.dumps(weighed(*item)) + "\n" for item in enumerate(lines)))
+
+
+def weighed(index: int, pair: dict[str, Any]) -> dict[str, Any]:
+    """Two or three answers of a pair's prompt; every third record brings log-priors of its own."""
+    texts = [pair["chosen"], pair["rejected"], f"{pair['rejected']} {pair['chosen']}"][: 2 + index % 2]
+    answers = [{"text": text, "log_likelihood": -float(place * (1 + index % 3))} for place, text in enumerate(texts)]
+    if index % 3 == 2:
+        answers = [answer | {"log_prior": -20.0 - place} for place, answer in enumerate(answers)]
+    line = {"complexity": index % 5, "verbosity": (index + 2) % 5}
+    return {key: pair[key] for key in ("id", "images", "turns") if key in pair} | {
+        "attributes": line,
+        "answers": answers,
+    }
 
 
 @pytest.fixture(scope="module")

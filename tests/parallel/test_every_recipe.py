@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTE_PAIRS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS
+from nemo_mm_align.datasets.kinds import (
+    ANSWERS,
+    ATTRIBUTE_PAIRS,
+    ATTRIBUTED_ANSWERS,
+    PAIRS,
+    RATED_ANSWERS,
+    WEIGHED_ANSWERS,
+)
 from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.recipes.registry import all_recipes
@@ -25,6 +32,7 @@ DATA = {
     PAIRS: "preference",
     ATTRIBUTE_PAIRS: "attribute_dpo",
     RATED_ANSWERS: "rated",
+    WEIGHED_ANSWERS: "steerlm2",
 }
 """Kind of sample -> a file of it in `inputs`."""
 SIZES = ["trainer.max_steps=2", "model.global_batch_size=4", "model.max_length=200", "precision=fp32"]
