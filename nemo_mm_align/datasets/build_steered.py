@@ -107,7 +107,7 @@ def _report(summary: BuildSummary, rounded: int, hindsight: int, sizes: Mean, co
     if rounded:
         summary.warnings.append(
             f"{rounded} of {counts.count} prompts have ratings without what a model told before rounding: whole scores stand "
-            "in its place, and answers that differ little weigh alike. scripts/annotate.py keeps an attribute model's fractions."
+            "in its place, and answers that differ little weigh alike. scripts/annotate.py values=real keeps them."
         )
     if hindsight:
         summary.warnings.append(

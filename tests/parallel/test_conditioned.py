@@ -21,7 +21,7 @@ STEPS, STOP = 5, 3
 PINNED = {
     "steerlm": [6.910275, 6.220252, 5.880741, 4.557873, 3.887126],
     "attribute_dpo": [2.815569, 3.830661, 4.132612, 2.581772, 3.400876],
-    "steerlm2": [0.0] * 5,
+    "steerlm2": [0.071937, 0.364056, 0.432084, 0.009407, 0.040499],
 }
 """Losses of the five steps."""
 RECIPES = {
@@ -92,7 +92,7 @@ def test_losses_are_pinned_at_every_layout_and_for_resumed_runs(
     for layout in layouts:
         found = {recipe: losses(tmp_path / layout / recipe)["loss"] for recipe in RECIPES}
         for recipe, expected in PINNED.items():
-            assert found[recipe] == pytest.approx(expected, rel=1e-5), (layout, found)
+            assert found[recipe] == pytest.approx(expected, rel=1e-5, abs=2e-6), (layout, found)
 
 
 def test_answers_to_one_prompt_in_one_row_teach_what_they_teach_in_rows_of_their_own(tmp_path: Path) -> None:

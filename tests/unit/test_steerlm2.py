@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_the_probabilities_of_an_attributes_values_are_a_beta_distributions() ->
     for told, share in ((0.0, EDGE), (1.3, 0.325), (2.0, 0.5), (4.0, 1 - EDGE)):
         found = [value_probability(attribute, value, told, 24.0) for value in range(5)]
         there = stats.beta(24 * share, 24 * (1 - share))
-        expected = [there.cdf(high) - there.cdf(low) for low, high in zip(ends, ends[1:], strict=False)]
+        expected = [there.cdf(high) - there.cdf(low) for low, high in pairwise(ends)]
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
         assert sum(found) == pytest.approx(1, abs=1e-12)
     # What is all but impossible keeps its digits: 1 - cdf would be 0.
@@ -235,7 +236,7 @@ def test_nothing_is_left_to_learn_where_the_policy_is_the_target(encoder: Encode
     values_BS = reading_of(batch, [*target, -4.0, -3.0]).token_losses_BS.clone().requires_grad_()
     output = find_recipe("steerlm2").configured().loss(Reading(values_BS), batch)
     output.loss_sum.backward()
-    assert float(output.loss_sum) == pytest.approx(0, abs=1e-12)
+    assert output.loss_sum.item() == pytest.approx(0, abs=1e-12)
     assert values_BS.grad.abs().max() == pytest.approx(0, abs=1e-12)
 
 
