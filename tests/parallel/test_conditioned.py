@@ -46,7 +46,9 @@ def conditioned(folder: Path) -> None:
             if kind == "preference" and index % 3 == 1:
                 record["flip_attributes"] = {"complexity": index % 5, "verbosity": (index + 3) % 5}
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
-    (folder / "steerlm2.jsonl").write_text("".join(json.dumps(weighed(*item)) + "\n" for item in enumerate(lines)))
+    records = [json.dumps(weighed(*item)) + "\n" for item in enumerate(lines)]
+    (folder / "steerlm2.jsonl").write_text("".join(records))
+    (folder / "held_out.jsonl").write_text("".join(records[:4]))
 
 
 def weighed(index: int, pair: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +90,8 @@ def test_losses_are_pinned_at_every_layout_and_for_resumed_runs(
             calls += [("train.py", [*run, f"trainer.max_steps={STOP}"])] if ranks > 1 else []
             calls.append(("train.py", run))
     if ranks == 1:
-        more = ["model.optim.schedule=constant", "recipe.shared_prefix=false"]
+        held_out = [f"data.validation={inputs}/held_out.jsonl", f"validation.every={STEPS}"]
+        more = ["model.optim.schedule=constant", "recipe.shared_prefix=false", *held_out]
         calls.append(("train.py", words(inputs, tmp_path / "apart", "steerlm2", *more)))
     said = run_scripts(tmp_path, calls, ranks)
     assert "8 of 12 examples ask for attributes" in said
@@ -104,6 +107,8 @@ def test_losses_are_pinned_at_every_layout_and_for_resumed_runs(
         first = json.loads((tmp_path / "one/steerlm2/metrics/training.jsonl").read_text().splitlines()[0])
         policy = first["ess_policy"] * 4
         assert policy == pytest.approx(round(policy), abs=1e-4), "at the start all answers of a prompt count alike"
+        held = json.loads((tmp_path / "apart/steerlm2/metrics/validation.jsonl").read_text().splitlines()[-1])
+        assert held["validation/kl_target"] > 0 and held["validation/log_likelihood_policy"] < 0
         assert "log-probs of the answers per token before training" in said
         assert "is not known to have been trained to be asked for attributes" in said
 
