@@ -26,9 +26,11 @@ from nemo_mm_align.datasets.build_settings import (
     REJECTION,
     SFT,
     STEERLM,
+    STEERLM2,
     STEERLM_PAPER,
     BuildSettings,
 )
+from nemo_mm_align.datasets.build_steered import build_steered
 from nemo_mm_align.datasets.build_steerlm import build_steerlm, build_steerlm_paper
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.schema.attributes import AttributeSchema
@@ -48,6 +50,7 @@ BUILDERS: dict[str, Builder] = {
     ATTRIBUTE_PREFERENCE: build_attribute_preference,
     ATTRIBUTE_MODEL: build_rated,
     LABELLED: build_labelled,
+    STEERLM2: build_steered,
 }
 
 

@@ -19,11 +19,12 @@ from typing import Any
 from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers
+from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers, SteeredAnswers
 from nemo_mm_align.schema.prompts import with_attributes
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn, write_records
 
 _RATED = "rated answers, which format=records alone holds"
+_STEERED = "answers with weights, which format=records alone holds"
 SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
@@ -67,7 +68,7 @@ class TrlExport(Export):
 
     def unfit(self, example: Example) -> str | None:
         """Return why TRL has no form for an example."""
-        return _RATED if isinstance(example, RatedAnswers) else _flip_line(example)
+        return _several(example) or _flip_line(example)
 
     def write(self, examples: Iterable[Example]) -> None:
         """Write one JSON object per line."""
@@ -118,8 +119,8 @@ class LlavaExport(Export):
 
     def unfit(self, example: Example) -> str | None:
         """Return why the authors' trainers cannot read an example."""
-        if isinstance(example, RatedAnswers):
-            return _RATED
+        if reason := _several(example):
+            return reason
         if isinstance(example, LabelledExample):
             return "a labelled answer (format=llava_dpo)"
         if any(turn.role == "system" for turn in example.turns):
@@ -144,6 +145,10 @@ class LlavaExport(Export):
         answers = {"chosen": example.chosen, "rejected": example.rejected}
         record |= {"question": messages[0]} | {side: {"from": "gpt", "value": text} for side, text in answers.items()}
         return record | _scores(example)
+
+
+def _several(example: Example) -> str | None:
+    return _RATED if isinstance(example, RatedAnswers) else _STEERED if isinstance(example, SteeredAnswers) else None
 
 
 def _flip_line(example: Example) -> str | None:

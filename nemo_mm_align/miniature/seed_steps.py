@@ -30,6 +30,7 @@ class SeedSteps:
         self.run, self.seed = run, seed
         self.commands = Commands(run)
         self.tag, self.folder = f"seed{seed}", run.seed_folder(seed)
+        self._rounds: set[str] = set()
 
     def steps(self) -> list[Step]:
         """All of them, in order."""
@@ -74,10 +75,12 @@ class SeedSteps:
         data = self.folder / (f"{rule}.jsonl" if method == alike[0] else f"{rule}_{method}.jsonl")
         steps, judged, started, start = [], f"{tag}_label", "base", run.base
         if before is not None:
-            asked = {**self._model(before), "draw_from": str(run.annotations(self.seed, "base"))}
-            steps = self._round(before, asked, [f"{tag}_{before}", f"{tag}_label", "world"])
             judged, started, start = f"{tag}_label_{before}", f"{tag}_merge_{before}", self.folder / f"{before}_merged"
-            steps.append(self.commands.export(started, self.folder / before, start, [f"{tag}_{before}"]))
+            if before not in self._rounds:  # else another method goes on from that model, on these answers, too
+                self._rounds.add(before)
+                asked = {**self._model(before), "draw_from": str(run.annotations(self.seed, "base"))}
+                steps = self._round(before, asked, [f"{tag}_{before}", f"{tag}_label", "world"])
+                steps.append(self.commands.export(started, self.folder / before, start, [f"{tag}_{before}"]))
         values = {
             **self._wiring(method).values("build"),
             "annotations": str(run.annotations(self.seed, before or "base")),

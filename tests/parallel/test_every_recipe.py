@@ -17,6 +17,7 @@ from nemo_mm_align.datasets.kinds import (
     PAIRS,
     RATED_ANSWERS,
     SCORED_PAIRS,
+    WEIGHED_ANSWERS,
 )
 from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.objectives.preference import PairObjective
@@ -39,6 +40,7 @@ DATA = {
     ATTRIBUTE_PAIRS: "attribute_dpo",
     RATED_ANSWERS: "rated",
     LABELLED_ANSWERS: "labelled",
+    WEIGHED_ANSWERS: "steerlm2",
 }
 """Kind of sample -> a file of it in `inputs`."""
 SIZES = ["trainer.max_steps=2", "model.global_batch_size=4", "model.max_length=200", "precision=fp32"]

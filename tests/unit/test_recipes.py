@@ -190,6 +190,9 @@ def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(reposit
     seeded = [name for name in speaking if "method.seed=0" in steps[f"seed0_build_{name}"].command]
     drawn = ("rejection", "steerlm", "preference", "attribute_preference")
     assert seeded == [name for name in speaking if all_recipes()[name].build_method in drawn]
+    assert names["steerlm2"] == "steerlm2.jsonl"
+    alike = [words_of(steps[f"seed0_build_{name}"], "annotations=") for name in ("attribute_dpo", "steerlm2")]
+    assert alike[0] == alike[1], "both learn of the same answers of the model that they go on from"
 
 
 def words_of(step: Step, *beginnings: str) -> list[str]:

@@ -26,12 +26,21 @@ from nemo_mm_align.schema.examples import (
     PreferenceExample,
     RatedAnswer,
     RatedAnswers,
+    SteeredAnswer,
+    SteeredAnswers,
     TrainingExample,
 )
 from nemo_mm_align.schema.records import Conversation
 
 NUMBERS = ("reference_chosen_log_prob", "reference_rejected_log_prob")
-RECORDS: tuple[type[Conversation], ...] = (TrainingExample, PreferenceExample, LabelledExample, RatedAnswers)
+FIT = ("log_likelihood", "log_prior")
+RECORDS: tuple[type[Conversation], ...] = (
+    TrainingExample,
+    PreferenceExample,
+    LabelledExample,
+    RatedAnswers,
+    SteeredAnswers,
+)
 RECORD_KEYS = tuple({key: None for record in RECORDS for key in record.model_fields})
 MESSAGES_KEYS = ("id", "image", "images", "messages", "prompt", "metadata")
 PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS, *RATING_KEYS)
@@ -41,13 +50,16 @@ TURN_KEYS = ("role", "content")
 
 def parse_record(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
     """A `TrainingExample`; a `PreferenceExample` where there is a ``chosen``, a `LabelledExample` where there is an
-    ``answer``, `RatedAnswers` where there are ``answers``.
+    ``answer``; where there are ``answers``, `RatedAnswers`, or `SteeredAnswers` if one of these has a ``log_likelihood``.
 
     Unknown keys are faults.
     """
-    is_rated, is_pair = "answers" in record, "chosen" in record or "rejected" in record
-    is_labelled = not is_rated and not is_pair and ("answer" in record or "label" in record)
+    has_answers, is_pair = "answers" in record, "chosen" in record or "rejected" in record
+    is_steered = has_answers and any("log_likelihood" in answer for answer in _answers(record))
+    is_rated = has_answers and not is_steered
+    is_labelled = not has_answers and not is_pair and ("answer" in record or "label" in record)
     is_one: dict[type[Conversation], bool] = {
+        SteeredAnswers: is_steered,
         RatedAnswers: is_rated,
         PreferenceExample: is_pair,
         LabelledExample: is_labelled,
@@ -56,7 +68,11 @@ def parse_record(record: Mapping[str, Any], record_id: str, context: Context) ->
     turns = turn_list(record, "turns", "role", "content")
     draft = Draft(record_id, image_list(record), turns, extras={"metadata": mapping_field(record, "metadata") or {}})
     if is_rated:
-        _take_answers(draft, record)
+        answers = _take_answers(draft, record, set(RatedAnswer.model_fields))
+        draft.ratings = [mapping_field(answer, "attributes") or {} for answer in answers]
+    elif is_steered:
+        answers = _take_answers(draft, record, set(SteeredAnswer.model_fields))
+        draft.fit = [{key: number_field(answer, key) for key in FIT} for answer in answers]
     elif is_pair:
         draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
         draft.extras |= score_fields(record) | {key: number_field(record, key) for key in NUMBERS}
@@ -70,15 +86,20 @@ def parse_record(record: Mapping[str, Any], record_id: str, context: Context) ->
     return draft
 
 
-def _take_answers(draft: Draft, record: Mapping[str, Any]) -> None:
+def _answers(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     answers = record["answers"]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, Mapping) for answer in answers):
         raise malformed("answers", answers, "a list of at least one {text, attributes}")
+    return answers
+
+
+def _take_answers(draft: Draft, record: Mapping[str, Any], known: set[str]) -> list[Mapping[str, Any]]:
+    answers = _answers(record)
     draft.answers = tuple(text_field(answer, "text") for answer in answers)
-    draft.ratings = [mapping_field(answer, "attributes") or {} for answer in answers]
-    unknown = {key for answer in answers for key in answer} - set(RatedAnswer.model_fields)
+    unknown = {key for answer in answers for key in answer} - known
     for key in sorted(map(str, unknown)):
         draft.fault("unknown_key", f"unknown key {key!r} of an answer.", "extras belong in metadata.")
+    return answers
 
 
 def parse_messages(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:

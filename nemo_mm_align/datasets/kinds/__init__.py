@@ -15,12 +15,13 @@ from nemo_mm_align.datasets.kinds.kind import SampleKind
 from nemo_mm_align.datasets.kinds.labelled import LabelledAnswers
 from nemo_mm_align.datasets.kinds.pairs import AttributePairs, Pairs, ScoredPairs
 from nemo_mm_align.datasets.kinds.rated import Candidates
+from nemo_mm_align.datasets.kinds.steered import WeighedAnswers
 from nemo_mm_align.schema.examples import Example, PreferenceExample
 
 ANSWERS, ATTRIBUTED_ANSWERS, RATED_ANSWERS = Answers(), AttributedAnswers(), Candidates()
 PAIRS, ATTRIBUTE_PAIRS, IMAGE_PAIRS, SCORED_PAIRS = Pairs(), AttributePairs(), ImagePairs(), ScoredPairs()
-LABELLED_ANSWERS = LabelledAnswers()
-OF_RECORDS = (ANSWERS, PAIRS, LABELLED_ANSWERS, RATED_ANSWERS)
+LABELLED_ANSWERS, WEIGHED_ANSWERS = LabelledAnswers(), WeighedAnswers()
+OF_RECORDS = (ANSWERS, PAIRS, LABELLED_ANSWERS, RATED_ANSWERS, WEIGHED_ANSWERS)
 """For every record the first one here that takes it is what it is called by."""
 
 
