@@ -34,9 +34,9 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
     seeds = [_seed_answers(run, seed, prompts, task) for seed in run.seeds]
     first = run.seeds[0]
     training: dict[str, TrainingFacts] = {
-        name: facts for name in settings.methods if (facts := _facts(run.seed_folder(first) / name))
+        name: facts for name in settings.methods if (facts := training_facts(run.seed_folder(first) / name))
     }
-    if settings.base == "train" and (facts := _facts(run.out / "base" / "visual")):
+    if settings.base == "train" and (facts := training_facts(run.out / "base" / "visual")):
         training["base"] = facts
     results = summarise(
         seeds,
@@ -75,8 +75,9 @@ def _seed_answers(run: MiniatureRun, seed: int, prompts: Mapping[str, Prompt], t
     )
 
 
-def _facts(folder: Path) -> TrainingFacts | None:
-    facts = read_facts(folder)
+def training_facts(folder: Path) -> TrainingFacts | None:
+    """Return what a run's folder says of its training; None where it holds none."""
+    facts = readtraining_facts(folder)
     if facts is None:
         return None
     metrics = read_metrics(folder / METRICS_FILE)
@@ -101,9 +102,9 @@ def _shown(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _layouts(run: MiniatureRun) -> dict[str, Layout]:
     folder = run.seed_folder(run.seeds[0])
-    found: dict[str, Any] = {name: read_facts(folder / name) for name in run.settings.methods}
+    found: dict[str, Any] = {name: readtraining_facts(folder / name) for name in run.settings.methods}
     if run.settings.base == "train":
-        found |= {f"base_{name}": read_facts(run.out / "base" / name) for name in ("text", "captions", "visual")}
+        found |= {f"base_{name}": readtraining_facts(run.out / "base" / name) for name in ("text", "captions", "visual")}
     layouts = {name: facts["layout"] for name, facts in found.items() if facts}
     for name, path in {"sample": folder / "candidates.jsonl", "generate": run.answers(run.seeds[0], "base")}.items():
         layout = read_layout(path)
