@@ -77,7 +77,7 @@ def _seed_answers(run: MiniatureRun, seed: int, prompts: Mapping[str, Prompt], t
 
 def training_facts(folder: Path) -> TrainingFacts | None:
     """Return what a run's folder says of its training; None where it holds none."""
-    facts = readtraining_facts(folder)
+    facts = read_facts(folder)
     if facts is None:
         return None
     metrics = read_metrics(folder / METRICS_FILE)
@@ -102,9 +102,9 @@ def _shown(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _layouts(run: MiniatureRun) -> dict[str, Layout]:
     folder = run.seed_folder(run.seeds[0])
-    found: dict[str, Any] = {name: readtraining_facts(folder / name) for name in run.settings.methods}
+    found: dict[str, Any] = {name: read_facts(folder / name) for name in run.settings.methods}
     if run.settings.base == "train":
-        found |= {f"base_{name}": readtraining_facts(run.out / "base" / name) for name in ("text", "captions", "visual")}
+        found |= {f"base_{name}": read_facts(run.out / "base" / name) for name in ("text", "captions", "visual")}
     layouts = {name: facts["layout"] for name, facts in found.items() if facts}
     for name, path in {"sample": folder / "candidates.jsonl", "generate": run.answers(run.seeds[0], "base")}.items():
         layout = read_layout(path)

@@ -9,7 +9,8 @@ from nemo_mm_align.core.atomic import write_text
 from nemo_mm_align.evaluation.markdown import escape, join
 from nemo_mm_align.evaluation.results import BASE
 from nemo_mm_align.miniature.study import plots, tables
-from nemo_mm_align.miniature.study.compare import Cells, Figure
+from nemo_mm_align.miniature.study.compare import Cells
+from nemo_mm_align.miniature.study.measure import SCORE
 from nemo_mm_align.miniature.study.outcome import Front, StudyResults, collect, figures_for, results_of
 from nemo_mm_align.miniature.study.study import Study
 
@@ -49,7 +50,10 @@ def _parts(study: Study, results: StudyResults, cells: Cells) -> Iterator[str]:
 def _basis(study: Study, results: StudyResults, cells: Cells) -> str:
     settings, world = study.settings, study.run.settings
     asked = world.world.heldout if world.evaluate_on == "heldout" else world.world.dev
-    prompts = f"{asked.easyvqa + asked.charts} prompts with images or so, {asked.text} text instructions ({world.evaluate_on})"
+    prompts = (
+        f"prompts of the {world.evaluate_on} split: those about {asked.easyvqa} images of easy-VQA and {asked.charts} charts, "
+        f"{asked.text} text instructions"
+    )
     before = [cell.text_before_visual_tuning for of_one in cells.values() for cell in of_one.values()]
     known = [value for value in before if value is not None]
     text = f" Before it saw images the base followed {known[0]:.2f} of them." if known else ""
@@ -105,13 +109,8 @@ def _paper(study: Study, results: StudyResults) -> Iterator[str]:
 def _base_score(results: StudyResults) -> float | None:
     for group in results.groups.values():
         if BASE in group.variants:
-            return group.variants[BASE].figures[figure_name()].mean
+            return group.variants[BASE].figures[SCORE].mean
     return None
-
-
-def figure_name() -> str:
-    """Return the name of the figure that variants are compared by."""
-    return tables.QUALITY[0]
 
 
 def _write_plots(study: Study, results: StudyResults, cells: Cells) -> None:
@@ -123,6 +122,3 @@ def _write_plots(study: Study, results: StudyResults, cells: Cells) -> None:
     plots.plot_levels(folder / "levels.svg", cells, base, colours)
     if results.front:
         plots.plot_front(folder / "front.svg", results.front, colours)
-
-
-__all__ = ["Figure", "write_report"]

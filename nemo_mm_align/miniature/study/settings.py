@@ -105,8 +105,7 @@ class StudySettings(StrictModel):
     parallel: Count
     report: Literal["end", "only"]
     keep: StrictBool
-    size: str
-    sizes: dict[str, Size]
+    size: Size
     first_seed: Natural
     seeds: dict[str, Count]
     against: dict[str, tuple[str, ...]]
@@ -117,7 +116,6 @@ class StudySettings(StrictModel):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> StudySettings:
-        _check("size", [self.size], self.sizes)
         _check("groups", self.groups or (), self.seeds)
         _check("only", self.only or (), self.variants)
         _check("curves", [*self.curves], self.seeds)
@@ -190,7 +188,7 @@ def _check(key: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
 
 def miniature_settings(study: StudySettings) -> MiniatureSettings:
     """Return the settings of the miniature that the study stands on: conf/miniature.yaml with the study's overrides."""
-    words = [*study.miniature, *study.sizes[study.size].miniature, f"first_seed={study.first_seed}", "methods=[]"]
+    words = [*study.miniature, *study.size.miniature, f"first_seed={study.first_seed}", "methods=[]"]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):
         values: Any = OmegaConf.to_container(compose("miniature", words), resolve=True)

@@ -121,8 +121,7 @@ class Study:
         like = variant.like or self.settings.recipe_of(cell.variant) or ""
         if kind == "build":
             return _last_of_each([*own.build.get(like, ()), *variant.build])
-        size = self.settings.sizes[self.settings.size].train
-        return _last_of_each([*own.train["all"], *own.train.get(like, ()), *variant.train, *size])
+        return _last_of_each([*own.train["all"], *own.train.get(like, ()), *variant.train, *self.settings.size.train])
 
     def method(self, cell: Cell) -> str:
         """Return the build method of a cell that trains."""
