@@ -19,7 +19,7 @@ from nemo_mm_align.miniature.study.figures import CellFigures, Offer, Spent, rea
 from nemo_mm_align.miniature.study.hypervolume import Point, hypervolume, pareto_front
 from nemo_mm_align.miniature.study.jobs import jobs_of, ready, steps_of
 from nemo_mm_align.miniature.study.measure import Measuring, offer_of, unsteered_offer
-from nemo_mm_align.miniature.study.outcome import curves_of, front_of
+from nemo_mm_align.miniature.study.outcome import curves_of, front_of, pairs_in
 from nemo_mm_align.miniature.study.progress import Progress
 from nemo_mm_align.miniature.study.settings import PaperCurve, StudySettings
 from nemo_mm_align.miniature.study.steps import StudySteps
@@ -73,7 +73,9 @@ def test_hypervolume_is_the_staircase_below_the_front() -> None:
 
 
 def test_differences_are_paired_by_seed_and_corrected() -> None:
-    assert paired_p_value([1.0, 2.0, 3.0]) == pytest.approx(0.0742, abs=1e-4)  # t = 2 / (1 / sqrt 3), 2 degrees of freedom
+    assert paired_p_value([1.0, 2.0, 3.0]) == pytest.approx(
+        0.0742, abs=1e-4
+    )  # t = 2 / (1 / sqrt 3), 2 degrees of freedom
     assert (paired_p_value([1.0]), paired_p_value([0.0, 0.0]), paired_p_value([1.0, 1.0])) == (None, 1.0, 0.0)
     cells = {
         "base": {1: figures("base", 1, 9.0), 2: figures("base", 2, 9.0), 3: figures("base", 3, 9.0)},
@@ -105,7 +107,9 @@ def test_a_cell_is_run_where_no_figures_of_its_settings_stand(tmp_path: Path) ->
 
 
 def test_what_cells_share_is_done_once_and_first(tmp_path: Path) -> None:
-    study = study_of(tmp_path, "only=[dpo,attribute_dpo,steerlm]", *(f"seeds.{name}=1" for name in ("main", "losses", "ablations")))
+    study = study_of(
+        tmp_path, "only=[dpo,attribute_dpo,steerlm]", *(f"seeds.{name}=1" for name in ("main", "losses", "ablations"))
+    )
     jobs = jobs_of(study)
     begun: list[list[str]] = []
     done: set[str] = set()
@@ -153,7 +157,9 @@ def test_a_damaged_file_of_figures_is_named(tmp_path: Path) -> None:
     path = study.figures(cell)
     assert path == tmp_path / "figures/main/dpo/seed_11.json"
     path.write_text(path.read_text()[:100])
-    with pytest.raises(UserError, match=r"seed_11.json: these are no figures of a cell .*Fetch the file again, or remove it"):
+    with pytest.raises(
+        UserError, match=r"seed_11.json: these are no figures of a cell .*Fetch the file again, or remove it"
+    ):
         study.unfinished()
     path.write_text('{"format": 2}')
     with pytest.raises(UserError, match="seed_11.json: these are no figures of a cell"):
@@ -177,7 +183,9 @@ def test_what_cannot_be_studied_is_named(tmp_path: Path, words: Sequence[str], m
 
 
 def test_a_new_line_takes_what_it_is_like_and_the_last_word_stands(tmp_path: Path) -> None:
-    entry = "+variants.mine={groups:[losses],recipe:ipo,like:dpo,train:['trainer.max_steps=7'],build:['method.margin=4']}"
+    entry = (
+        "+variants.mine={groups:[losses],recipe:ipo,like:dpo,train:['trainer.max_steps=7'],build:['method.margin=4']}"
+    )
     study = study_of(tmp_path, "only=[mine,dpo]", entry)
     mine, dpo = Cell("mine", 11), Cell("dpo", 11)
     assert study.words(mine, "train") == [
@@ -234,10 +242,26 @@ def test_curves_and_front_of_cells(tmp_path: Path) -> None:
     ]
     front = front_of(cells)
     assert front is not None and front.hypervolume == front.points["dpo"].alone == 1.0
-    assert front.points["dpo"].lost == 0.5 and front.points["dpo_25"].alone == 0.5 and not front.points["dpo_25"].on_front
+    assert (
+        front.points["dpo"].lost == 0.5 and front.points["dpo_25"].alone == 0.5 and not front.points["dpo_25"].on_front
+    )
     theirs = PaperCurve(measure="MT-Bench", of="dpo", base=5.99, points=((0.25, 6.39), (1.0, 6.73)))
     text = paper_curve_table(theirs, curves, 9.0, 1.0)
     assert "6.39: -5.1 % (0.54 of the gain) | 10.00: -9.1 % (0.50 of the gain)" in text
+
+
+def test_who_is_compared_with_whom(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    main = pairs_in(study, "main")
+    assert [pair for pair in main if pair[0] in ("base", "sft", "dpo", "steerlm")] == [
+        ("sft", "base"),
+        ("sft", "dpo"),
+        ("sft", "steerlm"),
+        ("steerlm", "base"),
+        ("steerlm", "dpo"),
+        ("dpo", "base"),
+    ]
+    assert pairs_in(study, "data")[0] == ("dpo_25", "dpo")
 
 
 def test_what_is_left_is_estimated_by_kind(tmp_path: Path) -> None:

@@ -108,9 +108,7 @@ def paired_p_value(differences: Sequence[float]) -> float | None:
     return float(2 * stdtr(len(differences) - 1, -abs(mean) / (deviation / math.sqrt(len(differences)))))
 
 
-def differences_of(
-    cells: Cells, pairs: Iterable[tuple[str, str]], figures: Sequence[Figure]
-) -> list[Difference]:
+def differences_of(cells: Cells, pairs: Iterable[tuple[str, str]], figures: Sequence[Figure]) -> list[Difference]:
     """Return the differences of pairs of variants, those of each figure corrected for their number."""
     pairs, found = list(pairs), list[Difference]()
     for figure in (one for one in figures if one.compared):
@@ -142,6 +140,8 @@ def _corrected(family: Sequence[Difference]) -> list[Difference]:
     known = {place: one.p_value for place, one in enumerate(family) if one.p_value is not None}
     corrected = holm(known)
     return [
-        one.model_copy(update={"p_corrected": corrected[place], "comparisons": len(known)}) if place in corrected else one
+        one.model_copy(update={"p_corrected": corrected[place], "comparisons": len(known)})
+        if place in corrected
+        else one
         for place, one in enumerate(family)
     ]

@@ -136,13 +136,13 @@ def _costs() -> list[Figure]:
 
 
 def pairs_in(study: Study, group: str) -> list[tuple[str, str]]:
-    """Return which variants of a group are compared with which."""
+    """Return which variants of a group are compared with which; those that others are compared with, with the ones before."""
+    against = study.settings.against.get(group, ())
     found = []
     for name in study.settings.names_in(group):
         of = study.settings.variants[name].of
-        for other in dict.fromkeys((*study.settings.against.get(group, ()), *((of,) if of else ()))):
-            if other != name and (other, name) not in found:
-                found.append((name, other))
+        others = against[: against.index(name)] if name in against else against
+        found += [(name, other) for other in dict.fromkeys((*others, *((of,) if of else ()))) if other != name]
     return found
 
 

@@ -59,7 +59,9 @@ def plot_levels(
     path: Path, cells: Mapping[str, Mapping[int, CellFigures]], base: float | None, colours: Mapping[str, str]
 ) -> None:
     """Score at every value asked, a panel per attribute, means over seeds."""
-    attributes = list(dict.fromkeys(name for of_one in cells.values() for cell in of_one.values() for name in cell.steering))
+    attributes = list(
+        dict.fromkeys(name for of_one in cells.values() for cell in of_one.values() for name in cell.steering)
+    )
     if not attributes:
         return
     with matplotlib.rc_context(STYLE):
@@ -70,7 +72,9 @@ def plot_levels(
                 swept = [cell.steering[attribute].levels for cell in of_one.values() if attribute in cell.steering]
                 if swept:
                     scores = np.mean([[level.score for level in levels] for levels in swept], axis=0)
-                    axes.plot([level.asked for level in swept[0]], scores, marker="o", color=colours.get(name), label=name)
+                    axes.plot(
+                        [level.asked for level in swept[0]], scores, marker="o", color=colours.get(name), label=name
+                    )
             if base is not None:
                 axes.axhline(base, color=GUIDE, linestyle="--", label=BASE)
             axes.set(title=attribute, xlabel="asked")

@@ -30,7 +30,9 @@ class Slice:
         progress: is told what begins and ends.
     """
 
-    def __init__(self, out: Path, jobs: Mapping[str, Job], parallel: int, seconds: float | None, progress: Progress) -> None:
+    def __init__(
+        self, out: Path, jobs: Mapping[str, Job], parallel: int, seconds: float | None, progress: Progress
+    ) -> None:
         self.out, self.jobs, self.parallel, self.progress = out, jobs, parallel, progress
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
         self._running: dict[str, subprocess.Popen[bytes]] = {}

@@ -141,7 +141,9 @@ class StudySettings(StrictModel):
         if recipe not in all_recipes():
             raise UserError(f"variants.{name}: no recipe is called {recipe!r}.{suggestion(recipe, all_recipes())}")
         if all_recipes()[recipe].rates:
-            raise UserError(f"variants.{name}: {recipe} makes a model that rates answers; the study asks its models for some.")
+            raise UserError(
+                f"variants.{name}: {recipe} makes a model that rates answers; the study asks its models for some."
+            )
         return recipe
 
     def start_of(self, name: str) -> str | None:

@@ -82,7 +82,9 @@ class Study:
             return {"": []}
         brief = self.run.settings.brief
         asked = {"": ["ask_defaults=true"], UNASKED.strip("_"): []}
-        return asked | ({BRIEF.strip("_"): [f"attributes.{name}={value:g}" for name, value in brief.items()]} if brief else {})
+        return asked | (
+            {BRIEF.strip("_"): [f"attributes.{name}={value:g}" for name, value in brief.items()]} if brief else {}
+        )
 
     def folder(self, cell: Cell) -> Path:
         """Everything heavy of a cell."""

@@ -11,7 +11,15 @@ from nemo_mm_align.miniature.study.outcome import CurvePoint, Front, GroupResult
 from nemo_mm_align.miniature.study.settings import Paper, PaperCurve
 from nemo_mm_align.reporting.tables import Cell, measured, number
 
-QUALITY = ("score", "correctness", "hallucination", "yes_no_accuracy", "text_score", "length_words", "length_controlled")
+QUALITY = (
+    "score",
+    "correctness",
+    "hallucination",
+    "yes_no_accuracy",
+    "text_score",
+    "length_words",
+    "length_controlled",
+)
 _MORE = ("score_unasked", "text_score_unasked", "score_brief", "cross_talk", "lowest", "offer.quality", "offer.error")
 
 
