@@ -14,6 +14,9 @@ from omegaconf import OmegaConf
 from nemo_mm_align.cli.command import with_own_groups
 from nemo_mm_align.core.configuration import read
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.datasets.build_settings import BuildSettings
+from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.miniature.steps import StepRunner
 from nemo_mm_align.miniature.study.compare import Figure, differences_of, paired_p_value, summary_of
 from nemo_mm_align.miniature.study.figures import CellFigures, Offer, Spent, read_figures, write_figures
 from nemo_mm_align.miniature.study.hypervolume import Point, hypervolume, pareto_front
@@ -25,8 +28,7 @@ from nemo_mm_align.miniature.study.settings import PaperCurve, StudySettings
 from nemo_mm_align.miniature.study.steps import StudySteps
 from nemo_mm_align.miniature.study.study import Cell, Study
 from nemo_mm_align.miniature.study.tables import paper_curve_table
-from nemo_mm_align.miniature.steps import StepRunner
-from nemo_mm_align.evaluation.answers import ScoredAnswer
+from nemo_mm_align.recipes.registry import find_recipe
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -205,9 +207,11 @@ def test_every_shipped_variant_can_be_built_and_trained(tmp_path: Path) -> None:
             continue
         with initialize_config_dir(str(CONF), version_base=None):
             train = [f"recipe={study.settings.recipe_of(name)}", "model=mini", *study.words(cell, "train")]
-            assert compose("train", train).recipe.name == study.settings.recipe_of(name)
+            section = OmegaConf.to_container(compose("train", train).recipe)
+            assert read(find_recipe(study.settings.recipe_of(name) or "").objective, section, "recipe")
             build = [f"method={study.method(cell)}", "annotations=a", "out=b", *study.words(cell, "build")]
-            assert compose("build", build).method.name == study.method(cell)
+            settings = read(BuildSettings, OmegaConf.to_container(compose("build", build).method), "method")
+            assert settings.name == study.method(cell)
 
 
 def answer(prompt: str, verbosity: float, asked: dict[str, float] | None = None, quality: float = 4) -> ScoredAnswer:

@@ -14,7 +14,6 @@ from nemo_mm_align.miniature.study.study import Cell, Study
 from nemo_mm_align.miniature.task import MiniatureTask
 from nemo_mm_align.schema.attributes import AttributeSchema
 
-
 Value = Callable[[CellFigures], float | None]
 
 

@@ -1,7 +1,7 @@
 """A study on disk: what its cells are made of, by which hash they are known, and where everything lies.
 
 OUT/world, OUT/base               as of the miniature; the base's answers to the held-out prompts
-OUT/seed_N/                       what the cells of a seed share: the base's judged answers, and those of models that others start from
+OUT/seed_N/                       what the cells of a seed share: judged answers of the base and of models that others start from
 OUT/cells/VARIANT/seed_N/         training set, run and answers of a cell, until its figures stand
 OUT/figures/GROUP/VARIANT/        figures, one file a cell
 OUT/logs, OUT/done                of every step
@@ -21,7 +21,7 @@ import yaml
 
 from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.core.repository import CONF
-from nemo_mm_align.evaluation.results import BASE, BRIEF, UNASKED
+from nemo_mm_align.evaluation.results import BRIEF, UNASKED
 from nemo_mm_align.miniature.base_steps import digest
 from nemo_mm_align.miniature.folders import SHIPPED_BASE, MiniatureRun
 from nemo_mm_align.miniature.oracle import RULES
