@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.hashing import hash_json
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.evaluation.results import BRIEF, UNASKED
@@ -164,15 +165,23 @@ class Study:
         return [cell for cell in self.cells if self.finished(cell) is None]
 
     def tidy(self) -> None:
-        """Remove what is heavy of finished cells, unless an unfinished one starts from it or everything is kept."""
+        """Remove what is heavy of finished cells, unless an unfinished one starts from it, selected or not, or all is kept."""
         if self.settings.keep:
             return
-        waiting = self.unfinished()
-        needed = {*waiting, *(start for cell in waiting if (start := self.start_of(cell)))}
-        starts = [start for cell in self.cells if (start := self.start_of(cell))]
-        for cell in [*self.cells, *starts]:
+        after = [(cell, start) for cell in self._known_cells() if (start := self.start_of(cell))]
+        needed = {*self.unfinished(), *(start for cell, start in after if self.finished(cell) is None)}
+        for cell in dict.fromkeys([*self.cells, *(start for _, start in after)]):
             if cell not in needed:
                 shutil.rmtree(self.folder(cell), ignore_errors=True)
+
+    def _known_cells(self) -> Iterator[Cell]:
+        """Every cell of the settings whose recipe there is; what is not asked for now may be later."""
+        for name in self.settings.variants:
+            try:
+                self.settings.start_of(name)
+            except UserError:
+                continue
+            yield from (Cell(name, seed) for seed in self.settings.seeds_of(name))
 
 
 def _last_of_each(words: Sequence[str]) -> list[str]:
@@ -188,11 +197,3 @@ def _defaults(group: str, name: str) -> Mapping[str, Any]:
     """The values of an option in conf/, by which a change of a default is noticed."""
     values: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return values
-
-
-def groups_with_cells(study: Study) -> Iterator[tuple[str, list[str]]]:
-    """Yield the groups that are asked for, in order, with their variants."""
-    named = {cell.variant for cell in study.cells}
-    for group in study.settings.seeds:
-        if names := [name for name in study.settings.names_in(group) if name in named]:
-            yield group, names
