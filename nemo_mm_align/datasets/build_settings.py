@@ -74,6 +74,8 @@ class BuildSettings(StrictModel):
         strict: pairs: the difference must be greater than `margin`; a difference of exactly `margin` is not enough.
         max_pairs: all_pairs: at most so many pairs of a prompt, drawn at random; None for all.
         label_noise: pairs: share of pairs whose chosen and rejected are swapped (an ablation).
+        rating_noise: share of prompts whose candidates get each other's ratings before anything is chosen by them, the best the
+            worst one's (an ablation of whatever learns of ratings).
         length_bias: pairs: warn where the longer answer is chosen, or rejected, in more than this share of pairs.
         fraction: share of the examples that is kept, drawn by `seed`; a smaller share lies inside a larger one.
         repeats: attribute_model: files of further annotations of the same prompts and candidates, which are averaged.
@@ -110,6 +112,7 @@ class BuildSettings(StrictModel):
     strict: bool = False
     max_pairs: int | None = Field(default=None, ge=1)
     label_noise: float = Field(default=0, ge=0, le=1)
+    rating_noise: Share = 0.0
     length_bias: float = Field(default=0.6, ge=0.5, le=1)
     fraction: float = Field(default=1, gt=0, le=1)
     repeats: tuple[Path, ...] = ()

@@ -131,6 +131,19 @@ def test_noise_is_a_share_of_what_is_kept(helpsteer):
     assert set(summary.flipped) <= {example.id for example in examples}
 
 
+def test_wrong_ratings_of_an_exact_share_of_the_prompts_lead_every_method_astray(helpsteer):
+    settings = {"rating_noise": 0.25, "seed": 7}
+    clean, _ = build(BuildSettings(name="best_worst", seed=7), many(helpsteer), helpsteer)
+    pairs, _ = build(BuildSettings(name="best_worst", **settings), many(helpsteer), helpsteer)
+    wrong = {after.id for before, after in zip(clean, pairs, strict=True) if after.chosen == before.rejected}
+    assert len(wrong) == 10 and {pair.id for pair in pairs if pair not in clean} == wrong
+    answers, _ = build(BuildSettings(name="rejection", **settings), many(helpsteer), helpsteer)
+    taken = {answer.id for answer in answers if answer.turns[-1].content != clean[0].chosen}
+    assert taken == wrong, "the same prompts, whatever the method"
+    more, _ = build(BuildSettings(name="best_worst", rating_noise=0.5, seed=7), many(helpsteer), helpsteer)
+    assert wrong < {pair.id for pair in more if pair not in clean}
+
+
 def test_length_bias_is_warned_of(helpsteer):
     _, summary = build(BuildSettings(name="best_worst"), many(helpsteer), helpsteer)
     (warning,) = summary.warnings

@@ -156,6 +156,7 @@ def test_the_script_writes_records_whose_images_resolve(repository, tmp_path, he
     summary = json.loads((tmp_path / "rejection.jsonl.summary.json").read_text())
     assert (summary["prompts"], summary["candidates"], summary["kept"]) == (3, 6, 3)
     settings = {"name": "rejection", "threshold": None, "drop_truncated": True, "fraction": 1.0, "seed": 1234}
+    settings |= {"rating_noise": 0.0}
     assert summary["settings"] == settings | {"format": "records"}
     assert summary["answers"]["answer"]["score"] | {"deviation": 0} == {
         "count": 3, "mean": 12, "deviation": 0, "minimum": 12, "maximum": 12, "bins": {"12": 3},

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_mm_align.cli.command import with_own_groups
 from nemo_mm_align.cli.entry_point import describe
 from nemo_mm_align.core.repository import CONF, ROOT
 from nemo_mm_align.inference.settings import register_open_attributes
@@ -55,7 +56,8 @@ def composed(name: str, folder: Path) -> DictConfig:
     register_open_attributes()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):
-        return compose(name.split()[0], calls(folder)[name])
+        script = name.split()[0]
+        return compose(script, with_own_groups(calls(folder)[name], CONF, script))
 
 
 def refusal(name: str, config: DictConfig) -> str:
