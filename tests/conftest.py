@@ -4,6 +4,7 @@ import importlib.util
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,6 +35,7 @@ if str(REPOSITORY) not in sys.path:
 import pytest  # noqa: E402
 
 from nemo_mm_align.schema.attributes import AttributeSchema  # noqa: E402
+from tests.forking import fork_server  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,6 +53,27 @@ def missing(what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} (a failure because CI=true)")
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def forking_python() -> Iterator[str]:
+    """What stands in for Python and spares its processes their imports."""
+    with fork_server() as python:
+        yield python
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_commands(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Commands of modules that start many begin as forks, see `tests/forking.py`; `real_processes` keeps Python itself."""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if not marks & {"e2e", "parallel"} or "real_processes" in marks:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        python = request.getfixturevalue("forking_python")
+        patch.setattr(sys, "executable", python)
+        patch.setenv("PYTHON_EXEC", python)
+        yield
 
 
 @pytest.fixture(scope="session")
