@@ -35,7 +35,7 @@ if str(REPOSITORY) not in sys.path:
 import pytest  # noqa: E402
 
 from nemo_mm_align.schema.attributes import AttributeSchema  # noqa: E402
-from tests.forking import fork_server  # noqa: E402
+from tests.forking import FORKED, fork_server  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,15 +64,12 @@ def forking_python() -> Iterator[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def forked_commands(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Commands of modules that start many begin as forks, see `tests/forking.py`; `real_processes` keeps Python itself."""
-    marks = {mark.name for mark in request.node.iter_markers()}
-    if not marks & {"e2e", "parallel"} or "real_processes" in marks:
+    """Commands of the modules in `FORKED` begin as forks, see `tests/forking.py`."""
+    if request.path.relative_to(REPOSITORY / "tests").as_posix() not in FORKED:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        python = request.getfixturevalue("forking_python")
-        patch.setattr(sys, "executable", python)
-        patch.setenv("PYTHON_EXEC", python)
+        patch.setattr(sys, "executable", request.getfixturevalue("forking_python"))
         yield
 
 

@@ -1,9 +1,9 @@
 """Have the commands that tests start begin as forks of a process that has the large packages imported; see `fork_server.py`.
 
-A module of tests marked ``e2e`` or ``parallel`` has `sys.executable` changed for its time, which commands hand on to what they
-start. ``pytestmark = pytest.mark.real_processes`` keeps Python itself, for tests of what is started, killed or measured;
-`REAL_PYTHON` is for one command. Calls with ``-c``, other modules, inherited files or variables that imports look at
-(`FOREIGN`) are Python's own anyway.
+A module of tests in `FORKED` has `sys.executable` changed for its time, in the commands as well, so that torchrun's ranks and
+what a command starts are forks too. Modules about how processes start, die, or use memory are not among them, and
+`REAL_PYTHON` is for one command. Calls with ``-c``, modules outside of `SERVED`, inherited files, and other values of variables
+that imports look at (`FOREIGN`) are Python's own anyway.
 """
 
 from __future__ import annotations
@@ -23,8 +23,24 @@ FOREIGN = (
     *("HF_", "TRANSFORMERS_", "TOKENIZERS_", "LD_", "MALLOC_", "LANG", "LC_", "TZ", "HOME", "XDG_", "MPL", "NVIDIA_"),
 )
 """How the names of variables begin that packages read while they are imported."""
-PASSED = ("PYTHONPATH", "PYTHON", "PYTHON_EXEC", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES")
-"""Those among them that they do not read then, or that the server sets itself."""
+PASSED = ("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES")
+"""Those among them that they do not read then."""
+FORKED = {
+    "e2e/test_experiments.py",
+    "e2e/test_evaluate_every_task.py",
+    "golden/test_losses.py",
+    "golden/test_miniature.py",
+    "parallel/test_conditioned.py",
+    "parallel/test_decoding.py",
+    "parallel/test_own_recipe.py",
+    "parallel/test_parity.py",
+    "parallel/test_attribute_model.py",
+    "parallel/test_every_recipe.py",
+    "e2e/test_convert.py",
+    "e2e/test_evaluate_tasks.py",
+    "parallel/test_validation.py",
+}
+"""Modules whose commands are forked, below ``tests``."""
 SERVED = ("torch.distributed.run", "nemo_mm_align.", "tests.")
 """Modules that may be started."""
 
