@@ -1,6 +1,6 @@
 """Stands in for Python: asks the fork server beside it to run its words, or becomes Python itself where a fork would differ.
 
-Started by a line ``#!PYTHON -IS`` that `tests/forking.py` puts before it, with FOREIGN, SERVED, PATHS and PYTHON of the server.
+Started by a line ``#!PYTHON -IS`` that `tests/forking.py` puts before it, beside what it has to know of the server.
 """
 
 import array
@@ -12,28 +12,32 @@ import signal
 import socket
 import sys
 
+with open(os.path.join(os.path.dirname(sys.argv[0]), "known.json")) as file:
+    KNOWN = json.load(file)
+PYTHON = KNOWN["PYTHON"]
 words = sys.argv[1:]
 environment = dict(os.environ)
 
 
 def state_of_imports(values):
     """What modules may look at while they are imported; torchrun's own variables say nothing to them."""
-    names = [name for name in values if name.startswith(FOREIGN) and name not in PASSED]
+    names = [name for name in values if name.startswith(tuple(KNOWN["FOREIGN"])) and name not in KNOWN["PASSED"]]
     return {name: values[name] for name in names if not name.startswith("TORCHELASTIC_")}
 
 
 def same_start():
     """Whether a fork is what Python would be: a file or a known module, the same variables at import, three streams."""
     target = words[1:] if words[:1] == ["-u"] else words
-    known = target[:1] and (target[0].endswith(".py") or (target[0] == "-m" and target[1:] and target[1].startswith(SERVED)))
+    is_module = target[:1] == ["-m"] and target[1:] and target[1].startswith(tuple(KNOWN["SERVED"]))
+    known = target[:1] and (target[0].endswith(".py") or is_module)
     path = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     others = [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2]
     inherited = [number for number in others if is_open(number) and os.get_inheritable(number)]
     return (
         known
         and not inherited
-        and all(entry in PATHS for entry in path)
-        and state_of_imports(environment) == state_of_imports(SERVER)
+        and all(entry in KNOWN["PATHS"] for entry in path)
+        and state_of_imports(environment) == state_of_imports(KNOWN["SERVER"])
         and all(map(is_open, range(3)))
     )
 
@@ -74,7 +78,7 @@ FORWARDED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 def main():
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(SOCKET)
+        connection.connect(KNOWN["SOCKET"])
     except OSError:
         os.execv(PYTHON, [PYTHON, *words])
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)

@@ -8,6 +8,7 @@ that imports look at (`FOREIGN`) are Python's own anyway.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,19 +27,13 @@ FOREIGN = (
 PASSED = ("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES")
 """Those among them that they do not read then."""
 FORKED = {
-    "e2e/test_experiments.py",
     "e2e/test_evaluate_every_task.py",
+    "e2e/test_experiments.py",
     "golden/test_losses.py",
     "golden/test_miniature.py",
-    "parallel/test_conditioned.py",
     "parallel/test_decoding.py",
-    "parallel/test_own_recipe.py",
+    "parallel/test_forking.py",
     "parallel/test_parity.py",
-    "parallel/test_attribute_model.py",
-    "parallel/test_every_recipe.py",
-    "e2e/test_convert.py",
-    "e2e/test_evaluate_tasks.py",
-    "parallel/test_validation.py",
 }
 """Modules whose commands are forked, below ``tests``."""
 SERVED = ("torch.distributed.run", "nemo_mm_align.", "tests.")
@@ -74,8 +69,9 @@ def write_client(folder: Path) -> Path:
         "PATHS": (str(FOLDER.parent), *entries),
         "SERVER": dict(os.environ),
     }
-    lines = [f"#!{REAL_PYTHON} -IS", *(f"{name} = {value!r}" for name, value in known.items())]
+    (folder / "known.json").write_text(json.dumps(known), encoding="utf-8")
     path = folder / "python"
-    path.write_text("\n".join(lines) + "\n" + (FOLDER / "fork_client.py").read_text(encoding="utf-8"), encoding="utf-8")
+    program = (FOLDER / "fork_client.py").read_text(encoding="utf-8")
+    path.write_text(f"#!{REAL_PYTHON} -IS\n{program}", encoding="utf-8")
     path.chmod(0o755)
     return path
