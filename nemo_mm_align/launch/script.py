@@ -49,14 +49,13 @@ def skip_lines(job: Job) -> list[str]:
     """Return what ends a job of a launch in rounds that has nothing to do: well, so that what depends on it goes on."""
     lines: list[str] = []
     if job.rounds.stops:
+        lines.append("# The rounds may have ended before: then there is nothing to do here.")
+    for path in job.rounds.stops:
         lines += [
-            "# The rounds may have ended before: then there is nothing to do here.",
-            f"for ended in {' '.join(map(quote, job.rounds.stops))}; do",
-            '    if [ -e "$ended" ]; then',
-            f'        echo "{job.title}: nothing to do: $(head -n 1 "$ended")"',
-            "        exit 0",
-            "    fi",
-            "done",
+            f"if [ -e {quote(path)} ]; then",
+            f'    echo "{job.title}: nothing to do: $(head -n 1 {quote(path)})"',
+            "    exit 0",
+            "fi",
         ]
     if job.rounds.made_of is not None:
         made, source = map(quote, job.rounds.made_of)

@@ -109,7 +109,7 @@ def run_step(values: Mapping[str, Any]) -> None:
     """
     results = Path(str(values["results"]))
     schema = read(AttributeSchema, values["attribute_schema"], "attribute_schema")
-    steps: dict[str, tuple[type[StrictModel], Callable[[Any], None]]] = {
+    steps: dict[str, tuple[type[StrictModel], Callable[[Any], object]]] = {
         "share": (ShareSettings, lambda found: share(found, results)),
         "gather": (GatherSettings, gather),
         "review": (ReviewSettings, lambda found: review(found, results, schema)),
