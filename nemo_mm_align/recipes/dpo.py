@@ -1,33 +1,15 @@
-"""Direct preference optimisation (Rafailov et al., arXiv 2305.18290)."""
+"""Direct preference optimisation (Rafailov et al., arXiv 2305.18290), and by ``loss_type`` its relatives, alone or together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from nemo_mm_align.datasets.kinds import PAIRS
-from nemo_mm_align.objectives.preference import PairLogRatios, Preference
+from nemo_mm_align.objectives.loss_menu import NamedLosses
 from nemo_mm_align.recipes.spec import RecipeSpec
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-@dataclass(frozen=True)
-class DirectPreference(Preference):
-    """-log sigmoid(beta * (log ratio of chosen - log ratio of rejected)), on summed log-probs (equation 7)."""
-
-    def pair_losses(self, ratios: PairLogRatios) -> Tensor:
-        """Return the loss of each pair, [P]."""
-        import torch.nn.functional as F
-
-        return -F.logsigmoid(self.beta * ratios.chosen_P - self.beta * ratios.rejected_P)
-
 
 RECIPE = RecipeSpec(
     name="dpo",
     label="DPO",
-    objective=DirectPreference,
+    objective=NamedLosses,
     samples=PAIRS,
     build_method="preference",
     data="preference pairs",
