@@ -264,7 +264,9 @@ class Rounds:
     def _base_answers(self, config: DictConfig, start: Mapping[str, Any]) -> Job:
         changed = deepcopy(config)
         with open_dict(changed):
-            _set(changed.generate, {**start, "out": str(self._answers_of_base)})
+            _set(changed.generate, {"checkpoint": start.get("checkpoint"), "out": str(self._answers_of_base)})
+            template = {key: value for key, value in start.items() if key != "checkpoint"}
+            changed.generate.overrides = [*overrides_of(template), *changed.generate.overrides]
         (job,) = make_jobs(self.settings.model_copy(update={"stages": ["generate"]}), changed, trained=True)
         return replace(job, name=f"{job.name}_{BASE}")
 

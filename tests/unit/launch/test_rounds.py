@@ -36,7 +36,7 @@ Launch = tuple[LaunchSettings, dict[str, Job]]
 @functools.cache
 def launched() -> Launch:
     """Adapters, shares of the prompts, both rules."""
-    return rounds_of("rounds.count=2", "rounds.least_gain=0.1", *COSTS)
+    return rounds_of("rounds.count=2", "rounds.least_gain=0.1", "train.template.system='Be kind.'", *COSTS)
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ def test_a_round_works_in_its_folder_with_the_model_before(adapters: Launch) -> 
 def test_the_stages_after_the_rounds_take_the_last_good_model(adapters: Launch) -> None:
     _, jobs = adapters
     assert value(jobs["generate"], "checkpoint", "out") == [f"{RUN}/model", f"{RUN}/answers.jsonl"]
-    assert value(jobs["generate_base"], "checkpoint", "template.name") == ["/shared/llava", "vicuna_v1"]
+    template = "template.name", "template.system"
+    assert value(jobs["generate_base"], "checkpoint", *template) == ["/shared/llava", "vicuna_v1", "Be kind."]
     answers = {"base": f"{RUN}/answers_base.jsonl", "dpo": f"{RUN}/answers.jsonl"}
     assert jobs["evaluate"].composed.get("answers") == answers and not jobs["evaluate"].rounds.stops
 
