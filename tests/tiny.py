@@ -54,7 +54,10 @@ def sentence(source: random.Random, words: int) -> str:
 
 
 def training_data(folder: Path, kind: str, count: int = 12, seed: int = 0) -> Path:
-    """Write `count` records of ``sft``, ``steerlm`` or ``preference`` with images; every third is text alone."""
+    """Write `count` records of ``sft``, ``steerlm``, ``preference`` or ``labelled`` with images; every third is text alone.
+
+    Every second labelled answer is undesirable.
+    """
     source = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -66,7 +69,9 @@ def training_data(folder: Path, kind: str, count: int = 12, seed: int = 0) -> Pa
         question = ("<image>\n" if image else "") + f"{sentence(source, 3 + index % 4)}?"
         record = {"id": f"r{index}", "images": [f"{index}.png"] if image else []}
         turns = [{"role": "user", "content": question}]
-        if kind == "preference":
+        if kind == "labelled":
+            record |= {"turns": turns, "answer": sentence(source, 2 + index % 6), "label": index % 2 == 0}
+        elif kind == "preference":
             record |= {"turns": turns, "chosen": sentence(source, 3 + index % 5), "rejected": sentence(source, 9)}
         else:
             record["turns"] = [*turns, {"role": "assistant", "content": sentence(source, 2 + index % 6)}]

@@ -11,8 +11,9 @@ import torch
 
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sample import CHOSEN_OTHER_IMAGE, Sample, View
 from nemo_mm_align.model.config import LoRAConfig
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.prompts import EncodedSequence
 
 VOCABULARY, IMAGE_TOKEN, PAD, TOKENS_PER_IMAGE, IMAGE_SIZE = 99, 98, 0, 4, 28
@@ -41,9 +42,9 @@ def make_llava(folder: Path, tied: bool = False, dtype: torch.dtype = torch.floa
     return folder
 
 
-def load_pixels(path: Path) -> numpy.ndarray:
-    """Pixels that depend on the name alone; there is no file."""
-    generator = numpy.random.default_rng(zlib.crc32(path.name.encode()))
+def load_pixels(path: Path, crop: Crop | None = None) -> numpy.ndarray:
+    """Pixels that depend on the name and the part alone; there is no file."""
+    generator = numpy.random.default_rng(zlib.crc32(f"{path.name}{crop or ''}".encode()))
     return generator.standard_normal((3, IMAGE_SIZE, IMAGE_SIZE), dtype=numpy.float32)
 
 
@@ -80,6 +81,19 @@ def samples(number: int) -> list[Sample]:
 def micro_batch(number: int, length: int = 24) -> Batch:
     """Rows of `samples` as one micro batch, padded on the right."""
     return collate(samples(number), length, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels)
+
+
+def image_pair(number: int) -> Sample:
+    """Chosen and rejected, and where there is an image, in even numbers, chosen beside a part of it."""
+    pair = candidates(number, 2)
+    if number % 2:
+        texts = [
+            EncodedSequence(*(part[2 + TOKENS_PER_IMAGE :] for part in (s.ids, s.loss_mask))) for s in pair.sequences
+        ]
+        return Sample(pair.id, [], texts, roles=("chosen", "rejected"))
+    views: tuple[View, ...] = ((), (), (Crop(0.01, 0.2, number),))
+    roles = ("chosen", "rejected", CHOSEN_OTHER_IMAGE)
+    return Sample(pair.id, pair.image_paths, [*pair.sequences, pair.sequences[0]], roles=roles, views=views)
 
 
 def candidates(number: int, answers: int = 3) -> Sample:

@@ -16,7 +16,8 @@ from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.source import build_from, open_source
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.training import reference
-from nemo_mm_align.training.step import TrainingEngine, run_schedule
+from nemo_mm_align.training.schedule import run_schedule
+from nemo_mm_align.training.step import TrainingEngine
 
 SEED, BETA = 1234, 0.1
 OPTIM = OptimConfig(lr=1e-5, projector_lr=None, schedule="constant", warmup_ratio=0.0)

@@ -119,7 +119,7 @@ def batch_of(
         PAD_ID,
         IMAGE_ID,
         config.tokens_per_image,
-        lambda path: images[int(path.name)],
+        lambda path, _: images[int(path.name)],
         shared_prefix,
     )
 

@@ -35,7 +35,8 @@ def recipes_by_rows() -> dict[str, list[RecipeSpec]]:
     alike: dict[Any, list[RecipeSpec]] = {}
     for recipe in paper_recipes().values():
         objective = recipe.configured()
-        rows = (recipe.samples.usual_sequences, objective.rows_shared, objective.reads, objective.needs_reference)
+        kind = recipe.samples
+        rows = kind.usual_sequences, kind.apart, objective.rows_shared, objective.reads, objective.needs_reference
         alike.setdefault(rows, []).append(recipe)
     return {recipes[0].name: recipes for recipes in alike.values()}
 

@@ -146,19 +146,24 @@ class TrainingJob:
         return self.recipe.samples.usual_sequences
 
     @property
+    def apart(self) -> int:
+        """Sequences of a sample that see its images otherwise: they share no prefix, and the tower takes in what they see."""
+        return self.recipe.samples.apart
+
+    @property
     def rows(self) -> int:
         """B: a row per sequence, unless the sequences of a sample share their prefix."""
-        return self.micro_batch_size * (1 if self.has_shared_prefix else self.sequences)
+        return self.micro_batch_size * (1 + self.apart if self.has_shared_prefix else self.sequences)
 
     @property
     def has_shared_prefix(self) -> bool:
         """Whether rows hold several answers behind one prompt, which takes an explicit attention mask."""
-        return self.sequences > 1 and self.shared_prefix
+        return self.sequences - self.apart > 1 and self.shared_prefix
 
     @property
     def row_length(self) -> int:
         """S of the longest row; the last token of a sequence is left out where it would only be predicted from."""
-        further = (self.sequences - 1) * self.workload.answer if self.has_shared_prefix else 0
+        further = (self.sequences - self.apart - 1) * self.workload.answer if self.has_shared_prefix else 0
         return round_up(self.workload.length - (self.reads.hidden is None) + further, self.length_multiple)
 
     @property
@@ -169,8 +174,8 @@ class TrainingJob:
 
     @property
     def images(self) -> int:
-        """Distinct images of a micro batch; the sequences of a sample share theirs."""
-        return self.micro_batch_size * self.workload.images_per_sample
+        """Distinct images of a micro batch; the sequences of a sample share theirs, but for those that see parts of them."""
+        return self.micro_batch_size * self.workload.images_per_sample * (1 + self.apart)
 
     def check(self) -> None:
         """Check sizes, layout and batch arithmetic; raise `UserError` naming field and remedy."""

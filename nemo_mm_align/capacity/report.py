@@ -47,9 +47,8 @@ def _rows_of(found: Estimate) -> str:
         f"rows: {job.rows} x {job.row_length} tokens, {job.labelled} with a loss, {job.images} images per micro batch; "
         f"{job.micro_batches} micro batches per step, in flight: {flight}"
     )
-    sharing = (
-        " and ".join(job.recipe.samples.roles) if len(job.recipe.samples.roles) > 1 else f"{job.sequences} answers"
-    )
+    roles = job.recipe.samples.roles
+    sharing = " and ".join(roles[: len(roles) - job.apart]) if len(roles) > 1 else f"{job.sequences} answers"
     return text + (f"; {sharing} share their prompt" if job.has_shared_prefix else "")
 
 

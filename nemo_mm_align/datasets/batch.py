@@ -101,6 +101,8 @@ class Batch:
     """Role -> numbers of the sequences that have it, in order: the i-th chosen one belongs with the i-th rejected one."""
     sequence_counts: tuple[int, ...] = ()
     """How many sequences each sample has."""
+    point: Tensor | None = None
+    """What `Objective.point` said of the step's mismatched answers, a mean over all of them; None where nothing was asked."""
     targets_QT: Tensor | None = None
     """What is to be told of each sequence; NaN where a value is missing."""
 

@@ -13,6 +13,7 @@ Others:
 
     steerlm               a mixture: answers under their ratings, best answers without, text under random ones or none
     attribute_preference  pairs whose order depends on the attributes that are asked for
+    labelled              every candidate that is clearly good or poor, with that as its label
     attribute_model       all candidates of a prompt with their mean ratings, to train a model that tells them
 """
 
@@ -36,10 +37,20 @@ Method = Literal[
     "all_pairs",
     "attribute_preference",
     "attribute_model",
+    "labelled",
 ]
-SFT, REJECTION, STEERLM, STEERLM_PAPER, PREFERENCE, BEST_WORST, ALL_PAIRS, ATTRIBUTE_PREFERENCE, ATTRIBUTE_MODEL = (
-    get_args(Method)
-)
+(
+    SFT,
+    REJECTION,
+    STEERLM,
+    STEERLM_PAPER,
+    PREFERENCE,
+    BEST_WORST,
+    ALL_PAIRS,
+    ATTRIBUTE_PREFERENCE,
+    ATTRIBUTE_MODEL,
+    LABELLED,
+) = get_args(Method)
 PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
 """They give pairs; the others give single answers."""
 RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM, ATTRIBUTE_PREFERENCE)
@@ -52,7 +63,10 @@ class BuildSettings(StrictModel):
 
     Args:
         name: the method.
-        threshold: rejection: least score of an answer to imitate; None for the schema's perfect score.
+        threshold: least score of an answer to imitate (rejection; None for the schema's perfect score), or of a desirable one
+            (labelled; None for the schema's good score).
+        undesirable_below: labelled: an answer of a lower score is undesirable; None for `threshold`. What lies between the two is
+            left out.
         margin: pairs: least difference of the scores of chosen and rejected.
         strict: pairs: the difference must be greater than `margin`; a difference of exactly `margin` is not enough.
         max_pairs: all_pairs: at most so many pairs of a prompt, drawn at random; None for all.
@@ -86,6 +100,7 @@ class BuildSettings(StrictModel):
 
     name: Method
     threshold: float | None = None
+    undesirable_below: float | None = None
     margin: float = Field(default=2, gt=0)
     strict: bool = False
     max_pairs: int | None = Field(default=None, ge=1)

@@ -63,10 +63,15 @@ def score_distribution(schema: AttributeSchema) -> Distribution:
 
 @dataclass
 class SideStatistics:
-    """Scores and lengths (characters) of the answers on one side: ``chosen``, ``rejected`` or the only one."""
+    """Scores and lengths (characters) of the answers on one side: ``chosen``, ``desirable``, ...; or the only one."""
 
     scores: Distribution
     lengths: Distribution = field(default_factory=Distribution)
+
+    @property
+    def count(self) -> int:
+        """Answers."""
+        return self.lengths.count
 
     def add(self, text: str, score: float | None) -> None:
         """Count an answer."""

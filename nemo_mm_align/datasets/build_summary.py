@@ -10,9 +10,13 @@ from typing import Any
 from nemo_mm_align.core.atomic import write_json
 from nemo_mm_align.datasets.build_settings import ATTRIBUTE_PREFERENCE, PREFERENCE, REJECTION
 from nemo_mm_align.datasets.build_statistics import LengthBias, RatingStatistics, SideStatistics, score_distribution
+from nemo_mm_align.datasets.label_balance import weight_hint
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.examples import PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers
 from nemo_mm_align.schema.records import Annotation
+
+DESIRABLE, UNDESIRABLE = "desirable", "undesirable"
+"""Sides of labelled answers."""
 
 PAPER = {PREFERENCE: (5182, 6000), REJECTION: (5034, 6000)}
 """Prompts that gave an example, of those annotated: Li, Lin and Pei's published files (arXiv 2402.10884)."""
@@ -61,7 +65,7 @@ class BuildSummary:
         self.candidates += len(annotation.candidates)
         self.judges[annotation.judge] += 1
 
-    def keep(self, example: TrainingExample | PreferenceExample | RatedAnswers) -> None:
+    def keep(self, example: Example) -> None:
         """Count an example that is written; examples of one prompt come one after the other."""
         self.kept += 1
         prompt = example.metadata.get("prompt_id", example.id)
@@ -76,6 +80,8 @@ class BuildSummary:
                 self.flipped.append(example.id)
         elif isinstance(example, RatedAnswers):
             self.ratings.add(example, self.schema)
+        elif isinstance(example, LabelledExample):
+            self._side(DESIRABLE if example.label else UNDESIRABLE).add(example.answer, example.score)
         else:
             self._side("answer").add(example.turns[-1].content, example.metadata.get("score"))
 
@@ -87,6 +93,13 @@ class BuildSummary:
     def drop(self, what: str, reason: str, count: int = 1) -> None:
         """Count prompts, candidates, pairs or examples that are left out."""
         self.dropped[what, reason] += count
+
+    def label_hint(self) -> str | None:
+        """Return what a training is to be told of labelled answers; None where there are none, or they are in balance."""
+        desirable, undesirable = (
+            self.sides[name].count if name in self.sides else 0 for name in (DESIRABLE, UNDESIRABLE)
+        )
+        return weight_hint(desirable, undesirable)
 
     def paper(self) -> str | None:
         """Return the share of prompts that gave an example beside the paper's; None where it names none."""

@@ -12,6 +12,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
 from nemo_mm_align.datasets.build_answers import build_rejection, build_sft
 from nemo_mm_align.datasets.build_attribute_pairs import build_attribute_preference
+from nemo_mm_align.datasets.build_labelled import build_labelled
 from nemo_mm_align.datasets.build_pairs import build_all_pairs, build_best_worst, build_preference
 from nemo_mm_align.datasets.build_rated import build_rated
 from nemo_mm_align.datasets.build_settings import (
@@ -19,6 +20,7 @@ from nemo_mm_align.datasets.build_settings import (
     ATTRIBUTE_MODEL,
     ATTRIBUTE_PREFERENCE,
     BEST_WORST,
+    LABELLED,
     PAIR_METHODS,
     PREFERENCE,
     REJECTION,
@@ -45,6 +47,7 @@ BUILDERS: dict[str, Builder] = {
     ALL_PAIRS: build_all_pairs,
     ATTRIBUTE_PREFERENCE: build_attribute_preference,
     ATTRIBUTE_MODEL: build_rated,
+    LABELLED: build_labelled,
 }
 
 
@@ -98,13 +101,15 @@ def stream(
         yield example
     if not summary.kept:
         raise UserError(f"no example is left for method={settings.name}:\n{summary.table()}{_scores(settings, schema)}")
+    if hint := summary.label_hint():
+        summary.warnings.append(hint)
     if warning := summary.lengths.warning(settings.length_bias):
         summary.warnings.append(warning)
 
 
 def _scores(settings: BuildSettings, schema: AttributeSchema) -> str:
-    if settings.name not in (*PAIR_METHODS, REJECTION):
+    if settings.name not in (*PAIR_METHODS, REJECTION, LABELLED):
         return ""
-    key = "threshold" if settings.name == REJECTION else "margin"
+    key = "margin" if settings.name in PAIR_METHODS else "threshold"
     ends = f"{schema.worst_total:g} to {schema.perfect_total:g}"
     return f"\nScores of schema {schema.name!r} go from {ends}; a lower method.{key} keeps more."

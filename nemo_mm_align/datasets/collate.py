@@ -11,9 +11,11 @@ from torch import Tensor
 
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.rows import Row, rows_of
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sample import Picture, Sample
+from nemo_mm_align.schema.crops import Crop
 
 ImageLoader = Callable[[Path], numpy.ndarray]
+PictureLoader = Callable[[Path, Crop | None], numpy.ndarray]
 
 
 def collate(
@@ -22,7 +24,7 @@ def collate(
     pad_id: int,
     image_token_id: int,
     tokens_per_image: int,
-    load_image: ImageLoader | None,
+    load_image: PictureLoader | None,
     shared_prefix: bool = False,
     last_token: bool = False,
     roles: Sequence[str] = (),
@@ -35,8 +37,8 @@ def collate(
         length: row length S; every row must fit.
         pad_id: token for the padding on the right.
         image_token_id, tokens_per_image: how images stand in the ids.
-        load_image: path to normalised pixels [C, H, W]; ``None`` on stages that need no images.
-        shared_prefix: put the sequences of a sample side by side in one row behind their common prefix.
+        load_image: path, and the part that is seen, to normalised pixels [C, H, W]; ``None`` on stages that need no images.
+        shared_prefix: put the sequences of a sample side by side in one row behind their common prefix, see `row_groups`.
         last_token: compute the last token of each sequence as well, which predicts nothing.
         roles: that sequences of such samples can have, be there one in this micro batch or not.
         least_rows: fill up with rows of padding alone to so many.
@@ -45,20 +47,20 @@ def collate(
         ValueError: a row does not fit, or image tokens and images of a sample differ in number.
     """
     rows: list[Row] = []
-    paths: dict[Path, int] = {}
+    pictures: dict[Picture, int] = {}
     occurrences: list[int] = []
     for sample in samples:
-        own = [paths.setdefault(path, len(paths)) for path in sample.image_paths]
+        _number(sample, pictures)
         for row in rows_of(sample, shared_prefix, last_token):
             _check_image_tokens(row, sample, image_token_id, tokens_per_image)
-            occurrences += own
+            occurrences += [pictures[picture] for picture in row.pictures]
             rows.append(row)
     rows += [Row() for _ in range(least_rows - len(rows))]
     for row in rows:
         row.pad(length, pad_id)
     images = None
-    if load_image is not None and paths:
-        images = torch.from_numpy(numpy.stack([load_image(path) for path in paths]))
+    if load_image is not None and pictures:
+        images = torch.from_numpy(numpy.stack([load_image(path, crop) for path, crop in pictures]))
     references = [value for sample in samples for value in sample.reference_log_probs or ()]
     return Batch(
         input_ids_BS=torch.tensor([row.ids for row in rows]),
@@ -73,6 +75,13 @@ def collate(
         sequence_counts=tuple(len(sample.sequences) for sample in samples),
         targets_QT=_targets(samples),
     )
+
+
+def _number(sample: Sample, pictures: dict[Picture, int]) -> None:
+    """Number what is new of a sample's pictures; the parts of an image beside it, so that it need be decoded but once."""
+    for seen in zip(*(sample.pictures(number) for number in range(len(sample.sequences))), strict=True):
+        for picture in seen:
+            pictures.setdefault(picture, len(pictures))
 
 
 def _check_image_tokens(row: Row, sample: Sample, image_token_id: int, tokens_per_image: int) -> None:

@@ -15,7 +15,7 @@ from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.datasets.rated import ASKS_FOR_ATTRIBUTES, SAME_TEXT, check_ratings, rated_answers
 from nemo_mm_align.schema.attribute import spelling
 from nemo_mm_align.schema.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema
-from nemo_mm_align.schema.examples import Example, PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers, TrainingExample
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -33,7 +33,8 @@ class Draft:
         id: of the record.
         images: paths as written; a `Path` is one that needs no resolving.
         turns: [role, content] pairs; of a preference, up to the question.
-        answers: chosen and rejected of a preference, or all rated ones; None for a conversation to imitate.
+        answers: chosen and rejected of a preference, the labelled one, or all rated ones; None for a conversation to imitate.
+        label: of the labelled one, whether it is desirable.
         ratings: attributes of each of the rated ones.
         attributes: of the last answer.
         flip_attributes: of a pair, under which the other answer is the better one.
@@ -47,6 +48,7 @@ class Draft:
     turns: list[list[str]]
     answers: tuple[str, ...] | None = None
     ratings: list[dict[str, Any]] | None = None
+    label: bool | None = None
     attributes: dict[str, Any] | None = None
     flip_attributes: dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
@@ -100,6 +102,8 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
         values["attributes"] = draft.attributes
         if draft.answers is None:
             return TrainingExample(**values)
+        if draft.label is not None:
+            return LabelledExample(answer=draft.answers[0], label=draft.label, **values)
         chosen, rejected = draft.answers
         return PreferenceExample(chosen=chosen, rejected=rejected, flip_attributes=draft.flip_attributes, **values)
     except ValidationError as error:  # what no check above looks for
@@ -138,7 +142,8 @@ def _check_scores(draft: Draft) -> None:
     metadata = {key.replace("-", "_").lower(): value for key, value in draft.extras.get("metadata", {}).items()}
     pairs = [(draft.extras.get("chosen_score"), draft.extras.get("rejected_score"))]
     pairs += [(metadata.get(chosen), metadata.get(rejected)) for chosen, rejected in SCORE_NAMES]
-    if draft.answers is None or draft.ratings is not None or metadata.get("flipped") is True:
+    is_pair = draft.answers is not None and draft.ratings is None and draft.label is None
+    if not is_pair or metadata.get("flipped") is True:
         return
     for chosen, rejected in pairs:
         if isinstance(chosen, int | float) and isinstance(rejected, int | float):
@@ -160,7 +165,7 @@ def _check_text(draft: Draft) -> None:
     if draft.ratings is not None:
         if len({text.strip() for text in answers[-len(draft.ratings) :]}) < len(draft.ratings):
             draft.problems.append(SAME_TEXT)
-    elif draft.answers and draft.answers[0].strip() == draft.answers[1].strip():
+    elif draft.label is None and draft.answers and draft.answers[0].strip() == draft.answers[1].strip():
         draft.fault("same_answers", "chosen and rejected are the same text.", "remove the pair.")
 
 

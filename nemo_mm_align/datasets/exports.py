@@ -1,7 +1,8 @@
 """Formats that a training set can be written in.
 
     records    this project's JSONL (`records.py`)
-    trl        JSONL of TRL's conversational vision data sets: messages + images, or prompt + chosen + rejected + images
+    trl        JSONL of TRL's conversational vision data sets: messages + images, prompt + chosen + rejected + images, or
+               prompt + completion + label + images
     llava_dpo  the trainers of the alignment paper's authors: a JSON list of LLaVA conversations, or of DPO records
 
 A steering line, which other trainers know nothing of, then stands in the text. All of them are read back by `sources`.
@@ -18,7 +19,7 @@ from typing import Any
 from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.examples import Example, PreferenceExample, RatedAnswers
+from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers
 from nemo_mm_align.schema.prompts import with_attributes
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn, write_records
 
@@ -87,6 +88,10 @@ class TrlExport(Export):
         messages = [self._message(turn) for turn in self.turns(example)]
         folder = os.path.abspath(self.path.parent)
         images = [os.path.join(folder, image) for image in example.images]
+        if isinstance(example, LabelledExample):
+            completion = [self._message(Turn(role="assistant", content=example.answer))]
+            record = {"id": example.id, "prompt": messages, "completion": completion, "label": example.label}
+            return {**record, "images": images, "score": example.score, "metadata": example.metadata}
         if not isinstance(example, PreferenceExample):
             return {"id": example.id, "messages": messages, "images": images, "metadata": example.metadata}
         self.odd_pairs += len(images) != 1
@@ -115,6 +120,8 @@ class LlavaExport(Export):
         """Return why the authors' trainers cannot read an example."""
         if isinstance(example, RatedAnswers):
             return _RATED
+        if isinstance(example, LabelledExample):
+            return "a labelled answer (format=llava_dpo)"
         if any(turn.role == "system" for turn in example.turns):
             return "a system turn (format=llava_dpo)"
         if len(example.images) > 1:

@@ -1,10 +1,14 @@
-"""How a sample's sequences become rows: one row each, or one row behind their common prefix."""
+"""How a sample's sequences become rows: one row each, or one row behind their common prefix for those that see the same.
+
+A prefix holds images as the model has encoded them: sequences that see other parts of them have none in common.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sample import Picture, Sample
 from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.schema.prompts import EncodedSequence
 
@@ -14,9 +18,10 @@ PREFIX_SEGMENT = 0
 
 
 class Row:
-    """Ids, labels, positions and segments of one row under construction."""
+    """Ids, labels, positions and segments of one row under construction, and the pictures that it sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, pictures: Sequence[Picture] = ()) -> None:
+        self.pictures = pictures
         self.ids: list[int] = []
         self.labels: list[int] = []
         self.positions: list[int] = []
@@ -58,18 +63,36 @@ def shared_prefix_length(sequences: Sequence[EncodedSequence]) -> int:
     return max(0, min(common, first_labelled - 1))
 
 
+def row_groups(sample: Sample, shared_prefix: bool) -> list[list[int]]:
+    """Return the numbers of the sequences that lie in each of a sample's rows, in order.
+
+    Args:
+        shared_prefix: those beside each other that see the same lie in one row behind their common prefix.
+    """
+    numbers = range(len(sample.sequences))
+    if not shared_prefix:
+        return [[number] for number in numbers]
+    return [list(group) for _, group in itertools.groupby(numbers, key=sample.views.__getitem__)]
+
+
 def row_lengths(sample: Sample, shared_prefix: bool, last_token: bool = False) -> list[int]:
     """Row lengths that a sample will need.
 
     Args:
-        shared_prefix: its sequences lie in one row behind their common prefix.
+        shared_prefix: its sequences lie in one row behind their common prefix, see `row_groups`.
         last_token: the last token of a sequence, which predicts nothing, is computed as well: an objective reads it.
     """
-    lengths = [len(sequence) - (not last_token) for sequence in sample.sequences]
-    if not shared_prefix or len(lengths) == 1:
-        return lengths
-    prefix = shared_prefix_length(sample.sequences)
-    return [prefix + sum(length - prefix for length in lengths)]
+    return [
+        prefix + sum(len(sequence) - (not last_token) - prefix for sequence in sequences)
+        for sequences, prefix in row_sequences(sample, shared_prefix)
+    ]
+
+
+def row_sequences(sample: Sample, shared_prefix: bool) -> Iterator[tuple[list[EncodedSequence], int]]:
+    """Yield the sequences of each of a sample's rows, and how long their prefix is, 0 for one alone; see `row_groups`."""
+    for numbers in row_groups(sample, shared_prefix):
+        sequences = [sample.sequences[number] for number in numbers]
+        yield sequences, shared_prefix_length(sequences) if len(sequences) > 1 else 0
 
 
 def batch_length(
@@ -88,16 +111,12 @@ def batch_length(
 
 def rows_of(sample: Sample, shared_prefix: bool, last_token: bool = False) -> list[Row]:
     """Lay a sample's sequences out in rows, not padded yet; see `row_lengths`."""
-    missing = int(not last_token)
-    if shared_prefix and len(sample.sequences) > 1:
-        prefix, row = shared_prefix_length(sample.sequences), Row()
-        row.add(sample.sequences[0], 0, prefix, PREFIX_SEGMENT)
-        for branch, sequence in enumerate(sample.sequences, start=1):
+    missing, rows = int(not last_token), []
+    numbers = (group[0] for group in row_groups(sample, shared_prefix))
+    for (sequences, prefix), first in zip(row_sequences(sample, shared_prefix), numbers, strict=True):
+        row = Row(sample.pictures(first))
+        row.add(sequences[0], 0, prefix, PREFIX_SEGMENT)
+        for branch, sequence in enumerate(sequences, start=1):
             row.add(sequence, prefix, len(sequence) - missing, branch)
-        return [row]
-    rows = []
-    for sequence in sample.sequences:
-        row = Row()
-        row.add(sequence, 0, len(sequence) - missing, 1)
         rows.append(row)
     return rows

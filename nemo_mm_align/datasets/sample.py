@@ -11,9 +11,18 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.prompts import EncodedSequence
 
 ANSWER, CHOSEN, REJECTED, CANDIDATE = "answer", "chosen", "rejected", "candidate"
+CHOSEN_OTHER_IMAGE = "chosen_other_image"
+"""The chosen answer once more, beside a part of its image."""
+
+View = tuple[Crop, ...]
+"""What a sequence sees of its sample's images: a part of each, in their order; () stands for the images as they are."""
+
+Picture = tuple[Path, Crop | None]
+"""An image file, and the part of it that is seen; None for all of it."""
 
 
 def usual_roles(sequences: int) -> tuple[str, ...]:
@@ -32,6 +41,7 @@ class Sample:
         reference_log_probs: one per sequence (sum over answer tokens, nats), or None where not computed yet.
         roles: what each sequence is to the objective; () stands for `usual_roles`.
         targets: what is to be told of each sequence, T numbers each, NaN where a value is missing; None without targets.
+        views: what each sequence sees of the images; () stands for the images as they are, for all of them.
     """
 
     id: str
@@ -40,12 +50,26 @@ class Sample:
     reference_log_probs: list[float] | None = None
     roles: tuple[str, ...] = ()
     targets: list[list[float]] | None = None
+    views: tuple[View, ...] = ()
 
     def __post_init__(self) -> None:
         self.roles = self.roles or usual_roles(len(self.sequences))
-        for name, values in (("roles", self.roles), ("targets", self.targets)):
+        self.views = self.views or ((),) * len(self.sequences)
+        for name, values in (("roles", self.roles), ("targets", self.targets), ("views", self.views)):
             if values is not None and len(values) != len(self.sequences):
                 raise ValueError(f"sample {self.id}: {len(values)} {name} for {len(self.sequences)} sequences")
+        if any(view and len(view) != len(self.image_paths) for view in self.views):
+            raise ValueError(f"sample {self.id}: a view has as many parts as there are images, {len(self.image_paths)}")
+
+    @property
+    def distinct_views(self) -> int:
+        """Ways in which its images are seen: how often the tower takes them in."""
+        return len(set(self.views))
+
+    def pictures(self, sequence: int) -> list[Picture]:
+        """Return what a sequence sees, in order of appearance."""
+        view = self.views[sequence] or (None,) * len(self.image_paths)
+        return list(zip(self.image_paths, view, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +82,14 @@ class _Packed:
     reference_log_probs: list[float] | None
     roles: tuple[str, ...]
     targets: list[list[float]] | None
+    views: tuple[View, ...]
 
     @classmethod
     def of(cls, sample: Sample) -> _Packed:
         packed = [(np.array(item.ids, np.int32), np.array(item.loss_mask, np.bool_)) for item in sample.sequences]
-        return cls(sample.id, sample.image_paths, packed, sample.reference_log_probs, sample.roles, sample.targets)
+        views = sample.views if any(sample.views) else ()
+        reference, targets = sample.reference_log_probs, sample.targets
+        return cls(sample.id, sample.image_paths, packed, reference, sample.roles, targets, views)
 
     def sample(self) -> Sample:
         reference, targets = self.reference_log_probs, self.targets
@@ -73,6 +100,7 @@ class _Packed:
             None if reference is None else list(reference),
             self.roles,
             None if targets is None else [list(values) for values in targets],
+            self.views,
         )
 
     @property
@@ -84,7 +112,8 @@ class _Packed:
     def unusual(self) -> bytes:
         """What beside the tokens decides what is learned, where there is anything."""
         usual = self.roles == usual_roles(len(self.sequences)) and self.targets is None
-        return b"" if usual else repr((self.roles, self.targets)).encode()
+        views = repr(self.views).encode() if self.views else b""
+        return views if usual else repr((self.roles, self.targets)).encode() + views
 
 
 class SampleStore(Sequence[Sample]):
@@ -118,7 +147,7 @@ class SampleStore(Sequence[Sample]):
         self._samples[index] = replace(packed, reference_log_probs=list(values))
 
     def fingerprint(self) -> str:
-        """Short hash of the ids, tokens and names of image files of all samples, in their order, and of roles and targets."""
+        """Short hash of the ids, tokens and names of image files of all samples in order, of roles, targets and views."""
         digest = hashlib.sha256()
         for sample in self._samples:
             digest.update(repr((sample.id, [path.name for path in sample.image_paths])).encode())

@@ -31,7 +31,7 @@ from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.training.data import BatchShape, Collator
 from nemo_mm_align.training.reference_passes import Passes
-from nemo_mm_align.training.step import run_schedule
+from nemo_mm_align.training.schedule import run_schedule
 
 Quantity = Literal["outputs", "hidden"]
 

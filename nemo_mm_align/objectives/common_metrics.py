@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nemo_mm_align.datasets.sample import REJECTED
+from nemo_mm_align.datasets.sample import CHOSEN_OTHER_IMAGE, REJECTED
 from nemo_mm_align.objectives.objective import Reading, Reads
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ def _by_role(prefix: str, values_Q: Tensor, batch: Batch) -> Sums:
 
 
 def _to_learn(values_Q: Tensor, batch: Batch) -> Tensor:
-    """Sum over the sequences that are to become likelier: all but rejected ones."""
+    """Sum over the sequences that are to become likelier: all but rejected ones, and those beside another image."""
     total = values_Q.sum()
-    return total - batch.of_role(REJECTED, values_Q).sum() if REJECTED in batch.roles else total
+    for role in (REJECTED, CHOSEN_OTHER_IMAGE):
+        if role in batch.roles:
+            total = total - batch.of_role(role, values_Q).sum()
+    return total

@@ -8,6 +8,7 @@ Shapes: B rows, S positions, H hidden, Q sequences of the micro batch, T outputs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nemo_mm_align.datasets.batch import Batch
+    from nemo_mm_align.datasets.kinds import SampleKind
     from nemo_mm_align.schema.attributes import AttributeSchema
 
 Epochs = Annotated[float, Field(gt=0, le=1e6)]
@@ -158,6 +160,11 @@ class Objective(ABC):
         return False
 
     @property
+    def has_point(self) -> bool:
+        """Whether losses depend on a number that is measured on a whole step before any of them, see `point`."""
+        return False
+
+    @property
     def reference_stored(self) -> bool:
         """Whether reference log-probs are the records' own."""
         return False
@@ -166,9 +173,29 @@ class Objective(ABC):
         """Return the head that the model gets on top of its hidden states; None for a model that only speaks."""
         return None
 
+    def sample_kind(self, samples: SampleKind) -> SampleKind:
+        """Return the kind of samples that its recipe names, with what settings say of it."""
+        return samples
+
     def with_schema(self, schema: AttributeSchema) -> Objective:
         """Return the objective with what a schema says of settings that were left open; raise `UserError` where it cannot."""
         return self
+
+    def point(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return a sum and a weight over the mismatched answers of a micro batch (`datasets.mismatched`), without gradients.
+
+        Their ratio over the step's micro batches and replicas is the `Batch.point` of all of its batches, so that it depends on
+        the samples of the step alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says that it has a point, but not which")
+
+    def derived(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return metrics that follow from others' means, such as their differences."""
+        return {}
+
+    def hint(self, roles: Mapping[str, int]) -> str | None:
+        """Return what a user should know of training data with so many sequences of each role; None for nothing."""
+        return None
 
     @abstractmethod
     def loss(self, reading: Reading, batch: Batch) -> LossOutput:

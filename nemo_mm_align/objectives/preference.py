@@ -66,6 +66,10 @@ class PairObjective(Objective):
         """Return numbers of each pair, [P], whose means are told under these names; `ratios` carry no gradients."""
         return {}
 
+    def sequence_metrics(self, ratio_Q: Tensor, batch: Batch) -> Sums:
+        """Return what is told of sequences that belong to no pair; arguments as those of `further_losses`, without gradients."""
+        return {}
+
     def margins(self, batch: Batch) -> Tensor | None:
         """Return `PairLogRatios.margins_P`, where a loss reads them."""
         return None
@@ -99,6 +103,7 @@ class PairObjective(Objective):
         told = {"loss": loss, **{f"loss_{name}": value for name, value in {**named, **further}.items()}}
         with torch.no_grad():
             metrics = {name: (value.detach().clone().float(), pairs.float()) for name, value in told.items()}
+            metrics |= self.sequence_metrics(ratio_Q.detach(), batch)
             return LossOutput(loss, pairs, metrics | self._metrics(ratios, policy_Q.detach(), batch, pairs.float()))
 
     def _ratios(self, policy_Q: Tensor, batch: Batch) -> Tensor:
@@ -131,7 +136,8 @@ class PairObjective(Objective):
             "saturated": saturated(self.gradient_weights(ratios)).sum(),
         }
         if self.needs_reference:
-            sums["log_ratio_to_reference"] = self._ratios(policy_Q, batch).sum() / 2
+            ratio_Q = self._ratios(policy_Q, batch)
+            sums["log_ratio_to_reference"] = sum(batch.of_role(role, ratio_Q).sum() for role in (CHOSEN, REJECTED)) / 2
         found = {name: (value.float(), weight) for name, value in sums.items()}
         return found | means(self.further_metrics(ratios)) | reward_metrics(rewards, weight) | by_length(rewards)
 

@@ -1,10 +1,10 @@
-"""Records of training sets: what is imitated, preferred or rated."""
+"""Records of training sets: what is imitated, preferred, labelled or rated."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, StrictBool, model_validator
 
 from nemo_mm_align.schema.records import Conversation, Record
 
@@ -49,6 +49,18 @@ class PreferenceExample(Conversation):
         return self
 
 
+class LabelledExample(Conversation):
+    """A prompt with one answer and whether that is a desirable one; `attributes` are asked for, if any."""
+
+    last_speaker = "user"
+
+    answer: str
+    label: StrictBool
+    attributes: dict[str, float] | None = None
+    score: float | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
 class RatedAnswer(Record):
     """An answer and what is known of it: values of a schema's attributes, fractions too (means of several judgements)."""
 
@@ -76,5 +88,5 @@ class RatedAnswers(Conversation):
         return self
 
 
-Example = TrainingExample | PreferenceExample | RatedAnswers
+Example = TrainingExample | PreferenceExample | LabelledExample | RatedAnswers
 """A record of a training set."""

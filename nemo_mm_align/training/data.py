@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy
@@ -17,12 +17,13 @@ from nemo_mm_align.datasets.collate import ImageLoader, collate
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.kinds import check_kind
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
-from nemo_mm_align.datasets.rows import batch_length
+from nemo_mm_align.datasets.rows import batch_length, row_groups
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
 from nemo_mm_align.recipes.spec import RecipeSpec
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.images import ImageProcessor, load_image
@@ -41,7 +42,7 @@ class BatchShape:
 
     Args:
         length_multiple: row lengths are multiples of this, see `row_length_multiple`.
-        shared_prefix: the sequences of a sample lie in one row behind their common prefix.
+        shared_prefix: the sequences of a sample lie in one row behind their common prefix, if they see the same images.
         last_token: the last token of a sequence, which predicts nothing, is computed as well.
         equal_rows: micro batches of a step have equally many rows, as a pipeline wants them; samples may differ in sequences.
     """
@@ -76,7 +77,12 @@ class Collator:
     ) -> None:
         self.encoder, self.shape, self.with_images, self.roles = encoder, shape, with_images, roles
         images = max(1, IMAGE_CACHE_BYTES // (3 * processor.image_size**2 * 4))
-        self._pixels = load or functools.lru_cache(images)(lambda path: processor(load_image(path)))
+        decoded = functools.lru_cache(1)(load_image)  # the parts of an image are asked for right after it
+
+        def pixels(path: Path, crop: Crop | None) -> numpy.ndarray:
+            return processor(decoded(path) if crop is None else crop(decoded(path)))
+
+        self._pixels = functools.lru_cache(images)(pixels) if load is None else lambda path, crop: load(path)
 
     def length(self, samples: Sequence[Sample]) -> int:
         """Common row length of the samples of a step."""
@@ -85,7 +91,12 @@ class Collator:
 
     def rows(self, samples: Sequence[Sample]) -> int:
         """How many rows the samples of a micro batch make."""
-        return len(samples) if self.shape.shared_prefix else sum(len(sample.sequences) for sample in samples)
+        return sum(len(row_groups(sample, self.shape.shared_prefix)) for sample in samples)
+
+    def batches(self, parts: Sequence[Sequence[Sample]], length: int) -> list[Batch]:
+        """Build the micro batches that follow each other through a model, with equally many rows if the shape says so."""
+        rows = max(map(self.rows, parts)) if self.shape.equal_rows else 0
+        return [self(part, length, rows) for part in parts]
 
     def __call__(self, samples: Sequence[Sample], length: int, least_rows: int = 0) -> Batch:
         """Build one micro batch of rows of `length`, at least so many."""
@@ -102,8 +113,8 @@ class Collator:
             least_rows,
         )
 
-    def _load(self, path: Path) -> numpy.ndarray:
-        pixels: numpy.ndarray = self._pixels(path)
+    def _load(self, path: Path, crop: Crop | None) -> numpy.ndarray:
+        pixels: numpy.ndarray = self._pixels(path, crop)
         return pixels
 
 
@@ -113,14 +124,21 @@ class StepBatches:
 
     batches: list[Batch]
     work: Work
+    mismatched: list[Batch] = field(default_factory=list)
+    """What the objective's point is measured on, where it has one; micro batches of the same samples."""
 
     def pin_memory(self) -> StepBatches:
         """Return the same in pinned memory; torch's loader calls this."""
-        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+        batches, mismatched = ([batch.pin_memory() for batch in part] for part in (self.batches, self.mismatched))
+        return replace(self, batches=batches, mismatched=mismatched)
 
 
 class StepDataset(Dataset[StepBatches]):
-    """Item i is this rank's part of training step i."""
+    """Item i is this rank's part of training step i.
+
+    Args:
+        mismatched: of every sample, see `datasets.mismatched`; None where the objective has no point.
+    """
 
     def __init__(
         self,
@@ -129,18 +147,26 @@ class StepDataset(Dataset[StepBatches]):
         collator: Collator,
         data_parallel_rank: int,
         reads: Reads = TOKEN_LOSSES,
+        mismatched: Sequence[Sample] | None = None,
     ) -> None:
+        self.mismatched = mismatched
         self.samples, self.sampler, self.collator, self.rank = samples, sampler, collator, data_parallel_rank
         self.reads = reads
 
     def __getitem__(self, step: int) -> StepBatches:
         samples = {index: self.samples[index] for index in self.sampler.global_batch(step)}
+        everybody = (samples[index] for index in self.sampler.global_batch(step))
+        work = work_of(everybody, self.collator.shape.shared_prefix, self.reads)
+        if self.mismatched is None:
+            return StepBatches(self._batches(step, samples), work)
+        others = {index: self.mismatched[index] for index in samples}
+        return StepBatches(self._batches(step, samples), work, self._batches(step, others))
+
+    def _batches(self, step: int, samples: Mapping[int, Sample]) -> list[Batch]:
+        """This rank's micro batches of a step, whose samples these are by their index."""
         length = self.collator.length(list(samples.values()))
         parts = [[samples[index] for index in indices] for indices in self.sampler.micro_batches(step, self.rank)]
-        rows = max(map(self.collator.rows, parts)) if self.collator.shape.equal_rows else 0
-        batches = [self.collator(part, length, rows) for part in parts]
-        everybody = (samples[index] for index in self.sampler.global_batch(step))
-        return StepBatches(batches, work_of(everybody, self.collator.shape.shared_prefix, self.reads))
+        return self.collator.batches(parts, length)
 
 
 class RemainingSteps(Sampler[int]):
@@ -188,7 +214,8 @@ def make_samples(
 ) -> SampleStore:
     """Do the same with examples that have been read from `path`."""
     check_kind(recipe.samples, examples, path, recipe.name, recipe.build_method)
-    samples, lengths = plan_lengths(examples, encoder, plan, recipe.samples, progress, hashes)
+    kind = objective.sample_kind(recipe.samples)
+    samples, lengths = plan_lengths(examples, encoder, plan, kind, progress, hashes)
     if report is not None:
         lengths.write(report)
     if not objective.answers_grouped:

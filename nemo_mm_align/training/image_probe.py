@@ -30,9 +30,10 @@ from nemo_mm_align.objectives.common_metrics import common_metrics
 from nemo_mm_align.objectives.objective import Objective, Reading
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.training.data import Collator
+from nemo_mm_align.training.point import with_point
 from nemo_mm_align.training.reference import sample_key
 from nemo_mm_align.training.reference_passes import Passes
-from nemo_mm_align.training.step import run_schedule
+from nemo_mm_align.training.schedule import run_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class ImageProbe:
             waiting = iter(parts)
             reports = run_schedule(
                 model,
-                [self.collator(part, length) for part in parts],
+                self.collator.batches(parts, length),
                 self.objective.reads,
                 lambda reading, batch: self._report(reading, batch, next(waiting), length),  # noqa: B023  # used up here
                 forward_only=True,
@@ -170,7 +171,7 @@ class ImageProbe:
         rows = sequences = 0
         values = []
         for sample in samples:
-            alone = self.without_images([sample], length).to(batch.labels_BS.device)
+            alone = with_point(self.objective, self.without_images([sample], length)).to(batch.labels_BS.device)
             end_row, end_sequence = rows + len(alone.labels_BS), sequences + alone.num_sequences
             values.append(self._measured(reading.part(slice(rows, end_row), slice(sequences, end_sequence)), alone))
             rows, sequences = end_row, end_sequence

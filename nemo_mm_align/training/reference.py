@@ -31,7 +31,7 @@ from nemo_mm_align.parallel.stopping import StopRequest
 from nemo_mm_align.schema.records import RecordAppender
 from nemo_mm_align.training.data import Collator
 from nemo_mm_align.training.reference_passes import Passes
-from nemo_mm_align.training.step import run_schedule
+from nemo_mm_align.training.schedule import run_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +42,14 @@ def settings_key(**settings: Any) -> str:
 
 
 def sample_key(sample: Sample, hash_of: Callable[[Path], str]) -> str:
-    """Return what tells a sample by its token ids, its loss masks and the bytes of its images."""
+    """Return what tells a sample by its token ids, its loss masks, the bytes of its images and the parts of them it sees."""
     digest = hashlib.sha256()
     for path in sample.image_paths:
         digest.update(hash_of(path).encode())
     for sequence in sample.sequences:
         digest.update(repr((sequence.ids, sequence.loss_mask)).encode())
+    if any(sample.views):
+        digest.update(repr(sample.views).encode())
     return digest.hexdigest()[:24]
 
 
@@ -165,7 +167,7 @@ def _compute_missing(
             length = collator.length(chosen)
             values: list[float] = []
             for parts in passes.schedules(chosen):
-                values += compute(model, [collator(part, length) for part in parts]).tolist()
+                values += compute(model, collator.batches(parts, length)).tolist()
             if appender is not None:
                 _write(appender, [keys[index] for index in indices], chosen, values)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -12,19 +12,19 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.common_metrics import common_metrics
-from nemo_mm_align.objectives.objective import Objective, Reading, Reads
+from nemo_mm_align.objectives.objective import Objective, Reading
 from nemo_mm_align.parallel import memory, runtime
 from nemo_mm_align.parallel.gradients import finalize_gradients, squared_gradient_norm
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import Schedule, build_optimizer, wrap_for_training
-from nemo_mm_align.training.reading import forward_batch, read_batch
+from nemo_mm_align.training.point import measure_point, with_point
+from nemo_mm_align.training.schedule import run_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -65,40 +65,6 @@ class StepResult:
     peak_bytes: int
 
 
-def run_schedule(
-    model: Any, batches: Sequence[Batch], reads: Reads, loss_function: Any, forward_only: bool
-) -> list[Any]:
-    """Send micro batches through megatron-core's pipeline schedule.
-
-    Args:
-        model: a stage, or what wraps it for training.
-        reads: what is read of the last stage's hidden states.
-        loss_function: (reading, batch) -> what megatron-core's schedule expects on the last stage.
-
-    Returns:
-        On the last stage one report per micro batch, elsewhere an empty list.
-    """
-    stage: Llava = getattr(model, "module", model)
-
-    def forward_step(iterator: Iterator[Batch], chunk: Any) -> tuple[Tensor, Any]:
-        batch = next(iterator).to(runtime.device())
-        return forward_batch(chunk, batch), lambda hidden_SBH: loss_function(
-            read_batch(stage, hidden_SBH, batch, reads), batch
-        )
-
-    rows, length = batches[0].input_ids_BS.shape
-    reports: list[Any] = get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iter(batches),
-        model=[model],
-        num_microbatches=len(batches),
-        seq_length=length,
-        micro_batch_size=rows,
-        forward_only=forward_only,
-    )
-    return reports
-
-
 class TrainingEngine:
     """A model stage with gradients, optimizer and schedule.
 
@@ -120,16 +86,20 @@ class TrainingEngine:
         model.config.grad_scale_func = self.optimizer.scale_loss
         self.ddp.train()
 
-    def step(self, batches: Sequence[Batch], step: int) -> StepResult:
+    def step(self, batches: Sequence[Batch], step: int, mismatched: Sequence[Batch] = ()) -> StepResult:
         """Train on this rank's micro batches of a step.
 
         Args:
             batches: of equal shape, the same on all ranks of a replica.
             step: number from 0; it alone decides learning rate and random numbers.
+            mismatched: micro batches that the objective's point is measured on, where it has one.
 
         Raises:
             TrainingDiverged: loss or gradient is NaN or infinite; no weight has been changed.
         """
+        if mismatched:
+            point = measure_point(self.model, self.objective, mismatched)
+            batches = [with_point(self.objective, batch, point) for batch in batches]
         self._seed(step)
         learning_rate = self.schedule.set_step(step)
         self.ddp.zero_grad_buffer()
@@ -145,6 +115,7 @@ class TrainingEngine:
             name: total / weight if weight else math.nan
             for name, total, weight in zip(names, sums[::2], sums[1::2], strict=True)
         }
+        metrics |= self.objective.derived(metrics)
         if not sums[2 * names.index("loss") + 1]:
             self._give_up("nothing in it counts: none of its samples has a label or a target", batches, reports, step)
         self._check_finite("the loss", metrics["loss"], batches, reports, step)

@@ -152,7 +152,7 @@ class TrainingRun:
         held_out = self.data.validation
         if held_out is not None:
             size = config.language.hidden_size
-            self.validation = validation_of(settings, held_out, self.collator, size, self.progress)
+            self.validation = validation_of(settings, self.data, self.collator, size, self.progress)
             self.best = self.watching.best(held_out)
         asks, positions = self.record.recipe()["attributed"], config.language.max_position_embeddings
         images = self.folder / GUARDS_FILE.parent
@@ -301,11 +301,18 @@ class TrainingRun:
     @property
     def _all_samples(self) -> list[SampleStore]:
         """To train on, and to validate with."""
-        return [self.samples, *([] if self.data.validation is None else [self.data.validation])]
+        data = self.data
+        given = (data.training, data.mismatched, data.validation, data.mismatched_validation)
+        return [samples for samples in given if samples is not None]
 
     def _loader(self, collator: Collator, start: int) -> DataLoader:
         dataset = StepDataset(
-            self.samples, self.sampler, collator, runtime.data_parallel_rank(), self.settings.recipe.reads
+            self.samples,
+            self.sampler,
+            collator,
+            runtime.data_parallel_rank(),
+            self.settings.recipe.reads,
+            self.data.mismatched,
         )
         gpu, workers = runtime.device().type == "cuda", self.settings.data.num_workers
         return DataLoader(

@@ -34,6 +34,7 @@ from nemo_mm_align.training.guards import Guards
 from nemo_mm_align.training.image_probe import ImageProbe, draw_exchanges
 from nemo_mm_align.training.settings import TrainSettings
 from nemo_mm_align.training.validation import Validation, metric_names
+from nemo_mm_align.training.validation_data import RunData
 
 
 @dataclass
@@ -137,21 +138,23 @@ class Watching:
 
 
 def validation_of(
-    settings: TrainSettings, samples: SampleStore, collator: Collator, hidden_size: int, progress: bool
+    settings: TrainSettings, data: RunData, collator: Collator, hidden_size: int, progress: bool
 ) -> Validation:
     """Return how held-out samples are measured, before there is a model.
 
     Raises:
         UserError: the monitored metric is none that the recipe tells, or nobody knows which way is better.
     """
-    head = settings.recipe.head(settings.schema)
+    samples, head = data.validation, settings.recipe.head(settings.schema)
+    assert samples is not None
     outputs = 0 if head is None else len(head.outputs)
     names = metric_names(settings.recipe, collator, samples[0], hidden_size, outputs)
     monitor = settings.validation.monitor
-    if monitor not in names:
+    told = sorted([*names, *settings.recipe.derived(dict.fromkeys(names, 0.0))])
+    if monitor not in told:
         raise UserError(
-            f"validation.monitor={monitor}: recipe={settings.recipe.name} tells no such metric. It tells {', '.join(names)}."
+            f"validation.monitor={monitor}: recipe={settings.recipe.name} tells no such metric. It tells {', '.join(told)}."
         )
     _ = settings.validation.higher_is_better
     size = settings.validation.micro_batch_size or settings.model.micro_batch_size
-    return Validation(samples, collator, settings.recipe, size, names, progress)
+    return Validation(samples, collator, settings.recipe, size, names, progress, data.mismatched_validation)

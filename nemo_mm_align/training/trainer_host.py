@@ -44,7 +44,7 @@ class AlignmentModule(pl.LightningModule):
 
     def training_step(self, step: StepBatches, batch_idx: int) -> dict[str, Any]:
         """Run one optimizer step and log its metrics."""
-        result = self._engine[0].step(step.batches, self.trainer.global_step)
+        result = self._engine[0].step(step.batches, self.trainer.global_step, step.mismatched)
         speed = self._throughput.step_ended(step.work)
         metrics = result.metrics | speed | {"peak_memory_gib": result.peak_bytes / GIB}
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -24,8 +23,9 @@ from nemo_mm_align.objectives.common_metrics import common_metrics
 from nemo_mm_align.objectives.objective import Objective, Reading, Reads
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.training.data import Collator
+from nemo_mm_align.training.point import point_sums, shared_point, with_point
 from nemo_mm_align.training.reference_passes import Passes
-from nemo_mm_align.training.step import run_schedule
+from nemo_mm_align.training.schedule import run_schedule
 
 _PER_STAGE = 2
 """Micro batches in a pipeline per stage, as for the reference."""
@@ -49,7 +49,8 @@ def metric_names(objective: Objective, collator: Collator, sample: Sample, hidde
     without_images.with_images = False
     if objective.needs_reference:
         sample = replace(sample, reference_log_probs=[0.0] * len(sample.sequences))
-    batch, reads = without_images([sample], collator.length([sample])), reads_of(objective)
+    batch = with_point(objective, without_images([sample], collator.length([sample])))
+    reads = reads_of(objective)
     blank_BS = torch.zeros(batch.labels_BS.shape)
     told, read = blank_BS if reads.token_losses else None, blank_BS if reads.distribution else None
     hidden_QH = None if reads.hidden is None else torch.zeros(batch.num_sequences, hidden_size)
@@ -69,6 +70,7 @@ class Validation:
         micro_batch_size: samples of a forward pass.
         names: of the metrics, see `metric_names`: a replica without a sample must know them too.
         progress: show a bar on this rank.
+        mismatched: what the objective's point is measured on, over all of them, where it has one.
     """
 
     samples: Sequence[Sample]
@@ -77,6 +79,7 @@ class Validation:
     micro_batch_size: int
     names: Sequence[str]
     progress: bool = False
+    mismatched: Sequence[Sample] | None = None
 
     @torch.no_grad()
     def measure(self, model: Llava, keep_on: Callable[[], bool] = lambda: True) -> dict[str, float] | None:
@@ -90,43 +93,63 @@ class Validation:
         training = model.training
         model.eval()
         try:
-            sums_M2 = self._sums(model, keep_on)
+            sums_M2 = self._all_sums(model, keep_on)
         finally:
             model.train(training)
         if sums_M2 is None:
             return None
         runtime.broadcast_from_last_stage(sums_M2)
         torch.distributed.all_reduce(sums_M2, group=parallel_state.get_data_parallel_group())
-        return {
+        means = {
             name: total / weight if weight else math.nan
             for name, (total, weight) in zip(self.names, sums_M2.tolist(), strict=True)
         }
+        return means | self.objective.derived(means)
 
-    def _sums(self, model: Llava, keep_on: Callable[[], bool]) -> Tensor | None:
+    def _all_sums(self, model: Llava, keep_on: Callable[[], bool]) -> Tensor | None:
+        """The same as `_sums`, of what the batches hold: after the objective's point has been measured, where it has one."""
+        point = None
+        if self.mismatched is not None:
+            sums_2 = torch.zeros(2, dtype=torch.float64, device=runtime.device())
+            for parts in self._mine(self.mismatched, keep_on):
+                if parts is None:
+                    return None
+                sums_2 += point_sums(model, self.objective, self._batches(parts))
+            point = shared_point(sums_2)
+        return self._sums(model, keep_on, point)
+
+    def _sums(self, model: Llava, keep_on: Callable[[], bool], point: Tensor | None) -> Tensor | None:
         """Sums and weights over this replica's samples, float64 [M, 2], on its last stage; zeros elsewhere."""
-        passes, replicas = self._passes(), runtime.data_parallel_size()
-        order = sorted(range(len(self.samples)), key=lambda place: -self.collator.length([self.samples[place]]))
-        mine = order[runtime.data_parallel_rank() :: replicas]
         sums_M2 = torch.zeros(len(self.names), 2, dtype=torch.float64, device=runtime.device())
+        for parts in self._mine(self.samples, keep_on):
+            if parts is None:
+                return None
+            batches = [with_point(self.objective, batch, point) for batch in self._batches(parts)]
+            for report in run_schedule(model, batches, reads_of(self.objective), self._report, forward_only=True):
+                sums_M2 += torch.stack([part for name in self.names for part in report[name]]).view(-1, 2)
+        return sums_M2
+
+    def _mine(
+        self, samples: Sequence[Sample], keep_on: Callable[[], bool]
+    ) -> Iterator[Sequence[Sequence[Sample]] | None]:
+        """Yield the micro batches of this replica's samples, schedule by schedule; None, and no more, where it is to stop."""
+        passes, replicas = self._passes(), runtime.data_parallel_size()
+        order = sorted(range(len(samples)), key=lambda place: -self.collator.length([samples[place]]))
+        mine = order[runtime.data_parallel_rank() :: replicas]
         most = len(order[::replicas])  # the first replica's share: all count as many rounds, to agree in each
         for start in tqdm(range(0, most, passes.samples), "validation", disable=not self.progress, leave=False):
             if not keep_on():
-                return None
-            chosen = [self.samples[place] for place in mine[start : start + passes.samples]]
-            for parts in passes.schedules(chosen):
-                for report in self._reports(model, parts):
-                    sums_M2 += torch.stack([part for name in self.names for part in report[name]]).view(-1, 2)
-        return sums_M2
+                yield None
+                return
+            yield from passes.schedules([samples[place] for place in mine[start : start + passes.samples]])
 
     def _passes(self) -> Passes:
         stages = parallel_state.get_pipeline_model_parallel_world_size()
         return Passes(self.micro_batch_size, _PER_STAGE * stages if stages > 1 else 1)
 
-    def _reports(self, model: Llava, parts: Sequence[Sequence[Sample]]) -> list[Any]:
+    def _batches(self, parts: Sequence[Sequence[Sample]]) -> list[Batch]:
         length = self.collator.length([sample for part in parts for sample in part])
-        rows = max(map(self.collator.rows, parts)) if self.collator.shape.equal_rows else 0
-        batches = [self.collator(part, length, rows) for part in parts]
-        return run_schedule(model, batches, reads_of(self.objective), self._report, forward_only=True)
+        return self.collator.batches(parts, length)
 
     def _report(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         output = self.objective.loss(reading, batch)

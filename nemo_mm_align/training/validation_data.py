@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_mm_align.core.run_files import LENGTH_PLAN_FILE, VALIDATION_PLAN_FILE
 from nemo_mm_align.datasets.held_out import hold_out
+from nemo_mm_align.datasets.mismatched import mismatched_samples
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
 from nemo_mm_align.schema.examples import Example
@@ -24,10 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunData:
-    """Samples to train on, and held-out ones, None where nothing is to be validated."""
+    """Samples to train on, and held-out ones, None where nothing is to be validated.
+
+    Of both the mismatched ones (`datasets.mismatched`), where the objective has a point.
+    """
 
     training: SampleStore
-    validation: SampleStore | None
+    validation: SampleStore | None = None
+    mismatched: SampleStore | None = None
+    mismatched_validation: SampleStore | None = None
 
 
 def read_run_data(
@@ -46,15 +53,19 @@ def read_run_data(
     training = _samples(
         settings, examples, settings.source, encoder, folder and folder / LENGTH_PLAN_FILE, progress, hashes
     )
+    if hint := settings.recipe.hint(Counter(role for sample in training for role in sample.roles)):
+        logger.warning("%s: %s", settings.source.path, hint)
+    mismatched = _mismatched(settings, training)
     if source is None:
-        return RunData(training, None)
+        return RunData(training, mismatched=mismatched)
     with named(source.path):
         validation = _samples(
             settings, held_out, source, encoder, folder and folder / VALIDATION_PLAN_FILE, progress, hashes
         )
+        mismatched_validation = _mismatched(settings, validation)
     logger.info("%d samples to train on, %d held out for validation", len(training), len(validation))
     warn_of_overlap(training, validation, hashes.of)
-    return RunData(training, validation)
+    return RunData(training, validation, mismatched, mismatched_validation)
 
 
 def _examples(settings: TrainSettings, encoder: Encoder) -> tuple[list[Example], list[Example], SourceSettings | None]:
@@ -67,6 +78,10 @@ def _examples(settings: TrainSettings, encoder: Encoder) -> tuple[list[Example],
         return examples, [], None
     with named(source.path):
         return examples, read_examples(source, encoder.schema), source
+
+
+def _mismatched(settings: TrainSettings, samples: SampleStore) -> SampleStore | None:
+    return mismatched_samples(samples, settings.plan.max_length) if settings.recipe.has_point else None
 
 
 def _samples(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nemo_mm_align.capacity.operations import Work
-from nemo_mm_align.datasets.rows import shared_prefix_length
+from nemo_mm_align.datasets.rows import row_sequences
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reads
 
@@ -16,15 +16,16 @@ def work_of(samples: Iterable[Sample], shared_prefix: bool, reads: Reads = TOKEN
 
 
 def _work(sample: Sample, shared_prefix: bool, reads: Reads) -> Work:
-    lengths = [len(sequence) - (reads.hidden is None) for sequence in sample.sequences]
-    shared = shared_prefix and len(lengths) > 1
-    prefix = shared_prefix_length(sample.sequences) if shared else 0
-    branches = [length - prefix for length in lengths]
+    tokens = attended = 0
+    for sequences, prefix in row_sequences(sample, shared_prefix):
+        branches = [len(sequence) - (reads.hidden is None) - prefix for sequence in sequences]
+        tokens += prefix + sum(branches)
+        attended += _causal(prefix) + sum(prefix * branch + _causal(branch) for branch in branches)
     return Work(
-        tokens=prefix + sum(branches),
-        attended=_causal(prefix) + sum(prefix * branch + _causal(branch) for branch in branches),
+        tokens,
+        attended,
         labelled=sum(sum(sequence.loss_mask[1:]) for sequence in sample.sequences) if reads.token_losses else 0,
-        images=len(sample.image_paths),
+        images=len(sample.image_paths) * sample.distinct_views,
     )
 
 

@@ -12,13 +12,16 @@ from types import SimpleNamespace
 
 import numpy
 
-from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.mismatched import mismatched_samples
+from nemo_mm_align.datasets.sample import CHOSEN, REJECTED, Sample
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.training.data import BatchShape, Collator
 from nemo_mm_align.training.image_probe import Exchange, ImageProbe
 from nemo_mm_align.training.step import TrainingEngine
@@ -37,13 +40,28 @@ class DrawnImages(Collator):
         processor = SimpleNamespace(image_size=IMAGE_SIZE)
         super().__init__(encoder, processor, BatchShape(2, shared_prefix=True), runtime.is_first_stage())  # type: ignore[arg-type]
 
-    def _load(self, path: Path) -> numpy.ndarray:
-        return load_pixels(path)
+    def _load(self, path: Path, crop: Crop | None) -> numpy.ndarray:
+        return load_pixels(path, crop)
 
 
 def pairs() -> list[Sample]:
     """A prompt with an image each, a chosen and a rejected answer, and what a reference says of them."""
     return [replace(candidates(n, 2), reference_log_probs=[-9.0 - n, -25.0 + n]) for n in range(PAIRS)]
+
+
+def labelled() -> list[Sample]:
+    """Three pairs, a desirable answer and an undesirable one, and what a reference says of them."""
+    given: list[tuple[str, ...]] = [(CHOSEN, REJECTED), (CHOSEN,), (CHOSEN, REJECTED), (REJECTED,), (CHOSEN, REJECTED)]
+    return [
+        replace(candidates(n, len(roles)), roles=roles, reference_log_probs=[-9.0 - n, -25.0 + n][: len(roles)])
+        for n, roles in enumerate(given)
+    ]
+
+
+def mismatched() -> list[Sample]:
+    """Their prompts with the answers of others, and what a reference says of these."""
+    made = mismatched_samples(labelled(), max_length=40)
+    return [replace(one, reference_log_probs=[-20.0 - n, -29.0][: len(one.sequences)]) for n, one in enumerate(made)]
 
 
 def build(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None = None) -> Llava:
@@ -66,7 +84,23 @@ def measure(folder: Path, parallel: ParallelConfig) -> dict[str, object]:
     engine = TrainingEngine(model, find_recipe("dpo").configured(), OptimConfig(), total_steps=9, seed=0)
     own = range(runtime.data_parallel_rank(), 4, runtime.data_parallel_size())
     metrics = engine.step([collator([samples[n]], collator.length(samples)) for n in own], 0).metrics
-    return {"effects": effects, "metrics": metrics}
+    return {"effects": effects, "metrics": metrics, "kto": kto_step(folder, parallel)}
+
+
+def kto_step(folder: Path, parallel: ParallelConfig, size: int = 1, shared_prefix: bool = True) -> dict[str, float]:
+    """Return the metrics of a step on four labelled samples."""
+    model, collator = build(folder, parallel), DrawnImages()
+    collator.shape, collator.roles = BatchShape(2, shared_prefix, equal_rows=True), find_recipe("kto").samples.roles
+    set_trainable(model, language=True, projector=True, vision=False, adapters=False)
+    engine = TrainingEngine(model, find_recipe("kto").configured(undesirable_weight=0.8), OptimConfig(), 9, seed=0)
+    own = range(runtime.data_parallel_rank(), 4, runtime.data_parallel_size())
+    places = [own[start : start + size] for start in range(0, len(own), size)]
+
+    def batches(samples: list[Sample]) -> list[Batch]:
+        parts, length = [[samples[n] for n in part] for part in places], collator.length(samples)
+        return [collator(part, length, max(map(collator.rows, parts))) for part in parts]
+
+    return engine.step(batches(labelled()), 0, batches(mismatched())).metrics
 
 
 if __name__ == "__main__":

@@ -35,9 +35,11 @@ from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
 from nemo_mm_align.recipes.registry import find_recipe
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.reference import _log_probs
-from nemo_mm_align.training.step import TrainingEngine, run_schedule
+from nemo_mm_align.training.schedule import run_schedule
+from nemo_mm_align.training.step import TrainingEngine
 from tests.memory import PeakMemory, SavedTensors
 
 CONFIG = LlavaConfig(
@@ -123,7 +125,7 @@ def micro_batch(job: TrainingJob, number: int) -> Batch:
         samples.append(Sample(f"{number}-{row}", [Path(f"{number}-{row}.png")], sequences, reference))
     size = config.vision.image_size
 
-    def load(path: Path) -> numpy.ndarray:
+    def load(path: Path, crop: Crop | None) -> numpy.ndarray:
         return numpy.ones((3, size, size), dtype=numpy.float32)
 
     image, per_image = config.image_token_id, config.tokens_per_image

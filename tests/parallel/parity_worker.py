@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,8 @@ from nemo_mm_align.parallel import runtime
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.optimizer import wrap_for_training
 from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.training.step import run_schedule
+from nemo_mm_align.schema.crops import Crop
+from nemo_mm_align.training.schedule import run_schedule
 from tests.float64 import Float64
 from tests.parallel.differences import gradient_differences, relative, step_differences
 from tests.tiny_llava import IMAGE_TOKEN, LORA, PAD, TOKENS_PER_IMAGE, candidates, load_pixels, micro_batch
@@ -177,13 +178,17 @@ def check_logits(folder: Path, work: Path) -> float:
 
 
 def check_packed(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None) -> dict:
-    """Packed rows (prefix once, branches side by side) against one row per branch, in the same layout."""
+    """Packed rows (prefix once, branches side by side) against one row per branch, in the same layout.
+
+    The last sequence sees a part of the image, so that it lies in a row of its own.
+    """
+    samples = [replace(candidates(i, 4), views=((), (), (), (Crop(0.01, 0.2, i),))) for i in range(2)]
     results = []
     for shared_prefix, length in ((False, 24), (True, 40)):
         model = build(folder, parallel, lora)
         make = [
-            collate([candidates(i)], length, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels, shared_prefix)
-            for i in range(2)
+            collate([sample], length, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels, shared_prefix)
+            for sample in samples
         ]
         _, token_losses, gradients = train_step(model, make)
         log_probs = torch.stack([b.sum_per_sequence(row) for b, row in zip(make, token_losses[0], strict=True)])

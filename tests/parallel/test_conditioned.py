@@ -1,4 +1,4 @@
-"""Attribute-conditioned recipes at every layout: rows with and without a line, pairs with and without a flip line.
+"""Recipes of uneven samples at every layout: rows with and without a line, pairs with and without a flip line or an image.
 
 The lists of losses are pinned, as those of tests/golden are for the recipes of the paper.
 """
@@ -20,8 +20,9 @@ STEPS, STOP = 5, 3
 PINNED = {
     "steerlm": [6.910275, 6.220252, 5.880741, 4.557873, 3.887126],
     "attribute_dpo": [2.815569, 3.830661, 4.132612, 2.581772, 3.400876],
+    "mdpo": [1.732868, 1.645449, 2.052039, 0.998704, 1.038577],
 }
-"""Losses of the five steps."""
+"""Losses of the five steps; of mdpo the first is 2.5 ln 2: pair and anchor of each sample, and the image of every second."""
 RECIPES = {
     "steerlm": ["model.lora=null"],
     "attribute_dpo": [
@@ -31,6 +32,7 @@ RECIPES = {
         "model.lora.rank=4",
         "model.lora.alpha=8",
     ],
+    "mdpo": ["recipe.epochs=99", "model.lora.rank=4", "model.lora.alpha=8"],
 }
 
 
@@ -50,6 +52,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     tiny_llava(folder / "model")
     conditioned(folder)
+    training_data(folder, "preference").rename(folder / "mdpo.jsonl")
     return folder
 
 

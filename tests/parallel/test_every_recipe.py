@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_mm_align.datasets.kinds import ANSWERS, ATTRIBUTE_PAIRS, ATTRIBUTED_ANSWERS, PAIRS, RATED_ANSWERS
+from nemo_mm_align.datasets.kinds import (
+    ANSWERS,
+    ATTRIBUTE_PAIRS,
+    ATTRIBUTED_ANSWERS,
+    IMAGE_PAIRS,
+    LABELLED_ANSWERS,
+    PAIRS,
+    RATED_ANSWERS,
+)
 from nemo_mm_align.miniature.folders import SHIPPED_BASE
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.recipes.registry import all_recipes
@@ -23,8 +31,10 @@ DATA = {
     ANSWERS: "sft",
     ATTRIBUTED_ANSWERS: "steerlm",
     PAIRS: "preference",
+    IMAGE_PAIRS: "preference",
     ATTRIBUTE_PAIRS: "attribute_dpo",
     RATED_ANSWERS: "rated",
+    LABELLED_ANSWERS: "labelled",
 }
 """Kind of sample -> a file of it in `inputs`."""
 SIZES = ["trainer.max_steps=2", "model.global_batch_size=4", "model.max_length=200", "precision=fp32"]
@@ -40,6 +50,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     conditioned(folder / "taste")
     training_data(folder, "steerlm")
     training_data(folder, "preference")
+    training_data(folder, "labelled")
     rated_data(folder)
     return folder
 

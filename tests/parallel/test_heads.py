@@ -80,7 +80,7 @@ def test_a_fresh_head_begins_at_the_mean_of_the_targets(folder: Path) -> None:
     encoder = SimpleNamespace(pad_id=PAD, image_token_id=IMAGE_TOKEN, tokens_per_image=TOKENS_PER_IMAGE)
     processor = SimpleNamespace(image_size=IMAGE_SIZE)
     with pytest.MonkeyPatch.context() as pixels:
-        pixels.setattr(Collator, "_load", lambda self, path: load_pixels(path))
+        pixels.setattr(Collator, "_load", lambda self, *picture: load_pixels(*picture))
         start_head(model, given, encoder, processor)  # type: ignore[arg-type]
     assert model.head is not None and model.training
     with torch.no_grad():

@@ -22,7 +22,7 @@ from nemo_mm_align.training.data import BatchShape, Collator, read_samples
 from nemo_mm_align.training.image_probe import ImageProbe, draw_exchanges
 from nemo_mm_align.training.reading import forward_batch, read_batch
 from tests.distributed import REPOSITORY, run_distributed
-from tests.parallel.health_worker import build, measure, probe
+from tests.parallel.health_worker import build, kto_step, measure, probe
 from tests.tiny_llava import make_llava, micro_batch
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -61,9 +61,17 @@ def test_every_layout_tells_the_same(folder: Path, tmp_path: Path) -> None:
     expected = measure(folder, ParallelConfig())
     run_distributed("tests/parallel/health_worker.py", 2, folder, tmp_path / "found.json")
     for layout, found in json.loads((tmp_path / "found.json").read_text()).items():
-        assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-5, abs=1e-5, nan_ok=True), layout
+        for step in ("metrics", "kto"):
+            assert found[step] == pytest.approx(expected[step], rel=1e-5, abs=1e-5, nan_ok=True), (layout, step)
         for measured, effect in expected["effects"].items():
             assert found["effects"][measured] == pytest.approx(effect, abs=1e-5), (layout, measured)
+
+
+def test_the_reference_point_of_kto_is_the_steps(folder: Path) -> None:
+    ones, twos, apart = (
+        kto_step(folder, ParallelConfig(), size, shared) for size, shared in ((1, True), (2, True), (1, False))
+    )
+    assert ones["kl"] > 0 and twos == pytest.approx(ones, rel=1e-5) and apart == pytest.approx(ones, rel=1e-5)
 
 
 def test_neither_dropout_nor_the_micro_batch_size_shows(folder: Path) -> None:

@@ -22,7 +22,7 @@ from tests.parallel.validation_worker import build, held_out, measure, validatio
 from tests.tiny import sentence, tiny_llava, training_data
 from tests.tiny_llava import make_llava
 
-NAMES = ("sft", "dpo", "attribute_model")
+NAMES = ("sft", "dpo", "kto", "attribute_model")
 LAYOUTS = {
     "tp2": ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"],
     "pp2": ["model.pipeline_model_parallel_size=2", "model.num_layers_in_first_pipeline_stage=1"],
@@ -42,6 +42,8 @@ class TestMeasuring:
 
     def test_every_layout_tells_the_same(self, folder: Path, tmp_path: Path) -> None:
         expected = measure(folder, ParallelConfig())
+        for count in (5, 1):
+            assert expected[f"mdpo {count}"] == pytest.approx(expected[f"mdpo apart {count}"], rel=1e-5, nan_ok=True)
         run_distributed("tests/parallel/validation_worker.py", 2, folder, tmp_path / "found.json")
         for layout, found in json.loads((tmp_path / "found.json").read_text()).items():
             for case, metrics in expected.items():
@@ -64,6 +66,8 @@ class TestMeasuring:
         if name == "dpo":  # a mean over pairs: of five, each is worth a fifth
             for metric in ("loss", "rewards/accuracies", "rewards/margins"):
                 assert found[1][metric] == pytest.approx(sum(one[metric] for one in alone) / 5, rel=1e-6)
+        if name == "kto":  # the reference point is that of all samples, not of a micro batch
+            assert found[0]["kl"] > 0 and found[0]["kl"] != pytest.approx(alone[0]["kl"], rel=0.1)
         if name == "sft":  # a mean over answer tokens: a sample's loss weighs as many as it has
             weights = [sum(sequence.num_answer_tokens for sequence in item.sequences) for item in held_out(name)]
             total = sum(one["loss"] * weight for one, weight in zip(alone, weights, strict=True))

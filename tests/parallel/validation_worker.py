@@ -26,8 +26,8 @@ from nemo_mm_align.training.data import BatchShape
 from nemo_mm_align.training.validation import Validation, metric_names
 from tests.distributed import REPOSITORY
 from tests.parallel.each_layout import in_each_layout
-from tests.parallel.health_worker import DrawnImages
-from tests.tiny_llava import candidates, samples
+from tests.parallel.health_worker import DrawnImages, labelled, mismatched
+from tests.tiny_llava import candidates, image_pair, samples
 
 LAYOUTS = {"tp2": ParallelConfig(2, 1, sequence_parallel=True), "pp2": ParallelConfig(1, 2), "dp2": ParallelConfig()}
 HIDDEN = 64
@@ -38,7 +38,9 @@ OUTPUTS = len(SCHEMA.names)
 
 
 def objective(name: str) -> Objective:
-    return find_recipe(name).configured().with_schema(SCHEMA)
+    method, _, apart = name.partition(" ")
+    shared = {"shared_prefix": False} if apart else {}
+    return find_recipe(method).configured(**shared).with_schema(SCHEMA)
 
 
 def held_out(name: str, count: int = 5) -> list[Sample]:
@@ -47,6 +49,13 @@ def held_out(name: str, count: int = 5) -> list[Sample]:
         return [sample for number in range(2) for sample in samples(number)][:count]
     if name == "dpo":
         return [replace(candidates(n, 2), reference_log_probs=[-9.0 - n, -25.0 + n]) for n in range(count)]
+    if name == "kto":
+        return labelled()[:count]
+    if name.startswith("mdpo"):
+        pairs = [image_pair(n) for n in range(count)]
+        return [
+            replace(p, reference_log_probs=[-9.0 - n, -25.0 + n, -11.0][: len(p.roles)]) for n, p in enumerate(pairs)
+        ]
     rated = [candidates(n, 1 + n % 3) for n in range(count)]
     nan = float("nan")
     targets = [
@@ -76,15 +85,17 @@ def validation(name: str, chosen: list[Sample], size: int) -> Validation:
     pipeline = runtime.layout()["pipeline_model_parallel_size"] > 1
     shared = recipe.rows_shared
     collator.shape = BatchShape(2, shared, last_token=recipe.reads.hidden is not None, equal_rows=pipeline)
-    collator.roles = find_recipe(name).samples.roles
+    collator.roles = find_recipe(recipe.name).samples.roles
     names = metric_names(recipe, copy.copy(collator), chosen[0], HIDDEN, OUTPUTS if name == "attribute_model" else 0)
-    return Validation(chosen, collator, recipe, size, names)
+    return Validation(
+        chosen, collator, recipe, size, names, False, mismatched()[: len(chosen)] if name == "kto" else None
+    )
 
 
 def measure(folder: Path, parallel: ParallelConfig) -> dict[str, dict[str, float]]:
     """Return the metrics of five samples, and of one, which leaves a second replica without any."""
     found = {}
-    for name in ("sft", "dpo", "attribute_model"):
+    for name in ("sft", "dpo", "mdpo", "mdpo apart", "kto", "attribute_model"):
         model = build(folder, name, parallel)
         for count in (5, 1):
             found[f"{name} {count}"] = validation(name, held_out(name, count), 2).measure(model) or {}

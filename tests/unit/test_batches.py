@@ -34,7 +34,7 @@ def pair(prompt: list[int], chosen: list[int], rejected: list[int], images: int 
 
 
 def build(samples: list[Sample], length: int, **options: object) -> object:
-    return collate(samples, length, 0, IMAGE, 2, lambda path: numpy.ones((3, 4, 4), "float32"), **options)
+    return collate(samples, length, 0, IMAGE, 2, lambda path, crop: numpy.ones((3, 4, 4), "float32"), **options)
 
 
 def test_plain_rows_predict_the_next_token_and_pad_on_the_right() -> None:

@@ -177,5 +177,6 @@ def test_the_script_names_what_is_wrong(repository, tmp_path):
     done = run(repository, tmp_path)
     assert done.returncode == 2 and done.stderr == (
         "error: missing on the command line: method=... (sft, rejection, steerlm, steerlm_paper, preference, best_worst, "
-        "all_pairs, attribute_preference, attribute_model), annotations=..., out=.... Each is explained in conf/build.yaml.\n"
+        "all_pairs, attribute_preference, attribute_model, labelled), annotations=..., out=.... Each is explained in "
+        "conf/build.yaml.\n"
     )

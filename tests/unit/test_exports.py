@@ -55,8 +55,13 @@ def read(path: Path, schema):
     return read_examples(SourceSettings(path=str(path)), schema)
 
 
-@pytest.mark.parametrize("method", sorted({*BUILDERS} - {"attribute_model"}))  # rated answers have no other format
-@pytest.mark.parametrize("form", ["trl", "llava_dpo"])
+HELD_BY = {
+    "trl": sorted({*BUILDERS} - {"attribute_model"}),  # rated answers have no other format
+    "llava_dpo": sorted({*BUILDERS} - {"attribute_model", "labelled"}),
+}
+
+
+@pytest.mark.parametrize(("form", "method"), [(form, method) for form, held in HELD_BY.items() for method in held])
 def test_our_reader_gets_the_same_examples_back(build_as, tmp_path, helpsteer, method, form):
     given = annotations(helpsteer, tmp_path)
     given.append(with_prompt(given[0], "text", ("user", "Why ?"), images=()))

@@ -188,7 +188,7 @@ def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(reposit
     names = {name: steps[f"seed0_build_{name}"].outputs[0].name for name in speaking}
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
     seeded = [name for name in speaking if "method.seed=0" in steps[f"seed0_build_{name}"].command]
-    assert seeded == ["rejection", "steerlm", "dpo", "attribute_dpo", "ipo"]
+    assert seeded == ["rejection", "steerlm", "dpo", "attribute_dpo", "ipo", "mdpo"]
 
 
 def words_of(step: Step, *beginnings: str) -> list[str]:

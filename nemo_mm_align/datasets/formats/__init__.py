@@ -64,6 +64,12 @@ FORMATS = {
         native.PAIR_KEYS,
         dict.fromkeys(("prompt", "chosen", "rejected"), native.TURN_KEYS),
     ),
+    "messages_kto": Format(
+        ("prompt", "completion"),
+        native.parse_labelled,
+        native.LABELLED_KEYS,
+        dict.fromkeys(("prompt", "completion"), native.TURN_KEYS),
+    ),
 }
 """In the order in which they are tried: the first whose keys the record has is its format."""
 

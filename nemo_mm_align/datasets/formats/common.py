@@ -71,6 +71,14 @@ def number_field(record: Mapping[str, Any], key: str) -> float | None:
     raise malformed(key, value, "a finite number")
 
 
+def label_field(record: Mapping[str, Any], key: str) -> bool:
+    """Return true or false, or raise `MalformedRecord`: 0 and 1 may be anything."""
+    value = record.get(key)
+    if not isinstance(value, bool):
+        raise malformed(key, value, "true (a desirable answer) or false (an undesirable one)")
+    return value
+
+
 def image_list(record: Mapping[str, Any]) -> list[str | Path]:
     """Return the record's image paths: of ``image`` or ``images``, a path or a list of paths; an empty one says nothing."""
     single, several = (_images(record, key) for key in ("image", "images"))

@@ -44,7 +44,8 @@ CONTEXT = _words(
     "system system_prompt instruction input context history chat_template_kwargs thinking reasoning_content attributes"
 )
 OTHER_FORMATS = _words(
-    "turns conversations messages prompt chosen rejected chosen_response rejected_response chosen_reward rejected_reward"
+    "turns conversations messages prompt completion chosen rejected chosen_response rejected_response chosen_reward "
+    "rejected_reward"
 )
 
 REFUSED = {

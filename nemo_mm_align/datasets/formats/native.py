@@ -12,28 +12,45 @@ from nemo_mm_align.datasets.formats.common import (
     Context,
     extra_fields,
     image_list,
+    label_field,
     malformed,
     number_field,
     score_fields,
     text_field,
     turn_list,
 )
-from nemo_mm_align.schema.examples import PreferenceExample, RatedAnswer, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import (
+    LabelledExample,
+    PreferenceExample,
+    RatedAnswer,
+    RatedAnswers,
+    TrainingExample,
+)
+from nemo_mm_align.schema.records import Conversation
 
 NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
-RECORD_KEYS = tuple({**TrainingExample.model_fields, **PreferenceExample.model_fields, **RatedAnswers.model_fields})
+RECORDS: tuple[type[Conversation], ...] = (TrainingExample, PreferenceExample, LabelledExample, RatedAnswers)
+RECORD_KEYS = tuple({key: None for record in RECORDS for key in record.model_fields})
 MESSAGES_KEYS = ("id", "image", "images", "messages", "prompt", "metadata")
 PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS)
+LABELLED_KEYS = ("id", "image", "images", "prompt", "completion", "label", "score", "metadata")
 TURN_KEYS = ("role", "content")
 
 
 def parse_record(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
-    """A `TrainingExample`; a `PreferenceExample` where there is a ``chosen``, `RatedAnswers` where there are ``answers``.
+    """A `TrainingExample`; a `PreferenceExample` where there is a ``chosen``, a `LabelledExample` where there is an
+    ``answer``, `RatedAnswers` where there are ``answers``.
 
     Unknown keys are faults.
     """
     is_rated, is_pair = "answers" in record, "chosen" in record or "rejected" in record
-    known = RatedAnswers if is_rated else PreferenceExample if is_pair else TrainingExample
+    is_labelled = not is_rated and not is_pair and ("answer" in record or "label" in record)
+    is_one: dict[type[Conversation], bool] = {
+        RatedAnswers: is_rated,
+        PreferenceExample: is_pair,
+        LabelledExample: is_labelled,
+    }
+    known: type[Conversation] = next((kind for kind, is_it in is_one.items() if is_it), TrainingExample)
     turns = turn_list(record, "turns", "role", "content")
     draft = Draft(record_id, image_list(record), turns, extras={"metadata": _mapping(record, "metadata") or {}})
     if is_rated:
@@ -42,6 +59,9 @@ def parse_record(record: Mapping[str, Any], record_id: str, context: Context) ->
         draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
         draft.extras |= {key: number_field(record, key) for key in NUMBERS}
         draft.flip_attributes = _mapping(record, "flip_attributes")
+    elif is_labelled:
+        draft.answers, draft.label = (text_field(record, "answer"),), label_field(record, "label")
+        draft.extras["score"] = number_field(record, "score")
     draft.attributes = None if is_rated else _mapping(record, "attributes")
     for key in set(record) - set(known.model_fields):
         draft.fault("unknown_key", f"unknown key {key!r}.", "extras belong in metadata.")
@@ -93,6 +113,18 @@ def parse_message_pairs(record: Mapping[str, Any], record_id: str, context: Cont
             raise MalformedRecord(Problem("field", problem, "chosen and rejected must answer the same prompt."))
     answers = (chosen[-1][1].strip(), rejected[-1][1].strip())
     return Draft(record_id, image_list(record), prompt, answers, extras=extras)
+
+
+def parse_labelled(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
+    """``{prompt, completion, label}``: texts or lists of ``{role, content}`` messages, and true or false, with ``image`` or
+    ``images``."""
+    prompt, completion = _messages(record, "prompt", "user"), _messages(record, "completion", "assistant")
+    if [role for role, _ in completion] != ["assistant"]:
+        problem = f"completion has the turns {', '.join(role for role, _ in completion)}."
+        raise MalformedRecord(Problem("field", problem, "it must be one answer; earlier turns belong to the prompt."))
+    extras = {"score": number_field(record, "score"), "metadata": extra_fields(record, LABELLED_KEYS)}
+    label = label_field(record, "label")
+    return Draft(record_id, image_list(record), prompt, (completion[0][1].strip(),), label=label, extras=extras)
 
 
 def _messages(record: Mapping[str, Any], key: str, role: str) -> list[list[str]]:

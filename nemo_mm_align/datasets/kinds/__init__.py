@@ -10,13 +10,18 @@ from pathlib import Path
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.kinds.answers import Answers, AttributedAnswers
+from nemo_mm_align.datasets.kinds.image_pairs import ImagePairs
 from nemo_mm_align.datasets.kinds.kind import SampleKind
+from nemo_mm_align.datasets.kinds.labelled import LabelledAnswers
 from nemo_mm_align.datasets.kinds.pairs import AttributePairs, Pairs
 from nemo_mm_align.datasets.kinds.rated import Candidates
 from nemo_mm_align.schema.examples import Example, PreferenceExample
 
 ANSWERS, ATTRIBUTED_ANSWERS, RATED_ANSWERS = Answers(), AttributedAnswers(), Candidates()
-PAIRS, ATTRIBUTE_PAIRS = Pairs(), AttributePairs()
+PAIRS, ATTRIBUTE_PAIRS, IMAGE_PAIRS = Pairs(), AttributePairs(), ImagePairs()
+LABELLED_ANSWERS = LabelledAnswers()
+OF_RECORDS = (ANSWERS, PAIRS, LABELLED_ANSWERS, RATED_ANSWERS)
+"""For every record the first one here that takes it is what it is called by."""
 
 
 def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, recipe: str, build_method: str) -> None:
@@ -32,7 +37,7 @@ def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, 
     """
     for example in examples:
         if not isinstance(example, kind.example):
-            found = next(other.title for other in (ANSWERS, PAIRS, RATED_ANSWERS) if isinstance(example, other.example))
+            found = next(other.title for other in OF_RECORDS if isinstance(example, other.example))
             wanted = f"{kind.title} (chosen and rejected)" if kind.example is PreferenceExample else kind.title
             raise UserError(f"{path}: holds {found}, but recipe={recipe} trains on {wanted}.")
     lacking = kind.lacks(examples)

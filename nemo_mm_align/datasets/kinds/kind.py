@@ -19,16 +19,18 @@ class SampleKind(ABC):
 
     Attributes:
         title: of such data, in words; what a message names them by.
-        example: the record that a sample is made of.
+        example: the record that a sample is made of, or several of which each will do.
         roles: that a sample's sequences can have, in order.
         sequences: of a usual sample, which memory and time are estimated from; 0 stands for one per role.
+        apart: of these, those that see the images otherwise than the ones before them, each in a row of its own.
         attributed: prompts carry the attributes that are asked for, so that the model can be steered.
     """
 
     title: str
-    example: type[Example]
+    example: type[Example] | tuple[type[Example], ...]
     roles: tuple[str, ...]
     sequences: int = 0
+    apart: int = 0
     attributed: bool = False
 
     @property

@@ -13,7 +13,7 @@ class Pairs(SampleKind):
 
     title = "preference pairs"
     example = PreferenceExample
-    roles = (CHOSEN, REJECTED)
+    roles: tuple[str, ...] = (CHOSEN, REJECTED)
 
     def encode(self, example: Example, encoder: Encoder) -> Sample:
         """Chosen, then rejected, with the record's own reference log-probs where it has both."""
@@ -24,7 +24,7 @@ class Pairs(SampleKind):
             example.id,
             image_paths(example),
             encoder.encode_preference(example),
-            stored if len(stored) == len(self.roles) else None,
+            stored if len(stored) == len(given) else None,
         )
 
     def flaw(self, sample: Sample) -> tuple[str, str] | None:
