@@ -43,7 +43,7 @@ def in_order(ids: list[str], seed: str) -> list[str]:
 
 
 def flip(pair: PreferenceExample) -> PreferenceExample:
-    """Return a pair with chosen and rejected swapped, their scores and reference log-probs with them."""
+    """Return a pair with chosen and rejected swapped, their scores, ratings and reference log-probs with them."""
     metadata = pair.metadata | {"flipped": True}
     if "chosen" in metadata and "rejected" in metadata:
         metadata |= {"chosen": pair.metadata["rejected"], "rejected": pair.metadata["chosen"]}
@@ -52,6 +52,8 @@ def flip(pair: PreferenceExample) -> PreferenceExample:
         "rejected": pair.chosen,
         "chosen_score": pair.rejected_score,
         "rejected_score": pair.chosen_score,
+        "chosen_ratings": pair.rejected_ratings,
+        "rejected_ratings": pair.chosen_ratings,
         "reference_chosen_log_prob": pair.reference_rejected_log_prob,
         "reference_rejected_log_prob": pair.reference_chosen_log_prob,
     }

@@ -162,9 +162,11 @@ def export_named(name: str, schema: AttributeSchema, path: Path) -> Export:
 
 
 def _scores(example: PreferenceExample) -> dict[str, Any]:
+    ratings = {"chosen_ratings": example.chosen_ratings, "rejected_ratings": example.rejected_ratings}
     return {
         "chosen_score": example.chosen_score,
         "rejected_score": example.rejected_score,
+        **{key: values for key, values in ratings.items() if values is not None},
         "metadata": example.metadata,
     }
 

@@ -22,6 +22,7 @@ class PreferenceExample(Conversation):
     """A prompt with a better and a worse answer. Reference log-probs are sums over answer tokens, in nats.
 
     `attributes` are asked for, if any; `flip_attributes` are other values under which the worse answer is the better one.
+    Scores and ratings say by how much: a score is one number, ratings are values of a schema's attributes.
     """
 
     last_speaker = "user"
@@ -32,6 +33,8 @@ class PreferenceExample(Conversation):
     flip_attributes: dict[str, float] | None = None
     chosen_score: float | None = None
     rejected_score: float | None = None
+    chosen_ratings: dict[str, FiniteFloat] | None = None
+    rejected_ratings: dict[str, FiniteFloat] | None = None
     reference_chosen_log_prob: float | None = None
     reference_rejected_log_prob: float | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)

@@ -31,6 +31,9 @@ def test_best_against_worst(helpsteer):
     (pair,), _ = build(BuildSettings(name="best_worst"), [given], helpsteer)
     assert (pair.chosen, pair.rejected, pair.chosen_score, pair.rejected_score) == ("best", "poor", 12, 2)
     assert pair.metadata == {"prompt_id": "p", "judge": "j", "chosen": 1, "rejected": 2}
+    ratings = [given.candidates[place].ratings for place in (1, 2)]
+    assert [pair.chosen_ratings, pair.rejected_ratings] == ratings and ratings[0] != ratings[1]
+    assert [flip(pair).chosen_ratings, flip(pair).rejected_ratings] == ratings[::-1]
 
 
 def test_all_pairs_above_the_margin(helpsteer):

@@ -8,12 +8,14 @@ from typing import Any
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
 from nemo_mm_align.datasets.formats.common import (
+    RATING_KEYS,
     SCORE_KEYS,
     Context,
     extra_fields,
     image_list,
     label_field,
     malformed,
+    mapping_field,
     number_field,
     score_fields,
     text_field,
@@ -28,11 +30,11 @@ from nemo_mm_align.schema.examples import (
 )
 from nemo_mm_align.schema.records import Conversation
 
-NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
+NUMBERS = ("reference_chosen_log_prob", "reference_rejected_log_prob")
 RECORDS: tuple[type[Conversation], ...] = (TrainingExample, PreferenceExample, LabelledExample, RatedAnswers)
 RECORD_KEYS = tuple({key: None for record in RECORDS for key in record.model_fields})
 MESSAGES_KEYS = ("id", "image", "images", "messages", "prompt", "metadata")
-PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS)
+PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS, *RATING_KEYS)
 LABELLED_KEYS = ("id", "image", "images", "prompt", "completion", "label", "score", "metadata")
 TURN_KEYS = ("role", "content")
 
@@ -52,17 +54,17 @@ def parse_record(record: Mapping[str, Any], record_id: str, context: Context) ->
     }
     known: type[Conversation] = next((kind for kind, is_it in is_one.items() if is_it), TrainingExample)
     turns = turn_list(record, "turns", "role", "content")
-    draft = Draft(record_id, image_list(record), turns, extras={"metadata": _mapping(record, "metadata") or {}})
+    draft = Draft(record_id, image_list(record), turns, extras={"metadata": mapping_field(record, "metadata") or {}})
     if is_rated:
         _take_answers(draft, record)
     elif is_pair:
         draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
-        draft.extras |= {key: number_field(record, key) for key in NUMBERS}
-        draft.flip_attributes = _mapping(record, "flip_attributes")
+        draft.extras |= score_fields(record) | {key: number_field(record, key) for key in NUMBERS}
+        draft.flip_attributes = mapping_field(record, "flip_attributes")
     elif is_labelled:
         draft.answers, draft.label = (text_field(record, "answer"),), label_field(record, "label")
         draft.extras["score"] = number_field(record, "score")
-    draft.attributes = None if is_rated else _mapping(record, "attributes")
+    draft.attributes = None if is_rated else mapping_field(record, "attributes")
     for key in set(record) - set(known.model_fields):
         draft.fault("unknown_key", f"unknown key {key!r}.", "extras belong in metadata.")
     return draft
@@ -73,17 +75,10 @@ def _take_answers(draft: Draft, record: Mapping[str, Any]) -> None:
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, Mapping) for answer in answers):
         raise malformed("answers", answers, "a list of at least one {text, attributes}")
     draft.answers = tuple(text_field(answer, "text") for answer in answers)
-    draft.ratings = [_mapping(answer, "attributes") or {} for answer in answers]
+    draft.ratings = [mapping_field(answer, "attributes") or {} for answer in answers]
     unknown = {key for answer in answers for key in answer} - set(RatedAnswer.model_fields)
     for key in sorted(map(str, unknown)):
         draft.fault("unknown_key", f"unknown key {key!r} of an answer.", "extras belong in metadata.")
-
-
-def _mapping(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    value = record.get(key)
-    if value is not None and not isinstance(value, Mapping):
-        raise malformed(key, value, "an object")
-    return None if value is None else dict(value)
 
 
 def parse_messages(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
