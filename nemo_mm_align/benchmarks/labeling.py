@@ -128,7 +128,7 @@ def _resume(command: LabelCommand, server: ServerProcess) -> dict[str, float]:
 
 
 def measure_labeling(settings: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
-    """Run the measurements that `settings` name (the key ``labeling`` of conf/size/*.yaml).
+    """Run the measurements that `settings` name (the key ``labeling`` of conf/benchmark/size/*.yaml).
 
     Raises:
         UserError: an unknown measurement.

@@ -42,7 +42,7 @@ class Benchmark:
     """The measurements of one size in one scratch folder.
 
     Args:
-        size: values of conf/size/*.yaml.
+        size: values of conf/benchmark/size/*.yaml.
         template: a chat template, which a checkpoint must have.
         scratch: folder for models; about three times the largest model is written there.
     """

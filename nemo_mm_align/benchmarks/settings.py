@@ -31,7 +31,7 @@ class ModelSize(StrictModel):
 
 
 class SamplingSize(StrictModel):
-    """How much is answered with rows refilled and in fixed batches; the comments of conf/size/full.yaml say what each means."""
+    """How much is answered with rows refilled and in fixed batches; see the comments of conf/benchmark/size/full.yaml."""
 
     models: list[str]
     rounds: Count
@@ -44,7 +44,7 @@ class SamplingSize(StrictModel):
 
 
 class AnsweringSize(StrictModel):
-    """What one model is asked through the server and by transformers; the comments of conf/size/full.yaml say what each means."""
+    """What one model is asked through the server and by transformers; see the comments of conf/benchmark/size/full.yaml."""
 
     rounds: Count
     question_words: tuple[Count, Count]
@@ -102,7 +102,7 @@ class LabelingSize(StrictModel):
 
 
 class BenchmarkSize(StrictModel):
-    """``conf/size/*.yaml``."""
+    """``conf/benchmark/size/*.yaml``."""
 
     name: str
     rounds: Count

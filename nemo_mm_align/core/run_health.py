@@ -15,6 +15,25 @@ HEALTH_FILE = Path("metrics/health.json")
 SCHEMA_VERSION: Literal[1] = 1
 
 
+Rule = Literal[
+    "steps",
+    "learning rate",
+    "loss",
+    "accuracy",
+    "displacement",
+    "saturation",
+    "distance",
+    "length",
+    "entropy",
+    "gradient",
+    "images",
+    "overfitting",
+    "validation accuracy",
+    "answers",
+]
+"""Names of the rules that can worry."""
+
+
 class Section(BaseModel):
     """Base of every part: unknown keys are refused."""
 

@@ -105,6 +105,8 @@ class Batch:
     """What `Objective.point` said of the step's mismatched answers, a mean over all of them; None where nothing was asked."""
     targets_QT: Tensor | None = None
     """What is to be told of each sequence; NaN where a value is missing."""
+    prior_log_probs_Q: Tensor | None = None
+    """Reference log-probs of each answer where nothing is asked for; NaN of samples that leave it open, None where all do."""
 
     def to(self, device: torch.device | str | int) -> Batch:
         """Return the batch, and what is known of its places, with tensors on `device`."""

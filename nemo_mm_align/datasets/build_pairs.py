@@ -116,5 +116,7 @@ def _preference(annotation: Annotation, pair_id: str, chosen: Scored, rejected: 
         rejected=rejected.text,
         chosen_score=chosen.score,
         rejected_score=rejected.score,
+        chosen_ratings=chosen.ratings,
+        rejected_ratings=rejected.ratings,
         metadata=metadata_of(annotation, {"chosen": chosen.index, "rejected": rejected.index}),
     )

@@ -15,6 +15,7 @@ Others:
     attribute_preference  pairs whose order depends on the attributes that are asked for
     labelled              every candidate that is clearly good or poor, with that as its label
     attribute_model       all candidates of a prompt with their mean ratings, to train a model that tells them
+    steerlm2              all candidates of a prompt, and how likely each has the attributes that are asked for
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ Method = Literal[
     "attribute_preference",
     "attribute_model",
     "labelled",
+    "steerlm2",
 ]
 (
     SFT,
@@ -50,10 +52,11 @@ Method = Literal[
     ATTRIBUTE_PREFERENCE,
     ATTRIBUTE_MODEL,
     LABELLED,
+    STEERLM2,
 ) = get_args(Method)
 PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
 """They give pairs; the others give single answers."""
-RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM, ATTRIBUTE_PREFERENCE)
+RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM, ATTRIBUTE_PREFERENCE, STEERLM2)
 """They draw by `BuildSettings.seed`, whatever else is set."""
 Balance = Literal["counts", "root", "even"]
 
@@ -71,6 +74,8 @@ class BuildSettings(StrictModel):
         strict: pairs: the difference must be greater than `margin`; a difference of exactly `margin` is not enough.
         max_pairs: all_pairs: at most so many pairs of a prompt, drawn at random; None for all.
         label_noise: pairs: share of pairs whose chosen and rejected are swapped (an ablation).
+        rating_noise: share of prompts whose candidates get each other's ratings before anything is chosen by them, the best the
+            worst one's (an ablation of whatever learns of ratings).
         length_bias: pairs: warn where the longer answer is chosen, or rejected, in more than this share of pairs.
         fraction: share of the examples that is kept, drawn by `seed`; a smaller share lies inside a larger one.
         repeats: attribute_model: files of further annotations of the same prompts and candidates, which are averaged.
@@ -89,13 +94,15 @@ class BuildSettings(StrictModel):
         most_repeats: steerlm: an answer stands in at most so many rows of a kind.
         replay: steerlm: files of conversations without images, in any format that training reads.
         replay_annotated: answers to prompts without images are not to heed a line: the perfect ones are replayed (steerlm),
-            the better ones by score are chosen (attribute_preference).
+            the better ones by score are chosen (attribute_preference); their score alone weighs them (steerlm2).
         replay_share: steerlm: of all rows.
         replay_random_share: steerlm: of the replayed rows, those under a line of random values.
         lines: attribute_preference: pairs of a prompt.
         deviation_weight: attribute_preference: score that one step of |judged - asked| costs.
         flips: attribute_preference: whether pairs get a flip line.
         flip_score_gap: attribute_preference: by how much the score of the answer that a flip line prefers may be lower.
+        concentration: steerlm2: of the Beta distribution around what was told of an answer, see `attribute_likelihood`.
+        imply_quality: steerlm2: whether answers are to be perfect in what makes the score, too, where no line asks for it.
     """
 
     name: Method
@@ -105,6 +112,7 @@ class BuildSettings(StrictModel):
     strict: bool = False
     max_pairs: int | None = Field(default=None, ge=1)
     label_noise: float = Field(default=0, ge=0, le=1)
+    rating_noise: Share = 0.0
     length_bias: float = Field(default=0.6, ge=0.5, le=1)
     fraction: float = Field(default=1, gt=0, le=1)
     repeats: tuple[Path, ...] = ()
@@ -126,6 +134,8 @@ class BuildSettings(StrictModel):
     deviation_weight: Positive = 4.0
     flips: bool = True
     flip_score_gap: NotNegative = 2.0
+    concentration: Positive = 24.0
+    imply_quality: bool = True
 
     def least(self, schema: AttributeSchema) -> float:
         """Return the score from which an answer counts as a good one."""

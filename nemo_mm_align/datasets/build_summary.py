@@ -12,7 +12,7 @@ from nemo_mm_align.datasets.build_settings import ATTRIBUTE_PREFERENCE, PREFEREN
 from nemo_mm_align.datasets.build_statistics import LengthBias, RatingStatistics, SideStatistics, score_distribution
 from nemo_mm_align.datasets.label_balance import weight_hint
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers
+from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers, SteeredAnswers
 from nemo_mm_align.schema.records import Annotation
 
 DESIRABLE, UNDESIRABLE = "desirable", "undesirable"
@@ -34,7 +34,8 @@ class BuildSummary:
         judges: judge -> annotated prompts.
         flipped: ids of pairs whose chosen and rejected were swapped.
         warnings: what a user should look at.
-        mixture: rows of each kind and of each combination of asked values, where a method mixes them.
+        mixture: rows of each kind and of each combination of asked values, where a method mixes them; how many answers of a
+            prompt there are and count, where it weighs them.
         pair_kinds: pairs that ask for attributes, with and without a flip line, and those that do not.
         lines: more of the table.
         held_out: of the kept examples, those that are not for training.
@@ -82,6 +83,9 @@ class BuildSummary:
             self.ratings.add(example, self.schema)
         elif isinstance(example, LabelledExample):
             self._side(DESIRABLE if example.label else UNDESIRABLE).add(example.answer, example.score)
+        elif isinstance(example, SteeredAnswers):
+            for answer in example.answers:
+                self._side("answer").add(answer.text, None)
         else:
             self._side("answer").add(example.turns[-1].content, example.metadata.get("score"))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.datasets.ablations import Ablation, flip, plan_ablation
+from nemo_mm_align.datasets.ablations import Ablation, NoisyRatings, flip, plan_ablation
 from nemo_mm_align.datasets.build_answers import build_rejection, build_sft
 from nemo_mm_align.datasets.build_attribute_pairs import build_attribute_preference
 from nemo_mm_align.datasets.build_labelled import build_labelled
@@ -26,9 +26,11 @@ from nemo_mm_align.datasets.build_settings import (
     REJECTION,
     SFT,
     STEERLM,
+    STEERLM2,
     STEERLM_PAPER,
     BuildSettings,
 )
+from nemo_mm_align.datasets.build_steered import build_steered
 from nemo_mm_align.datasets.build_steerlm import build_steerlm, build_steerlm_paper
 from nemo_mm_align.datasets.build_summary import BuildSummary
 from nemo_mm_align.schema.attributes import AttributeSchema
@@ -48,6 +50,7 @@ BUILDERS: dict[str, Builder] = {
     ATTRIBUTE_PREFERENCE: build_attribute_preference,
     ATTRIBUTE_MODEL: build_rated,
     LABELLED: build_labelled,
+    STEERLM2: build_steered,
 }
 
 
@@ -70,8 +73,8 @@ def stream(
 
     Args:
         settings: method and thresholds.
-        annotations: read once; twice where the number of examples or candidates is needed first (a share of the set,
-            label noise, a mixture).
+        annotations: read once; again where the number of prompts, examples or candidates is needed first (wrong ratings, a
+            share of the set, label noise, a mixture).
         schema: that the annotations were made with.
         summary: empty.
         unfit: says why an example cannot be written in the wanted format; None where it can.
@@ -79,6 +82,9 @@ def stream(
     Raises:
         UserError: annotations of another schema, a prompt annotated twice, or no example left.
     """
+
+    if settings.rating_noise > 0:
+        annotations = NoisyRatings(annotations, settings.rating_noise, settings.seed, schema)
 
     def fitting(counts: BuildSummary) -> Iterator[Example]:
         for example in BUILDERS[settings.name](annotations, settings, schema, counts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def collate(
         roles=_places_of_roles(samples, roles),
         sequence_counts=tuple(len(sample.sequences) for sample in samples),
         targets_QT=_targets(samples),
+        prior_log_probs_Q=_priors(samples),
     )
 
 
@@ -97,6 +99,13 @@ def _references(values: list[float], samples: Sequence[Sample]) -> Tensor | None
     if len(values) != expected:
         raise ValueError(f"{len(values)} reference log-probs for {expected} sequences of the micro batch")
     return torch.tensor(values, dtype=torch.float32)
+
+
+def _priors(samples: Sequence[Sample]) -> Tensor | None:
+    if all(sample.prior_log_probs is None for sample in samples):
+        return None
+    values = [sample.prior_log_probs or [math.nan] * len(sample.sequences) for sample in samples]
+    return torch.tensor([value for of_sample in values for value in of_sample], dtype=torch.float32)
 
 
 def _places_of_roles(samples: Sequence[Sample], known: Sequence[str]) -> dict[str, Tensor]:

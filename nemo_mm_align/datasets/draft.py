@@ -15,7 +15,14 @@ from nemo_mm_align.datasets.faults import Problem
 from nemo_mm_align.datasets.rated import ASKS_FOR_ATTRIBUTES, SAME_TEXT, check_ratings, rated_answers
 from nemo_mm_align.schema.attribute import spelling
 from nemo_mm_align.schema.attributes import PLACEHOLDER, STEERING_LINE, AttributeSchema
-from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers, TrainingExample
+from nemo_mm_align.schema.examples import (
+    Example,
+    LabelledExample,
+    PreferenceExample,
+    RatedAnswers,
+    SteeredAnswers,
+    TrainingExample,
+)
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,6 +43,7 @@ class Draft:
         answers: chosen and rejected of a preference, the labelled one, or all rated ones; None for a conversation to imitate.
         label: of the labelled one, whether it is desirable.
         ratings: attributes of each of the rated ones.
+        fit: of each answer, log-likelihood and log-prior: how it fits what the prompt asks for.
         attributes: of the last answer.
         flip_attributes: of a pair, under which the other answer is the better one.
         extras: other fields of the example (scores, reference log-probs, metadata).
@@ -49,6 +57,7 @@ class Draft:
     answers: tuple[str, ...] | None = None
     ratings: list[dict[str, Any]] | None = None
     label: bool | None = None
+    fit: list[dict[str, float | None]] | None = None
     attributes: dict[str, Any] | None = None
     flip_attributes: dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
@@ -100,6 +109,10 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
         if draft.answers is not None and draft.ratings is not None:
             return RatedAnswers(answers=rated_answers(draft.answers, draft.ratings), **values)
         values["attributes"] = draft.attributes
+        if draft.answers is not None and draft.fit is not None:
+            pairs = zip(draft.answers, draft.fit, strict=True)
+            answers = [{"text": text, **fit} for text, fit in pairs]
+            return SteeredAnswers.model_validate({**values, "answers": answers})
         if draft.answers is None:
             return TrainingExample(**values)
         if draft.label is not None:
@@ -142,7 +155,7 @@ def _check_scores(draft: Draft) -> None:
     metadata = {key.replace("-", "_").lower(): value for key, value in draft.extras.get("metadata", {}).items()}
     pairs = [(draft.extras.get("chosen_score"), draft.extras.get("rejected_score"))]
     pairs += [(metadata.get(chosen), metadata.get(rejected)) for chosen, rejected in SCORE_NAMES]
-    is_pair = draft.answers is not None and draft.ratings is None and draft.label is None
+    is_pair = draft.answers is not None and draft.ratings is None and draft.label is None and draft.fit is None
     if not is_pair or metadata.get("flipped") is True:
         return
     for chosen, rejected in pairs:
@@ -162,8 +175,8 @@ def _check_text(draft: Draft) -> None:
         draft.fault("empty_answer", "an answer is empty.", "fill it in or remove the record.")
     if any(not content.strip() for role, content in draft.turns if role == "user"):
         draft.fault("empty_question", "a user turn is empty.", "fill it in or remove the record.")
-    if draft.ratings is not None:
-        if len({text.strip() for text in answers[-len(draft.ratings) :]}) < len(draft.ratings):
+    if draft.answers is not None and (draft.ratings is not None or draft.fit is not None):
+        if len({text.strip() for text in draft.answers}) < len(draft.answers):
             draft.problems.append(SAME_TEXT)
     elif draft.label is None and draft.answers and draft.answers[0].strip() == draft.answers[1].strip():
         draft.fault("same_answers", "chosen and rejected are the same text.", "remove the pair.")

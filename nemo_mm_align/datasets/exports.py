@@ -19,11 +19,12 @@ from typing import Any
 from nemo_mm_align.core.atomic import write_lines
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers
+from nemo_mm_align.schema.examples import Example, LabelledExample, PreferenceExample, RatedAnswers, SteeredAnswers
 from nemo_mm_align.schema.prompts import with_attributes
 from nemo_mm_align.schema.records import IMAGE_PLACEHOLDER, Turn, write_records
 
 _RATED = "rated answers, which format=records alone holds"
+_STEERED = "answers with weights, which format=records alone holds"
 SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
@@ -67,7 +68,7 @@ class TrlExport(Export):
 
     def unfit(self, example: Example) -> str | None:
         """Return why TRL has no form for an example."""
-        return _RATED if isinstance(example, RatedAnswers) else _flip_line(example)
+        return _several(example) or _flip_line(example)
 
     def write(self, examples: Iterable[Example]) -> None:
         """Write one JSON object per line."""
@@ -121,8 +122,8 @@ class LlavaExport(Export):
 
     def unfit(self, example: Example) -> str | None:
         """Return why the authors' trainers cannot read an example."""
-        if isinstance(example, RatedAnswers):
-            return _RATED
+        if reason := _several(example):
+            return reason
         if isinstance(example, LabelledExample):
             return "a labelled answer (format=llava_dpo)"
         if any(turn.role == "system" for turn in example.turns):
@@ -149,6 +150,10 @@ class LlavaExport(Export):
         return record | _scores(example)
 
 
+def _several(example: Example) -> str | None:
+    return _RATED if isinstance(example, RatedAnswers) else _STEERED if isinstance(example, SteeredAnswers) else None
+
+
 def _flip_line(example: Example) -> str | None:
     has_one = isinstance(example, PreferenceExample) and example.flip_attributes is not None
     return "a flip line, which this format has no place for (method.flips=false)" if has_one else None
@@ -165,9 +170,11 @@ def export_named(name: str, schema: AttributeSchema, path: Path) -> Export:
 
 
 def _scores(example: PreferenceExample) -> dict[str, Any]:
+    ratings = {"chosen_ratings": example.chosen_ratings, "rejected_ratings": example.rejected_ratings}
     return {
         "chosen_score": example.chosen_score,
         "rejected_score": example.rejected_score,
+        **{key: values for key, values in ratings.items() if values is not None},
         "metadata": example.metadata,
     }
 

@@ -107,7 +107,7 @@ def encode_sample(example: Example, encoder: Encoder, kind: SampleKind) -> Sampl
     """Tokenise one example; raise `UserError` where the image tokens do not fit its images."""
     sample = kind.encode(example, encoder)
     expected = len(example.images) * encoder.tokens_per_image
-    for sequence in sample.sequences:
+    for sequence in (*sample.sequences, *sample.prior_sequences):
         found = sequence.ids.count(encoder.image_token_id)
         if found != expected:
             raise UserError(f"{found} image tokens for {len(example.images)} images, {expected} expected.")

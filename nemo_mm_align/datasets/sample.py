@@ -42,6 +42,9 @@ class Sample:
         roles: what each sequence is to the objective; () stands for `usual_roles`.
         targets: what is to be told of each sequence, T numbers each, NaN where a value is missing; None without targets.
         views: what each sequence sees of the images; () stands for the images as they are, for all of them.
+        prior_sequences: the same answers to the prompt as it is where nothing is asked for, one per sequence, which the
+            reference alone is asked about; empty where that need not be known.
+        prior_log_probs: what it says of them, as `reference_log_probs`.
     """
 
     id: str
@@ -51,6 +54,8 @@ class Sample:
     roles: tuple[str, ...] = ()
     targets: list[list[float]] | None = None
     views: tuple[View, ...] = ()
+    prior_sequences: list[EncodedSequence] = field(default_factory=list)
+    prior_log_probs: list[float] | None = None
 
     def __post_init__(self) -> None:
         self.roles = self.roles or usual_roles(len(self.sequences))
@@ -60,6 +65,17 @@ class Sample:
                 raise ValueError(f"sample {self.id}: {len(values)} {name} for {len(self.sequences)} sequences")
         if any(view and len(view) != len(self.image_paths) for view in self.views):
             raise ValueError(f"sample {self.id}: a view has as many parts as there are images, {len(self.image_paths)}")
+        if len(self.prior_sequences) not in (0, len(self.sequences)):
+            raise ValueError(
+                f"sample {self.id}: {len(self.prior_sequences)} prior sequences for {len(self.sequences)} sequences"
+            )
+
+    @property
+    def prior(self) -> Sample | None:
+        """A sample of the prior sequences; None where there are none."""
+        if not self.prior_sequences:
+            return None
+        return Sample(self.id, self.image_paths, self.prior_sequences, roles=self.roles, views=self.views)
 
     @property
     def distinct_views(self) -> int:
@@ -83,24 +99,35 @@ class _Packed:
     roles: tuple[str, ...]
     targets: list[list[float]] | None
     views: tuple[View, ...]
+    prior_sequences: list[tuple[NDArray[np.int32], NDArray[np.bool_]]]
+    prior_log_probs: list[float] | None
 
     @classmethod
     def of(cls, sample: Sample) -> _Packed:
-        packed = [(np.array(item.ids, np.int32), np.array(item.loss_mask, np.bool_)) for item in sample.sequences]
-        views = sample.views if any(sample.views) else ()
-        reference, targets = sample.reference_log_probs, sample.targets
-        return cls(sample.id, sample.image_paths, packed, reference, sample.roles, targets, views)
+        return cls(
+            sample.id,
+            sample.image_paths,
+            _pack(sample.sequences),
+            sample.reference_log_probs,
+            sample.roles,
+            sample.targets,
+            sample.views if any(sample.views) else (),
+            _pack(sample.prior_sequences),
+            sample.prior_log_probs,
+        )
 
     def sample(self) -> Sample:
-        reference, targets = self.reference_log_probs, self.targets
+        reference, targets, prior = self.reference_log_probs, self.targets, self.prior_log_probs
         return Sample(
             self.id,
             list(self.image_paths),
-            [EncodedSequence(ids.tolist(), mask.tolist()) for ids, mask in self.sequences],
+            _unpack(self.sequences),
             None if reference is None else list(reference),
             self.roles,
             None if targets is None else [list(values) for values in targets],
             self.views,
+            _unpack(self.prior_sequences),
+            None if prior is None else list(prior),
         )
 
     @property
@@ -114,6 +141,14 @@ class _Packed:
         usual = self.roles == usual_roles(len(self.sequences)) and self.targets is None
         views = repr(self.views).encode() if self.views else b""
         return views if usual else repr((self.roles, self.targets)).encode() + views
+
+
+def _pack(sequences: Sequence[EncodedSequence]) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+    return [(np.array(item.ids, np.int32), np.array(item.loss_mask, np.bool_)) for item in sequences]
+
+
+def _unpack(packed: Sequence[tuple[NDArray[np.int32], NDArray[np.bool_]]]) -> list[EncodedSequence]:
+    return [EncodedSequence(ids.tolist(), mask.tolist()) for ids, mask in packed]
 
 
 class SampleStore(Sequence[Sample]):
@@ -139,19 +174,26 @@ class SampleStore(Sequence[Sample]):
 
     def set_reference_log_probs(self, index: int, values: Sequence[float]) -> None:
         """Attach reference log-probs, one per sequence, to the sample at `index`."""
+        self._samples[index] = replace(self._samples[index], reference_log_probs=self._one_each(index, values))
+
+    def set_prior_log_probs(self, index: int, values: Sequence[float]) -> None:
+        """Do the same with those of its prior sequences."""
+        self._samples[index] = replace(self._samples[index], prior_log_probs=self._one_each(index, values))
+
+    def _one_each(self, index: int, values: Sequence[float]) -> list[float]:
         packed = self._samples[index]
         if len(values) != len(packed.sequences):
             raise ValueError(
                 f"sample {packed.id}: {len(values)} reference log-probs for {len(packed.sequences)} sequences"
             )
-        self._samples[index] = replace(packed, reference_log_probs=list(values))
+        return list(values)
 
     def fingerprint(self) -> str:
         """Short hash of the ids, tokens and names of image files of all samples in order, of roles, targets and views."""
         digest = hashlib.sha256()
         for sample in self._samples:
             digest.update(repr((sample.id, [path.name for path in sample.image_paths])).encode())
-            for ids, mask in sample.sequences:
+            for ids, mask in (*sample.sequences, *sample.prior_sequences):
                 digest.update(ids.tobytes() + mask.tobytes())
             digest.update(sample.unusual())
         return digest.hexdigest()[:16]

@@ -36,7 +36,7 @@ _READ = {
     "generate": ("prompts", "checkpoint", "base", "image_root"),
     "evaluate": ("prompts", "answers", "steering", "text_before", "image_root", "judge.api_key_file"),
 }
-_WRITTEN = {"train": ("exp_manager.exp_dir",)}
+_WRITTEN: dict[str, tuple[str, ...]] = {"train": ("exp_manager.exp_dir",), "rounds": ()}
 _OUT = ("out",)
 
 

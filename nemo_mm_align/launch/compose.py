@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -55,6 +55,12 @@ def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
     Raises:
         UserError: an override names no key or no file of a group.
     """
+    return _composed(stage, tuple(overrides))
+
+
+@lru_cache(maxsize=128)
+def _composed(stage: str, overrides: tuple[str, ...]) -> Composed:
+    """What `compose_stage` returns: a training's configuration is wanted again by each stage around it."""
     register_open_attributes()
     GlobalHydra.instance().clear()
     try:

@@ -49,17 +49,20 @@ def text_of(tokens: float) -> str:
     return "word " * max(1, round(tokens * BYTES_PER_TOKEN / 5))
 
 
-def asked_prompts(composed: Composed, expected: int | None, key: str, costs: CostSettings) -> Asked:
+def asked_prompts(
+    composed: Composed, expected: int | None, key: str, costs: CostSettings, instead: Path | None = None
+) -> Asked:
     """Return the prompts of a stage's configuration.
 
     Args:
         expected: their number where the file is not here.
         key: the setting that `expected` came from.
+        instead: the file to count in, if not the stage's own.
 
     Raises:
         UserError: the file is broken, or neither is there.
     """
-    path = Path(str(composed.get("prompts")))
+    path = instead or Path(str(composed.get("prompts")))
     if path.is_file():
         return _counted(path, bool(composed.get("add_image_placeholders")), costs)
     if expected is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from nemo_mm_align.llm.running.spending import Tokens
 from nemo_mm_align.recipes.registry import find_recipe, read_recipe
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import CandidateSet, read_records
+from nemo_mm_align.workflow.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ class StageCost:
         )
 
 
+def costs_of(settings: LaunchSettings, jobs: Sequence[Job]) -> list[StageCost]:
+    """Return each job's cost; in rounds as if all of them took place, each stage with as much to do as in the first one."""
+    once = [job for job in jobs if not job.rounds.number]
+    first = {job.stage: job for job in jobs if job.rounds.number == 1 and job.stage in STAGES}
+    known = Costs(settings, [*first.values(), *once])
+    return [known.of(_as_in(first, job)) for job in jobs]
+
+
+def _as_in(first: Mapping[str, Job], job: Job) -> Job:
+    """A job of a later round with the settings of the first one: files and models that no round has made yet tell nothing."""
+    return (
+        replace(first[job.stage], name=job.name, rounds=job.rounds) if job.stage in first and job.rounds.number else job
+    )
+
+
 class Costs:
     """The costs of a launch, stage by stage; what one stage makes is what the next has to do.
 
@@ -76,8 +93,11 @@ class Costs:
 
     def stages(self) -> list[StageCost]:
         """Return each job's; one that cannot be reckoned says why."""
-        named = f"{self.settings.run.name}_"
-        return [replace(self._stage(job), stage=job.name.removeprefix(named)) for job in self.all]
+        return [self.of(job) for job in self.all]
+
+    def of(self, job: Job) -> StageCost:
+        """Return one job's."""
+        return replace(self._stage(job), stage=job.name.removeprefix(f"{self.settings.run.name}_"))
 
     def _stage(self, job: Job) -> StageCost:
         reckon: Mapping[str, Callable[[Job], StageCost]] = {
@@ -205,7 +225,9 @@ class Costs:
     def _asked(self, job: Job) -> Asked:
         held_out = job.stage in ("generate", "evaluate")
         key = "expected_questions" if held_out else "expected_prompts"
-        return asked_prompts(job.composed, getattr(self._costs, key), key, self._costs)
+        whole, parts = job.rounds.prompts or (None, 1)
+        found = asked_prompts(job.composed, getattr(self._costs, key), key, self._costs, whole)
+        return replace(found, count=math.ceil(found.count / parts)) if whole else found
 
     def _candidates(self, job: Job) -> float:
         """Answers per prompt: those that are sampled before, else those of the file."""
@@ -222,14 +244,14 @@ class Costs:
         source = next((self.jobs[name] for name in ("sample", "label", "annotate") if name in self.jobs), None)
         prompts = self._asked(source) if source and "build" in self.jobs else None
         if self._costs.expected_examples:
-            return self._costs.expected_examples, prompts, "expected: costs.expected_examples"
+            return self._costs.expected_examples * job.rounds.data_of, prompts, "expected: costs.expected_examples"
         if prompts is None or source is None:
             path = Path(str(job.composed.get("data.train")))
             return _lines(path), None, f"counted in {path}"
         recipe = find_recipe(job.composed.get("recipe.name"))
         examples = recipe.usual_examples(prompts.count, self._candidates(source))
         return (
-            examples,
+            examples * job.rounds.data_of,
             prompts,
             f"{recipe.data}: as many as are usually made of {prompts.count:,} prompts; else costs.expected_examples",
         )

@@ -15,10 +15,14 @@ def render_interactive(job: Job, settings: LaunchSettings) -> str:
         [script.origin(job)],
         ["set -u"],
         script.variable_lines(job, settings),
+        script.skip_lines(job),
         [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
         ["# Touch this file from elsewhere and the ranks save and end.", 'rm -f "$stop_file"'] if job.ranked else [],
-        script.preflight_lines(_lines(script.preflight_command(job), job, settings)) if settings.preflight else [],
+        script.preflight_lines(_lines(script.preflight_command(job), job, settings))
+        if settings.preflight and job.checked
+        else [],
         [*_lines(script.stage_command(job), job, settings), "code=$?"],
+        script.diverged_lines(job),
         script.end_lines(job),
     ]
     return script.text_of(parts)

@@ -21,7 +21,7 @@ from nemo_mm_align.launch.types import check_types
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.training.sections import ManagerSettings, TrainerSettings
 from nemo_mm_align.workflow.overrides import overrides_of
-from nemo_mm_align.workflow.stages import STAGES
+from nemo_mm_align.workflow.stages import RUN, STAGES
 from nemo_mm_align.workflow.wiring import Wiring
 
 _LAYOUT_KEYS = (
@@ -30,6 +30,29 @@ _LAYOUT_KEYS = (
     "num_layers_in_first_pipeline_stage",
     "num_layers_in_last_pipeline_stage",
 )
+
+
+@dataclass(frozen=True)
+class InRound:
+    """What is special about a job of a launch in rounds.
+
+    Args:
+        number: of the round; 0: before or after all of them.
+        step: what the job is, where it is no stage.
+        stops: files any of which, where it is there, says why this job has nothing to do.
+        made_of: what the job makes, as one file, and what it makes it of: it has nothing to do while the former is the newer one.
+        diverged_file: exists when the training has ended by that, which is then an end like any other.
+        prompts: the file that the round's prompts are a share of, and of how many; None where they are a file's whole.
+        data_of: of how many rounds the training set has the data.
+    """
+
+    number: int = 0
+    step: str = ""
+    stops: tuple[Path, ...] = ()
+    made_of: tuple[Path, Path] | None = None
+    diverged_file: Path | None = None
+    prompts: tuple[Path, int] | None = None
+    data_of: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,7 @@ class Job:
         training_overrides: the training's arguments, for the checks before the job; none if the launch has no training.
         done_file: exists when the stage is finished; ``None``: it is when its script ends with exit code 0.
         writes: further files and folders that it makes, beside its ``out``.
+        rounds: its place in a launch in rounds.
     """
 
     stage: str
@@ -58,16 +82,28 @@ class Job:
     training_overrides: tuple[str, ...]
     done_file: Path | None
     writes: tuple[Path, ...] = ()
+    rounds: InRound = InRound()
 
     @property
     def ranked(self) -> bool:
         """Whether this is a stage of many ranks, on GPUs where there are any."""
-        return STAGES[self.stage].ranked
+        return RUN[self.stage].ranked
 
     @property
     def script(self) -> str:
         """The stage's script, seen from the repository."""
-        return STAGES[self.stage].script
+        return RUN[self.stage].script
+
+    @property
+    def checked(self) -> bool:
+        """Whether machine, paths and layout are looked at before it; not before what stands between the stages of rounds."""
+        return self.stage in STAGES
+
+    @property
+    def title(self) -> str:
+        """The stage, and of which round."""
+        name = self.rounds.step or self.stage
+        return f"{name} of round {self.rounds.number}" if self.rounds.number else name
 
     @property
     def settings_file(self) -> str:
@@ -144,8 +180,13 @@ def stage_list(settings: LaunchSettings, config: DictConfig) -> list[str]:
     return stages
 
 
-def make_jobs(settings: LaunchSettings, config: DictConfig) -> list[Job]:
+def make_jobs(settings: LaunchSettings, config: DictConfig, trained: bool = False) -> list[Job]:
     """Return the jobs of a launch in order.
+
+    Args:
+        settings: of the launch.
+        config: all of it.
+        trained: whether the training takes place although it is none of the stages: jobs before these do that.
 
     Raises:
         UserError: a stage is unknown, lacks a value, or has one that its script does not know.
@@ -154,10 +195,10 @@ def make_jobs(settings: LaunchSettings, config: DictConfig) -> list[Job]:
     answers = task_answers(config) if "evaluate" in stages else None
     config = answers.config if answers else config
     needs_training = any(STAGES[stage].ranked for stage in stages) or settings.run.experiment
-    training = _training(settings, config) if needs_training else None
-    if training is not None and "train" in stages:
+    training = training_of(settings, config) if needs_training else None
+    if training is not None and (trained or "train" in stages):
         _check_answers(stages, training, config)
-    models = answers.models(training.wiring(), "train" in stages) if answers and training else []
+    models = answers.models(training.wiring(), trained or "train" in stages) if answers and training else []
     return [job for stage in stages for job in _jobs_of(stage, settings, config, training, models)]
 
 
@@ -190,7 +231,8 @@ def _check_answers(stages: Sequence[str], training: Training, config: DictConfig
         )
 
 
-def _training(settings: LaunchSettings, config: DictConfig) -> Training:
+def training_of(settings: LaunchSettings, config: DictConfig) -> Training:
+    """Return what other stages take from the training; raise `UserError` where its settings are wrong."""
     overrides, _ = _stage_overrides("train", settings, config, None)
     composed = compose_stage("train", overrides)
     per_node = None if isinstance(settings.cluster, InteractiveCluster) else settings.cluster.gpus_per_node

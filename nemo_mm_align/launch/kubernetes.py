@@ -27,7 +27,7 @@ _LONGEST_NAME = 52  # of 63: the operator appends -worker-NN
 
 def render_manifest(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -> str:
     """Return the text of a job's manifest."""
-    head = f"# Stage {job.stage}, written by scripts/launch.py. kubectl apply -f, then kubectl wait --for={condition(job)}.\n"
+    head = f"# Stage {job.title}, written by scripts/launch.py. kubectl apply -f, then kubectl wait --for={condition(job)}.\n"
     manifest = _pytorch_job(job, settings, cluster) if job.ranked else _job(job, settings, cluster)
     return head + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=1_000_000)
 

@@ -53,7 +53,7 @@ while [ "$leaving" = no ]; do
     echo "$starts" > "$starts_file"
 
     attempt
-    code=$?
+    code=$?@diverged@
     if [ -s "$fault_file" ] || [ "$code" -eq {SETTINGS_EXIT_CODE} ]; then
         rm -f "$starts_file"
         exit {SETTINGS_EXIT_CODE}
@@ -85,6 +85,7 @@ def pod_script(job: Job, settings: LaunchSettings, cluster: KubernetesCluster) -
             "# One object of this name exists at a time: a pod of it may go on in a folder that a lost one has left.",
             f"export {JOB_VARIABLE}={quote(f'{cluster.namespace}/{job.name}')}",
         ],
+        script.skip_lines(job),
         [f"cd {quote(settings.launcher_scripts_path)} || exit 1", 'mkdir -p "$results"'],
     ]
     work = _ranked_lines(job, settings, cluster) if job.ranked else _single_lines(job, settings)
@@ -96,7 +97,7 @@ def _single_lines(job: Job, settings: LaunchSettings) -> list[list[str]]:
     return [
         [_STOP_SINGLE],
         [RUN_FUNCTION],
-        script.preflight_lines(command_lines(checks)) if settings.preflight else [],
+        script.preflight_lines(command_lines(checks)) if settings.preflight and job.checked else [],
         [*command_lines(["run", *_words(script.stage_command(job), job, settings)]), "code=$?"],
         script.end_lines(job),
     ]
@@ -109,7 +110,8 @@ def _ranked_lines(job: Job, settings: LaunchSettings, cluster: KubernetesCluster
     if settings.preflight:
         asked = f'    [ ! -e "$stop_file" ] || return {SIGNALLED}'
         stage = [f"    {script.PREFLIGHT}", *command_lines([*checks, "|| return"], indent="    "), asked, *stage]
-    loop = _UNTIL_DONE.replace("@finished@", script.finished(job))
+    diverged = "".join(f"\n{line}" for line in script.diverged_lines(job, 'rm -f "$starts_file"', indent="    "))
+    loop = _UNTIL_DONE.replace("@finished@", script.finished(job)).replace("@diverged@", diverged)
     return [
         [_NOTE],
         [f'starts_file="$results/.starts-{job.name}-$PET_NODE_RANK"', f"max_requeues={cluster.max_requeues}"],

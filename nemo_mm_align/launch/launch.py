@@ -20,13 +20,15 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.repository import ROOT
 from nemo_mm_align.launch.checks import find_faults, warn_of_missing_mounts
 from nemo_mm_align.launch.cost_table import cost_text
-from nemo_mm_align.launch.costs import Costs
+from nemo_mm_align.launch.costs import costs_of
 from nemo_mm_align.launch.interactive import render_interactive
-from nemo_mm_align.launch.jobs import Job, make_jobs
+from nemo_mm_align.launch.jobs import Job
 from nemo_mm_align.launch.kubernetes import condition, kind, object_name, render_manifest
+from nemo_mm_align.launch.rounds import jobs_of_launch
 from nemo_mm_align.launch.secrets import check_env_vars, check_text, job_environment
 from nemo_mm_align.launch.settings import InteractiveCluster, KubernetesCluster, LaunchSettings, SlurmCluster
 from nemo_mm_align.launch.slurm import render_submission, warn_of_unknown
+from nemo_mm_align.workflow.round_files import TABLE_FILE
 from nemo_mm_align.workflow.stages import STAGES
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def launch(config: DictConfig) -> str:
     """
     settings = read_settings(config)
     check_env_vars(settings.env_vars)
-    jobs = make_jobs(settings, config)
+    jobs = jobs_of_launch(settings, config)
     rendered = [render(job, settings) for job in jobs]
     for item in rendered:
         check_text(item.path.name, item.text)
@@ -66,7 +68,7 @@ def launch(config: DictConfig) -> str:
     _warn(settings)
     _raise_or_warn(find_faults(jobs, settings), settings.dry_run)
     if settings.dry_run:
-        return _preview(rendered, settings) + "\n" + cost_text(Costs(settings, jobs).stages(), settings)
+        return _preview(rendered, settings) + "\n" + cost_text(costs_of(settings, jobs), settings)
     _write(rendered)
     environment = job_environment(settings.wandb_api_key_file)
     if isinstance(settings.cluster, SlurmCluster):
@@ -137,7 +139,7 @@ def _raise_or_warn(faults: list[str], dry_run: bool) -> None:
 def _preview(rendered: list[Rendered], settings: LaunchSettings) -> str:
     parts = []
     for index, item in enumerate(rendered):
-        previous = f"<job of {rendered[index - 1].job.stage}>" if index else None
+        previous = f"<job of {rendered[index - 1].job.title}>" if index else None
         parts.append(f"# {item.path}\n{item.text}")
         if isinstance(settings.cluster, SlurmCluster):
             parts.append(f"# {shlex.join(_sbatch(item, settings, previous))}\n")
@@ -176,7 +178,7 @@ def _submit(rendered: list[Rendered], settings: LaunchSettings, environment: dic
             waiting = f" Submitted before it: {', '.join(numbers)} (scancel {' '.join(numbers)})." if numbers else ""
             raise UserError(f"sbatch refused {item.path}: {done.stderr.strip() or done.stdout.strip()}.{waiting}")
         numbers.append(done.stdout.strip().partition(";")[0])
-        lines.append(f"stage {item.job.stage}: job {numbers[-1]}, {item.path}\n")
+        lines.append(f"stage {item.job.title}: job {numbers[-1]}, {item.path}\n")
         _append(item.path.parent / LOG_FILE, lines[-1].rstrip())
     log = settings.run.results_dir / f"log-{rendered[0].job.name}_{numbers[0]}"
     return "".join([*lines, f"tail -F {shlex.quote(f'{log}.out')} {shlex.quote(f'{log}.err')}\n"])
@@ -185,16 +187,18 @@ def _submit(rendered: list[Rendered], settings: LaunchSettings, environment: dic
 def _run_here(rendered: list[Rendered], settings: LaunchSettings, environment: dict[str, str]) -> str:
     for item in rendered:
         log = settings.run.results_dir / LOG_FILE
-        _append(log, f"stage {item.job.stage}: bash {item.path}")
-        logger.info("stage %s: bash %s", item.job.stage, item.path)
+        _append(log, f"stage {item.job.title}: bash {item.path}")
+        logger.info("stage %s: bash %s", item.job.title, item.path)
         code = subprocess.run(["bash", str(item.path)], env=environment, check=False).returncode
-        _append(log, f"stage {item.job.stage}: exit code {code}")
+        _append(log, f"stage {item.job.title}: exit code {code}")
         if code != 0:
             raise UserError(
-                f"stage {item.job.stage} ended with exit code {code}; its messages are above. The same command goes on "
+                f"stage {item.job.title} ended with exit code {code}; its messages are above. The same command goes on "
                 "from there: finished stages find their work done."
             )
-    return f"done; results in {settings.run.results_dir}\n"
+    table = settings.run.results_dir / TABLE_FILE
+    said = f"{table.read_text(encoding='utf-8')}\n" if settings.rounds.count and table.is_file() else ""
+    return f"{said}done; results in {settings.run.results_dir}\n"
 
 
 def _kubectl_lines(rendered: list[Rendered], cluster: KubernetesCluster) -> str:

@@ -41,8 +41,47 @@ def text_of(parts: Iterable[Iterable[str]]) -> str:
 def origin(job: Job) -> str:
     """Return the comment at the head of a script that says what it is."""
     return (
-        f"# Stage {job.stage}, written by scripts/launch.py; its settings are in {job.settings_file} beside this file."
+        f"# Stage {job.title}, written by scripts/launch.py; its settings are in {job.settings_file} beside this file."
     )
+
+
+def skip_lines(job: Job) -> list[str]:
+    """Return what ends a job of a launch in rounds that has nothing to do: well, so that what depends on it goes on."""
+    lines: list[str] = []
+    if job.rounds.stops:
+        lines.append("# The rounds may have ended before: then there is nothing to do here.")
+    for path in job.rounds.stops:
+        lines += [
+            f"if [ -e {quote(path)} ]; then",
+            f'    echo "{job.title}: nothing to do: $(head -n 1 {quote(path)})"',
+            "    exit 0",
+            "fi",
+        ]
+    if job.rounds.made_of is not None:
+        made, source = map(quote, job.rounds.made_of)
+        lines += [
+            f"if [ {made} -nt {source} ]; then",
+            f'    echo "{job.title}: nothing to do:" {made} "is there"',
+            "    exit 0",
+            "fi",
+        ]
+    if job.rounds.diverged_file is not None:
+        lines.append(f"rm -f {quote(job.rounds.diverged_file)}")
+    return lines
+
+
+def diverged_lines(job: Job, first: str = "", indent: str = "") -> list[str]:
+    """Return what ends a training well that has diverged, where the rounds go by that; `first` is done before."""
+    if job.rounds.diverged_file is None:
+        return []
+    lines = [
+        "# A training that diverged ends the rounds: their review says so, and what depends on this job goes on.",
+        f'if [ ! -e "$done_file" ] && [ -e {quote(job.rounds.diverged_file)} ]; then',
+        *([f"    {first}"] if first else []),
+        "    exit 0",
+        "fi",
+    ]
+    return [f"{indent}{line}" for line in lines]
 
 
 def stage_command(job: Job) -> Command:

@@ -13,9 +13,10 @@ from pydantic import Field, field_validator
 from nemo_mm_align.capacity.gpus import GPUS, REFERENCE_GPU
 from nemo_mm_align.capacity.job import USUAL_ANSWER_TOKENS, USUAL_PROMPT_TOKENS
 from nemo_mm_align.cli.configuration_help import Words
-from nemo_mm_align.core.configuration import STRICT, Count, Natural, StrictModel
+from nemo_mm_align.core.configuration import STRICT, Count, Natural, NotNegative, StrictModel
 from nemo_mm_align.launch.kubernetes_settings import KubernetesCluster
 from nemo_mm_align.launch.mounts import Mount, read_mount
+from nemo_mm_align.workflow.rounds import Reason
 from nemo_mm_align.workflow.stages import STAGES
 
 
@@ -114,6 +115,21 @@ class CostSettings(StrictModel):
     images_per_prompt: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
 
 
+class RoundSettings(StrictModel):
+    """Rounds of the stages up to the training; what each means stands in ``conf/launch.yaml``."""
+
+    count: Annotated[int, Field(ge=1, le=99)] | None = None
+    prompts: Literal["same", "shares"] | list[Path] = "same"
+    train_from: Literal["previous", "first"] = "previous"
+    stop_on: list[Reason] = []
+    least_gain: NotNegative | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether a round can be the last one before its time."""
+        return bool(self.stop_on) or self.least_gain is not None
+
+
 class LaunchSettings(StrictModel):
     """``conf/launch.yaml``, without the settings of the stages."""
 
@@ -132,11 +148,17 @@ class LaunchSettings(StrictModel):
     preflight: bool
     dry_run: bool
     costs: CostSettings = CostSettings()
+    rounds: RoundSettings = RoundSettings()
 
     @field_validator("container_mounts", mode="before")
     @classmethod
     def _parse_mounts(cls, value: Any) -> Any:
         return [read_mount(item) for item in value or []] if value is None or isinstance(value, list) else value
+
+    @field_validator("rounds", mode="before")
+    @classmethod
+    def _null_is_once(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @field_validator("env_vars", mode="before")
     @classmethod

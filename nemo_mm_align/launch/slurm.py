@@ -62,6 +62,7 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
         [script.origin(job)],
         ["set -u"],
         [*script.variable_lines(job, settings)],
+        script.skip_lines(job),
         [f"max_requeues={cluster.max_requeues}", "restarts=${SLURM_RESTART_COUNT:-0}"],
         [_RENDEZVOUS] if job.ranked else [],
         [] if settings.container else [f"cd {quote(code)} || exit 1"],
@@ -75,6 +76,7 @@ def render_submission(job: Job, settings: LaunchSettings, cluster: SlurmCluster)
         [_STOP_BY_FILE if job.ranked else _STOP_BY_SIGNAL],
         [RUN_FUNCTION],
         [*_body(job, settings, cluster)],
+        script.diverged_lines(job),
         [
             script.SETTINGS_FAULT,
             "# Finished, however it ended." if job.done_file else "# Finished.",
@@ -138,7 +140,7 @@ def _flag(name: str, value: object) -> str | None:
 
 def _body(job: Job, settings: LaunchSettings, cluster: SlurmCluster) -> list[str]:
     stage = _run_lines(script.stage_command(job), job, settings, cluster)
-    if not settings.preflight:
+    if not (settings.preflight and job.checked):
         return [*stage, "code=$?"]
     checks = script.preflight_lines(_run_lines(script.preflight_command(job), job, settings, cluster), failed=_RED)
     indented = [f"    {line}" for line in [*stage, "code=$?"]]

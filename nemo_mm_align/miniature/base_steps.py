@@ -30,7 +30,7 @@ def _copied(run: MiniatureRun) -> Step:
         shutil.copytree(SHIPPED_BASE, run.base, ignore=shutil.ignore_patterns("text_before*", CRITERIA))
         take_text_before(SHIPPED_BASE / TEXT_BEFORE, run.text_prompts, run.text_before)
 
-    return Step("base", copy, [run.base], ["world"], settings={"base": _digest(SHIPPED_BASE)})
+    return Step("base", copy, [run.base], ["world"], settings={"base": digest(SHIPPED_BASE)})
 
 
 def _trained(run: MiniatureRun) -> list[Step]:
@@ -54,7 +54,8 @@ def _trained(run: MiniatureRun) -> list[Step]:
     return [*steps, asked, commands.export("base", folder / "visual", run.base, ["base_visual"])]
 
 
-def _digest(folder: Path) -> str:
+def digest(folder: Path) -> str:
+    """Return the hash of all files that lie in a folder."""
     return hashlib.sha256(
         b"".join(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
     ).hexdigest()

@@ -11,6 +11,7 @@ from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.settings import ANSWERS
 from nemo_mm_align.miniature.steps import Step, command_of
 
+JUDGE = {"judge": "oracle", "runner.concurrency": 1, "fsync_every": 1000}
 TEMPLATE = {"template": "vicuna_v1", "template.system": ""}
 """Chat template of the base, which a Hugging Face folder does not name."""
 
@@ -31,6 +32,11 @@ class Commands:
         return {"checkpoint": str(model), **(TEMPLATE if bare else {})}
 
     @property
+    def launched(self) -> int | None:
+        """Processes of a stage with ranks; None for one, which needs no launcher."""
+        return self.run.settings.processes if self.run.settings.processes > 1 else None
+
+    @property
     def layout(self) -> dict[str, Any]:
         """The layout of the stages that sample and generate."""
         return {"tensor_model_parallel_size": self.run.settings.tensor_size_of(ANSWERS)}
@@ -45,8 +51,30 @@ class Commands:
         words: Sequence[str] = (),
     ) -> Step:
         """A stage that writes `out`; `words` are further overrides."""
-        command = command_of(stage, {**values, "out": str(out)}, self.run.settings.processes, words)
+        command = command_of(stage, {**values, "out": str(out)}, self.launched, words)
         return Step(name, command, [out], depends)
+
+    def judged_round(
+        self,
+        names: tuple[str, str],
+        sampled: Mapping[str, Any],
+        candidates: Path,
+        annotations: Path,
+        depends: Sequence[str],
+    ) -> list[Step]:
+        """Sample a model's answers to the training prompts and judge them.
+
+        Args:
+            names: of the two steps.
+            sampled: what `sample` is told of the model, its layout and how it draws.
+            candidates, annotations: the files that are written.
+        """
+        prompts = {"prompts": str(self.run.training_prompts)}
+        judged = {**prompts, "candidates": str(candidates), **JUDGE}
+        return [
+            self.step(names[0], "sample", {**sampled, **prompts}, candidates, depends),
+            self.step(names[1], "label", judged, annotations, [names[0]]),
+        ]
 
     def training(
         self, name: str, recipe: str, run: Path, values: Mapping[str, Any], depends: Sequence[str], words: Sequence[str]
@@ -63,7 +91,7 @@ class Commands:
                 **TEMPLATE,
                 "precision": "fp32",
             },
-            self.run.settings.processes,
+            self.launched,
             words,
         )
         return Step(name, command, [run], depends, progress=steps_done(run))

@@ -34,9 +34,9 @@ def write_outcome(run: MiniatureRun) -> tuple[Results, Path, Path]:
     seeds = [_seed_answers(run, seed, prompts, task) for seed in run.seeds]
     first = run.seeds[0]
     training: dict[str, TrainingFacts] = {
-        name: facts for name in settings.methods if (facts := _facts(run.seed_folder(first) / name))
+        name: facts for name in settings.methods if (facts := training_facts(run.seed_folder(first) / name))
     }
-    if settings.base == "train" and (facts := _facts(run.out / "base" / "visual")):
+    if settings.base == "train" and (facts := training_facts(run.out / "base" / "visual")):
         training["base"] = facts
     results = summarise(
         seeds,
@@ -75,7 +75,8 @@ def _seed_answers(run: MiniatureRun, seed: int, prompts: Mapping[str, Prompt], t
     )
 
 
-def _facts(folder: Path) -> TrainingFacts | None:
+def training_facts(folder: Path) -> TrainingFacts | None:
+    """Return what a run's folder says of its training; None where it holds none."""
     facts = read_facts(folder)
     if facts is None:
         return None

@@ -14,10 +14,11 @@ from nemo_mm_align.schema.records import Prompt, read_records, write_records
 
 def steps_of(run: MiniatureRun) -> list[Step]:
     """Return all steps up to the held-out answers, in order."""
-    return [_world(run), *base_steps(run), *(step for seed in run.seeds for step in SeedSteps(run, seed).steps())]
+    return [world_step(run), *base_steps(run), *(step for seed in run.seeds for step in SeedSteps(run, seed).steps())]
 
 
-def _world(run: MiniatureRun) -> Step:
+def world_step(run: MiniatureRun) -> Step:
+    """Draw the world's images and write its prompts, those of the steering sweep and the text instructions among them."""
     count = run.settings.steering_prompts
 
     def make() -> None:

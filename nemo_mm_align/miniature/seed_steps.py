@@ -9,13 +9,11 @@ from typing import Any
 from nemo_mm_align.datasets.build_settings import RANDOM_METHODS
 from nemo_mm_align.evaluation.results import BRIEF, UNASKED, variant_of
 from nemo_mm_align.miniature.attribute_model import AttributeModelSteps
-from nemo_mm_align.miniature.commands import Commands
+from nemo_mm_align.miniature.commands import JUDGE, Commands
 from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.steps import Step
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.workflow.wiring import Wiring
-
-JUDGE = {"judge": "oracle", "runner.concurrency": 1, "fsync_every": 1000}
 
 
 class SeedSteps:
@@ -30,6 +28,7 @@ class SeedSteps:
         self.run, self.seed = run, seed
         self.commands = Commands(run)
         self.tag, self.folder = f"seed{seed}", run.seed_folder(seed)
+        self._rounds: set[str] = set()
 
     def steps(self) -> list[Step]:
         """All of them, in order."""
@@ -49,22 +48,15 @@ class SeedSteps:
             model: the base, or a method's.
             sampled: what `sample` is told of it and its layout.
         """
-        run, suffix = self.run, "" if model == "base" else f"_{model}"
-        prompts, candidates = {"prompts": str(run.training_prompts)}, self.folder / f"candidates{suffix}.jsonl"
-        drawn = {"seed": self.seed, **run.settings.sampling.values(later=model != "base")}
-        judged = {**prompts, "candidates": str(candidates), **JUDGE}
-        return [
-            self.commands.step(
-                f"{self.tag}_sample{suffix}", "sample", {**sampled, **prompts, **drawn}, candidates, depends
-            ),
-            self.commands.step(
-                f"{self.tag}_label{suffix}",
-                "label",
-                judged,
-                run.annotations(self.seed, model),
-                [f"{self.tag}_sample{suffix}"],
-            ),
-        ]
+        suffix = "" if model == "base" else f"_{model}"
+        drawn = {"seed": self.seed, **self.run.settings.sampling.values(later=model != "base")}
+        return self.commands.judged_round(
+            (f"{self.tag}_sample{suffix}", f"{self.tag}_label{suffix}"),
+            {**sampled, **drawn},
+            self.folder / f"candidates{suffix}.jsonl",
+            self.run.annotations(self.seed, model),
+            depends,
+        )
 
     def _align(self, method: str) -> list[Step]:
         """Train a method; one that starts from another's model learns of that model's answers to what it was asked for."""
@@ -74,10 +66,12 @@ class SeedSteps:
         data = self.folder / (f"{rule}.jsonl" if method == alike[0] else f"{rule}_{method}.jsonl")
         steps, judged, started, start = [], f"{tag}_label", "base", run.base
         if before is not None:
-            asked = {**self._model(before), "draw_from": str(run.annotations(self.seed, "base"))}
-            steps = self._round(before, asked, [f"{tag}_{before}", f"{tag}_label", "world"])
             judged, started, start = f"{tag}_label_{before}", f"{tag}_merge_{before}", self.folder / f"{before}_merged"
-            steps.append(self.commands.export(started, self.folder / before, start, [f"{tag}_{before}"]))
+            if before not in self._rounds:  # else another method goes on from that model, on these answers, too
+                self._rounds.add(before)
+                asked = {**self._model(before), "draw_from": str(run.annotations(self.seed, "base"))}
+                steps = self._round(before, asked, [f"{tag}_{before}", f"{tag}_label", "world"])
+                steps.append(self.commands.export(started, self.folder / before, start, [f"{tag}_{before}"]))
         values = {
             **self._wiring(method).values("build"),
             "annotations": str(run.annotations(self.seed, before or "base")),

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from nemo_mm_align.core.atomic import write_text
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.core.orphans import end_with_parent
 from nemo_mm_align.core.repository import SCRIPTS
 from nemo_mm_align.workflow.overrides import overrides_of
 from nemo_mm_align.workflow.stages import STAGES
@@ -80,10 +81,11 @@ class StepRunner:
     Args:
         folder: holds ``logs/`` and ``done/``.
         environment: variables for the commands beside this process's own.
+        bound: whether commands end with this process, even where it is killed; for a process without other threads.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None, bound: bool = False) -> None:
+        self.folder, self.bound = folder, bound
         self.environment = {**os.environ, **(environment or {})}
         self._stopped_by: int | None = None
 
@@ -100,17 +102,25 @@ class StepRunner:
             if fresh and self._is_done(step):
                 display.end("done before")
                 continue
-            started = time.monotonic()
+            started, computed = time.monotonic(), _cpu_seconds()
             self._prepare(step, fresh)
             self._execute(step, display)
-            self._mark(step, time.monotonic() - started)
+            self._mark(step, time.monotonic() - started, _cpu_seconds() - computed)
             repeated.add(step.name)
             display.end(f"{time.monotonic() - started:.0f} s")
 
     def seconds(self, name: str) -> float | None:
         """How long a finished step took."""
+        return self._noted(name, "seconds")
+
+    def cpu_seconds(self, name: str) -> float | None:
+        """Seconds that cores computed for a finished step, in user and system mode."""
+        return self._noted(name, "cpu_seconds")
+
+    def _noted(self, name: str, key: str) -> float | None:
         marker = self._marker(name)
-        return float(json.loads(marker.read_text())["seconds"]) if marker.is_file() else None
+        value = json.loads(marker.read_text()).get(key) if marker.is_file() else None
+        return None if value is None else float(value)
 
     def _marker(self, name: str) -> Path:
         return self.folder / "done" / f"{name}.json"
@@ -134,8 +144,9 @@ class StepRunner:
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.write_text(step.identity)
 
-    def _mark(self, step: Step, seconds: float) -> None:
-        write_text(self._marker(step.name), json.dumps({"identity": step.identity, "seconds": seconds}))
+    def _mark(self, step: Step, seconds: float, computed: float) -> None:
+        noted = {"identity": step.identity, "seconds": seconds, "cpu_seconds": computed}
+        write_text(self._marker(step.name), json.dumps(noted))
 
     def _execute(self, step: Step, display: Display) -> None:
         if callable(step.command):
@@ -144,7 +155,13 @@ class StepRunner:
         log = self.folder / "logs" / f"{step.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            process = subprocess.Popen(step.command, stdout=file, stderr=subprocess.STDOUT, env=self.environment)
+            process = subprocess.Popen(
+                step.command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                preexec_fn=end_with_parent if self.bound else None,
+            )
             code = self._wait(process, step, display)
         if self._stopped_by is not None:
             raise UserError("stopped as asked. Start the same command again to go on.")
@@ -173,6 +190,12 @@ class StepRunner:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _cpu_seconds() -> float:
+    """What this process and those that it has waited for have computed so far."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _tail(log: Path) -> str:

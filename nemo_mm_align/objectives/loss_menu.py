@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 """Share of pairs whose labels are wrong."""
-Names = Annotated[tuple[LossName, ...], Field(min_length=1)]
 
 
 def loss_of(kind: type[PairLoss], settings: Any) -> PairLoss:
@@ -59,6 +58,8 @@ class OneLoss(PairObjective):
 class NamedLosses(Preference):
     """Training by the losses that ``loss_type`` names, under TRL's names of them and of their settings.
 
+    A recipe says which names there are, by a narrower type of `loss_type`.
+
     Args:
         loss_type: a name, or a list of names: the loss is their sum, on log-probs of each as it wants them.
         loss_weights: in that sum, as many as names; None: 1 each.
@@ -66,7 +67,7 @@ class NamedLosses(Preference):
         discopop_tau: temperature of discopop's blend.
     """
 
-    loss_type: LossName | Names
+    loss_type: str | tuple[str, ...]
     loss_weights: tuple[NotNegative, ...] | None
     label_smoothing: Smoothing
     discopop_tau: Positive

@@ -8,7 +8,7 @@ Shapes: B rows, S positions, H hidden, Q sequences of the micro batch, T outputs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nemo_mm_align.datasets.batch import Batch
     from nemo_mm_align.datasets.kinds import SampleKind
     from nemo_mm_align.schema.attributes import AttributeSchema
+    from nemo_mm_align.schema.examples import Example
 
 Epochs = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -195,6 +196,10 @@ class Objective(ABC):
 
     def hint(self, roles: Mapping[str, int]) -> str | None:
         """Return what a user should know of training data with so many sequences of each role; None for nothing."""
+        return None
+
+    def lacks(self, examples: Sequence[Example]) -> str | None:
+        """Return what these settings need and a set of the right records has not, in words; None where it has all."""
         return None
 
     @abstractmethod

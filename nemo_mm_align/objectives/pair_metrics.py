@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nemo_mm_align.objectives.common_metrics import Sums
-from nemo_mm_align.objectives.pair_losses.pair_loss import PairLogRatios
+from nemo_mm_align.objectives.pair_losses.pair_loss import PairLogRatios, known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,3 +54,8 @@ def by_length(rewards: PairLogRatios) -> Sums:
         f"rewards/accuracies_{name}": ((right_P & of_kind_P).float().sum(), of_kind_P.float().sum())
         for name, of_kind_P in (("longer", longer_P > 0), ("shorter", longer_P < 0))
     }
+
+
+def nll_loss(ratios: PairLogRatios) -> Tensor:
+    """-log p of chosen answers, a mean over their tokens, [P], where log-probs are such means."""
+    return -known(ratios.chosen_log_probs_P, "log-probs of chosen answers")

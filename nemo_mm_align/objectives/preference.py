@@ -86,14 +86,7 @@ class PairObjective(Objective):
         lengths_Q = batch.sum_per_sequence((batch.labels_BS >= 0).float())
         scale_Q = lengths_Q if self.per_token else 1
         ratio_Q = self._ratios(policy_Q, batch) / scale_Q
-        ratios = PairLogRatios(
-            batch.of_role(CHOSEN, ratio_Q),
-            batch.of_role(REJECTED, ratio_Q),
-            chosen_lengths_P=batch.of_role(CHOSEN, lengths_Q),
-            rejected_lengths_P=batch.of_role(REJECTED, lengths_Q),
-            chosen_log_probs_P=batch.of_role(CHOSEN, policy_Q / scale_Q),
-            margins_P=self.margins(batch),
-        )
+        ratios = self._pairs(ratio_Q, lengths_Q, policy_Q / scale_Q, batch)
         parts = self._checked_parts(ratios)
         further = self.further_losses(ratio_Q, batch)
         loss = sum(parts.values()).sum() - self.sft_loss_weight * ratios.chosen_log_probs_P.sum()  # type: ignore[union-attr]
@@ -113,6 +106,16 @@ class PairObjective(Objective):
         if batch.reference_log_probs_Q is None:
             raise ValueError("the batch carries no reference log-probs")
         return policy_Q - batch.reference_log_probs_Q
+
+    def _pairs(self, ratio_Q: Tensor, lengths_Q: Tensor, log_probs_Q: Tensor, batch: Batch) -> PairLogRatios:
+        return PairLogRatios(
+            batch.of_role(CHOSEN, ratio_Q),
+            batch.of_role(REJECTED, ratio_Q),
+            chosen_lengths_P=batch.of_role(CHOSEN, lengths_Q),
+            rejected_lengths_P=batch.of_role(REJECTED, lengths_Q),
+            chosen_log_probs_P=batch.of_role(CHOSEN, log_probs_Q),
+            margins_P=self.margins(batch),
+        )
 
     def _checked_parts(self, ratios: PairLogRatios) -> dict[str, Tensor]:
         parts = self.parts(ratios)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nemo_mm_align.core.atomic import write_json
+from nemo_mm_align.core.links import lead_to
 from nemo_mm_align.core.run_files import BEST_FILE, BEST_LINK
 from nemo_mm_align.parallel.checkpoint_folder import checkpoints_of, step_folder
 
@@ -82,11 +82,7 @@ def name_best(run: Path, checkpoints: Path, best: Best | None) -> None:
         return
     write_json(run / BEST_FILE, asdict(best))
     target = step_folder(checkpoints, best.step)
-    beside = link.with_name(f".{link.name}.tmp")
     try:
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(os.path.relpath(target, run), target_is_directory=True)
-        os.replace(beside, link)
+        lead_to(link, target)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         logger.warning("%s could not be made (%s): the best checkpoint is %s", link, error.strerror or error, target)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from nemo_mm_align.datasets.kinds import PAIRS
-from nemo_mm_align.objectives.loss_menu import NamedLosses
-from nemo_mm_align.recipes.spec import RecipeSpec
+from dataclasses import dataclass
+from typing import Annotated
 
-RECIPE = RecipeSpec(
-    name="dpo",
-    label="DPO",
-    objective=NamedLosses,
-    samples=PAIRS,
-    build_method="preference",
-    data="preference pairs",
-    colour="#cc3d5c",
+from pydantic import Field
+
+from nemo_mm_align.objectives.loss_menu import NamedLosses
+from nemo_mm_align.objectives.pair_losses import LossName
+from nemo_mm_align.recipes.pairs import pair_recipe
+
+
+@dataclass(frozen=True)
+class DirectPreference(NamedLosses):
+    """`Sigmoid`, or what `loss_type` names."""
+
+    loss_type: LossName | Annotated[tuple[LossName, ...], Field(min_length=1)]
+
+
+RECIPE = pair_recipe(
+    "dpo",
+    "DPO",
+    DirectPreference,
+    "#cc3d5c",
     order=4,
     paper_examples=5084,
     paper_models={

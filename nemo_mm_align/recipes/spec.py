@@ -60,7 +60,7 @@ class RecipeSpec:
         """Return how many examples are usually made of prompts: one of each candidate where prompts carry attributes and
         examples are single answers, else the paper's share of the prompts, else one per prompt.
         """
-        if self.samples.attributed and len(self.samples.roles) == 1:
+        if self.samples.attributed and self.samples.usual_sequences == 1:
             return round(prompts * candidates)
         return round(prompts * (self.paper_examples or PAPER_PROMPTS) / PAPER_PROMPTS)
 

@@ -1,4 +1,4 @@
-"""Records of training sets: what is imitated, preferred, labelled or rated."""
+"""Records of training sets: what is imitated, preferred, labelled, rated, or weighed under what was asked for."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class PreferenceExample(Conversation):
     """A prompt with a better and a worse answer. Reference log-probs are sums over answer tokens, in nats.
 
     `attributes` are asked for, if any; `flip_attributes` are other values under which the worse answer is the better one.
+    Scores and ratings say by how much: a score is one number, ratings are values of a schema's attributes.
     """
 
     last_speaker = "user"
@@ -32,6 +33,8 @@ class PreferenceExample(Conversation):
     flip_attributes: dict[str, float] | None = None
     chosen_score: float | None = None
     rejected_score: float | None = None
+    chosen_ratings: dict[str, FiniteFloat] | None = None
+    rejected_ratings: dict[str, FiniteFloat] | None = None
     reference_chosen_log_prob: float | None = None
     reference_rejected_log_prob: float | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -88,5 +91,37 @@ class RatedAnswers(Conversation):
         return self
 
 
-Example = TrainingExample | PreferenceExample | LabelledExample | RatedAnswers
+class SteeredAnswer(Record):
+    """An answer y to a prompt x that asks for attributes a, and how it fits them.
+
+    Args:
+        log_likelihood: log P(a | x, y), nats: how likely an answer like this one has what was asked for.
+        log_prior: log P(y | x), nats, summed over the answer's tokens: of a model that nothing is asked of. None: the model that
+            training starts from is asked.
+    """
+
+    text: str
+    log_likelihood: FiniteFloat
+    log_prior: FiniteFloat | None = None
+
+
+class SteeredAnswers(Conversation):
+    """A prompt, what it asks for, and several answers, drawn from a model that was asked for it, or any others."""
+
+    last_speaker = "user"
+
+    attributes: dict[str, float]
+    answers: tuple[SteeredAnswer, ...] = Field(min_length=2)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _answers_can_be_weighed(self) -> Self:
+        if len({answer.text for answer in self.answers}) < len(self.answers):
+            raise ValueError("two answers are the same text; keep one of them, with the mean of their values")
+        if len({answer.log_prior is None for answer in self.answers}) > 1:
+            raise ValueError("log_prior stands with some answers; give it with all of them, or with none")
+        return self
+
+
+Example = TrainingExample | PreferenceExample | LabelledExample | RatedAnswers | SteeredAnswers
 """A record of a training set."""

@@ -3,7 +3,7 @@
     prompts.jsonl      one `Prompt` per line
     candidates.jsonl   one `CandidateSet` per line: the answers sampled for a prompt
     annotations.jsonl  one `Annotation` per line: the prompt, its candidates and their scores
-    training sets      one `TrainingExample` per line, `PreferenceExample`, `LabelledExample` or `RatedAnswers`
+    training sets      one `TrainingExample`, `PreferenceExample`, `LabelledExample`, `RatedAnswers` or `SteeredAnswers` per line
 
 Image paths in a record are relative to the folder of the file they stand in, or absolute. Reading is strict: an unknown
 key, a wrong type or a broken JSON line raises `RecordError` with file, line and remedy.

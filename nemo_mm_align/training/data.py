@@ -15,7 +15,7 @@ from nemo_mm_align.capacity.operations import Work
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import ImageLoader, collate
 from nemo_mm_align.datasets.grouping import group_answers
-from nemo_mm_align.datasets.kinds import check_kind
+from nemo_mm_align.datasets.kinds import check_kind, refuse_lacking
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
 from nemo_mm_align.datasets.rows import batch_length, row_groups
 from nemo_mm_align.datasets.sample import Sample, SampleStore
@@ -214,6 +214,7 @@ def make_samples(
 ) -> SampleStore:
     """Do the same with examples that have been read from `path`."""
     check_kind(recipe.samples, examples, path, recipe.name, recipe.build_method)
+    refuse_lacking(objective.lacks(examples), path, recipe.name, recipe.build_method)
     kind = objective.sample_kind(recipe.samples)
     samples, lengths = plan_lengths(examples, encoder, plan, kind, progress, hashes)
     if report is not None:

@@ -197,6 +197,33 @@ def attach(
     values = fill(model, samples, collator, cache, passes, progress, stop, hash_of)
     for index, log_probs in enumerate(values):
         samples.set_reference_log_probs(index, log_probs)
+    _attach_priors(model, samples, collator, cache, passes, progress, stop, hash_of)
+
+
+def _attach_priors(
+    model: Llava,
+    samples: SampleStore,
+    collator: Collator,
+    cache: ReferenceCache,
+    passes: Passes,
+    progress: bool,
+    stop: StopRequest,
+    hash_of: Callable[[Path], str],
+) -> None:
+    """Likewise those of prior sequences, where there are any.
+
+    They have passes of their own: the others' rows are those of training, whether priors are needed or not.
+    """
+    places, priors = [], SampleStore()
+    for index, sample in enumerate(samples):
+        if (prior := sample.prior) is not None:
+            places.append(index)
+            priors.append(prior)
+    if not places:
+        return
+    values = fill(model, priors, collator, cache, passes, progress, stop, hash_of)
+    for index, log_probs in zip(places, values, strict=True):
+        samples.set_prior_log_probs(index, log_probs)
 
 
 def check_stored(samples: Sequence[Sample]) -> None:

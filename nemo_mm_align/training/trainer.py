@@ -53,6 +53,7 @@ from nemo_mm_align.training.early import ANOTHER_RUN, CHECKPOINTS, owner_file, r
 from nemo_mm_align.training.guards import open_guards
 from nemo_mm_align.training.head_start import start_head
 from nemo_mm_align.training.known_settings import check_trainer, differing_sizes
+from nemo_mm_align.training.priors import tell_priors
 from nemo_mm_align.training.record import RunRecord, announce
 from nemo_mm_align.training.reference_passes import choose_passes
 from nemo_mm_align.training.resume import check_resumable, check_same_model, checkpoint_to_resume
@@ -297,6 +298,8 @@ class TrainingRun:
         for samples in self._all_samples:
             passes = choose_passes(self.job, max(collator.length([sample]) for sample in samples), asked)
             reference.attach(model, samples, collator, cache, passes, self.progress, self.stop, self.hashes.of)
+        if runtime.rank() == 0:
+            tell_priors(self.samples, self.source)
 
     @property
     def _all_samples(self) -> list[SampleStore]:

@@ -48,7 +48,8 @@ def metric_names(objective: Objective, collator: Collator, sample: Sample, hidde
     without_images = copy.copy(collator)
     without_images.with_images = False
     if objective.needs_reference:
-        sample = replace(sample, reference_log_probs=[0.0] * len(sample.sequences))
+        zeros = [0.0] * len(sample.sequences)
+        sample = replace(sample, reference_log_probs=zeros, prior_log_probs=zeros if sample.prior_sequences else None)
     batch = with_point(objective, without_images([sample], collator.length([sample])))
     reads = reads_of(objective)
     blank_BS = torch.zeros(batch.labels_BS.shape)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["prompts", "candidates", "annotations", "training set", "model", "answers", "report"]
+Kind = Literal["prompts", "candidates", "annotations", "training set", "model", "answers", "report", "rounds"]
 """What a file or folder that a stage reads or writes is."""
 
 
@@ -51,5 +51,17 @@ TABLE = (
     Stage("evaluate", False, {"prompts": "prompts", "answers": "answers"}, "report"),
 )
 
+REPEATED = ("sample", "label", "annotate", "build", "train")
+"""Those that a launch in rounds has in each of them; the others take place once, after all."""
+
+STEPS = (
+    Stage("rounds", False, {}, "rounds", "results"),
+    Stage("convert", False, {"source": "model"}, "model"),
+)
+"""What the launcher puts between the stages of rounds; nobody asks for them by ``stages``."""
+
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in TABLE}
 """By name, in the order of the loop. `label` and `annotate` make the same, by a judge and by an attribute model."""
+
+RUN: Mapping[str, Stage] = {stage.name: stage for stage in (*TABLE, *STEPS)}
+"""All that a job can be, by name."""

@@ -41,7 +41,7 @@ def test_import_memory_is_summed_over_ranks(tmp_path):
 
     from tests.conftest import REPOSITORY
 
-    sizes = yaml.safe_load((REPOSITORY / "conf/size/smoke.yaml").read_text())["import"]
+    sizes = yaml.safe_load((REPOSITORY / "conf/benchmark/size/smoke.yaml").read_text())["import"]
     write_random_model(tmp_path / "model", LlavaConfig.from_dict(sizes), seed=0, dtype=torch.bfloat16)
     settings = {"folder": str(tmp_path / "model"), "out": str(tmp_path / "out"), "layout": [2, 1]}
     found = measure("conversion", settings, threads=1, processes=2)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 
 def settings(repository: Path, **changes: object) -> dict:
-    sizes = yaml.safe_load((repository / "conf/size/smoke.yaml").read_text(encoding="utf-8"))
+    sizes = yaml.safe_load((repository / "conf/benchmark/size/smoke.yaml").read_text(encoding="utf-8"))
     return {**sizes["labeling"], **changes}
 
 

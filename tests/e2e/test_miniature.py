@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.distributed import REPOSITORY
+from tests.forking import REAL_PYTHON
 from tests.waiting import PATIENCE_S, wait_until
 
 SMOKE = [
@@ -32,8 +33,8 @@ SMOKE = [
 ]  # fmt: skip
 
 
-def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(REPOSITORY / "scripts/miniature.py"), f"out={out}", *SMOKE]
+def start(out: Path, log: Path, python: str) -> subprocess.Popen[bytes]:
+    command = [python, str(REPOSITORY / "scripts/miniature.py"), f"out={out}", *SMOKE]
     with log.open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=REPOSITORY)
 
@@ -48,11 +49,11 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
-    process = start(out, log)
+    process = start(out, log, REAL_PYTHON)  # whose processes are its children, to be killed
     begun = out / "done/base_captions.begun"
     wait_until(begun.is_file, lambda: None if process.poll() is None else log.read_text()[-4000:])
     kill_all(process)
-    process = start(out, log)
+    process = start(out, log, sys.executable)
     assert process.wait(timeout=2 * PATIENCE_S) == 0, log.read_text()[-6000:]
     text = log.read_text()
     assert "base_text: done before" in text

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
+from nemo_mm_align.cli.command import with_own_groups
 from nemo_mm_align.launch.settings import register_open_nodes
 
 GROUPS = {
@@ -43,9 +44,10 @@ NEEDED = {"train": {"recipe": "sft", "model": "mini"}, "estimate": {"recipe": "s
 Settings = dict[str, Any]
 
 
-def choices(conf: Path, group: str) -> list[str]:
-    """Names that a group takes."""
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+def choices(conf: Path, entry: str, group: str) -> list[str]:
+    """Names that a group takes: one that an entry point has for itself, or one that all have."""
+    own = conf / entry / group
+    return sorted(path.stem for path in (own if own.is_dir() else conf / group).glob("*.yaml"))
 
 
 def dump(conf: Path) -> dict[str, Settings]:
@@ -56,10 +58,10 @@ def dump(conf: Path) -> dict[str, Settings]:
     with initialize_config_dir(str(conf), version_base=None):
         for entry, groups in GROUPS.items():
             needed = NEEDED.get(entry, {})
-            found[entry] = _compose(entry, needed)
+            found[entry] = _compose(conf, entry, needed)
             for group in groups:
-                for choice in choices(conf, group):
-                    found[f"{entry} {group}={choice}"] = _compose(entry, _with(needed, group, choice))
+                for choice in choices(conf, entry, group):
+                    found[f"{entry} {group}={choice}"] = _compose(conf, entry, _with(needed, group, choice))
     return found
 
 
@@ -67,8 +69,9 @@ def _with(needed: dict[str, str], group: str, choice: str) -> dict[str, str]:
     return {group: choice} if group == "experiment" else {**needed, group: choice}
 
 
-def _compose(entry: str, words: dict[str, str]) -> Settings:
-    return dict(_leaves(compose(entry, [f"{name}={value}" for name, value in words.items()]), ""))
+def _compose(conf: Path, entry: str, words: dict[str, str]) -> Settings:
+    typed = with_own_groups([f"{name}={value}" for name, value in words.items()], conf, entry)
+    return dict(_leaves(compose(entry, typed), ""))
 
 
 def _leaves(config: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from nemo_mm_align.datasets.kinds import (
     LABELLED_ANSWERS,
     PAIRS,
     RATED_ANSWERS,
+    SCORED_PAIRS,
+    WEIGHED_ANSWERS,
 )
 from nemo_mm_align.miniature.folders import SHIPPED_BASE
+from nemo_mm_align.objectives.preference import PairObjective
 from nemo_mm_align.parallel.source import open_source
 from nemo_mm_align.recipes.registry import all_recipes
 from tests.golden.runs import losses
@@ -32,9 +36,11 @@ DATA = {
     ATTRIBUTED_ANSWERS: "steerlm",
     PAIRS: "preference",
     IMAGE_PAIRS: "preference",
+    SCORED_PAIRS: "scored",
     ATTRIBUTE_PAIRS: "attribute_dpo",
     RATED_ANSWERS: "rated",
     LABELLED_ANSWERS: "labelled",
+    WEIGHED_ANSWERS: "steerlm2",
 }
 """Kind of sample -> a file of it in `inputs`."""
 SIZES = ["trainer.max_steps=2", "model.global_batch_size=4", "model.max_length=200", "precision=fp32"]
@@ -49,7 +55,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training_data(folder, "sft")
     conditioned(folder / "taste")
     training_data(folder, "steerlm")
-    training_data(folder, "preference")
+    pairs = [json.loads(line) for line in training_data(folder, "preference").read_text().splitlines()]
+    scored = [json.dumps(pair | {"chosen_score": 9, "rejected_score": 2 + n % 4}) for n, pair in enumerate(pairs)]
+    (folder / "scored.jsonl").write_text("\n".join(scored))
     training_data(folder, "labelled")
     rated_data(folder)
     return folder
@@ -62,16 +70,25 @@ def data_of(recipe: str, inputs: Path) -> Path:
     return folder / f"{DATA[spec.samples]}.jsonl"
 
 
+def tried(model: str) -> list[str]:
+    """All on the miniature; on the other model one of those on pairs that differ by the formula alone."""
+    if model == "miniature":
+        return sorted(all_recipes())
+    kinds = {
+        (spec.samples, spec.objective.needs_reference) if issubclass(spec.objective, PairObjective) else name: name
+        for name, spec in all_recipes().items()
+    }
+    return sorted(kinds.values())
+
+
 @pytest.mark.parametrize("model", ["miniature", "tiny"])
 def test_it_trains_as_its_file_says(model: str, inputs: Path, tmp_path: Path) -> None:
     recipes = [path.stem for path in (Path(__file__).parents[2] / "conf/recipe").glob("*.yaml")]
     assert sorted(recipes) == sorted(all_recipes())
+    recipes = tried(model)
     words = [f"model.hf_path={inputs / model}", f"exp_manager.exp_dir={tmp_path}", *SIZES]
     words.append("exp_manager.create_tensorboard_logger=false")
-    calls = [
-        ("train.py", [f"recipe={recipe}", *words, f"data.train={data_of(recipe, inputs)}"])
-        for recipe in sorted(recipes)
-    ]
+    calls = [("train.py", [f"recipe={recipe}", *words, f"data.train={data_of(recipe, inputs)}"]) for recipe in recipes]
     run_scripts(tmp_path, calls)
     for recipe in recipes:
         assert all(map(math.isfinite, losses(tmp_path / recipe)["loss"])), recipe
@@ -80,3 +97,4 @@ def test_it_trains_as_its_file_says(model: str, inputs: Path, tmp_path: Path) ->
         assert trained.metadata.recipe["name"] == recipe
         assert (trained.asking is not None) == all_recipes()[recipe].samples.attributed
         assert (trained.head is not None) == all_recipes()[recipe].rates
+        assert (tmp_path / recipe / "reference_log_probs").exists() == all_recipes()[recipe].objective.needs_reference

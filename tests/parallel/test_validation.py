@@ -47,7 +47,9 @@ class TestMeasuring:
         run_distributed("tests/parallel/validation_worker.py", 2, folder, tmp_path / "found.json")
         for layout, found in json.loads((tmp_path / "found.json").read_text()).items():
             for case, metrics in expected.items():
-                assert found[case]["loss"] == pytest.approx(metrics["loss"], rel=1e-6), (layout, case)
+                # Of sums of log-probs times 0.1 less is lost to rounding than of means of them times 2.
+                near = 5e-6 if case.startswith("simpo") else 1e-6
+                assert found[case]["loss"] == pytest.approx(metrics["loss"], rel=near), (layout, case)
                 assert found[case] == pytest.approx(metrics, rel=1e-5, abs=1e-5, nan_ok=True), (layout, case)
 
     @pytest.mark.parametrize("name", NAMES)

@@ -37,17 +37,24 @@ SCHEMA = AttributeSchema.model_validate(
 OUTPUTS = len(SCHEMA.names)
 
 
+MIXTURE = {
+    "loss_type": ["rpo_bwd_kl", "ipo", "sft"],
+    "loss_weights": [1.0, 0.5, 0.25],
+    "margin_weights": {"verbosity": -1.0},
+}
+
+
 def objective(name: str) -> Objective:
     method, _, apart = name.partition(" ")
-    shared = {"shared_prefix": False} if apart else {}
-    return find_recipe(method).configured(**shared).with_schema(SCHEMA)
+    changes = {"shared_prefix": False} if apart else MIXTURE if name == "rpo" else {}
+    return find_recipe(method).configured(**changes).with_schema(SCHEMA)
 
 
 def held_out(name: str, count: int = 5) -> list[Sample]:
     """Samples of unequal length; five of them in micro batches of two leave one alone."""
     if name == "sft":
         return [sample for number in range(2) for sample in samples(number)][:count]
-    if name == "dpo":
+    if name in ("dpo", "simpo"):
         return [replace(candidates(n, 2), reference_log_probs=[-9.0 - n, -25.0 + n]) for n in range(count)]
     if name == "kto":
         return labelled()[:count]
@@ -55,6 +62,11 @@ def held_out(name: str, count: int = 5) -> list[Sample]:
         pairs = [image_pair(n) for n in range(count)]
         return [
             replace(p, reference_log_probs=[-9.0 - n, -25.0 + n, -11.0][: len(p.roles)]) for n, p in enumerate(pairs)
+        ]
+    if name == "rpo":
+        unknown = [float("nan")] * OUTPUTS
+        return [
+            replace(pair, targets=[[*unknown, n], [*unknown, 1.0]]) for n, pair in enumerate(held_out("dpo", count))
         ]
     rated = [candidates(n, 1 + n % 3) for n in range(count)]
     nan = float("nan")
@@ -95,7 +107,7 @@ def validation(name: str, chosen: list[Sample], size: int) -> Validation:
 def measure(folder: Path, parallel: ParallelConfig) -> dict[str, dict[str, float]]:
     """Return the metrics of five samples, and of one, which leaves a second replica without any."""
     found = {}
-    for name in ("sft", "dpo", "mdpo", "mdpo apart", "kto", "attribute_model"):
+    for name in ("sft", "dpo", "mdpo", "mdpo apart", "simpo", "rpo", "kto", "attribute_model"):
         model = build(folder, name, parallel)
         for count in (5, 1):
             found[f"{name} {count}"] = validation(name, held_out(name, count), 2).measure(model) or {}

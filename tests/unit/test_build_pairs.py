@@ -31,6 +31,9 @@ def test_best_against_worst(helpsteer):
     (pair,), _ = build(BuildSettings(name="best_worst"), [given], helpsteer)
     assert (pair.chosen, pair.rejected, pair.chosen_score, pair.rejected_score) == ("best", "poor", 12, 2)
     assert pair.metadata == {"prompt_id": "p", "judge": "j", "chosen": 1, "rejected": 2}
+    ratings = [given.candidates[place].ratings for place in (1, 2)]
+    assert [pair.chosen_ratings, pair.rejected_ratings] == ratings and ratings[0] != ratings[1]
+    assert [flip(pair).chosen_ratings, flip(pair).rejected_ratings] == ratings[::-1]
 
 
 def test_all_pairs_above_the_margin(helpsteer):
@@ -126,6 +129,19 @@ def test_noise_is_a_share_of_what_is_kept(helpsteer):
     examples, summary = build(settings, many(helpsteer), helpsteer)
     assert len(examples) == 20 and len(summary.flipped) == 5
     assert set(summary.flipped) <= {example.id for example in examples}
+
+
+def test_wrong_ratings_of_an_exact_share_of_the_prompts_lead_every_method_astray(helpsteer):
+    settings = {"rating_noise": 0.25, "seed": 7}
+    clean, _ = build(BuildSettings(name="best_worst", seed=7), many(helpsteer), helpsteer)
+    pairs, _ = build(BuildSettings(name="best_worst", **settings), many(helpsteer), helpsteer)
+    wrong = {after.id for before, after in zip(clean, pairs, strict=True) if after.chosen == before.rejected}
+    assert len(wrong) == 10 and {pair.id for pair in pairs if pair not in clean} == wrong
+    answers, _ = build(BuildSettings(name="rejection", **settings), many(helpsteer), helpsteer)
+    taken = {answer.id for answer in answers if answer.turns[-1].content != clean[0].chosen}
+    assert taken == wrong, "the same prompts, whatever the method"
+    more, _ = build(BuildSettings(name="best_worst", rating_noise=0.5, seed=7), many(helpsteer), helpsteer)
+    assert wrong < {pair.id for pair in more if pair not in clean}
 
 
 def test_length_bias_is_warned_of(helpsteer):

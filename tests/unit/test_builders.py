@@ -156,6 +156,7 @@ def test_the_script_writes_records_whose_images_resolve(repository, tmp_path, he
     summary = json.loads((tmp_path / "rejection.jsonl.summary.json").read_text())
     assert (summary["prompts"], summary["candidates"], summary["kept"]) == (3, 6, 3)
     settings = {"name": "rejection", "threshold": None, "drop_truncated": True, "fraction": 1.0, "seed": 1234}
+    settings |= {"rating_noise": 0.0}
     assert summary["settings"] == settings | {"format": "records"}
     assert summary["answers"]["answer"]["score"] | {"deviation": 0} == {
         "count": 3, "mean": 12, "deviation": 0, "minimum": 12, "maximum": 12, "bins": {"12": 3},
@@ -177,6 +178,6 @@ def test_the_script_names_what_is_wrong(repository, tmp_path):
     done = run(repository, tmp_path)
     assert done.returncode == 2 and done.stderr == (
         "error: missing on the command line: method=... (sft, rejection, steerlm, steerlm_paper, preference, best_worst, "
-        "all_pairs, attribute_preference, attribute_model, labelled), annotations=..., out=.... Each is explained in "
-        "conf/build.yaml.\n"
+        "all_pairs, attribute_preference, attribute_model, labelled, steerlm2), annotations=..., out=.... "
+        "Each is explained in conf/build.yaml.\n"
     )

@@ -56,8 +56,8 @@ def read(path: Path, schema):
 
 
 HELD_BY = {
-    "trl": sorted({*BUILDERS} - {"attribute_model"}),  # rated answers have no other format
-    "llava_dpo": sorted({*BUILDERS} - {"attribute_model", "labelled"}),
+    "trl": sorted({*BUILDERS} - {"attribute_model", "steerlm2"}),  # several answers in a record have no other format
+    "llava_dpo": sorted({*BUILDERS} - {"attribute_model", "steerlm2", "labelled"}),
 }
 
 

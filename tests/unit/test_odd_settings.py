@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import pickle
 import random
@@ -17,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_mm_align.cli.command import with_own_groups
 from nemo_mm_align.cli.entry_point import describe
 from nemo_mm_align.core.repository import CONF, ROOT
 from nemo_mm_align.inference.settings import register_open_attributes
@@ -55,7 +55,8 @@ def composed(name: str, folder: Path) -> DictConfig:
     register_open_attributes()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base=None):
-        return compose(name.split()[0], calls(folder)[name])
+        script = name.split()[0]
+        return compose(script, with_own_groups(calls(folder)[name], CONF, script))
 
 
 def refusal(name: str, config: DictConfig) -> str:
@@ -101,13 +102,14 @@ def test_a_quoted_boolean_is_no_switch_anywhere(folder: Path) -> None:
     switches = 0
     for name in NAMES:
         whole = composed(name, folder)
+        packed = pickle.dumps(whole)
         for key in keys_of(whole):
             if not isinstance(OmegaConf.select(whole, key, throw_on_resolution_failure=False), bool):
                 continue
-            config = copy.deepcopy(whole)
-            put(config, key, "false")
             if key.startswith("exp_manager.") or "exp_manager." in key:
                 continue  # NeMo's own to judge
+            config = pickle.loads(packed)
+            put(config, key, "false")
             said, switches = refusal(name, config), switches + 1
             assert key.rpartition(".")[2] in said and "true or false" in said, (name, key, said)
     assert switches > 60

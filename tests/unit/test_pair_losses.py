@@ -10,12 +10,20 @@ import pytest
 import torch
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.datasets import kinds
 from nemo_mm_align.objectives.objective import LossOutput, Reading
 from nemo_mm_align.objectives.pair_losses import PAIR_LOSSES
 from nemo_mm_align.objectives.pair_losses.pair_loss import PairLogRatios
 from nemo_mm_align.objectives.preference import PairObjective
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe
+from nemo_mm_align.schema.attributes import AttributeSchema
+from nemo_mm_align.schema.chat_template import ChatTemplate
+from nemo_mm_align.schema.examples import PreferenceExample
+from nemo_mm_align.schema.prompts import Encoder
+from nemo_mm_align.schema.records import Turn
+from nemo_mm_align.training.reference import sample_key
 from tests.unit.test_losses import make_batch
+from tests.unit.toy_tokenizers import word_level
 
 SETTINGS = {"beta": 0.5, "label_smoothing": 0.2, "discopop_tau": 0.5, "preference_weight": 0.5, "simpo_gamma": 1.0}
 """Of every loss; each takes those that it has."""
@@ -71,6 +79,9 @@ BY_HAND = {
     "modpo": [softplus(-1), softplus(5)],
     "simpo": [0.8 * softplus(0.25) + 0.2 * softplus(-0.25), 0.8 * softplus(1.75) + 0.2 * softplus(-1.75)],
 }
+
+
+QUESTION = (Turn(role="user", content="Why ?"),)
 
 
 def loss_of(name: str, **settings: float) -> Any:
@@ -172,3 +183,57 @@ def test_gradient_weights_are_numbers_whatever_the_loss() -> None:
         assert weights_P.isfinite().all() and (weights_P > 0).any(), name
         if objective.needs_reference:
             torch.testing.assert_close(objective.gradient_weights(start), torch.full_like(weights_P, 0.5), msg=name)
+
+
+TARGETS = torch.tensor([[9.0, 3.0, math.nan], [2.0, 4.0, 1.0]])
+"""Of the batch's two answers: a score, then the ratings of two attributes."""
+
+
+def test_margins_are_differences_of_scores_or_weighted_ratings() -> None:
+    """r = 0.5 of both, so d = 0; scores 9 and 2, ratings of the first attribute 3 and 4."""
+    batch = replace(BATCH, targets_QT=TARGETS, reference_log_probs_Q=torch.tensor([-3.0, -4.0], dtype=torch.float64))
+    schema = AttributeSchema.model_validate(
+        {"name": "two", "score": [], "attributes": [{"name": "first"}, {"name": "second"}]}
+    )
+    for settings, margin in (({}, 0.1 * 7), ({"margin_weights": {"first": -2.0}}, 0.1 * 2)):
+        for name in ("rpo", "modpo"):
+            spec = find_recipe(name)
+            extra = {"loss_type": "rpo_sq"} if name == "rpo" else {"preference_weight": 0.5}
+            objective = spec.configured(beta=0.5, margin_scale=0.1, **settings, **extra).with_schema(schema)
+            output = objective.loss(READING, batch)
+            expected = margin**2 if name == "rpo" else softplus(2 * margin)  # d = 0
+            assert float(output.loss_sum) == pytest.approx(expected, rel=1e-6)
+            assert float(output.metrics["target_margins"][0]) == pytest.approx(margin, rel=1e-6)
+
+
+def test_pairs_without_what_their_margin_is_made_of_are_named() -> None:
+    pairs = [
+        PreferenceExample(id="a", turns=QUESTION, chosen="a", rejected="b", chosen_score=2, rejected_score=1),
+        PreferenceExample(
+            id="b", turns=QUESTION, chosen="a", rejected="b", chosen_ratings={"x": 2}, rejected_ratings={"x": 1}
+        ),
+    ]
+    scores, ratings = (
+        find_recipe("rpo").configured(margin_weights=weights) for weights in (None, {"x": 1.0, "y": 0.0})
+    )
+    assert scores.lacks(pairs[:1]) is None and ratings.lacks(pairs[1:]) is None
+    assert str(scores.lacks(pairs)).endswith("in every pair; 1 of 2 have not got them, the first is 'b'.")
+    assert str(ratings.lacks(pairs)).startswith(
+        "chosen_ratings and rejected_ratings with x (recipe.margin_weights) in every"
+    )
+    with pytest.raises(UserError, match="reads no margins"):
+        find_recipe("rpo").configured(loss_type="hinge")
+
+
+def test_scored_pairs_are_plain_pairs_with_targets(helpsteer: AttributeSchema) -> None:
+    tokenizer = word_level()
+    template = ChatTemplate(name="t", user_prefix="Q ", user_suffix=" ", assistant_prefix="A ", stop="</s>")
+    encoder = Encoder(tokenizer, template, tokenizer.convert_tokens_to_ids("<image>"), 4, helpsteer)
+    known = {"chosen_score": 3, "chosen_ratings": {"verbosity": 1}, "rejected_score": 2}
+    pair = PreferenceExample(id="p", turns=QUESTION, chosen="yes", rejected="no", **known)
+    plain, scored = kinds.PAIRS.encode(pair, encoder), kinds.SCORED_PAIRS.encode(pair, encoder)
+    assert sample_key(plain, str) == sample_key(scored, str), "both take one reference log-prob from a cache"
+    assert plain.targets is None and scored.targets is not None
+    missing = [math.isnan(value) for value in scored.targets[0]]
+    assert missing == [False, *(name != "verbosity" for name in helpsteer.names)]
+    assert scored.targets[0][0] == 3 and scored.targets[1][0] == 2 and all(map(math.isnan, scored.targets[1][1:]))

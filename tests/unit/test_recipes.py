@@ -157,18 +157,18 @@ def test_the_example_of_the_documentation_works(
     text = (repository / "docs/recipes.md").read_text()
     code, settings = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
     assert code is not None and settings is not None
-    (tmp_path / "hinge.py").write_text(code[1])
+    (tmp_path / "exponential.py").write_text(code[1])
     (tmp_path / "recipe").mkdir()
-    (tmp_path / "recipe/hinge.yaml").write_text(settings[1])
+    (tmp_path / "recipe/exponential.yaml").write_text(settings[1])
     with initialize_config_dir(str(repository / "conf"), version_base=None):
-        config = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", "recipe=hinge", "model=mini"])
-    assert config.recipe.name == config.name == "hinge" and config.model.max_length == 3000
+        config = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", "recipe=exponential", "model=mini"])
+    assert config.recipe.name == config.name == "exponential" and config.model.max_length == 3000
     monkeypatch.syspath_prepend(str(tmp_path))
-    import hinge  # type: ignore[import-not-found]
+    import exponential  # type: ignore[import-not-found]
 
-    spec = dataclasses.replace(hinge.RECIPE, conf=tmp_path)
+    spec = dataclasses.replace(exponential.RECIPE, conf=tmp_path)
     ratios = PairLogRatios(torch.tensor([3.0, 20.0]), torch.tensor([1.0, -5.0]))
-    torch.testing.assert_close(spec.configured(beta=0.2).pair_losses(ratios), torch.tensor([0.6, 0.0]))
+    torch.testing.assert_close(spec.configured(beta=0.2).pair_losses(ratios), torch.tensor([-0.4, -5.0]).exp())
     with pytest.raises(UserError, match="configuration has no key recipe.gamma"):
         spec.configured(gamma=1)
 
@@ -188,7 +188,11 @@ def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(reposit
     names = {name: steps[f"seed0_build_{name}"].outputs[0].name for name in speaking}
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
     seeded = [name for name in speaking if "method.seed=0" in steps[f"seed0_build_{name}"].command]
-    assert seeded == ["rejection", "steerlm", "dpo", "attribute_dpo", "ipo", "mdpo"]
+    drawn = ("rejection", "steerlm", "preference", "attribute_preference")
+    assert seeded == [name for name in speaking if all_recipes()[name].build_method in drawn]
+    assert names["steerlm2"] == "steerlm2.jsonl"
+    alike = [words_of(steps[f"seed0_build_{name}"], "annotations=") for name in ("attribute_dpo", "steerlm2")]
+    assert alike[0] == alike[1], "both learn of the same answers of the model that they go on from"
 
 
 def words_of(step: Step, *beginnings: str) -> list[str]:

@@ -17,6 +17,7 @@ from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.chat_template import IMAGE_PART
 
 SCORE_KEYS = ("chosen_score", "rejected_score")
+RATING_KEYS = ("chosen_ratings", "rejected_ratings")
 PART_KEYS = {"image": ("type", "index"), "text": ("type", "text", "index")}
 """Keys of a part of a message's content, by its type; any other refuses the record."""
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -195,9 +196,18 @@ def _literal(text: str, role: str) -> Any:
     return text
 
 
-def score_fields(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the scores of a pair, which our exports of other formats carry along."""
-    return {key: number_field(record, key) for key in SCORE_KEYS}
+def score_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores and ratings of a pair, which our exports of other formats carry along."""
+    scores = {key: number_field(record, key) for key in SCORE_KEYS}
+    return scores | {key: mapping_field(record, key) for key in RATING_KEYS}
+
+
+def mapping_field(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    """Return an object, None where it is absent, or raise `MalformedRecord`."""
+    value = record.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise malformed(key, value, "an object")
+    return None if value is None else dict(value)
 
 
 def extra_fields(record: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.formats.common import (
+    RATING_KEYS,
     SCORE_KEYS,
     Context,
     extra_fields,
@@ -34,6 +35,7 @@ DPO_KEYS = (
     *REFERENCE_KEYS,
     *DERIVED_KEYS,
     *SCORE_KEYS,
+    *RATING_KEYS,
 )
 
 

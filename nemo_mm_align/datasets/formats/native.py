@@ -8,12 +8,14 @@ from typing import Any
 from nemo_mm_align.datasets.draft import Draft
 from nemo_mm_align.datasets.faults import MalformedRecord, Problem
 from nemo_mm_align.datasets.formats.common import (
+    RATING_KEYS,
     SCORE_KEYS,
     Context,
     extra_fields,
     image_list,
     label_field,
     malformed,
+    mapping_field,
     number_field,
     score_fields,
     text_field,
@@ -24,66 +26,80 @@ from nemo_mm_align.schema.examples import (
     PreferenceExample,
     RatedAnswer,
     RatedAnswers,
+    SteeredAnswer,
+    SteeredAnswers,
     TrainingExample,
 )
 from nemo_mm_align.schema.records import Conversation
 
-NUMBERS = ("chosen_score", "rejected_score", "reference_chosen_log_prob", "reference_rejected_log_prob")
-RECORDS: tuple[type[Conversation], ...] = (TrainingExample, PreferenceExample, LabelledExample, RatedAnswers)
+NUMBERS = ("reference_chosen_log_prob", "reference_rejected_log_prob")
+FIT = ("log_likelihood", "log_prior")
+RECORDS: tuple[type[Conversation], ...] = (
+    TrainingExample,
+    PreferenceExample,
+    LabelledExample,
+    RatedAnswers,
+    SteeredAnswers,
+)
 RECORD_KEYS = tuple({key: None for record in RECORDS for key in record.model_fields})
 MESSAGES_KEYS = ("id", "image", "images", "messages", "prompt", "metadata")
-PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS)
+PAIR_KEYS = ("id", "image", "images", "prompt", "chosen", "rejected", "metadata", *SCORE_KEYS, *RATING_KEYS)
 LABELLED_KEYS = ("id", "image", "images", "prompt", "completion", "label", "score", "metadata")
 TURN_KEYS = ("role", "content")
 
 
 def parse_record(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:
     """A `TrainingExample`; a `PreferenceExample` where there is a ``chosen``, a `LabelledExample` where there is an
-    ``answer``, `RatedAnswers` where there are ``answers``.
+    ``answer``; where there are ``answers``, `RatedAnswers`, or `SteeredAnswers` if one of these has a ``log_likelihood``.
 
     Unknown keys are faults.
     """
-    is_rated, is_pair = "answers" in record, "chosen" in record or "rejected" in record
-    is_labelled = not is_rated and not is_pair and ("answer" in record or "label" in record)
+    has_answers, is_pair = "answers" in record, "chosen" in record or "rejected" in record
+    is_steered = has_answers and any("log_likelihood" in answer for answer in _answers(record))
+    is_rated = has_answers and not is_steered
+    is_labelled = not has_answers and not is_pair and ("answer" in record or "label" in record)
     is_one: dict[type[Conversation], bool] = {
+        SteeredAnswers: is_steered,
         RatedAnswers: is_rated,
         PreferenceExample: is_pair,
         LabelledExample: is_labelled,
     }
     known: type[Conversation] = next((kind for kind, is_it in is_one.items() if is_it), TrainingExample)
     turns = turn_list(record, "turns", "role", "content")
-    draft = Draft(record_id, image_list(record), turns, extras={"metadata": _mapping(record, "metadata") or {}})
+    draft = Draft(record_id, image_list(record), turns, extras={"metadata": mapping_field(record, "metadata") or {}})
     if is_rated:
-        _take_answers(draft, record)
+        answers = _take_answers(draft, record, set(RatedAnswer.model_fields))
+        draft.ratings = [mapping_field(answer, "attributes") or {} for answer in answers]
+    elif is_steered:
+        answers = _take_answers(draft, record, set(SteeredAnswer.model_fields))
+        draft.fit = [{key: number_field(answer, key) for key in FIT} for answer in answers]
     elif is_pair:
         draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
-        draft.extras |= {key: number_field(record, key) for key in NUMBERS}
-        draft.flip_attributes = _mapping(record, "flip_attributes")
+        draft.extras |= score_fields(record) | {key: number_field(record, key) for key in NUMBERS}
+        draft.flip_attributes = mapping_field(record, "flip_attributes")
     elif is_labelled:
         draft.answers, draft.label = (text_field(record, "answer"),), label_field(record, "label")
         draft.extras["score"] = number_field(record, "score")
-    draft.attributes = None if is_rated else _mapping(record, "attributes")
+    draft.attributes = None if is_rated else mapping_field(record, "attributes")
     for key in set(record) - set(known.model_fields):
         draft.fault("unknown_key", f"unknown key {key!r}.", "extras belong in metadata.")
     return draft
 
 
-def _take_answers(draft: Draft, record: Mapping[str, Any]) -> None:
+def _answers(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     answers = record["answers"]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, Mapping) for answer in answers):
         raise malformed("answers", answers, "a list of at least one {text, attributes}")
+    return answers
+
+
+def _take_answers(draft: Draft, record: Mapping[str, Any], known: set[str]) -> list[Mapping[str, Any]]:
+    answers = _answers(record)
     draft.answers = tuple(text_field(answer, "text") for answer in answers)
-    draft.ratings = [_mapping(answer, "attributes") or {} for answer in answers]
-    unknown = {key for answer in answers for key in answer} - set(RatedAnswer.model_fields)
+    unknown = {key for answer in answers for key in answer} - known
     for key in sorted(map(str, unknown)):
         draft.fault("unknown_key", f"unknown key {key!r} of an answer.", "extras belong in metadata.")
-
-
-def _mapping(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    value = record.get(key)
-    if value is not None and not isinstance(value, Mapping):
-        raise malformed(key, value, "an object")
-    return None if value is None else dict(value)
+    return answers
 
 
 def parse_messages(record: Mapping[str, Any], record_id: str, context: Context) -> Draft:

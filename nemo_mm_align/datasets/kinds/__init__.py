@@ -13,14 +13,15 @@ from nemo_mm_align.datasets.kinds.answers import Answers, AttributedAnswers
 from nemo_mm_align.datasets.kinds.image_pairs import ImagePairs
 from nemo_mm_align.datasets.kinds.kind import SampleKind
 from nemo_mm_align.datasets.kinds.labelled import LabelledAnswers
-from nemo_mm_align.datasets.kinds.pairs import AttributePairs, Pairs
+from nemo_mm_align.datasets.kinds.pairs import AttributePairs, Pairs, ScoredPairs
 from nemo_mm_align.datasets.kinds.rated import Candidates
+from nemo_mm_align.datasets.kinds.steered import WeighedAnswers
 from nemo_mm_align.schema.examples import Example, PreferenceExample
 
 ANSWERS, ATTRIBUTED_ANSWERS, RATED_ANSWERS = Answers(), AttributedAnswers(), Candidates()
-PAIRS, ATTRIBUTE_PAIRS, IMAGE_PAIRS = Pairs(), AttributePairs(), ImagePairs()
-LABELLED_ANSWERS = LabelledAnswers()
-OF_RECORDS = (ANSWERS, PAIRS, LABELLED_ANSWERS, RATED_ANSWERS)
+PAIRS, ATTRIBUTE_PAIRS, IMAGE_PAIRS, SCORED_PAIRS = Pairs(), AttributePairs(), ImagePairs(), ScoredPairs()
+LABELLED_ANSWERS, WEIGHED_ANSWERS = LabelledAnswers(), WeighedAnswers()
+OF_RECORDS = (ANSWERS, PAIRS, LABELLED_ANSWERS, RATED_ANSWERS, WEIGHED_ANSWERS)
 """For every record the first one here that takes it is what it is called by."""
 
 
@@ -40,7 +41,11 @@ def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, 
             found = next(other.title for other in OF_RECORDS if isinstance(example, other.example))
             wanted = f"{kind.title} (chosen and rejected)" if kind.example is PreferenceExample else kind.title
             raise UserError(f"{path}: holds {found}, but recipe={recipe} trains on {wanted}.")
-    lacking = kind.lacks(examples)
+    refuse_lacking(kind.lacks(examples), path, recipe, build_method)
+
+
+def refuse_lacking(lacking: str | None, path: str | Path, recipe: str, build_method: str) -> None:
+    """Raise `UserError` where a set lacks something, in words."""
     if lacking is not None:
         remedy = f"Build the set with scripts/build.py method={build_method}."
         raise UserError(f"{path}: recipe={recipe} needs {lacking} {remedy}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nemo_mm_align.datasets.kinds.kind import SampleKind, image_paths
 from nemo_mm_align.datasets.sample import CHOSEN, REJECTED, Sample
 from nemo_mm_align.schema.examples import Example, PreferenceExample
@@ -36,6 +38,24 @@ class Pairs(SampleKind):
             "same answers",
             "chosen and rejected differ as texts, but are the same tokens; nothing can be learned from them.",
         )
+
+
+class ScoredPairs(Pairs):
+    """Pairs with what is known of their answers: a score, then values in the order of the schema; a missing one is NaN."""
+
+    title = "preference pairs with scores or ratings"
+
+    def encode(self, example: Example, encoder: Encoder) -> Sample:
+        """The sequences of the plain pair, so that both have the same reference log-probs."""
+        assert isinstance(example, PreferenceExample)
+        names = encoder.schema.names if encoder.schema is not None else ()
+        known = ((example.chosen_score, example.chosen_ratings), (example.rejected_score, example.rejected_ratings))
+        sample = super().encode(example, encoder)
+        sample.targets = [
+            [math.nan if score is None else score, *((ratings or {}).get(name, math.nan) for name in names)]
+            for score, ratings in known
+        ]
+        return sample
 
 
 class AttributePairs(Pairs):

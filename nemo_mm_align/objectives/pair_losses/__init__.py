@@ -32,7 +32,7 @@ LossName = Literal[
     "sft",
 ]
 """Of ``loss_type``: those of TRL whose loss of a pair depends on that pair alone."""
-MarginLossName = Literal["rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl"] | LossName
+MarginLossName = Literal["rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl", LossName]
 """The same where pairs have margins of rewards."""
 
 _KINDS: tuple[type[PairLoss], ...] = (

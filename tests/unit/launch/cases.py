@@ -10,9 +10,12 @@ from omegaconf import DictConfig
 from nemo_mm_align.launch.compose import CONF
 from nemo_mm_align.launch.jobs import Job, make_jobs
 from nemo_mm_align.launch.launch import read_settings, render
+from nemo_mm_align.launch.rounds import jobs_of_launch
 from nemo_mm_align.launch.settings import LaunchSettings, register_open_nodes
 
 ALL = ("sample", "label", "build", "train", "generate", "evaluate")
+
+LOOP = ("sample", "label", "build", "train", "evaluate")
 
 TRAINING = (
     'train.overrides=["recipe=dpo","model=llava15_13b"]', "train.name=dpo", "train.trainer.num_nodes=2",
@@ -46,6 +49,13 @@ def jobs_of(config: DictConfig) -> tuple[LaunchSettings, dict[str, Job]]:
     """Return settings and jobs by stage."""
     settings = read_settings(config)
     return settings, {job.stage: job for job in make_jobs(settings, config)}
+
+
+def rounds_of(*overrides: str) -> tuple[LaunchSettings, dict[str, Job]]:
+    """Return settings and jobs of a launch in rounds by name, without the run's, in order."""
+    config = launch_config("chain=online", *TRAINING, *DATA, *PLACES, *overrides, stages=LOOP)
+    settings = read_settings(config)
+    return settings, {job.name.removeprefix("first_"): job for job in jobs_of_launch(settings, config)}
 
 
 def scripts(*overrides: str, stages: Sequence[str] = ALL) -> dict[str, str]:

@@ -47,12 +47,15 @@ class Script:
             f"python={programs}/python",
         ]
         self.path = folder / "job.sh"
-        self.path.write_text(self.script(scripts(*places, *overrides, stages=[stage])[stage]))
+        self.path.write_text(self.script(self.rendered(stage, *places, *overrides)))
         self.done, self.stop = self.results / "dpo/DONE", self.results / "STOP"
         self.environment = {
             **os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(self.calls),
             "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "n[1-2]", "STOP": str(self.stop), "DONE": str(self.done),
         }  # fmt: skip
+
+    def rendered(self, stage: str, *overrides: str) -> str:
+        return scripts(*overrides, stages=[stage])[stage]
 
     def script(self, rendered: str) -> str:
         return rendered

@@ -1,0 +1,77 @@
+"""Have the commands that tests start begin as forks of a process that has the large packages imported; see `fork_server.py`.
+
+A module of tests in `FORKED` has `sys.executable` changed for its time, in the commands as well, so that torchrun's ranks and
+what a command starts are forks too. Modules about how processes start, die, or use memory are not among them, and
+`REAL_PYTHON` is for one command. Calls with ``-c``, modules outside of `SERVED`, inherited files, and other values of variables
+that imports look at (`FOREIGN`) are Python's own anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REAL_PYTHON = sys.executable
+FOLDER = Path(__file__).resolve().parent
+FOREIGN = (
+    *("PYTHON", "TORCH", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "CUDA_", "NVTE_", "NCCL_", "NUMBA_", "TRITON_"),
+    *("HF_", "TRANSFORMERS_", "TOKENIZERS_", "LD_", "MALLOC_", "LANG", "LC_", "TZ", "HOME", "XDG_", "MPL", "NVIDIA_"),
+)
+"""How the names of variables begin that packages read while they are imported."""
+PASSED = ("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES")
+"""Those among them that they do not read then."""
+FORKED = {
+    "e2e/test_evaluate_every_task.py",
+    "e2e/test_experiments.py",
+    "golden/test_losses.py",
+    "golden/test_miniature.py",
+    "parallel/test_decoding.py",
+    "parallel/test_forking.py",
+    "parallel/test_parity.py",
+}
+"""Modules whose commands are forked, below ``tests``."""
+SERVED = ("torch.distributed.run", "nemo_mm_align.", "tests.")
+"""Modules that may be started."""
+
+
+@contextmanager
+def fork_server() -> Iterator[str]:
+    """Start the server and yield what stands in for Python; Python itself where forks are not safe: beside a GPU's driver."""
+    if sys.platform != "linux" or Path("/dev/nvidiactl").exists():
+        yield REAL_PYTHON
+        return
+    with tempfile.TemporaryDirectory(prefix="forks-") as name:
+        command = [REAL_PYTHON, str(FOLDER / "fork_server.py"), name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdin is not None and server.stdout is not None
+            if server.stdout.readline() != b"ready\n":
+                raise RuntimeError(f"the fork server ended with {server.wait()}")
+            yield str(write_client(Path(name)))
+            server.stdin.close()
+            server.wait()
+
+
+def write_client(folder: Path) -> Path:
+    """Write the program that stands in for Python."""
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    known = {
+        "SOCKET": str(folder / "socket"),
+        "PYTHON": REAL_PYTHON,
+        "FOREIGN": FOREIGN,
+        "PASSED": PASSED,
+        "SERVED": SERVED,
+        "PATHS": (str(FOLDER.parent), *entries),
+        "SERVER": dict(os.environ),
+    }
+    (folder / "known.json").write_text(json.dumps(known), encoding="utf-8")
+    path = folder / "python"
+    program = (FOLDER / "fork_client.py").read_text(encoding="utf-8")
+    path.write_text(f"#!{REAL_PYTHON} -IS\n{program}", encoding="utf-8")
+    path.chmod(0o755)
+    return path
