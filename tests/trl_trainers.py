@@ -53,10 +53,17 @@ def pair_rows(pairs: Sequence[Sequence[str]] = PAIRS) -> list[dict[str, str]]:
     return [dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)) for texts in pairs]
 
 
-def make_trainer(trainer: type, config: type, rows: Sequence[Mapping[str, Any]], folder: Path, **settings: Any) -> Any:
+def make_trainer(
+    trainer: type,
+    config: type,
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    seeds: tuple[int, int] = (0, 1),
+    **settings: Any,
+) -> Any:
     """One of TRL's trainers with its default settings but those given, on the CPU, every row in one batch.
 
-    Trainers that take a reference model get one of other weights.
+    Its model has the weights of the first seed, the reference, where the trainer takes one, those of the second.
     """
     import inspect
 
@@ -66,9 +73,9 @@ def make_trainer(trainer: type, config: type, rows: Sequence[Mapping[str, Any]],
         output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], disable_tqdm=True,
         per_device_train_batch_size=len(rows), **settings,
     )  # fmt: skip
-    models = [causal_model(0)]
+    models = [causal_model(seeds[0])]
     if "ref_model" in inspect.signature(trainer.__init__).parameters:
-        models.append(causal_model(1))
+        models.append(causal_model(seeds[1]))
     data = Dataset.from_list(list(rows))
     return trainer(*models, args=arguments, train_dataset=data, processing_class=words_tokenizer(VOCABULARY))
 
