@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -55,7 +56,8 @@ def compose_stage(stage: str, overrides: Sequence[str]) -> Composed:
     Raises:
         UserError: an override names no key or no file of a group.
     """
-    return _composed(stage, tuple(overrides))
+    composed = _composed(stage, tuple(overrides))
+    return Composed(deepcopy(composed.config), dict(composed.choices))
 
 
 @lru_cache(maxsize=128)

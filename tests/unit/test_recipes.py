@@ -188,7 +188,7 @@ def test_the_miniature_takes_every_recipe_and_shares_no_file_between_two(reposit
     names = {name: steps[f"seed0_build_{name}"].outputs[0].name for name in speaking}
     assert names["dpo"] == "preference.jsonl" and names["ipo"] == "preference_ipo.jsonl"
     seeded = [name for name in speaking if "method.seed=0" in steps[f"seed0_build_{name}"].command]
-    drawn = ("rejection", "steerlm", "preference", "attribute_preference")
+    drawn = ("rejection", "steerlm", "preference", "attribute_preference", "steerlm2")
     assert seeded == [name for name in speaking if all_recipes()[name].build_method in drawn]
     assert names["steerlm2"] == "steerlm2.jsonl"
     alike = [words_of(steps[f"seed0_build_{name}"], "annotations=") for name in ("attribute_dpo", "steerlm2")]
