@@ -9,13 +9,19 @@ LEAST, MOST = 1.0, 4 / 3
 def weight_hint(
     desirable: int, undesirable: int, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
 ) -> str | None:
-    """Return what to set where the two are out of balance; None where they are not, or where there is one kind alone.
+    """Return what to set where the two are out of balance, or to do where there is one kind alone; None where all is well.
 
     Args:
         desirable, undesirable: how many answers there are.
         desirable_weight, undesirable_weight: as they are set.
     """
-    if not (desirable and undesirable and desirable_weight and undesirable_weight):
+    if (desirable > 0) != (undesirable > 0):
+        found, missing = ("desirable", "undesirable") if desirable else ("undesirable", "desirable")
+        return (
+            f"all {desirable + undesirable:,} answers are {found}: how they differ from {missing} ones is not learned. Give "
+            "both, for example by another method.threshold of scripts/build.py."
+        )
+    if not (desirable and undesirable_weight and desirable_weight):
         return None
     ratio = desirable_weight * desirable / (undesirable_weight * undesirable)
     if LEAST - 0.005 <= ratio <= MOST + 0.005:  # weights are given with two digits

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from pathlib import Path
 
 import numpy as np
 
@@ -27,15 +28,17 @@ class _Answer:
     tokens: bytes
 
 
-def mismatched_samples(samples: Sequence[Sample], max_length: int) -> SampleStore:
+def mismatched_samples(samples: Sequence[Sample], max_length: int, hash_of: Callable[[Path], str]) -> SampleStore:
     """Return for every sample its own prompts, each followed by the answer to another one.
 
-    Which one, the samples' ids and contents alone decide. It is another record's and has other tokens; it answers another
-    prompt where there is one. An answer that would make a sequence longer than `max_length` is cut there, as TRL cuts it.
+    Which one, the samples' ids and contents alone decide, wherever their images lie. It is another record's and has other tokens;
+    it answers another prompt where there is one. An answer that would make a sequence longer than `max_length` is cut there, as TRL
+    cuts it.
 
     Args:
         samples: with loss on the last answers alone.
         max_length: of a sequence, in tokens.
+        hash_of: maps an image to the hash of its bytes.
 
     Returns:
         As many samples in their order: the i-th has a sequence for each one of the i-th sample, its id and its images.
@@ -44,7 +47,7 @@ def mismatched_samples(samples: Sequence[Sample], max_length: int) -> SampleStor
         UserError: an answer finds no other one.
     """
     answers = sorted(
-        _answers(samples), key=lambda answer: answer.prompt
+        _answers(samples, hash_of), key=lambda answer: answer.prompt
     )  # stable: of a prompt in the order of the file
     found: list[list[EncodedSequence]] = [[] for _ in range(len(samples))]
     start = 0
@@ -63,9 +66,9 @@ def mismatched_samples(samples: Sequence[Sample], max_length: int) -> SampleStor
     )
 
 
-def _answers(samples: Sequence[Sample]) -> Iterator[_Answer]:
+def _answers(samples: Sequence[Sample], hash_of: Callable[[Path], str]) -> Iterator[_Answer]:
     for place, sample in enumerate(samples):
-        images = repr(list(map(str, sample.image_paths))).encode()
+        images = repr([hash_of(path) for path in sample.image_paths]).encode()
         for number, sequence in enumerate(sample.sequences):
             end = sequence.prompt_length
             yield _Answer(place, number, _digest(images, sequence.ids[:end]), _digest(b"", sequence.ids[end:]))

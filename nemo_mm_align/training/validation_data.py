@@ -55,14 +55,14 @@ def read_run_data(
     )
     if hint := settings.recipe.hint(Counter(role for sample in training for role in sample.roles)):
         logger.warning("%s: %s", settings.source.path, hint)
-    mismatched = _mismatched(settings, training)
+    mismatched = _mismatched(settings, training, hashes)
     if source is None:
         return RunData(training, mismatched=mismatched)
     with named(source.path):
         validation = _samples(
             settings, held_out, source, encoder, folder and folder / VALIDATION_PLAN_FILE, progress, hashes
         )
-        mismatched_validation = _mismatched(settings, validation)
+        mismatched_validation = _mismatched(settings, validation, hashes)
     logger.info("%d samples to train on, %d held out for validation", len(training), len(validation))
     warn_of_overlap(training, validation, hashes.of)
     return RunData(training, validation, mismatched, mismatched_validation)
@@ -80,8 +80,10 @@ def _examples(settings: TrainSettings, encoder: Encoder) -> tuple[list[Example],
         return examples, read_examples(source, encoder.schema), source
 
 
-def _mismatched(settings: TrainSettings, samples: SampleStore) -> SampleStore | None:
-    return mismatched_samples(samples, settings.plan.max_length) if settings.recipe.has_point else None
+def _mismatched(settings: TrainSettings, samples: SampleStore, hashes: ImageHashes) -> SampleStore | None:
+    if not settings.recipe.has_point:
+        return None
+    return mismatched_samples(samples, settings.plan.max_length, hashes.of)
 
 
 def _samples(

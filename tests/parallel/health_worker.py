@@ -60,7 +60,7 @@ def labelled() -> list[Sample]:
 
 def mismatched() -> list[Sample]:
     """Their prompts with the answers of others, and what a reference says of these."""
-    made = mismatched_samples(labelled(), max_length=40)
+    made = mismatched_samples(labelled(), 40, str)
     return [replace(one, reference_log_probs=[-20.0 - n, -29.0][: len(one.sequences)]) for n, one in enumerate(made)]
 
 

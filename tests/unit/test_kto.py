@@ -98,7 +98,7 @@ SAMPLES = [
 
 
 def test_mismatched_answers_are_those_of_other_prompts() -> None:
-    made = mismatched_samples(SAMPLES, max_length=4)
+    made = mismatched_samples(SAMPLES, 4, str)
     assert [(one.id, one.image_paths, len(one.sequences)) for one in made] == [
         (one.id, one.image_paths, len(one.sequences)) for one in SAMPLES
     ]
@@ -111,21 +111,25 @@ def test_mismatched_answers_are_those_of_other_prompts() -> None:
             assert prompts[sequence.ids[length]] != prompts[own.ids[length]], (
                 "the same question about another image is another"
             )
-    again = mismatched_samples(SAMPLES, max_length=4)
-    assert [one.sequences for one in again] == [one.sequences for one in made]
+    moved = [replace(one, image_paths=[Path("elsewhere") / path for path in one.image_paths]) for one in SAMPLES]
+    again = mismatched_samples(moved, 4, lambda path: path.name)
+    assert [one.sequences for one in again] == [one.sequences for one in made], "a run goes on wherever its data lie"
 
 
 def test_mismatched_answers_of_one_prompt_alone() -> None:
     first, second = (Sample(f"a#{n}", [], [answer([1], [10 + n])], roles=(CHOSEN,)) for n in range(2))
-    made = mismatched_samples([first, second], 9)
+    made = mismatched_samples([first, second], 9, str)
     assert [one.sequences[0].ids for one in made] == [[1, 11], [1, 10]]
     same = replace(second, sequences=first.sequences)
     with pytest.raises(UserError, match="record a#0: no other record has another answer.*apo_zero_unpaired"):
-        mismatched_samples([first, same], 9)
+        mismatched_samples([first, same], 9, str)
 
 
 def test_weights_out_of_balance_are_told() -> None:
-    assert weight_hint(100, 100) is None and weight_hint(133, 100) is None and weight_hint(100, 0) is None
+    assert weight_hint(100, 100) is None and weight_hint(133, 100) is None and weight_hint(0, 0) is None
+    assert (weight_hint(1000, 0) or "").startswith(
+        "all 1,000 answers are desirable: how they differ from undesirable ones"
+    )
     hint = weight_hint(100, 300) or ""
     assert "recipe.desirable_weight from 3.00 to 4.00, or recipe.undesirable_weight from 0.25 to 0.33, not both" in hint
     assert weight_hint(100, 300, 3.0) is None and weight_hint(100, 300, 1.0, 0.25) is None
