@@ -13,7 +13,7 @@ def group_answers(samples: Sequence[Sample], image_token_id: int, max_length: in
 
     Branches do not see each other, so that nothing but the order of training changes; their attribute lines may differ, for
     what follows the common prefix belongs to each branch. A group ends at another prompt, or where its row would have more
-    than `max_length` positions.
+    than `max_length` positions. Samples with targets, views or prior sequences stay as they are.
 
     Args:
         samples: of one sequence each, in the order of the file. Which belong to one prompt tell their ids, ``PROMPT#...``, as
@@ -36,6 +36,8 @@ def _groups(samples: Iterable[Sample], image_token_id: int, max_length: int) -> 
 
 
 def _belongs(group: list[Sample], sample: Sample, image_token_id: int, max_length: int) -> bool:
+    if not (_plain(group[0]) and _plain(sample)):
+        return False
     prompt, one_of_several, _ = sample.id.partition("#")
     if not one_of_several or group[0].id.partition("#")[0] != prompt or group[0].image_paths != sample.image_paths:
         return False
@@ -50,6 +52,14 @@ def _belongs(group: list[Sample], sample: Sample, image_token_id: int, max_lengt
 
 
 def _joined(group: Sequence[Sample]) -> Sample:
+    first, *others = group
+    if not others:
+        return first
     sequences = [sequence for sample in group for sequence in sample.sequences]
     roles = tuple(role for sample in group for role in sample.roles)
-    return Sample(group[0].id, list(group[0].image_paths), sequences, roles=roles)
+    return Sample(first.id, list(first.image_paths), sequences, roles=roles)
+
+
+def _plain(sample: Sample) -> bool:
+    """Whether sequences and roles are all that there is to a sample."""
+    return sample.targets is None and not any(sample.views) and not sample.prior_sequences

@@ -1,10 +1,12 @@
 """Which answers share a row: neighbours of one prompt with the same images, as long as the row fits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.rows import row_lengths
 from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.prompts import EncodedSequence
 
 IMAGE = 9
@@ -39,6 +41,18 @@ def test_images_never_stand_in_a_branch() -> None:
     """The question comes first and differs: the image lies behind it in both."""
     given = [sample("p#0", [1, 2, 3, 4, IMAGE, 5], [20], "x.png"), sample("p#1", [1, 2, 3, 8, IMAGE, 5], [21], "x.png")]
     assert [len(group.sequences) for group in group_answers(given, IMAGE, 100)] == [1, 1]
+
+
+def test_what_has_more_than_sequences_stays_as_it_is() -> None:
+    """Targets, parts of images and prior sequences belong to their samples."""
+    pair = [sample(f"p#{number}", [1, IMAGE, 5, 6], [20 + number], "x.png") for number in range(2)]
+    for more in (
+        {"targets": [[1.0]]},
+        {"views": ((Crop(0.1, 0.2, 1),),)},
+        {"prior_sequences": pair[0].sequences},
+    ):
+        given = [replace(one, **more) for one in pair]
+        assert list(group_answers(given, IMAGE, 100)) == given
 
 
 def test_a_row_stays_within_the_longest_length() -> None:
