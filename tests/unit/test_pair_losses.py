@@ -95,6 +95,14 @@ def test_it_is_what_its_formula_says(name: str) -> None:
     torch.testing.assert_close(loss_of(name).of_sums(PAIRS), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_discopop_stays_finite_far_on_the_wrong_side() -> None:
+    """There exp(-x) is infinite and its share 0; the loss is that of the other part, -x."""
+    chosen_P = torch.tensor([-2000.0], requires_grad=True)
+    losses_P = loss_of("discopop", beta=0.1, discopop_tau=0.05)(PairLogRatios(chosen_P, torch.zeros(1)))
+    (slopes_P,) = torch.autograd.grad(losses_P.sum(), chosen_P)
+    assert losses_P.item() == pytest.approx(200) and slopes_P.item() == pytest.approx(-0.1)
+
+
 def test_odds_are_those_of_mean_probabilities() -> None:
     """p of 1/2 and 4/5, odds 1 and 4; log-probs of -40 and of 0 stay finite, gradients too."""
     chosen_P = torch.tensor([0.5, 0.8, 1.0], dtype=torch.float64).log().requires_grad_()

@@ -144,6 +144,9 @@ class Discopop(PairLoss):
 
     def __call__(self, ratios: PairLogRatios) -> Tensor:
         """Return the loss of each pair, [P]."""
+        from torch.nn.functional import logsigmoid
+
         log_odds_P = self.beta * ratios.delta_P
-        share_P = (log_odds_P / self.discopop_tau).sigmoid()
-        return smoothed(log_odds_P, 0.0) * (1 - share_P) + (-log_odds_P).exp() * share_P
+        modulated_P = log_odds_P / self.discopop_tau
+        # m exp(-x) in one exponential: of pairs far on the wrong side m is 0 and exp(-x) infinite.
+        return smoothed(log_odds_P, 0.0) * (-modulated_P).sigmoid() + (logsigmoid(modulated_P) - log_odds_P).exp()
