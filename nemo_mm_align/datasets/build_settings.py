@@ -55,7 +55,7 @@ Method = Literal[
     STEERLM2,
 ) = get_args(Method)
 PAIR_METHODS = (PREFERENCE, BEST_WORST, ALL_PAIRS)
-"""They give pairs; the others give single answers."""
+"""They give pairs by score."""
 RANDOM_METHODS = (REJECTION, PREFERENCE, STEERLM, ATTRIBUTE_PREFERENCE, STEERLM2)
 """They draw by `BuildSettings.seed`, whatever else is set."""
 Balance = Literal["counts", "root", "even"]
@@ -144,5 +144,8 @@ class BuildSettings(StrictModel):
     @model_validator(mode="after")
     def _noise_needs_pairs(self) -> BuildSettings:
         if self.label_noise and self.name not in PAIR_METHODS:
-            raise ValueError(f"label_noise swaps the answers of pairs; method={self.name} makes none")
+            raise ValueError(
+                f"label_noise swaps the answers of pairs; method={self.name} makes none by score. Methods that read ratings have "
+                "rating_noise, which gives prompts wrong ones."
+            )
         return self

@@ -163,7 +163,8 @@ def _check_scores(draft: Draft) -> None:
             draft.tied |= chosen == rejected
             if chosen < rejected:
                 problem = f"chosen scores {shorten(f'{chosen}', 20)}, below rejected's {shorten(f'{rejected}', 20)}."
-                draft.fault("score_order", problem, "swap the answers, or remove the scores.")
+                remedy = "swap the answers, or remove the scores; those of another objective (MODPO) belong in ratings."
+                draft.fault("score_order", problem, remedy)
 
 
 def _check_text(draft: Draft) -> None:

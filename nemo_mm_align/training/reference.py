@@ -228,9 +228,9 @@ def _attach_priors(
 
 def check_stored(samples: Sequence[Sample]) -> None:
     """Raise `UserError` where a record brought no reference log-probs of its own."""
-    lacking = next((sample.id for sample in samples if not sample.reference_log_probs), None)
+    lacking = next((sample for sample in samples if not sample.reference_log_probs), None)
     if lacking is not None:
         raise UserError(
-            f"recipe.use_stored_reference=true, but not every record has reference log-probs: {lacking} has none. Set it "
-            "to false to have them computed."
+            f"recipe.use_stored_reference=true, but not every record has reference log-probs: {lacking.id} has none of all its "
+            f"{len(lacking.sequences)} sequences. Set it to false to have them computed."
         )
