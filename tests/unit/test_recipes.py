@@ -26,6 +26,8 @@ from nemo_mm_align.miniature.folders import MiniatureRun
 from nemo_mm_align.miniature.pipeline import steps_of
 from nemo_mm_align.miniature.settings import MiniatureSettings
 from nemo_mm_align.miniature.steps import Step
+from nemo_mm_align.objectives.kto import KahnemanTversky
+from nemo_mm_align.objectives.pair_losses import PAIR_LOSSES
 from nemo_mm_align.objectives.preference import PairLogRatios
 from nemo_mm_align.recipes import registry
 from nemo_mm_align.recipes.registry import all_recipes, find_recipe, paper_recipes
@@ -34,6 +36,7 @@ from nemo_mm_align.schema.records import Turn
 from nemo_mm_align.training.sections import TopLevel
 from tests.own_recipe.attribute_regression import RECIPE as OWN
 
+KTO_LOSSES = typing.get_args(typing.get_type_hints(KahnemanTversky)["loss_type"])
 PAPER = ["sft", "rejection", "steerlm", "dpo"]
 
 
@@ -295,3 +298,20 @@ def test_data_of_another_kind_are_refused_whichever_line_they_stand_in() -> None
     ):
         with pytest.raises(UserError, match=f"d.jsonl: {message}"):
             check_kind(kind, examples, "d.jsonl", recipe, "steerlm")
+
+
+def test_the_page_of_losses_has_every_recipe_and_loss_with_its_settings() -> None:
+    page = (CONF.parent / "docs/losses.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (.*?) \| (.*?) \| .* \| (yes|no) \| (.*?) \| [^|]*\|$", page, re.MULTILINE)
+    names = [(re.findall("`(.+?)`", loss), re.findall("`(.+?)`", recipes)) for loss, recipes, _, _ in table]
+    assert {recipe for _, recipes in names for recipe in recipes} == set(all_recipes())
+    assert {*PAIR_LOSSES, *KTO_LOSSES} <= {name for both in names for part in both for name in part}
+    for (losses, recipes), (_, _, reference, settings) in zip(names, table, strict=True):
+        known = {
+            field.name for name in losses if name in PAIR_LOSSES for field in dataclasses.fields(PAIR_LOSSES[name])
+        }
+        for recipe in recipes:
+            objective = all_recipes()[recipe].objective
+            known |= {field.name for field in dataclasses.fields(objective)}
+            assert losses == ["sft"] or objective.needs_reference == (reference == "yes"), recipe
+        assert {*re.findall("`(.+?)`", settings)} <= known, (losses, recipes)
