@@ -105,9 +105,8 @@ class ImagePreference(Preference):
 def _beside_images(ratio_Q: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the values of chosen answers beside their image and beside the other one, [N] each."""
     other_N = batch.roles[CHOSEN_OTHER_IMAGE].to(ratio_Q.device)
-    return ratio_Q[other_N - 2], ratio_Q[
-        other_N
-    ]  # such a sample's sequences: chosen, rejected, chosen beside the other image
+    # Sequences of such a sample: chosen, rejected, chosen beside the other image.
+    return ratio_Q[other_N - 2], ratio_Q[other_N]
 
 
 RECIPE = RecipeSpec(
