@@ -121,7 +121,8 @@ def finish(draft: Draft, resolve: Callable[[str], Path]) -> Example | None:
         return PreferenceExample(chosen=chosen, rejected=rejected, flip_attributes=draft.flip_attributes, **values)
     except ValidationError as error:  # what no check above looks for
         for item in error.errors():
-            draft.fault("field", f"{'.'.join(map(str, item['loc']))}: {item['msg']}.", "correct the field.")
+            place, problem = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+            draft.fault("field", f"{place}: {problem}." if place else f"{problem}.", "correct the field.")
         return None
 
 

@@ -31,9 +31,9 @@ class _Answer:
 def mismatched_samples(samples: Sequence[Sample], max_length: int, hash_of: Callable[[Path], str]) -> SampleStore:
     """Return for every sample its own prompts, each followed by the answer to another one.
 
-    Which one, the samples' ids and contents alone decide, wherever their images lie. It is another record's and has other tokens;
-    it answers another prompt where there is one. An answer that would make a sequence longer than `max_length` is cut there, as TRL
-    cuts it.
+    Which one, the samples' ids and contents alone decide, wherever their images lie. It is another record's and has other
+    tokens; it answers another prompt where there is one. An answer that would make a sequence longer than `max_length` is cut
+    there, as TRL cuts it.
 
     Args:
         samples: with loss on the last answers alone.

@@ -134,6 +134,7 @@ def test_records_are_read_back_and_faults_named(tmp_path: Path, taste: Attribute
         ((', "log_prior": -1', "b", ', "log_likelihood": -1'), "log_prior stands with some answers"),
         (("", "a", ', "log_likelihood": -1'), "two answers are the same text"),
         (("", "b", ', "log_likelihood": -1, "weight": 1'), "unknown key 'weight' of an answer"),
+        ((', "log_prior": -1', "b", ', "log_likelihood": -1'), r"\(id x\): log_prior"),
     ):
         head = (
             '{"id": "x", "turns": [{"role": "user", "content": "q"}], "attributes": {"complexity": 1, "verbosity": 0}'

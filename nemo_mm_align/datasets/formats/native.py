@@ -73,6 +73,8 @@ def parse_record(record: Mapping[str, Any], record_id: str, context: Context) ->
     elif is_steered:
         answers = _take_answers(draft, record, set(SteeredAnswer.model_fields))
         draft.fit = [{key: number_field(answer, key) for key in FIT} for answer in answers]
+        if len(answers) < 2:
+            draft.fault("field", "one answer alone cannot be weighed.", "give two or more, or remove the record.")
     elif is_pair:
         draft.answers = (text_field(record, "chosen"), text_field(record, "rejected"))
         draft.extras |= score_fields(record) | {key: number_field(record, key) for key in NUMBERS}

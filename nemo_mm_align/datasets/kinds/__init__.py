@@ -40,7 +40,10 @@ def check_kind(kind: SampleKind, examples: Sequence[Example], path: str | Path, 
         if not isinstance(example, kind.example):
             found = next(other.title for other in OF_RECORDS if isinstance(example, other.example))
             wanted = f"{kind.title} (chosen and rejected)" if kind.example is PreferenceExample else kind.title
-            raise UserError(f"{path}: holds {found}, but recipe={recipe} trains on {wanted}.")
+            raise UserError(
+                f"{path}: holds {found}, but recipe={recipe} trains on {wanted}. Take a recipe on {found}, or build the set with "
+                f"scripts/build.py method={build_method}."
+            )
     refuse_lacking(kind.lacks(examples), path, recipe, build_method)
 
 
