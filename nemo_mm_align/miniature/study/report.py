@@ -89,8 +89,8 @@ def _curve(study: Study, results: StudyResults, group: str) -> Iterator[str]:
     paper, base = study.settings.paper, _base_score(results)
     if paper and group in paper.curves and base is not None:
         yield escape(
-            f"The paper's curve of {paper.curves[group].of} beside ours: figure, change relative to the unchanged variant, and how "
-            "much of its gain over the base is kept. All points of a curve are of the same seeds."
+            f"The paper's curve of {paper.curves[group].of} beside ours: figure, change relative to the unchanged variant, and "
+            "how much of its gain over the base is kept. All points of a curve are of the same seeds."
         )
         yield tables.paper_curve_table(paper.curves[group], curves, base, study.settings.curves[group])
 
@@ -101,9 +101,9 @@ def _front(front: Front) -> Iterator[str]:
         "Score and mean error |judged - asked| over all values of the matters of taste, asked one at a time; a model that takes "
         f"no requests gives its one answer to each. Hypervolume: points of score x steps of error beyond the reference point, "
         f"which is what the base offers: score {front.reference_quality:.2f}, error {front.reference_error:.2f}. All together: "
-        f"{front.hypervolume:.2f}. Variants of less data or of wrong labels are left out. In bold: on the front of the means, which "
-        "noise decides where points are close; brackets are intervals over seeds. A model that takes no requests has next to no "
-        "hypervolume, however good its answers are."
+        f"{front.hypervolume:.2f}. Variants of less data or of wrong labels are left out. In bold: on the front of the means, "
+        "which noise decides where points are close; brackets are intervals over seeds. A model that takes no requests has next "
+        "to no hypervolume, however good its answers are."
     )
     yield f"![]({PLOTS}/front.svg)"
     yield tables.front_table(front)
@@ -116,8 +116,8 @@ def _paper(study: Study, results: StudyResults) -> Iterator[str]:
         return
     yield "## Beside the paper"
     yield escape(
-        "Changes relative to the model that training started from. The measures are not the same, nor are their scales: signs and "
-        f"ranks can be compared, sizes cannot. The paper: {paper.source}."
+        "Changes relative to the model that training started from. The measures are not the same, nor are their scales: signs "
+        f"and ranks can be compared, sizes cannot. The paper: {paper.source}."
     )
     yield tables.paper_table(paper, group)
 
@@ -135,11 +135,9 @@ def _write_plots(study: Study, results: StudyResults, cells: Cells) -> None:
     xlabels = {group: f"{group}, %" for group in results.curves}
     for group, curves in results.curves.items():
         plots.plot_curves(folder / f"{group}.svg", curves, base, xlabels[group], colours)
-    first = next(
-        (group for group in results.groups.values() if any(is_steered(cells[name]) for name in group.variants)), None
-    )
-    if first:
-        steered = {name: cells[name] for name in first.variants if is_steered(cells[name])}
+    per_group = ([name for name in one.variants if is_steered(cells[name])] for one in results.groups.values())
+    if first := next(filter(None, per_group), None):
+        steered = {name: cells[name] for name in first}
         tastes = tastes_of(study.run.settings.attribute_schema)
         plots.plot_levels(folder / "levels.svg", steered, base, colours, [*tastes])
     if results.front:

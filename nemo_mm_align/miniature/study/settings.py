@@ -164,7 +164,7 @@ class StudySettings(StrictModel):
         return start
 
     def change_of(self, name: str) -> str:
-        """Return what a variant is beside the recipe of its name, in words of its line and of the command line; "" for nothing."""
+        """Return what a variant is beside the recipe of its name, as its line and a command line say it; "" for nothing."""
         variant = self.variants[name]
         said = [
             f"{key}={value}"

@@ -132,7 +132,7 @@ class Study:
 
     @cached_property
     def world_settings(self) -> dict[str, Any]:
-        """What all cells depend on: world, base, how answers are drawn and judged, and what trainings are told where nobody says otherwise."""
+        """What all cells depend on: world, base, how answers are drawn and judged, defaults of trainings."""
         own = self.run.settings.model_dump(
             mode="json", include={"world", "base", "sampling", "evaluate_on", "steering_prompts", "brief", "model"}
         )
