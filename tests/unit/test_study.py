@@ -322,6 +322,8 @@ def test_who_is_compared_with_whom(tmp_path: Path) -> None:
         ("dpo", "base"),
     ]
     assert pairs_in(study, "data")[0] == ("dpo_25", "dpo")
+    losses = pairs_in(study, "losses")
+    assert losses[0] == ("ipo", "dpo") and ("kto_answers", "kto") in losses and len(losses) == 17
 
 
 def test_what_is_left_is_estimated_by_kind(tmp_path: Path) -> None:

@@ -144,10 +144,13 @@ def _costs() -> list[Figure]:
 
 
 def pairs_in(study: Study, group: str) -> list[tuple[str, str]]:
-    """Return which variants of a group are compared with which; those that others are compared with, with the ones before."""
+    """Return which variants of a group are compared with which; those that others are compared with, with the ones before.
+
+    The base is only compared with, where the settings say so.
+    """
     against = study.settings.against.get(group, ())
     found = []
-    for name in study.settings.names_in(group):
+    for name in (one for one in study.settings.names_in(group) if one != BASE):
         of = study.settings.variants[name].of
         others = against[: against.index(name)] if name in against else against
         found += [(name, other) for other in dict.fromkeys((*others, *((of,) if of else ()))) if other != name]
