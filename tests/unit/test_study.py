@@ -18,12 +18,21 @@ from nemo_mm_align.datasets.build_settings import BuildSettings
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.miniature.steps import StepRunner
 from nemo_mm_align.miniature.study.compare import Figure, differences_of, paired_p_value, summary_of
-from nemo_mm_align.miniature.study.figures import CellFigures, Offer, Spent, read_figures, write_figures
+from nemo_mm_align.miniature.study.figures import (
+    CellFigures,
+    Level,
+    Offer,
+    Spent,
+    Steering,
+    read_figures,
+    write_figures,
+)
 from nemo_mm_align.miniature.study.hypervolume import Point, hypervolume, pareto_front
 from nemo_mm_align.miniature.study.jobs import jobs_of, ready, steps_of
 from nemo_mm_align.miniature.study.measure import Measuring, offer_of, unsteered_offer
-from nemo_mm_align.miniature.study.outcome import curves_of, front_of, pairs_in
+from nemo_mm_align.miniature.study.outcome import curves_of, figures_for, front_of, pairs_in, results_of
 from nemo_mm_align.miniature.study.progress import Progress
+from nemo_mm_align.miniature.study.report import write_report
 from nemo_mm_align.miniature.study.settings import PaperCurve, StudySettings
 from nemo_mm_align.miniature.study.steps import StudySteps
 from nemo_mm_align.miniature.study.study import Cell, Study
@@ -250,13 +259,55 @@ def test_curves_and_front_of_cells(tmp_path: Path) -> None:
         (1.0, "dpo", 11.0),
     ]
     front = front_of(cells)
-    assert front is not None and front.hypervolume == front.points["dpo"].alone == 1.0
-    assert (
-        front.points["dpo"].lost == 0.5 and front.points["dpo_25"].alone == 0.5 and not front.points["dpo_25"].on_front
-    )
+    assert front is not None and front.hypervolume == front.points["dpo"].alone.mean == 1.0
+    less = front.points["dpo_25"]
+    assert front.points["dpo"].lost == 0.5 and less.alone.mean == 0.5 and not less.on_front
+    more = cells | {"dpo": cells["dpo"] | {12: figures("dpo", 12, 8.0)}, "dpo_25": cells["dpo_25"]}
+    assert curves_of(study, "data", more)["dpo"][-1].score.per_seed == {11: 11.0}, "of the seeds that its changes have"
     theirs = PaperCurve(measure="MT-Bench", of="dpo", base=5.99, points=((0.25, 6.39), (1.0, 6.73)))
     text = paper_curve_table(theirs, curves, 9.0, 1.0)
     assert "6.39: -5.1 % (0.54 of the gain) | 10.00: -9.1 % (0.50 of the gain)" in text
+
+
+def test_a_report_of_cells_says_what_they_change_and_how_far_they_may_differ(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "about.data=Shares")
+    for seed, score in ((11, 10.0), (12, 10.2)):
+        finish(study, Cell("base", seed), measured={"": {"score": 9.0}})
+        finish(study, Cell("dpo", seed), recipe="dpo", measured={"": {"score": score}})
+        finish(study, Cell("dpo_25", seed), recipe="dpo", measured={"": {"score": score - 0.3 + (seed - 11) / 10}})
+    results = results_of(study)
+    base, dpo = (results.groups["main"].variants[name].figures["score"] for name in ("base", "dpo"))
+    assert base.bounds is None, "greedy answers, the same for all seeds"
+    assert dpo.bounds == pytest.approx((10.1 - 1.2706, 10.1 + 1.2706), abs=1e-4)  # 12.706 x 0.1, one degree of freedom
+    assert [*results.groups["data"].variants] == ["dpo", "dpo_25"], "with what it is a change of"
+    assert results.front is not None and "dpo_25" not in results.front.points
+    text = write_report(study).read_text()
+    assert "## data\n\nShares\n" in text and "- dpo_25: `recipe=dpo method.fraction=0.25`" in text
+    # the differences are -0.3 and -0.2: -0.25 -/+ 12.706 x 0.05
+    assert "Score (of 12): 0 of 1 separate. The intervals of the other 1 lie within \\[-0.89, +0.39\\]." in text
+
+
+def test_steering_figures_are_of_the_matters_of_taste(tmp_path: Path) -> None:
+    schema = study_of(tmp_path, "only=[dpo]").run.settings.attribute_schema
+
+    def steered(score: float, talk: float) -> Steering:
+        level = Level(asked=0, judged=0, score=score, words=5)
+        return Steering(spearman=1, mae=0, cross_talk={"complexity": -talk}, levels=[level])
+
+    cell = figures("steerlm_paper", 11, steering={"helpfulness": steered(2.0, 3.0), "verbosity": steered(8.0, 0.5)})
+    found = {one.name: one.value(cell) for one in figures_for(schema)}
+    assert (found["lowest"], found["cross_talk"], found["spearman.complexity"]) == (8.0, 0.5, None)
+
+
+def test_rates_are_searched_for_on_the_prompts_that_settings_are_chosen_on(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "search=rates")
+    assert study.run.settings.evaluate_on == "dev" and {cell.seed for cell in study.cells} == {11}
+    names = {cell.variant for cell in study.cells}
+    for cell in (one for one in study.cells if study.variant(one).of):
+        of = study.variant(cell).of or ""
+        changed = set(study.words(cell, "train")) ^ set(study.words(Cell(of, 11), "train"))
+        assert of in names and {word.partition("=")[0] for word in changed} == {"model.optim.lr"}, cell
+        assert study.method(cell) == study.method(Cell(of, 11))
 
 
 def test_who_is_compared_with_whom(tmp_path: Path) -> None:
@@ -271,6 +322,8 @@ def test_who_is_compared_with_whom(tmp_path: Path) -> None:
         ("dpo", "base"),
     ]
     assert pairs_in(study, "data")[0] == ("dpo_25", "dpo")
+    losses = pairs_in(study, "losses")
+    assert losses[0] == ("ipo", "dpo") and ("kto_answers", "kto") in losses and len(losses) == 17
 
 
 def test_what_is_left_is_estimated_by_kind(tmp_path: Path) -> None:

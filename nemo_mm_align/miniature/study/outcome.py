@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 
 from nemo_mm_align.evaluation.results import BASE, Section
@@ -18,28 +18,34 @@ Value = Callable[[CellFigures], float | None]
 
 
 class VariantResult(Section):
-    """A variant: label, recipe, seeds, and its figures by name."""
+    """A variant: label, recipe, what it changes in words of the command line, seeds, and its figures by name."""
 
     label: str
     recipe: str | None
+    change: str = ""
     seeds: list[int]
     figures: dict[str, Summary]
 
 
 class GroupResult(Section):
-    """A group: its variants, and their differences."""
+    """A group: its variants after those of other groups that they are changes of, and their differences."""
 
     variants: dict[str, VariantResult]
     differences: list[Difference]
 
 
 class FrontPoint(Section):
-    """A variant before the two objectives; `alone`: hypervolume of it alone, `lost`: what the whole loses without it."""
+    """A variant before the two objectives, means over its seeds.
+
+    Args:
+        alone: hypervolume of it alone, over seeds.
+        lost: what the hypervolume of all means loses without it.
+    """
 
     quality: float
     error: float
     on_front: bool
-    alone: float
+    alone: Summary
     lost: float
 
 
@@ -105,40 +111,46 @@ def _measured(request: str, name: str) -> Value:
 
 
 def _steering_figures(schema: AttributeSchema) -> Iterator[Figure]:
+    """Those of the matters of taste alone, which every steered variant can be asked for."""
+    tastes = tastes_of(schema)
+
     def of(name: str, key: str) -> Value:
         return lambda cell: getattr(cell.steering[name], key) if name in cell.steering else None
 
-    for name in tastes_of(schema):
+    for name in tastes:
         yield Figure(f"spearman.{name}", f"Spearman, {name}", of(name, "spearman"))
         yield Figure(f"mae.{name}", f"Error, {name}", of(name, "mae"))
-    yield Figure("cross_talk", "Cross-talk", _cross_talk)
-    yield Figure("lowest", "Lowest score at a level", _lowest)
+    yield Figure("cross_talk", "Cross-talk", lambda cell: _cross_talk(cell, tastes))
+    yield Figure("lowest", "Lowest score at a level", lambda cell: _lowest(cell, tastes))
     yield Figure("offer.quality", "Score over levels", lambda cell: cell.offer.quality)
     yield Figure("offer.error", "Steering error", lambda cell: cell.offer.error)
 
 
-def _cross_talk(cell: CellFigures) -> float | None:
-    changes = [abs(change) for one in cell.steering.values() for change in one.cross_talk.values()]
-    return max(changes) if changes else None
+def _cross_talk(cell: CellFigures, tastes: Collection[str]) -> float | None:
+    asked = [one for name, one in cell.steering.items() if name in tastes]
+    return max((abs(change) for one in asked for change in one.cross_talk.values()), default=None)
 
 
-def _lowest(cell: CellFigures) -> float | None:
-    scores = [level.score for one in cell.steering.values() for level in one.levels]
-    return min(scores) if scores else None
+def _lowest(cell: CellFigures, tastes: Collection[str]) -> float | None:
+    asked = [one for name, one in cell.steering.items() if name in tastes]
+    return min((level.score for one in asked for level in one.levels), default=None)
 
 
 def _costs() -> list[Figure]:
     return [
-        Figure("training_seconds", "Training, s", lambda cell: cell.spent.training_cpu_seconds, 0, compared=False),
-        Figure("seconds", "All, s", lambda cell: cell.spent.cpu_seconds, 0, compared=False),
+        Figure("training_seconds", "Training, core s", lambda cell: cell.spent.training_cpu_seconds, 0, compared=False),
+        Figure("seconds", "All, core s", lambda cell: cell.spent.cpu_seconds, 0, compared=False),
     ]
 
 
 def pairs_in(study: Study, group: str) -> list[tuple[str, str]]:
-    """Return which variants of a group are compared with which; those that others are compared with, with the ones before."""
+    """Return which variants of a group are compared with which; those that others are compared with, with the ones before.
+
+    The base is only compared with, where the settings say so.
+    """
     against = study.settings.against.get(group, ())
     found = []
-    for name in study.settings.names_in(group):
+    for name in (one for one in study.settings.names_in(group) if one != BASE):
         of = study.settings.variants[name].of
         others = against[: against.index(name)] if name in against else against
         found += [(name, other) for other in dict.fromkeys((*others, *((of,) if of else ()))) if other != name]
@@ -160,7 +172,7 @@ def results_of(study: Study) -> StudyResults:
         expected=expected,
         commits=commits,
         groups={group: _group(study, group, cells, figures) for group in _groups(study, cells)},
-        front=front_of(cells),
+        front=front_of({name: of_one for name, of_one in cells.items() if not study.settings.is_on_a_curve(name)}),
         curves={group: found for group in study.settings.curves if (found := curves_of(study, group, cells))},
         notes=notes,
     )
@@ -171,16 +183,31 @@ def _groups(study: Study, cells: Cells) -> list[str]:
 
 
 def _group(study: Study, group: str, cells: Cells, figures: list[Figure]) -> GroupResult:
-    variants = {}
-    for name in (name for name in study.settings.names_in(group) if name in cells):
-        found = {one.name: summary for one in figures if (summary := summary_of(cells[name], one.value))}
-        variants[name] = VariantResult(
-            label=study.settings.variants[name].label or name,
-            recipe=study.settings.recipe_of(name),
-            seeds=sorted(cells[name]),
-            figures=found,
-        )
+    own = study.settings.names_in(group)
+    changed = [of for name in own if name in cells and (of := study.settings.variants[name].of)]
+    others = [name for name in dict.fromkeys(changed) if name not in own]
+    names = [name for name in (*others, *own) if name in cells]
+    variants = {name: _variant(study, name, cells[name], figures) for name in names}
     return GroupResult(variants=variants, differences=differences_of(cells, pairs_in(study, group), figures))
+
+
+def _variant(study: Study, name: str, cells: Mapping[int, CellFigures], figures: list[Figure]) -> VariantResult:
+    recipe = study.settings.recipe_of(name)
+    found = {one.name: summary for one in figures if (summary := summary_of(cells, one.value))}
+    if recipe is None:  # its answers are greedy, the same for all seeds: an interval of no width would say too much
+        found = {key: summary.model_copy(update={"low": None, "high": None}) for key, summary in found.items()}
+    return VariantResult(
+        label=study.settings.variants[name].label or name,
+        recipe=recipe,
+        change=study.settings.change_of(name),
+        seeds=sorted(cells),
+        figures=found,
+    )
+
+
+def is_steered(cells: Mapping[int, CellFigures]) -> bool:
+    """Whether a variant's models take requests."""
+    return any(cell.steering for cell in cells.values())
 
 
 def front_of(cells: Cells) -> Front | None:
@@ -193,11 +220,15 @@ def front_of(cells: Cells) -> Front | None:
 
     def point(name: str) -> FrontPoint:
         others = [other for key, other in points.items() if key != name]
+        alone = summary_of(
+            cells[name], lambda cell: hypervolume([Point(cell.offer.quality, cell.offer.error)], reference)
+        )
+        assert alone is not None  # every cell has an offer
         return FrontPoint(
             quality=points[name].quality,
             error=points[name].error,
             on_front=points[name] in front,
-            alone=hypervolume([points[name]], reference),
+            alone=alone,
             lost=whole - hypervolume(others, reference),
         )
 
@@ -215,7 +246,10 @@ def _offer(cells: Mapping[int, CellFigures]) -> Point:
 
 
 def curves_of(study: Study, group: str, cells: Cells) -> dict[str, list[CurvePoint]]:
-    """Return the curves of a group by the variant that is changed, which itself stands at the end that the settings name."""
+    """Return the curves of a group by the variant that is changed, which itself stands at the end that the settings name.
+
+    Of it those seeds count that a change of it has: all points are of the same seeds once all cells are finished.
+    """
     places: dict[str, dict[float, str]] = {}
     for name in study.settings.names_in(group):
         variant = study.settings.variants[name]
@@ -223,7 +257,9 @@ def curves_of(study: Study, group: str, cells: Cells) -> dict[str, list[CurvePoi
             places.setdefault(variant.of, {study.settings.curves[group]: variant.of})[variant.share] = name
     found: dict[str, list[CurvePoint]] = {}
     for of, by_share in places.items():
+        seeds = {seed for name in by_share.values() if name != of for seed in cells.get(name, {})}
         for share, name in sorted(by_share.items()):
-            if summary := summary_of(cells.get(name, {}), _measured("", SCORE)):
+            paired = {seed: cell for seed, cell in cells.get(name, {}).items() if seed in seeds}
+            if summary := summary_of(paired, _measured("", SCORE)):
                 found.setdefault(of, []).append(CurvePoint(share=share, variant=name, score=summary))
     return found

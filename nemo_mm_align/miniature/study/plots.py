@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -56,16 +56,15 @@ def plot_curves(
 
 
 def plot_levels(
-    path: Path, cells: Mapping[str, Mapping[int, CellFigures]], base: float | None, colours: Mapping[str, str]
+    path: Path,
+    cells: Mapping[str, Mapping[int, CellFigures]],
+    base: float | None,
+    colours: Mapping[str, str],
+    attributes: Sequence[str],
 ) -> None:
     """Score at every value asked, a panel per attribute, means over seeds."""
-    attributes = list(
-        dict.fromkeys(name for of_one in cells.values() for cell in of_one.values() for name in cell.steering)
-    )
-    if not attributes:
-        return
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * max(2, len(attributes)), 3.4), layout="constrained")
+        figure = Figure(figsize=(3.4 * len(attributes) + 2, 3.4), layout="constrained")
         panels = figure.subplots(1, len(attributes), squeeze=False, sharey=True)[0]
         for axes, attribute in zip(panels, attributes, strict=True):
             for name, of_one in cells.items():
@@ -79,26 +78,25 @@ def plot_levels(
                 axes.axhline(base, color=GUIDE, linestyle="--", label=BASE)
             axes.set(title=attribute, xlabel="asked")
         panels[0].set_ylabel("score")
-        panels[0].legend(fontsize=8)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         save(figure, path)
 
 
-def plot_front(path: Path, front: Front, colours: Mapping[str, str]) -> None:
-    """Quality against steering error with the front; the dashed lines meet in the reference point."""
+def plot_front(path: Path, front: Front, colours: Mapping[str, str], named: Collection[str]) -> None:
+    """Quality against steering error with the front; the dashed lines meet in the reference point; `named` ones have a legend."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.5, 4.2))
+        figure = Figure(figsize=(8, 4.2), layout="constrained")
         axes = figure.subplots()
         for name, point in front.points.items():
-            axes.scatter(point.error, point.quality, color=colours.get(name), zorder=3)
-            if point.on_front or name in _NAMED:
+            shown = name in named
+            colour, label = (colours.get(name), name) if shown else (GUIDE, None)
+            axes.scatter(point.error, point.quality, color=colour, label=label, s=40 if shown else 12, zorder=3)
+            if point.on_front and not shown:
                 axes.annotate(name, (point.error, point.quality), xytext=(4, 4), textcoords="offset points", fontsize=8)
         edge = pareto_front([Point(point.quality, point.error) for point in front.points.values()])
         axes.step([one.error for one in edge], [one.quality for one in edge], where="post", color=GUIDE)
         axes.axhline(front.reference_quality, color=GUIDE, linestyle="--")
         axes.axvline(front.reference_error, color=GUIDE, linestyle="--")
         axes.set(xlabel="steering error (less is better)", ylabel="score over levels")
+        figure.legend(loc="outside right upper", fontsize=8)
         save(figure, path)
-
-
-_NAMED = (BASE,)
-"""What is named beside the front."""

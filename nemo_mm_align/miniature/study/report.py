@@ -10,8 +10,8 @@ from nemo_mm_align.evaluation.markdown import escape, join
 from nemo_mm_align.evaluation.results import BASE
 from nemo_mm_align.miniature.study import plots, tables
 from nemo_mm_align.miniature.study.compare import Cells
-from nemo_mm_align.miniature.study.measure import SCORE
-from nemo_mm_align.miniature.study.outcome import Front, StudyResults, collect, figures_for, results_of
+from nemo_mm_align.miniature.study.measure import SCORE, tastes_of
+from nemo_mm_align.miniature.study.outcome import Front, StudyResults, collect, figures_for, is_steered, results_of
 from nemo_mm_align.miniature.study.study import Study
 
 RESULTS, REPORT, PLOTS = "results.json", "study.md", "plots"
@@ -34,10 +34,14 @@ def _parts(study: Study, results: StudyResults, cells: Cells) -> Iterator[str]:
     yield from (f"> {escape(note)}" for note in results.notes)
     for name, group in results.groups.items():
         yield f"## {name}"
+        if name in study.settings.about:
+            yield escape(study.settings.about[name])
+        if changes := tables.changes_list(group):
+            yield changes
         yield from tables.group_tables(group, figures)
         yield from _separated(list(tables.separated(group, figures)))
         yield from _curve(study, results, name)
-    steered = {name: of_one for name, of_one in cells.items() if any(cell.steering for cell in of_one.values())}
+    steered = {name: of_one for name, of_one in _off_curves(study, cells).items() if is_steered(of_one)}
     if steered:
         yield "## Quality at each level"
         yield f"![]({PLOTS}/levels.svg)"
@@ -73,6 +77,10 @@ def _separated(sentences: Sequence[str]) -> Iterator[str]:
         yield "\n".join(f"- {escape(sentence)}" for sentence in sentences)
 
 
+def _off_curves(study: Study, cells: Cells) -> Cells:
+    return {name: of_one for name, of_one in cells.items() if not study.settings.is_on_a_curve(name)}
+
+
 def _curve(study: Study, results: StudyResults, group: str) -> Iterator[str]:
     curves = results.curves.get(group)
     if not curves:
@@ -80,7 +88,10 @@ def _curve(study: Study, results: StudyResults, group: str) -> Iterator[str]:
     yield f"![]({PLOTS}/{group}.svg)"
     paper, base = study.settings.paper, _base_score(results)
     if paper and group in paper.curves and base is not None:
-        yield escape(f"The paper's curve of {paper.curves[group].of} beside ours: score, change relative to the whole.")
+        yield escape(
+            f"The paper's curve of {paper.curves[group].of} beside ours: figure, change relative to the unchanged variant, and "
+            "how much of its gain over the base is kept. All points of a curve are of the same seeds."
+        )
         yield tables.paper_curve_table(paper.curves[group], curves, base, study.settings.curves[group])
 
 
@@ -90,7 +101,9 @@ def _front(front: Front) -> Iterator[str]:
         "Score and mean error |judged - asked| over all values of the matters of taste, asked one at a time; a model that takes "
         f"no requests gives its one answer to each. Hypervolume: points of score x steps of error beyond the reference point, "
         f"which is what the base offers: score {front.reference_quality:.2f}, error {front.reference_error:.2f}. All together: "
-        f"{front.hypervolume:.3f}. In bold: on the front."
+        f"{front.hypervolume:.2f}. Variants of less data or of wrong labels are left out. In bold: on the front of the means, "
+        "which noise decides where points are close; brackets are intervals over seeds. A model that takes no requests has next "
+        "to no hypervolume, however good its answers are."
     )
     yield f"![]({PLOTS}/front.svg)"
     yield tables.front_table(front)
@@ -102,7 +115,10 @@ def _paper(study: Study, results: StudyResults) -> Iterator[str]:
     if paper is None or group is None:
         return
     yield "## Beside the paper"
-    yield escape(f"Changes relative to the model that training started from. The paper: {paper.source}.")
+    yield escape(
+        "Changes relative to the model that training started from. The measures are not the same, nor are their scales: signs "
+        f"and ranks can be compared, sizes cannot. The paper: {paper.source}."
+    )
     yield tables.paper_table(paper, group)
 
 
@@ -119,6 +135,11 @@ def _write_plots(study: Study, results: StudyResults, cells: Cells) -> None:
     xlabels = {group: f"{group}, %" for group in results.curves}
     for group, curves in results.curves.items():
         plots.plot_curves(folder / f"{group}.svg", curves, base, xlabels[group], colours)
-    plots.plot_levels(folder / "levels.svg", cells, base, colours)
+    per_group = ([name for name in one.variants if is_steered(cells[name])] for one in results.groups.values())
+    if first := next(filter(None, per_group), None):
+        steered = {name: cells[name] for name in first}
+        tastes = tastes_of(study.run.settings.attribute_schema)
+        plots.plot_levels(folder / "levels.svg", steered, base, colours, [*tastes])
     if results.front:
-        plots.plot_front(folder / "front.svg", results.front, colours)
+        named = next((list(one.variants) for one in results.groups.values() if BASE in one.variants), [])
+        plots.plot_front(folder / "front.svg", results.front, colours, named)

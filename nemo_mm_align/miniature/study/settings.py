@@ -110,6 +110,7 @@ class StudySettings(StrictModel):
     seeds: dict[str, Count]
     against: dict[str, tuple[str, ...]]
     curves: dict[str, Share]
+    about: dict[str, str] = {}
     miniature: tuple[str, ...]
     variants: dict[VariantName, Variant]
     paper: Paper | None
@@ -119,6 +120,7 @@ class StudySettings(StrictModel):
         _check("groups", self.groups or (), self.seeds)
         _check("only", self.only or (), self.variants)
         _check("curves", [*self.curves], self.seeds)
+        _check("about", [*self.about], self.seeds)
         for group, others in self.against.items():
             _check("against", [group], self.seeds)
             _check(f"against.{group}", others, self.variants)
@@ -160,6 +162,20 @@ class StudySettings(StrictModel):
         if start not in self.variants:
             raise UserError(f"variants.{name}: {recipe} starts from a model of {before}; add a variant of that name.")
         return start
+
+    def change_of(self, name: str) -> str:
+        """Return what a variant is beside the recipe of its name, as its line and a command line say it; "" for nothing."""
+        variant = self.variants[name]
+        said = [
+            f"{key}={value}"
+            for key in ("recipe", "like", "method", "start")
+            if (value := getattr(variant, key)) not in (None, name)
+        ]
+        return " ".join((*said, *variant.build, *variant.train))
+
+    def is_on_a_curve(self, name: str) -> bool:
+        """Whether a variant stands in groups alone that are curves: of less data, or of worse."""
+        return {*self.variants[name].groups} <= {*self.curves}
 
     def seeds_of(self, name: str) -> list[int]:
         """Return the seeds of a variant."""

@@ -132,12 +132,13 @@ class Study:
 
     @cached_property
     def world_settings(self) -> dict[str, Any]:
-        """What all cells depend on: world, base, how answers are drawn and judged."""
+        """What all cells depend on: world, base, how answers are drawn and judged, defaults of trainings."""
         own = self.run.settings.model_dump(
             mode="json", include={"world", "base", "sampling", "evaluate_on", "steering_prompts", "brief", "model"}
         )
         schema = self.run.settings.attribute_schema.fingerprint
-        return own | {"base_sha256": digest(SHIPPED_BASE), "schema": schema, "rules": RULES}
+        usual: dict[str, Any] = yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["model"]
+        return own | {"base_sha256": digest(SHIPPED_BASE), "schema": schema, "rules": RULES, "training": usual}
 
     def settings_of(self, cell: Cell) -> dict[str, Any]:
         """Return everything that the figures of a cell depend on, but the code."""

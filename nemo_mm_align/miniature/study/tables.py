@@ -73,14 +73,28 @@ def _p(value: float | None) -> str:
 
 
 def separated(group: GroupResult, figures: Sequence[Figure]) -> Iterator[str]:
-    """Yield a sentence per figure on what separates after correction, and what does not."""
+    """Yield a sentence per figure on what separates after correction, and within which bounds the others may still differ."""
     labels = {figure.name: figure for figure in figures}
     for name, figure in labels.items():
         family = [one for one in group.differences if one.figure == name and one.p_corrected is not None]
         apart = [one for one in family if one.separates]
         if family:
             said = [f"{one.variant} - {one.against} {one.mean:+.{figure.digits}f}" for one in apart]
-            yield f"{figure.label}: {len(apart)} of {len(family)} separate{': ' if said else ''}{', '.join(said)}."
+            rest = _rest([one for one in family if not one.separates], figure.digits)
+            yield f"{figure.label}: {len(apart)} of {len(family)} separate{': ' if said else ''}{', '.join(said)}.{rest}"
+
+
+def _rest(differences: Sequence[Difference], digits: int) -> str:
+    bounds = [one.bounds for one in differences if one.bounds]
+    if not bounds:
+        return ""
+    low, high = min(one[0] for one in bounds), max(one[1] for one in bounds)
+    return f" The intervals of the other {len(bounds)} lie within [{low:+.{digits}f}, {high:+.{digits}f}]."
+
+
+def changes_list(group: GroupResult) -> str:
+    """Return what each variant changes, a line each."""
+    return "\n".join(f"- {name}: `{one.change}`" for name, one in group.variants.items() if one.change)
 
 
 def front_table(front: Front) -> str:
@@ -89,9 +103,10 @@ def front_table(front: Front) -> str:
         [
             Cell(name, strong=point.on_front),
             *(Cell(number(value)) for value in (point.quality, point.error)),
-            *(Cell(number(value, ".3f")) for value in (point.alone, point.lost)),
+            measured(point.alone.mean, point.alone.bounds),
+            Cell(number(point.lost)),
         ]
-        for name, point in sorted(front.points.items(), key=lambda item: -item[1].alone)
+        for name, point in sorted(front.points.items(), key=lambda item: (-item[1].alone.mean, -item[1].quality))
     ]
     return table(["", "Score", "Steering error", "Hypervolume alone", "Lost without it"], rows)
 
