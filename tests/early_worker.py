@@ -1,6 +1,6 @@
-"""Run by test_early_errors.py: starts a command with several command lines, in processes that cannot import the slow packages.
+"""Run by test_early_errors.py: starts commands with several command lines, in processes that cannot import the slow packages.
 
-python early_worker.py SCRIPT FOLDER < [[word, ...], ...] prints [[exit code, output], ...] as JSON.
+python early_worker.py FOLDER < {SCRIPT: [[word, ...], ...], ...} prints {SCRIPT: [[exit code, output], ...], ...} as JSON.
 """
 
 from __future__ import annotations
@@ -45,16 +45,25 @@ def start(script: str, words: list[str], log: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def outcomes_of(command: str, lines: list[list[str]], folder: Path) -> list[tuple[int, str]]:
+    """Start a command with each line; none sees what another command imports, since each has a forked process of its own."""
+    found = folder / "outcomes"
+    child = os.fork()
+    if child == 0:
+        sys.argv = [command]
+        runpy.run_path(command, run_name="preloaded")
+        found.write_text(
+            json.dumps([(start(command, words, folder / "log"), (folder / "log").read_text()) for words in lines])
+        )
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, command
+    return json.loads(found.read_text())
+
+
 if __name__ == "__main__":
-    command, folder = sys.argv[1], Path(sys.argv[2])
     sys.meta_path.insert(0, Absent())  # type: ignore[arg-type]
     import nemo_mm_align.inference.early
     import nemo_mm_align.training.early  # noqa: F401  # what most of them need is imported once
 
-    sys.argv = [command]
-    runpy.run_path(command, run_name="preloaded")
-    outcomes = []
-    for arguments in json.load(sys.stdin):
-        exit_code = start(command, arguments, folder / "log")
-        outcomes.append([exit_code, (folder / "log").read_text()])
-    sys.stdout.write(json.dumps(outcomes))
+    given = json.load(sys.stdin)
+    sys.stdout.write(json.dumps({name: outcomes_of(name, lines, Path(sys.argv[1])) for name, lines in given.items()}))

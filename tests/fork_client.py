@@ -4,6 +4,7 @@ Started by a line ``#!PYTHON -IS`` that `tests/forking.py` puts before it, besid
 """
 
 import array
+import contextlib
 import ctypes
 import json
 import os
@@ -72,6 +73,20 @@ def ask(connection):
     connection.sendall(text)
 
 
+def answer(replies, name, errors=2):
+    """Return what the server says next."""
+    try:
+        return json.loads(replies.readline())[name]
+    except (OSError, ValueError):
+        lost(errors)
+
+
+def lost(errors=2):
+    """End where the server has: its forks end with it, and whoever started this command learns why from stderr."""
+    os.write(errors, f"the fork server has ended while this command ran (tests/fork_server.py): {words}\n".encode())
+    os._exit(os.EX_SOFTWARE)
+
+
 FORWARDED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 
 
@@ -82,18 +97,30 @@ def main():
     except OSError:
         os.execv(PYTHON, [PYTHON, *words])
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    ask(connection)
+    parent = os.getppid()
     if "TORCHELASTIC_RUN_ID" in environment:  # ranks end with torchrun, also where that is killed
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-    for number in range(3):
-        os.close(number)
+    if os.getppid() != parent:
+        os._exit(1)  # it was, meanwhile
+    try:
+        ask(connection)
+    except OSError:
+        lost()
     replies = connection.makefile()
-    pid = json.loads(replies.readline())["pid"]
+    pid = answer(replies, "pid")
+    errors = os.dup(2)
+    for number in range(3):  # whoever reads them waits for their end
+        os.close(number)
+
+    def forward(number, _):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended: the next reply says how
+            os.kill(pid, number)
+
     for number in FORWARDED:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: os.kill(pid, number))
+            signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    status = json.loads(replies.readline())["status"]
+    status = answer(replies, "status", errors)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -53,6 +54,9 @@ PRELOADED = (
 REBORN = "jemalloc_bg_thd"
 """Of Arrow's allocator, which starts it again in a fork."""
 
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
+
 LIMITS = [getattr(resource, name) for name in sorted(dir(resource)) if name.startswith("RLIMIT_")]
 
 
@@ -79,8 +83,8 @@ def receive(connection: socket.socket) -> tuple[Request, list[int]]:
     for _, _, data in ancillary:
         streams.frombytes(data)
     text, size = b"", int.from_bytes(head, "little")
-    while len(text) < size:
-        part = connection.recv(size - len(text))
+    while not head or len(text) < size:  # nothing at all comes of one that was killed before its first word
+        part = connection.recv(size - len(text)) if head else b""
         if not part:
             for stream in streams:
                 os.close(stream)
@@ -178,6 +182,7 @@ def end_family(pid: int) -> None:
 def become(request: Request, path: list[str]) -> None:
     """Give this fork the state that a new process would have."""
     os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nobody would be told how it ends
     os.environ.clear()
     os.environ.update(request.environment)
     os.chdir(request.folder)
@@ -222,9 +227,11 @@ def silent() -> Iterator[None]:
     kept = os.dup(2)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)
-    yield
-    os.dup2(kept, 2)
-    os.close(kept)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def threads_of_others() -> list[str]:

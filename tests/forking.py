@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.waiting import PATIENCE_S
+
 REAL_PYTHON = sys.executable
 FOLDER = Path(__file__).resolve().parent
 FOREIGN = (
@@ -52,9 +54,22 @@ def fork_server() -> Iterator[str]:
             assert server.stdin is not None and server.stdout is not None
             if server.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"the fork server ended with {server.wait()}")
-            yield str(write_client(Path(name)))
-            server.stdin.close()
-            server.wait()
+            try:
+                yield str(write_client(Path(name)))
+            finally:
+                server.stdin.close()
+                end_of(server)
+
+
+def end_of(server: subprocess.Popen[bytes]) -> None:
+    """Wait for the server's end, and fail where it had ended before, or does not: tests beside it were slow, or cut off."""
+    try:
+        code = server.wait(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        raise RuntimeError("the fork server does not end") from None
+    if code != 0:
+        raise RuntimeError(f"the fork server has ended with {code} while tests ran")
 
 
 def write_client(folder: Path) -> Path:

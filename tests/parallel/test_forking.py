@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.forking import REAL_PYTHON
+from tests.forking import REAL_PYTHON, end_of, write_client
 from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.parallel
@@ -66,3 +70,62 @@ def test_what_imports_look_at_keeps_python_itself(tmp_path: Path) -> None:
         command, variables = [sys.executable, str(tmp_path / "loaded.py")], {**os.environ, **environment}
         said = subprocess.run(command, capture_output=True, text=True, env=variables, check=True).stdout.split()
         assert said == [str(loaded), sys.executable if loaded else REAL_PYTHON]
+
+
+def is_forked(folder: Path) -> bool:
+    (folder / "loaded.py").write_text("import sys; print('torch' in sys.modules)")
+    return "True" in subprocess.check_output([sys.executable, str(folder / "loaded.py")], text=True)
+
+
+def test_a_command_that_is_killed_as_it_begins_takes_nobody_along(tmp_path: Path) -> None:
+    if sys.executable == REAL_PYTHON:
+        return
+    for words in (b"", b"\x09\0\0\0\0\0\0\0half"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(Path(sys.executable).with_name("socket")))
+            connection.sendall(words)
+    assert is_forked(tmp_path)
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
+    """A command that has asked this test to be its server."""
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{name}/socket")
+        listener.listen()
+        command = [str(write_client(Path(name))), "-m", "tests.forking"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = listener.accept()
+            with connection:
+                yield process, connection
+
+
+@pytest.mark.parametrize("reply", ["", '{"pid": 4194304}\n'])
+def test_a_server_that_has_ended_is_named(asked: tuple[subprocess.Popen[str], socket.socket], reply: str) -> None:
+    process, connection = asked
+    connection.recv(8)
+    connection.sendall(reply.encode())
+    connection.shutdown(socket.SHUT_RDWR)
+    said = process.communicate(timeout=PATIENCE_S)[1]
+    assert process.returncode == os.EX_SOFTWARE and said.startswith("the fork server has ended while this command ran")
+    with subprocess.Popen(["false"]) as ended, pytest.raises(RuntimeError, match="has ended with 1 while tests ran"):
+        end_of(ended)
+
+
+def signals(pid: int, which: str) -> int:
+    """A set of signals of a process, as bits: what it catches (SigCgt), what waits for it (ShdPnd)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(which)).split()[1], 16)
+
+
+def test_a_signal_after_the_end_changes_no_exit_code(asked: tuple[subprocess.Popen[str], socket.socket]) -> None:
+    process, connection = asked
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    connection.sendall(json.dumps({"pid": ended.pid}).encode() + b"\n")
+    term = 1 << signal.SIGTERM - 1
+    wait_until(lambda: signals(process.pid, "SigCgt") & term)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not signals(process.pid, "ShdPnd") & term)
+    connection.sendall(b'{"status": 768}\n')
+    assert process.wait(timeout=PATIENCE_S) == 3

@@ -1,6 +1,7 @@
 """The rules that keep parts apart: imports point down, and labelling and evaluation run without the engine."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -37,14 +38,15 @@ def layer(module: str) -> int:
     return next((height for height, names in enumerate(LAYERS, start=1) if folder in names), len(LAYERS) + 1)
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

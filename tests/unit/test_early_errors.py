@@ -170,26 +170,41 @@ def places(tmp_path_factory: pytest.TempPathFactory, taken: str) -> dict[str, Pa
     return found
 
 
-@pytest.mark.parametrize("command", CASES)
-def test_a_mistake_is_named_without_them(places: dict[str, Path], command: str) -> None:
-    def real(text: str) -> str:
-        for name, path in places.items():
-            text = text.replace(name, str(path))
-        return text
+def real(text: str, places: dict[str, Path | str]) -> str:
+    for name, path in places.items():
+        text = text.replace(name, str(path))
+    return text
 
+
+def command_lines(command: str, places: dict[str, Path | str]) -> list[list[str]]:
+    """The usual words of a command, with those of each case in their places."""
     usual, cases = CASES[command]
     lines = []
     for words, _ in cases:
         keys = {word.partition("=")[0] for word in words.split()}
-        lines.append(
-            [real(word) for word in (*usual, *words.split()) if word in words or word.partition("=")[0] not in keys]
-        )
+        kept = [word for word in (*usual, *words.split()) if word in words or word.partition("=")[0] not in keys]
+        lines.append([real(word, places) for word in kept])
+    return lines
+
+
+@pytest.fixture(scope="module")
+def outcomes(places: dict[str, Path | str]) -> dict[str, list[tuple[int, str]]]:
+    """Exit code and output of every case of every command."""
+    given = {str(ROOT / f"scripts/{command}.py"): command_lines(command, places) for command in CASES}
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/early_worker.py", ROOT / f"scripts/{command}.py", places["@here"]],
+        [sys.executable, ROOT / "tests/early_worker.py", places["@here"]],
         env={**os.environ, "PYTHONPATH": str(ROOT), "GEMINI_API_KEY": "k" * 39}, cwd=places["@here"],
-        input=json.dumps(lines), capture_output=True, text=True, check=True,
+        input=json.dumps(given), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    for (words, expected), (code, output) in zip(cases, json.loads(done.stdout), strict=True):
+    assert done.returncode == 0, done.stderr
+    return {Path(script).stem: found for script, found in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_a_mistake_is_named_without_them(
+    outcomes: dict[str, list[tuple[int, str]]], places: dict[str, Path | str], command: str
+) -> None:
+    for (words, expected), (code, output) in zip(CASES[command][1], outcomes[command], strict=True):
         assert code == 2 and output.count("error: ") == 1, f"{words}: exit code {code}\n{output}"
-        assert real(expected) in output and "Traceback" not in output, f"{words}\n{output}"
+        assert real(expected, places) in output and "Traceback" not in output, f"{words}\n{output}"
     assert places["@fifo"].is_fifo() and places["@link"].is_symlink()

@@ -28,6 +28,7 @@ from nemo_mm_align.llm.running.spending import Spending, Tokens
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import Candidate, CandidateSet, Prompt, Turn, write_records
 from tests.distributed import REPOSITORY
+from tests.undrawn import leave_plots_undrawn
 from tests.unit.paid_judge import DEADLY, MAX_OUTPUT_TOKENS, SLOW, calls_of
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -69,6 +70,11 @@ class Stage:
         lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
         usage = [line.get("usage", {}) for line in lines]
         return Tokens(*(sum(each.get(f"{kind}_tokens", 0) for each in usage) for kind in ("input", "output")))
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_plots_undrawn(monkeypatch)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def braces(connection: socket) -> None:
     connection.sendall(head(Content_Type="application/json", Content_Length=str(len(text))) + text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["packed", "endless", "braces"])
 def test_no_reply_takes_the_memory_of_a_machine(kind: str, tmp_path: Path, repository: Path) -> None:
     """Two calls at once, in an address space of little more than the imports; the server has memory of its own."""

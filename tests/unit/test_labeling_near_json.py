@@ -183,6 +183,7 @@ print(failed)
 """
 
 
+@pytest.mark.slow
 def test_no_reply_keeps_the_parser_busy(repository: Path) -> None:
     """30 texts of the largest size under a hard limit of processor time; attempts that grow with the square take hours."""
     command = [sys.executable, "-c", WORK]

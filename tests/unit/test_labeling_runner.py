@@ -31,11 +31,17 @@ from tests.judge_server import (
     reference_answer,
     true_ratings,
 )
+from tests.undrawn import leave_plots_undrawn
 
 KEY = "test-key-0123456789"
 QUICK = {"backoff_s": 0.01, "max_backoff_s": 0.05, "concurrency": 4}
 
 Run = Callable[..., LabelSummary]
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_plots_undrawn(monkeypatch)
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ LONGEST = 2500
 WHOLE_COMMANDS, SEED = 24, 20261127
 TYPED = ["null", "[a,1]", "{a: 1}", ".nan", ".inf", "-3", "1e300", "fast", "'\"false\"'", "''", "/proc/no/x"]
 NAMES = list(calls(Path("/")))
-SLOW = ("launch", "estimate", "train", "convert", "miniature", "sample", "generate")
-"""What composes many settings for each value, or opens a model's folder."""
+SLOW = ("launch", "estimate", "train", "convert", "miniature", "sample", "generate", "benchmark", "attribute_report")
+"""What composes many settings for each value, opens a model's folder, has hundreds of keys, or draws a page."""
 
 
 @pytest.fixture(autouse=True)

@@ -315,6 +315,7 @@ for name, count in (("list.json", 40), ("lines.jsonl", 40), ("endless.jsonl", 1)
 """
 
 
+@pytest.mark.slow
 def test_memory_holds_one_record_and_not_the_file(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", MANY_IMAGES, str(tmp_path), json.dumps(RECORD)],
