@@ -26,13 +26,18 @@ FOREIGN = (
     *("HF_", "TRANSFORMERS_", "TOKENIZERS_", "LD_", "MALLOC_", "LANG", "LC_", "TZ", "HOME", "XDG_", "MPL", "NVIDIA_"),
 )
 """How the names of variables begin that packages read while they are imported."""
-PASSED = ("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES")
-"""Those among them that they do not read then."""
+PASSED = (
+    *("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR", "HF_XET_HIGH_PERFORMANCE"),
+)
+"""Those among them that they do not read then; the second line's are set by Lightning and lm-eval as they are imported."""
 FORKED = {
     "e2e/test_evaluate_every_task.py",
     "e2e/test_experiments.py",
     "golden/test_losses.py",
     "golden/test_miniature.py",
+    "parallel/test_attribute_model.py",
+    "parallel/test_conditioned.py",
     "parallel/test_decoding.py",
     "parallel/test_forking.py",
     "parallel/test_parity.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -65,6 +66,8 @@ def test_signals_reach_the_fork_and_their_end_is_told(number: int, ends: int, tm
 
 
 def test_what_imports_look_at_keeps_python_itself(tmp_path: Path) -> None:
+    """Lightning, which other tests of this process may have imported, changes variables that nothing looks at any more."""
+    importlib.import_module("lightning.pytorch")
     (tmp_path / "loaded.py").write_text("import sys; print('torch' in sys.modules, sys.executable)")
     for environment, loaded in (({}, True), ({"TORCH_LOGS": "+dynamo"}, False), ({"PYTHONPATH": str(tmp_path)}, False)):
         command, variables = [sys.executable, str(tmp_path / "loaded.py")], {**os.environ, **environment}
