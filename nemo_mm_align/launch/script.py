@@ -50,24 +50,19 @@ def skip_lines(job: Job) -> list[str]:
     lines: list[str] = []
     if job.rounds.stops:
         lines.append("# The rounds may have ended before: then there is nothing to do here.")
-    for path in job.rounds.stops:
-        lines += [
-            f"if [ -e {quote(path)} ]; then",
-            f'    echo "{job.title}: nothing to do: $(head -n 1 {quote(path)})"',
-            "    exit 0",
-            "fi",
-        ]
+    for path in map(quote, job.rounds.stops):
+        lines += _leaves(f"-e {path}", f'"{job.title}: nothing to do: $(head -n 1 {path})"')
     if job.rounds.made_of is not None:
         made, source = map(quote, job.rounds.made_of)
-        lines += [
-            f"if [ {made} -nt {source} ]; then",
-            f'    echo "{job.title}: nothing to do:" {made} "is there"',
-            "    exit 0",
-            "fi",
-        ]
+        lines += _leaves(f"{made} -nt {source}", f'"{job.title}: nothing to do:" {made} "is there"')
     if job.rounds.diverged_file is not None:
         lines.append(f"rm -f {quote(job.rounds.diverged_file)}")
     return lines
+
+
+def _leaves(test: str, words: str) -> list[str]:
+    """Return what ends a script well where a test of bash holds; `words` are what it says then, quoted."""
+    return [f"if [ {test} ]; then", f"    echo {words}", "    exit 0", "fi"]
 
 
 def diverged_lines(job: Job, first: str = "", indent: str = "") -> list[str]:

@@ -193,37 +193,30 @@ def attach(
     stop: StopRequest,
     hash_of: Callable[[Path], str],
 ) -> None:
-    """Give every sample its reference log-probs; arguments and errors as those of `fill`."""
-    values = fill(model, samples, collator, cache, passes, progress, stop, hash_of)
-    for index, log_probs in enumerate(values):
-        samples.set_reference_log_probs(index, log_probs)
-    _attach_priors(model, samples, collator, cache, passes, progress, stop, hash_of)
+    """Give every sample its reference log-probs, those of prior sequences too; arguments and errors as those of `fill`.
 
-
-def _attach_priors(
-    model: Llava,
-    samples: SampleStore,
-    collator: Collator,
-    cache: ReferenceCache,
-    passes: Passes,
-    progress: bool,
-    stop: StopRequest,
-    hash_of: Callable[[Path], str],
-) -> None:
-    """Likewise those of prior sequences, where there are any.
-
-    They have passes of their own: the others' rows are those of training, whether priors are needed or not.
+    Priors have passes of their own: the others' rows are those of training, whether priors are needed or not.
     """
+
+    def told(chosen: SampleStore) -> list[list[float]]:
+        return fill(model, chosen, collator, cache, passes, progress, stop, hash_of)
+
+    for index, log_probs in enumerate(told(samples)):
+        samples.set_reference_log_probs(index, log_probs)
+    places, priors = _priors(samples)
+    if places:
+        for index, log_probs in zip(places, told(priors), strict=True):
+            samples.set_prior_log_probs(index, log_probs)
+
+
+def _priors(samples: SampleStore) -> tuple[list[int], SampleStore]:
+    """Return where samples with prior sequences stand, and samples of these."""
     places, priors = [], SampleStore()
     for index, sample in enumerate(samples):
         if (prior := sample.prior) is not None:
             places.append(index)
             priors.append(prior)
-    if not places:
-        return
-    values = fill(model, priors, collator, cache, passes, progress, stop, hash_of)
-    for index, log_probs in zip(places, values, strict=True):
-        samples.set_prior_log_probs(index, log_probs)
+    return places, priors
 
 
 def check_stored(samples: Sequence[Sample]) -> None:
