@@ -36,7 +36,7 @@ if str(REPOSITORY) not in sys.path:
 import pytest  # noqa: E402
 
 from nemo_mm_align.schema.attributes import AttributeSchema  # noqa: E402
-from tests.forking import FORKED, fork_server  # noqa: E402
+from tests.forking import FORKED, as_in_the_shell, fork_server  # noqa: E402
 
 
 def pytest_collection_finish() -> None:
@@ -46,9 +46,16 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def is_forked(path: Path) -> bool:
+    """Whether commands of this module of tests begin as forks."""
+    return path.relative_to(REPOSITORY / "tests").as_posix() in FORKED
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Random numbers are the same whatever ran before, in this process or under another distribution of the tests."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Random numbers, and what forks begin with, are the same whatever ran before, in this process or in another order."""
+    if is_forked(item.path):
+        as_in_the_shell()
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
@@ -73,7 +80,7 @@ def forking_python() -> Iterator[str]:
 @pytest.fixture(scope="module", autouse=True)
 def forked_commands(request: pytest.FixtureRequest) -> Iterator[None]:
     """Commands of the modules in `FORKED` begin as forks, see `tests/forking.py`."""
-    if request.path.relative_to(REPOSITORY / "tests").as_posix() not in FORKED:
+    if not is_forked(request.path):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

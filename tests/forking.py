@@ -3,7 +3,8 @@
 A module of tests in `FORKED` has `sys.executable` changed for its time, in the commands as well, so that torchrun's ranks and
 what a command starts are forks too. Modules about how processes start, die, or use memory are not among them, and
 `REAL_PYTHON` is for one command. Calls with ``-c``, modules outside of `SERVED`, inherited files, and other values of variables
-that imports look at (`FOREIGN`) are Python's own anyway.
+that imports look at (`FOREIGN`) are Python's own anyway. Those of the shell are given back to every test there, since packages
+change some in this process, megatron-core with every model (`as_in_the_shell`).
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ FOREIGN = (
     *("HF_", "TRANSFORMERS_", "TOKENIZERS_", "LD_", "MALLOC_", "LANG", "LC_", "TZ", "HOME", "XDG_", "MPL", "NVIDIA_"),
 )
 """How the names of variables begin that packages read while they are imported."""
-PASSED = (
-    *("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES"),
-    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR", "HF_XET_HIGH_PERFORMANCE"),
-)
-"""Those among them that they do not read then; the second line's are set by Lightning and lm-eval as they are imported."""
+PASSED = ("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES")
+"""Those among them that they do not read then."""
+SHELL = dict(os.environ)
+"""The variables that the tests began with."""
 FORKED = {
     "e2e/test_evaluate_every_task.py",
     "e2e/test_experiments.py",
@@ -47,6 +47,14 @@ SERVED = ("torch.distributed.run", "nemo_mm_align.", "tests.")
 """Modules that may be started."""
 
 
+def as_in_the_shell() -> None:
+    """Take back what packages have done to the variables that imports look at: commands of users know nothing of it either."""
+    for name in {*os.environ, *SHELL}:
+        if name.startswith(FOREIGN) and name not in PASSED and os.environ.get(name) != SHELL.get(name):
+            os.environ.pop(name, None)
+            os.environ.update({name: SHELL[name]} if name in SHELL else {})
+
+
 @contextmanager
 def fork_server() -> Iterator[str]:
     """Start the server and yield what stands in for Python; Python itself where forks are not safe: beside a GPU's driver."""
@@ -55,7 +63,7 @@ def fork_server() -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="forks-") as name:
         command = [REAL_PYTHON, str(FOLDER / "fork_server.py"), name]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        with subprocess.Popen(command, env=SHELL, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
             assert server.stdin is not None and server.stdout is not None
             if server.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"the fork server ended with {server.wait()}")
@@ -87,7 +95,7 @@ def write_client(folder: Path) -> Path:
         "PASSED": PASSED,
         "SERVED": SERVED,
         "PATHS": (str(FOLDER.parent), *entries),
-        "SERVER": dict(os.environ),
+        "SERVER": SHELL,
     }
     (folder / "known.json").write_text(json.dumps(known), encoding="utf-8")
     path = folder / "python"

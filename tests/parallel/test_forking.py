@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forking import REAL_PYTHON, end_of, write_client
+from tests.forking import FOREIGN, PASSED, REAL_PYTHON, SHELL, as_in_the_shell, end_of, write_client
 from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.parallel
@@ -66,8 +66,11 @@ def test_signals_reach_the_fork_and_their_end_is_told(number: int, ends: int, tm
 
 
 def test_what_imports_look_at_keeps_python_itself(tmp_path: Path) -> None:
-    """Lightning, which other tests of this process may have imported, changes variables that nothing looks at any more."""
+    """Lightning and megatron-core's models, which other tests of this process may have used, change some: not here."""
     importlib.import_module("lightning.pytorch")
+    os.environ["NVTE_FLASH_ATTN"] = "1"
+    as_in_the_shell()
+    assert {name for name in os.environ if name.startswith(FOREIGN)} <= {*SHELL, *PASSED}
     (tmp_path / "loaded.py").write_text("import sys; print('torch' in sys.modules, sys.executable)")
     for environment, loaded in (({}, True), ({"TORCH_LOGS": "+dynamo"}, False), ({"PYTHONPATH": str(tmp_path)}, False)):
         command, variables = [sys.executable, str(tmp_path / "loaded.py")], {**os.environ, **environment}
