@@ -1,0 +1,102 @@
+"""Packages that wait for their first use are what they would be without waiting, as soon as somebody looks."""
+
+import importlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from nemo_mm_align.core.late_imports import LATE, LateModule
+
+FILES = {
+    "__init__.py": "import os\nassert os.path.exists(__file__ + '.works'), 'it does not work'\nruns = [1]\nfrom . import part\n",
+    "part.py": "import late_one\ncounted = getattr(late_one, 'runs', None)\n",
+    "light.py": "name = 5\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package ``late_one``, imported late, with a name `light` that it is not run for; it works as soon as a file is there."""
+    (tmp_path / "late_one").mkdir()
+    for name, text in FILES.items():
+        (tmp_path / "late_one" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(LATE, "late_one", {"light": lambda _: importlib.import_module("late_one.light").name})
+    (tmp_path / "late_one/__init__.py.works").touch()
+    yield tmp_path / "late_one"
+    for name in [name for name in sys.modules if name.split(".")[0] == "late_one"]:
+        del sys.modules[name]
+
+
+def late_one() -> ModuleType:
+    return importlib.import_module("late_one")
+
+
+def test_it_runs_once_and_when_a_name_is_asked_for(package: Path) -> None:
+    module = late_one()
+    assert type(module) is LateModule and module.__file__ == str(package / "__init__.py")
+    assert not hasattr(module, "__warningregistry__") and module.light == 5
+    assert type(module) is LateModule and "late_one.part" not in sys.modules
+    assert module.runs == [1] and module.part.counted == [1] and type(module) is ModuleType
+    assert late_one() is module and not hasattr(module, "missing")
+    assert importlib.reload(module) is module
+
+
+def test_it_runs_before_a_module_of_it_that_is_imported_by_name(package: Path) -> None:
+    late_one()
+    assert importlib.import_module("late_one.part").counted == [1]
+    assert type(late_one()) is ModuleType
+
+
+def test_a_name_that_is_elsewhere_in_another_release_is_taken_from_the_package(package: Path) -> None:
+    (package / "light.py").unlink()
+    with (package / "__init__.py").open("a") as file:
+        file.write("light = 6\n")
+    assert late_one().light == 6
+
+
+def test_what_it_raises_is_raised_whenever_it_is_asked(package: Path) -> None:
+    (package / "__init__.py.works").unlink()
+    module = late_one()
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="it does not work"):
+            module.runs  # noqa: B018
+    (package / "__init__.py.works").touch()
+    assert module.runs == [1]
+
+
+def test_another_thread_waits_until_it_has_run(package: Path) -> None:
+    (package / "light.py").write_text("import threading\nbegun, goes_on = threading.Event(), threading.Event()\n")
+    with (package / "__init__.py").open("a") as file:
+        file.write("from late_one.light import begun, goes_on\nbegun.set()\ngoes_on.wait()\nlast = 7\n")
+    module, found = late_one(), []
+    threads = [threading.Thread(target=lambda: found.append(module.last)) for _ in range(2)]
+    threads[0].start()
+    while "late_one.light" not in sys.modules or not hasattr(sys.modules["late_one.light"], "goes_on"):
+        pass
+    light = sys.modules["late_one.light"]
+    light.begun.wait()
+    threads[1].start()
+    light.goes_on.set()
+    for thread in threads:
+        thread.join()
+    assert found == [7, 7]
+
+
+@pytest.mark.slow
+def test_a_training_starts_without_them_and_they_work_afterwards() -> None:
+    code = """
+import sys, nemo_mm_align.training.trainer, transformers
+print([name for name in ("pandas.core", "sklearn.base", "scipy.signal", "wandb.sdk") if name in sys.modules])
+from transformers.generation import candidate_generator
+import lightning.pytorch, pandas, torchmetrics.classification, wandb
+print(candidate_generator.roc_curve([0, 1], [0.1, 0.9])[1].tolist(), pandas.DataFrame({"a": [1]}).shape)
+print(torchmetrics.Metric is lightning.pytorch.core.module.Metric, hasattr(wandb, "init"), hasattr(torchmetrics, "Accuracy"))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-3:] == ["[]", "[0.0, 1.0, 1.0] (1, 1)", "True True True"]
