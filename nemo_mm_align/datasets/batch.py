@@ -35,17 +35,21 @@ class Places:
     last_Q: Tensor
     """Last position of each sequence, in the flattened [S, B]."""
     prefix_A: Tensor
-    """Positions within a shared prefix, in the flattened [B, S], row by row."""
-    prefix_lengths_B: Tensor
-    """How many of these each row has."""
-    row_Q: Tensor
-    """The row that each sequence lies in."""
+    """Positions within a shared prefix, in the flattened [B, S], tree by tree."""
+    prefix_lengths_T: Tensor
+    """How many of these each tree has."""
+    tree_Q: Tensor
+    """The tree that each sequence lies in, counted over the rows."""
     has_branches: bool
     """Whether a row needs an attention mask: it has a prefix, or more than one branch."""
 
     @classmethod
-    def of(cls, labels_BS: Tensor, segment_ids_BS: Tensor) -> Places:
+    def of(cls, labels_BS: Tensor, segment_ids_BS: Tensor, tree_ids_BS: Tensor | None = None) -> Places:
         """Find them; on a GPU each of these counts is a wait."""
+        if tree_ids_BS is None:
+            tree_ids_BS = segment_ids_BS.clamp(max=PREFIX_SEGMENT)
+        trees_B = tree_ids_BS.amax(dim=1) + 1
+        tree_N = (tree_ids_BS + (trees_B.cumsum(0) - trees_B).unsqueeze(1)).flatten()
         branches_B = segment_ids_BS.amax(dim=1).clamp(min=0)
         first_B1 = (branches_B.cumsum(0) - branches_B).unsqueeze(1)
         sequence_N = (first_B1 + segment_ids_BS - 1).masked_fill(segment_ids_BS <= PREFIX_SEGMENT, -1).flatten()
@@ -55,15 +59,16 @@ class Places:
         rows, length = labels_BS.shape
         is_prefix_BS = segment_ids_BS == PREFIX_SEGMENT
         last_Q = answer_A[lengths_Q.cumsum(0) - 1] if len(answer_A) else answer_A
+        prefix_A = is_prefix_BS.flatten().nonzero().squeeze(1)
         return cls(
             label_P=(labels_BS.t() >= 0).flatten().nonzero().squeeze(1),
             answer_A=answer_A,
             lengths_Q=lengths_Q,
             last_Q=last_Q % length * rows + last_Q // length,
-            prefix_A=is_prefix_BS.flatten().nonzero().squeeze(1),
-            prefix_lengths_B=is_prefix_BS.sum(dim=1),
-            row_Q=torch.arange(rows, device=branches_B.device).repeat_interleave(branches_B),
-            has_branches=bool(is_prefix_BS.any()) or int(branches_B.max()) > 1,
+            prefix_A=prefix_A,
+            prefix_lengths_T=tree_N[prefix_A].bincount(minlength=int(trees_B.sum())),
+            tree_Q=tree_N[last_Q],
+            has_branches=len(prefix_A) > 0 or int(branches_B.max()) > 1,
         )
 
     def to(self, device: torch.device | str | int) -> Places:
@@ -83,6 +88,9 @@ class Batch:
     `segment_ids_BS` says how a row is divided: -1 padding, 0 a prefix that all branches see, k >= 1 branch k. A plain row
     is branch 1 from start to end. Each branch is one *sequence*; sequences are numbered row by row, branch by branch, in the
     order of their samples.
+
+    A prefix and its branches are a *tree*. Where `tree_ids_BS` says so, several lie in one row, one after the other, and see
+    nothing of each other; branches are counted over the whole row.
     """
 
     input_ids_BS: Tensor
@@ -107,6 +115,8 @@ class Batch:
     """What is to be told of each sequence; NaN where a value is missing."""
     prior_log_probs_Q: Tensor | None = None
     """Reference log-probs of each answer where nothing is asked for; NaN of samples that leave it open, None where all do."""
+    tree_ids_BS: Tensor | None = None
+    """The tree that each position of a row belongs to, from 0, -1 padding; None: there is one in each row."""
 
     def to(self, device: torch.device | str | int) -> Batch:
         """Return the batch, and what is known of its places, with tensors on `device`."""
@@ -128,7 +138,7 @@ class Batch:
     @cached_property
     def places(self) -> Places:
         """Where labels and sequences stand."""
-        return Places.of(self.labels_BS, self.segment_ids_BS)
+        return Places.of(self.labels_BS, self.segment_ids_BS, self.tree_ids_BS)
 
     @property
     def num_sequences(self) -> int:

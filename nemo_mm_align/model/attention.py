@@ -19,22 +19,26 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 
-def segment_mask(segment_ids_BS: Tensor) -> Tensor:
+def segment_mask(segment_ids_BS: Tensor, tree_ids_BS: Tensor | None = None) -> Tensor:
     """Which position may look at which, for rows whose branches share a prefix.
 
     Rows without prefix and branches (`Places.has_branches`) need none: plain causal attention gives the same.
 
     Args:
         segment_ids_BS: -1 padding, 0 shared prefix, k >= 1 branch k. A plain row is all 1, padding on the right.
+        tree_ids_BS: the tree that each position belongs to, where a row has several; a branch number occurs once in a row.
 
     Returns:
         Boolean [B, 1, S, S], True where attention is allowed: causal, and the key lies in the query's own segment or in
-        the prefix.
+        the prefix of its tree.
     """
     length = segment_ids_BS.shape[1]
     causal_SS = torch.ones(length, length, dtype=torch.bool, device=segment_ids_BS.device).tril()
     query_BS1, key_B1S = segment_ids_BS.unsqueeze(2), segment_ids_BS.unsqueeze(1)
-    return (causal_SS & ((query_BS1 == key_B1S) | (key_B1S == 0))).unsqueeze(1)
+    seen_BSS = causal_SS & ((query_BS1 == key_B1S) | (key_B1S == 0))
+    if tree_ids_BS is not None:
+        seen_BSS &= tree_ids_BS.unsqueeze(2) == tree_ids_BS.unsqueeze(1)
+    return seen_BSS.unsqueeze(1)
 
 
 class CoreAttention(nn.Module):

@@ -1,6 +1,6 @@
 """From a micro batch to what an objective reads of it.
 
-Shapes: B rows, S positions, N all of them (B x S), H hidden, Q sequences of the micro batch, A chosen positions.
+Shapes: B rows, S positions, N all of them (B x S), H hidden, Q sequences of the micro batch, T trees, A chosen positions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def forward_batch(model: Any, batch: Batch) -> Tensor:
     hidden_SBH: Tensor = model(
         batch.input_ids_BS,
         batch.position_ids_BS,
-        segment_mask(batch.segment_ids_BS) if batch.places.has_branches else None,
+        segment_mask(batch.segment_ids_BS, batch.tree_ids_BS) if batch.places.has_branches else None,
         images_NCHW=batch.images_NCHW,
         image_index_K=batch.image_index_K,
     )
@@ -56,9 +56,9 @@ def pool(hidden_SBH: Tensor, batch: Batch, pooling: Pooling) -> Tensor:
     hidden_NH = hidden_SBH.transpose(0, 1).flatten(0, 1)
     sums_QH, lengths_Q = _sums(hidden_NH, places.answer_A, places.lengths_Q), places.lengths_Q
     if places.has_branches:
-        prefix_BH = _sums(hidden_NH, places.prefix_A, places.prefix_lengths_B)
-        sums_QH = sums_QH + prefix_BH.index_select(0, places.row_Q)
-        lengths_Q = lengths_Q + places.prefix_lengths_B.index_select(0, places.row_Q)
+        prefix_TH = _sums(hidden_NH, places.prefix_A, places.prefix_lengths_T)
+        sums_QH = sums_QH + prefix_TH.index_select(0, places.tree_Q)
+        lengths_Q = lengths_Q + places.prefix_lengths_T.index_select(0, places.tree_Q)
     return sums_QH / lengths_Q.unsqueeze(1)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.rows import batch_length, row_lengths, shared_prefix_length
 from nemo_mm_align.datasets.sample import Sample, SampleStore
@@ -121,6 +122,21 @@ def test_a_mean_takes_in_the_prompt_however_answers_are_laid_out() -> None:
     torch.testing.assert_close(found, torch.stack(means))
     (gradient_SBH,) = torch.autograd.grad(found[:2].sum(), hidden_SBH)
     torch.testing.assert_close(gradient_SBH[0, 0], torch.full((2,), 1 / 5 + 1 / 6)), "both answers see the prefix"
+
+
+def test_trees_of_one_row_see_nothing_of_each_other() -> None:
+    segments = torch.tensor([[0, 0, 1, 1, 2, 0, 3, 4, 5, -1], [1, 1, -1, -1, -1, -1, -1, -1, -1, -1]])
+    trees = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, 2, -1], [0, 0, -1, -1, -1, -1, -1, -1, -1, -1]])
+    batch = Batch(segments, segments, segments, segments, None, None, ("a", "b", "c", "d"), tree_ids_BS=trees)
+    seen = [row.nonzero().flatten().tolist() for row in segment_mask(segments, trees)[0, 0]]
+    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5], [5, 6], [5, 7], [8], [9]]
+    places = batch.places
+    assert (places.lengths_Q.tolist(), places.tree_Q.tolist()) == ([2, 1, 1, 1, 1, 2], [0, 0, 1, 1, 2, 3])
+    assert places.prefix_lengths_T.tolist() == [2, 1, 0, 0] and places.has_branches
+    hidden_SBH = torch.randn(10, 2, 2, generator=torch.Generator().manual_seed(0))
+    of_row = [[0, 1, 2, 3], [0, 1, 4], [5, 6], [5, 7], [8]]
+    means = [hidden_SBH[positions, 0].mean(0) for positions in of_row] + [hidden_SBH[:2, 1].mean(0)]
+    torch.testing.assert_close(pool(hidden_SBH, batch, "mean"), torch.stack(means))
 
 
 def test_samples_of_any_number_of_sequences_keep_roles_and_targets() -> None:
