@@ -1,0 +1,92 @@
+"""How samples of unequal size are put into parts: replicas that compute equally long, micro batches of a token budget.
+
+Both want the fullest part as light as can be. Longest first, each into the lightest part (Graham, SIAM J. Appl. Math. 17, 1969),
+leaves parts of three or four samples about a tenth apart; exchanges between the fullest one and the others take that away.
+Everything is a function of the weights alone: all ranks find the same, and a resumed run finds it again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy
+from numpy.typing import NDArray
+
+_EVEN = 1.002
+"""Where the fullest part is so near the mean, another exchange is worth nothing."""
+
+
+def balance(weights: Sequence[float], parts: int) -> list[list[int]]:
+    """Divide samples among so many parts whose weights are nearly equal.
+
+    Args:
+        weights: of the samples, above 0.
+        parts: at most as many as samples; none of them stays empty.
+
+    Returns:
+        Places in `weights`, in order, of each part.
+    """
+    values = numpy.asarray(weights, dtype=numpy.float64)
+    owners = _longest_first(values, parts)
+    totals = numpy.bincount(owners, values, minlength=parts).astype(numpy.float64)
+    while totals.max() > _EVEN * totals.mean() and _exchange(values, owners, totals):
+        pass
+    return [numpy.flatnonzero(owners == part).tolist() for part in range(parts)]
+
+
+def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Divide samples among rows of at most `budget` positions: few rows, nearly equal ones.
+
+    Equal rows are what a pipeline wants, whose micro batches have one shape.
+
+    Args:
+        lengths: positions of the samples.
+
+    Returns:
+        Places in `lengths`, in order, of each row.
+
+    Raises:
+        ValueError: a sample alone is longer than a row.
+    """
+    if max(lengths) > budget:
+        raise ValueError(f"a sample of {max(lengths)} positions does not fit a row of {budget}")
+    rows = math.ceil(sum(lengths) / budget)
+    while True:
+        found = balance(lengths, rows)
+        if all(sum(lengths[place] for place in row) <= budget for row in found):
+            return found
+        rows += 1  # as many as there are samples will do
+
+
+def _longest_first(values: NDArray[numpy.float64], parts: int) -> NDArray[numpy.int64]:
+    """Part of each sample: the heaviest first, each into the lightest part; the first of equal ones."""
+    owners = numpy.empty(len(values), dtype=numpy.int64)
+    lightest = [(0.0, part) for part in range(parts)]
+    for place in numpy.argsort(-values, kind="stable"):
+        total, part = heapq.heappop(lightest)
+        owners[place] = part
+        heapq.heappush(lightest, (total + float(values[place]), part))
+    return owners
+
+
+def _exchange(values: NDArray[numpy.float64], owners: NDArray[numpy.int64], totals: NDArray[numpy.float64]) -> bool:
+    """Exchange a sample of the fullest part for one of another part, or for none, where that makes it lighter than it is.
+
+    `owners` and `totals` are changed; false where no exchange helps.
+    """
+    fullest = int(totals.argmax())
+    own, others = numpy.flatnonzero(owners == fullest), numpy.flatnonzero(owners != fullest)
+    taken = numpy.concatenate([values[others], numpy.zeros(len(totals))])  # a zero for each part: nothing in return
+    partners = numpy.concatenate([owners[others], numpy.arange(len(totals))])
+    moved = values[own][:, None] - taken
+    after = numpy.maximum(totals[fullest] - moved, totals[partners] + moved)
+    given, place = numpy.unravel_index(after.argmin(), after.shape)
+    if after[given, place] >= totals[fullest]:
+        return False
+    owners[own[given]] = partners[place]
+    if place < len(others):
+        owners[others[place]] = fullest
+    totals[:] = numpy.bincount(owners, values, minlength=len(totals))
+    return True
