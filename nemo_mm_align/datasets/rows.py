@@ -76,12 +76,12 @@ def shared_prefix_length(sequences: Sequence[EncodedSequence]) -> int:
     The last prompt token predicts the first answer token, so it belongs to each branch.
     """
     first_labelled = min(sequence.prompt_length for sequence in sequences)
-    common = 0
-    for tokens in zip(*(sequence.ids for sequence in sequences), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        common += 1
-    return max(0, min(common, first_labelled - 1))
+    ids = [sequence.ids for sequence in sequences]
+    low, high = min(ids), max(ids)  # what the first and the last in alphabetical order begin with, all begin with
+    most = max(0, min(first_labelled - 1, len(low), len(high)))
+    if low[:most] == high[:most]:
+        return most
+    return next(place for place in range(most) if low[place] != high[place])
 
 
 def row_groups(sample: Sample, shared_prefix: bool) -> list[list[int]]:
