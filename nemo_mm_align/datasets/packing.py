@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 _EVEN = 1.002
 """Where the fullest part is so near the mean, another exchange is worth nothing."""
+_FULL = 0.98
+"""Of rows of one length, the share that is to be no padding."""
 
 
 def balance(weights: Sequence[float], parts: int) -> list[list[int]]:
@@ -36,13 +38,13 @@ def balance(weights: Sequence[float], parts: int) -> list[list[int]]:
     return [numpy.flatnonzero(owners == part).tolist() for part in range(parts)]
 
 
-def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Divide samples among rows of at most `budget` positions: few rows, nearly equal ones.
-
-    Equal rows are what a pipeline wants, whose micro batches have one shape.
+def pack(lengths: Sequence[int], budget: int, equal: bool = False) -> list[list[int]]:
+    """Divide samples among as few rows of at most `budget` positions as they fit, nearly equal ones.
 
     Args:
         lengths: positions of the samples.
+        equal: all rows will be padded to the longest. Up to twice as many rows are taken where fewer would be padding by more
+            than `_FULL` says: three or four samples to a row can leave a tenth of it empty, two of them nothing.
 
     Returns:
         Places in `lengths`, in order, of each row.
@@ -52,12 +54,31 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """
     if max(lengths) > budget:
         raise ValueError(f"a sample of {max(lengths)} positions does not fit a row of {budget}")
+    fewest, longest = _fewest_rows(lengths, budget)
+    if not equal:
+        return fewest
+    best, least = fewest, len(fewest) * longest
+    for rows in range(len(fewest) + 1, min(2 * len(fewest), len(lengths)) + 1):
+        if sum(lengths) >= _FULL * least:
+            break
+        found = balance(lengths, rows)
+        if (computed := rows * _longest(lengths, found)) < least:
+            best, least = found, computed
+    return best
+
+
+def _fewest_rows(lengths: Sequence[int], budget: int) -> tuple[list[list[int]], int]:
+    """Return the fewest rows that samples fit, and the positions of the longest."""
     rows = math.ceil(sum(lengths) / budget)
     while True:
         found = balance(lengths, rows)
-        if all(sum(lengths[place] for place in row) <= budget for row in found):
-            return found
+        if (longest := _longest(lengths, found)) <= budget:
+            return found, longest
         rows += 1  # as many as there are samples will do
+
+
+def _longest(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
+    return max(sum(lengths[place] for place in row) for row in rows)
 
 
 def _longest_first(values: NDArray[numpy.float64], parts: int) -> NDArray[numpy.int64]:

@@ -22,7 +22,8 @@ def packing_of(settings: TrainSettings, job: TrainingJob, replicas: int) -> Pack
     if tokens is None:
         return None
     budget = round_down(tokens, row_length_multiple(settings.parallel, settings.engine))
-    return Packing(budget, replicas, functools.partial(model_flops, job))
+    equal = settings.parallel.pipeline_model_parallel_size > 1
+    return Packing(budget, replicas, functools.partial(model_flops, job), equal)
 
 
 def check_budget(settings: TrainSettings, samples: Iterable[Sample]) -> None:

@@ -133,7 +133,7 @@ def trained(folder: Path, name: str, parallel: ParallelConfig, budget: int | Non
     collator.shape = BatchShape(2, recipe.rows_shared, last_token=reads.hidden is not None, equal_rows=pipeline)
     collator.roles = find_recipe(recipe.name).samples.roles
     sampler = GlobalBatchSampler(len(chosen), len(chosen), 1 if budget is None else None, replicas, seed=3)
-    packing = None if budget is None else Packing(budget, replicas, lambda work: work.tokens + work.attended)
+    packing = None if budget is None else Packing(budget, replicas, lambda work: work.tokens + work.attended, pipeline)
     others = mismatched() if method == "kto" else None
     step = StepDataset(chosen, sampler, collator, runtime.data_parallel_rank(), reads, others, packing)[0]
     return TrainingEngine(model, recipe, OptimConfig(), 9, seed=0).step(step.batches, 0, step.mismatched).metrics
