@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 _EVEN = 1.002
 """Where the fullest part is so near the mean, another exchange is worth nothing."""
+_ROUNDING = 1e-9
+"""A gain below that may be one of rounding alone, which the next exchange would take back, for ever."""
 _FULL = 0.98
 """Of rows of one length, the share that is to be no padding."""
 
@@ -104,7 +106,7 @@ def _exchange(values: NDArray[numpy.float64], owners: NDArray[numpy.int64], tota
     moved = values[own][:, None] - taken
     after = numpy.maximum(totals[fullest] - moved, totals[partners] + moved)
     given, place = numpy.unravel_index(after.argmin(), after.shape)
-    if after[given, place] >= totals[fullest]:
+    if after[given, place] >= totals[fullest] * (1 - _ROUNDING):
         return False
     owners[own[given]] = partners[place]
     if place < len(others):

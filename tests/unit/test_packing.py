@@ -45,7 +45,7 @@ def test_parts_are_as_even_as_exchanges_make_them() -> None:
     assert balance([7, 6, 5, 4, 3, 3], 2) == [[0, 3, 4], [1, 2, 5]]
     # Longest first would leave 5+3+2 against 4+3.
     assert balance([5, 4, 3, 3, 2], 2) in ([[0, 2], [1, 3, 4]], [[0, 3], [1, 2, 4]])
-    assert balance([1, 1], 2) == [[0], [1]]
+    assert balance([0.9, 0.2], 2) == [[0], [1]], "0.2 + (0.9 - 0.2) is below 0.9 by rounding, which is no gain"
     assert pack([5, 5, 4, 3, 3], 10) == [[0, 1], [2, 3, 4]]
     assert pack([5, 5, 4, 3, 3], 7) == [[0], [1], [2], [3, 4]]
     sixteen = [1000] * 16
