@@ -114,7 +114,7 @@ def test_killed_stopped_and_resharded_runs_have_the_losses_of_an_undisturbed_one
     first = metrics(tmp_path, "whole")[0]
     assert first.keys() == metrics_of_pairs() - {"mfu"}, "on a CPU"
     assert first["peak_memory_gib"] > 0.1 and first["seconds"] > 0
-    assert re.search(r"[\d,]+ tokens/s, at most [\d.]+ GiB on a rank", output)
+    assert re.search(r"[\d,]+ tokens/s, \d+ % of the computed positions filled, at most [\d.]+ GiB on a rank", output)
     # Policy and reference are one model, in rows of other shapes: fp32 rounds their log-probs apart by 1e-7 or so.
     assert abs(first["reward_margin"]) <= 1e-5 * 0.1 * (abs(first["log_prob_chosen"]) + abs(first["log_prob_rejected"]))
     checkpoints = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())
@@ -202,7 +202,10 @@ def test_resumes_at_another_layout_though_not_in_another_number_format(
         (["recipe=dpo"], "holds single answers, but recipe=dpo trains on preference pairs"),
         (["recipe=steerlm"], "needs examples with attributes"),
         (["model.micro_batch_size=3"], "is not a multiple of model.micro_batch_size"),
-        (["model.micro_batch_tokens=9"], "model.micro_batch_tokens=9: 12 of 12 examples have more positions, the longest is"),
+        (
+            ["model.micro_batch_tokens=9"],
+            "model.micro_batch_tokens=9: 12 of 12 examples have more positions, the longest is",
+        ),
         (["data.train=/nowhere.jsonl"], "no such file"),
     ],
 )

@@ -119,6 +119,8 @@ def test_the_runs_speed_stands_in_its_verdict() -> None:
     assert speed(slow_start + steps) == (
         "12,345 tokens/s, MFU 31 %, at most 54.2 GiB on a rank (medians over the steps)"
     )
+    full = [line | {"packing_efficiency": 0.974} for line in steps]
+    assert "MFU 31 %, 97 % of the computed positions filled, at most" in speed(full)
     without = [{key: value for key, value in line.items() if key != "mfu"} for line in slow_start + steps]
     assert speed(without) == "12,345 tokens/s, at most 54.2 GiB on a rank (medians over the steps)"
 
