@@ -332,6 +332,7 @@ class Levers:
         lora: adapters' output is added within one product.
         mlp: SwiGLU as one function that keeps its input alone.
         rope: rotary positions as one function that keeps none of its input.
+        dropout: adapters' dropout draws its mask again in the backward pass; neither mask nor what it lets through is kept.
         losses: log-probs of labels in chunks of positions; no logits are kept.
         attention: attention for shared prefixes and rows of several trees without a mask tensor.
     """
@@ -341,6 +342,7 @@ class Levers:
     lora: bool | None = None
     mlp: bool | None = None
     rope: bool | None = None
+    dropout: bool | None = None
     losses: bool | None = None
     attention: bool | None = None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import finalize_model_grads
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.model.config import LoRAConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_gather import rows_of, stream_to_first_rank
@@ -65,9 +65,12 @@ LAYOUTS = {
 }
 
 
-def build(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None) -> Llava:
+LEVERS = Levers(lora=True, mlp=True, rope=True, dropout=True, losses=True)
+
+
+def build(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, engine: EngineConfig | None = None) -> Llava:
     """Build and load the model (without adapters all of it trainable) and fill the vocabulary's padding with nonsense."""
-    model = build_llava(llava_config_from_hf(folder), parallel, lora=lora, initialize=False)
+    model = build_llava(llava_config_from_hf(folder), parallel, engine, lora, initialize=False)
     load_huggingface(model, folder)
     if lora is None:
         set_trainable(model, language=True, projector=True, vision=True, adapters=False)
@@ -139,9 +142,11 @@ def copies_differ(model: Llava) -> float:
     return float(result)
 
 
-def check_training(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, work: Path) -> dict:
+def check_training(
+    folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, work: Path, engine: EngineConfig | None = None
+) -> dict:
     """Differences from the step of one process and from transformers', both in float64, and between copies."""
-    model = build(folder, parallel, lora)
+    model = build(folder, parallel, lora, engine)
     replicas, replica = runtime.data_parallel_size(), runtime.data_parallel_rank()
     loss, token_losses, gradients = train_step(model, [micro_batch(i) for i in range(replica, MICRO_BATCHES, replicas)])
     token_losses = token_losses.transpose(0, 1).reshape(MICRO_BATCHES, *token_losses.shape[2:])
@@ -152,6 +157,22 @@ def check_training(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | No
         for name in ("one", "transformers"):
             result[name] = compare(work / f"{stem}-{name}.pt", found)
     return result
+
+
+def check_dropout(folder: Path, parallel: ParallelConfig) -> dict[str, float]:
+    """What levers and recomputation change where adapters have dropout, in this layout: ranks' masks included."""
+    results = []
+    for engine in (EngineConfig(), EngineConfig(levers=LEVERS), EngineConfig(levers=LEVERS, recompute="full")):
+        model = build(folder, parallel, replace(LORA, dropout=0.3), engine)
+        model.train()
+        tensor_parallel.model_parallel_cuda_manual_seed(3)
+        _, token_losses, gradients = train_step(model, [micro_batch(i) for i in range(2)])
+        results.append((token_losses, gradients))
+    (plain, expected), *others = results
+    difference = {"token_losses": max(relative(found, plain) for found, _ in others)}
+    if dist.get_rank() == 0:
+        difference["gradient"] = max(max(gradient_differences(found, expected).values()) for _, found in others)
+    return difference
 
 
 def compare(path: Path, found: dict) -> dict:
@@ -256,6 +277,13 @@ def main(work: Path) -> None:
                 for lora in (None, LORA):
                     key = f"{folder.name} {'lora' if lora else 'full'}"
                     result[key] = check_training(folder, parallel, lora, work)
+            if name in ("TP2+SP", "TP2xPP2"):
+                result["levers"] = {
+                    key: check_training(work / "untied", parallel, lora, work, EngineConfig(levers=LEVERS))
+                    for key, lora in (("full", None), ("lora", LORA))
+                }
+            if name in ("TP2", "TP2+SP"):
+                result["levers with dropout"] = check_dropout(work / "untied", parallel)
             if name in ("one", "TP2+SP", "PP2"):
                 result["packed"] = {
                     key: check_packed(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))
