@@ -24,6 +24,7 @@ from nemo_mm_align.model.attention import segment_mask  # noqa: E402
 from nemo_mm_align.model.config import (  # noqa: E402
     EngineConfig,
     LanguageConfig,
+    Levers,
     LlavaConfig,
     LoRAConfig,
     ParallelConfig,
@@ -119,6 +120,25 @@ def test_shared_prefix_rows_equal_separate_rows(precision: str) -> None:
         )  # fmt: skip
         together = model.token_losses(hidden_SBH, joined(data.labels_BS)).float()
     assert relative(together[0, prefix:], separate) <= (1e-4 if precision == "fp32" else 2e-2)
+
+
+def one_pass(precision: str, levers: Levers) -> dict[str, torch.Tensor]:
+    """Losses of a pass with adapters, and their gradients."""
+    model, data = build(EngineConfig(precision, levers=levers), LoRAConfig(8, 16, dropout=0.0)), batch()
+    hidden_SBH = model(data.input_ids_BS, data.position_ids_BS, None, data.images_NCHW, data.image_index_K)
+    found = {"losses": model.token_losses(hidden_SBH, data.labels_BS)}
+    found["losses"].sum().backward()
+    return found | {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["lora", "mlp", "rope", "losses"])
+def test_levers_change_no_number(precision: str, name: str) -> None:
+    plain, pulled = one_pass(precision, Levers()), one_pass(precision, Levers(**{name: True}))
+    assert plain.keys() == pulled.keys()
+    for key in plain if precision == "fp32" else ["losses"]:
+        bound = 1e-4 if precision == "fp32" else 2e-2
+        assert relative(pulled[key].detach().float(), plain[key].detach().float()) <= bound, key
 
 
 @needs_te

@@ -142,11 +142,9 @@ def copies_differ(model: Llava) -> float:
     return float(result)
 
 
-def check_training(
-    folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, work: Path, engine: EngineConfig | None = None
-) -> dict:
+def check_training(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, work: Path) -> dict:
     """Differences from the step of one process and from transformers', both in float64, and between copies."""
-    model = build(folder, parallel, lora, engine)
+    model = build(folder, parallel, lora)
     replicas, replica = runtime.data_parallel_size(), runtime.data_parallel_rank()
     loss, token_losses, gradients = train_step(model, [micro_batch(i) for i in range(replica, MICRO_BATCHES, replicas)])
     token_losses = token_losses.transpose(0, 1).reshape(MICRO_BATCHES, *token_losses.shape[2:])
@@ -159,12 +157,11 @@ def check_training(
     return result
 
 
-def check_dropout(folder: Path, parallel: ParallelConfig) -> dict[str, float]:
-    """What levers and recomputation change where adapters have dropout, in this layout: ranks' masks included."""
+def check_levers(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None) -> dict[str, float]:
+    """What levers, and recomputation under them, change in this layout; of adapters with dropout, ranks' masks included."""
     results = []
     for engine in (EngineConfig(), EngineConfig(levers=LEVERS), EngineConfig(levers=LEVERS, recompute="full")):
-        model = build(folder, parallel, replace(LORA, dropout=0.3), engine)
-        model.train()
+        model = build(folder, parallel, lora and replace(lora, dropout=0.3), engine).train()
         tensor_parallel.model_parallel_cuda_manual_seed(3)
         _, token_losses, gradients = train_step(model, [micro_batch(i) for i in range(2)])
         results.append((token_losses, gradients))
@@ -279,11 +276,8 @@ def main(work: Path) -> None:
                     result[key] = check_training(folder, parallel, lora, work)
             if name in ("TP2+SP", "TP2xPP2"):
                 result["levers"] = {
-                    key: check_training(work / "untied", parallel, lora, work, EngineConfig(levers=LEVERS))
-                    for key, lora in (("full", None), ("lora", LORA))
+                    key: check_levers(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))
                 }
-            if name in ("TP2", "TP2+SP"):
-                result["levers with dropout"] = check_dropout(work / "untied", parallel)
             if name in ("one", "TP2+SP", "PP2"):
                 result["packed"] = {
                     key: check_packed(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))

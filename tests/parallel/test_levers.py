@@ -14,6 +14,7 @@ import torch
 from megatron.core import tensor_parallel
 from torch import Tensor
 
+from nemo_mm_align.benchmarks.gpu import levers as benchmark
 from nemo_mm_align.model import label_losses
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig
@@ -125,6 +126,15 @@ def test_all_levers_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert label_losses.chunk_rows(100, 96, 515) == 18
     for lora in (DROPPED, None):
         compare(ALL, lora, wide=False)
+
+
+def test_the_benchmark_pulls_the_settings_of_a_model_that_is_built() -> None:
+    model = build_llava(small.CONFIG, lora=DROPPED, engine=EngineConfig(levers=Levers(mlp=True)))
+    assert benchmark.SETTINGS == EACH
+    told = [module.layers for module in model.modules() if hasattr(module, "layers") and hasattr(module, "adapters")]
+    with benchmark.pulled(model, ("lora", "no dropout")):
+        assert len(told) == 16 and {config.levers for config in told} == {frozenset({"lora", "mlp"})}
+    assert model.config.levers == {"mlp"} == model.language_model.rotary_pos_emb.config.levers
 
 
 def test_no_layer_knows_a_lever_by_another_name() -> None:

@@ -191,6 +191,14 @@ def test_packed_rows_equal_separate_rows(results: dict, layout: str, training: s
     assert packed["gradient"] <= TOLERANCE
 
 
+@pytest.mark.parametrize("training", ["full", "lora"])
+@pytest.mark.parametrize("layout", ["TP2+SP", "TP2xPP2"])
+def test_levers_change_no_number_under_parallelism(results: dict, layout: str, training: str) -> None:
+    levers = results[layout]["levers"][training]
+    assert levers["token_losses"] <= TOLERANCE
+    assert levers["gradient"] <= TOLERANCE
+
+
 @pytest.mark.parametrize("model", ["tied", "half"])
 @pytest.mark.parametrize("layout", ["one", "TP2", "PP2", "PP2 uneven", "DP2", "TP2xPP2"])
 def test_import_and_export_keep_every_bit(results: dict, layout: str, model: str) -> None:
