@@ -19,6 +19,7 @@ from nemo_mm_align.model import label_losses
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig
 from nemo_mm_align.model.llava import build_llava, set_trainable
+from nemo_mm_align.model.low_rank import add_product
 from nemo_mm_align.model.swiglu import swiglu
 from tests.float64 import TOLERANCE, Float64
 from tests.gpu import cpu_parity_worker as small
@@ -148,6 +149,16 @@ def test_a_rank_of_padding_alone_has_no_part_in_a_loss() -> None:
     torch.testing.assert_close(losses_P, -expected[torch.arange(3), torch.tensor([0, 1, 0])])
     torch.testing.assert_close(entropies_P, -(expected.exp() * expected).sum(-1))
     torch.testing.assert_close(highest_P, expected.amax(-1))
+
+
+def test_a_product_is_added_where_the_output_lies_unless_that_is_a_view() -> None:
+    low, up = torch.ones(1, 2, 1), torch.tensor([[1.0, 2.0]])
+    given = torch.nn.functional.linear(torch.eye(3).view(1, 3, 3)[:, :2], torch.ones(3, 3, requires_grad=True))
+    added = add_product(given, low, 10.0, [up], [1])
+    assert added.tolist() == [[[1.0, 11.0, 21.0]] * 2] and added.data_ptr() == given.data_ptr()
+    whole = torch.zeros(2, 3)
+    assert add_product(whole.view(1, 2, 3), low, 10.0, [up], [0]).tolist() == [[[10.0, 20.0, 0.0]] * 2]
+    assert not whole.any(), "somebody else's memory"
 
 
 def test_swiglu_by_hand_and_by_differences() -> None:
