@@ -54,10 +54,12 @@ def counted(kept: dict[int, int]) -> Iterator[None]:
         yield
 
 
-def run(levers: Levers, lora: LoRAConfig | None, recompute: str = "none", tied: bool = False) -> Pass:
+def run(
+    levers: Levers, lora: LoRAConfig | None, recompute: str = "none", tied: bool = False, precision: str = "fp32"
+) -> Pass:
     """One forward and backward pass of rows that share a prefix, with dropout drawn from one seed."""
     config = replace(small.CONFIG, language=replace(small.CONFIG.language, tie_word_embeddings=tied))
-    model = build_llava(config, lora=lora, engine=EngineConfig(recompute=recompute, levers=levers))
+    model = build_llava(config, lora=lora, engine=EngineConfig(precision, recompute=recompute, levers=levers))
     small.draw(model)
     set_trainable(model, language=lora is None, projector=True, vision=False, adapters=True)
     batch = small.batch(shared=True)
@@ -127,6 +129,16 @@ def test_all_levers_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert label_losses.chunk_rows(100, 96, 515) == 18
     for lora in (DROPPED, None):
         compare(ALL, lora, wide=False)
+
+
+@pytest.mark.parametrize("lora", [DROPPED, None], ids=["lora", "full"])
+def test_all_levers_in_bf16(lora: LoRAConfig | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding to 8 bits comes at other places: what differs is no more than what bf16 itself does."""
+    monkeypatch.setattr(label_losses, "_ELEMENTS", 1000)
+    exact, plain, pulled = run(Levers(), lora), run(Levers(), lora, precision="bf16"), run(ALL, lora, precision="bf16")
+    assert relative(pulled.told[0], exact.told[0]) < 1.5 * relative(plain.told[0], exact.told[0])
+    noise, found = (gradient_differences(one.gradients, exact.gradients).values() for one in (plain, pulled))
+    assert sum(found) < 1.5 * sum(noise)
 
 
 def test_the_benchmark_pulls_the_settings_of_a_model_that_is_built() -> None:
