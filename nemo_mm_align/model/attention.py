@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,12 +50,13 @@ def segment_mask(segment_ids_BS: Tensor, tree_ids_BS: Tensor | None = None) -> T
 class RowsOfTrees(PackedSeqParams):
     """Rows of trees on their way through megatron-core's layers, in place of a mask.
 
-    They travel as packed sequences do: megatron-core's recomputation keeps these with the layers that it will run again, whatever
-    other micro batches come between. The format says that rows are what they always are, so that nothing but `CoreAttention` asks.
+    They travel as packed sequences do: megatron-core's recomputation keeps these with the layers that it will run again,
+    whatever other micro batches come between. The format says that rows are what they always are, so that nothing but
+    `CoreAttention` asks.
     """
 
     qkv_format: str = "sbhd"
-    trees: Trees = Trees((), 0)
+    trees: Trees = field(default_factory=lambda: Trees((), 0))
     packing: Packing | None = None
 
     @classmethod

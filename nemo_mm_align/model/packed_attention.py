@@ -1,8 +1,8 @@
 """Attention of rows of trees on a GPU, without a mask: one call of flash attention on sequences of any length.
 
-Queries lie in order, row by row, each once: a tree's first branch with the prefix in front of it, then its other branches. Keys are
-gathered so that each of these has its own before it: the prefix, once more for every further branch, and the branch. Causality
-counts from the end of both, so that a branch's queries see the whole prefix.
+Queries lie in order, row by row, each once: a tree's first branch with the prefix in front of it, then its other branches.
+Keys are gathered, the prefix once more for every further branch. The kernel counts causality from the ends of both, so that
+a branch's queries see the whole prefix.
 
 Shapes: S positions, B rows, N query heads, G key/value heads, D head width, K gathered keys, Q sequences.
 """

@@ -1,12 +1,13 @@
 """Attention of rows of trees on a CPU, without a mask: each part of a tree is a call of its own.
 
-A position attends to what stands before it in its own branch and to the whole prefix. The first is plain causal attention, the
-second needs no mask at all, and the two are put together by the logarithms of their sums of exponentials,
+A position attends to what stands before it in its own branch and to the whole prefix. The first is plain causal
+attention, the second needs no mask at all, and the two are put together by the logarithms of their sums of exponentials,
 
     l = log(exp(l_own) + exp(l_prefix)),    o = exp(l_own - l) o_own + exp(l_prefix - l) o_prefix,
 
-which is exact (Dao et al., arXiv 2205.14135, section 3.1). Backward, each call is given l and o of the whole, so that exp(score - l)
-are the whole's probabilities and nothing is computed a second time (as in ring attention, Liu et al., arXiv 2310.01889).
+which is exact (Dao et al., arXiv 2205.14135, section 3.1). Backward, each call is given l and o of the whole: exp(score - l)
+are then the whole's probabilities, and nothing is computed a second time (as in ring attention, Liu et al., arXiv
+2310.01889).
 
 Shapes: S positions, B rows, N query heads, G key/value heads, R query heads that share one of these, D head width.
 """
