@@ -336,6 +336,7 @@ def build_llava(
     """
     parallel, engine = parallel or ParallelConfig(), engine or EngineConfig()
     config.check(parallel)
+    packed_attention.check(config, engine)
     model = Llava(
         config,
         parallel,

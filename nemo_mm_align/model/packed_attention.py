@@ -16,7 +16,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.transfers import to_device
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig
 from nemo_mm_align.model.trees import Span, Tree, Trees
 
 PADDING_PIECE = 128
@@ -71,6 +73,17 @@ def _padding(start: int, end: int) -> Iterator[tuple[Span, list[Span]]]:
 def fits(dtype: torch.dtype, width: int) -> bool:
     """Whether the kernel takes a number format and a width of heads."""
     return dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256
+
+
+def check(config: LlavaConfig, engine: EngineConfig) -> None:
+    """Raise `UserError` where ``model.levers.attention=true`` asks a GPU for what its kernel does not do."""
+    dtype = torch.float32 if engine.precision == "fp32" else torch.bfloat16
+    width = config.language.kv_channels
+    if engine.levers.attention and torch.cuda.is_available() and not fits(dtype, width):
+        raise UserError(
+            f"model.levers.attention=true: flash attention computes in bf16 and with heads of up to 256 values, a multiple of 8; "
+            f"here it is {engine.precision} and {width}. Set model.levers.attention=null."
+        )
 
 
 def attend(query_SBND: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, packing: Packing, scale: float) -> Tensor:

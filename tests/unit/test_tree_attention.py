@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model import packed_attention
 from nemo_mm_align.model.attention import RowsOfTrees, segment_mask
+from nemo_mm_align.model.config import EngineConfig, Levers
 from nemo_mm_align.model.packed_attention import Packing, sequences
 from nemo_mm_align.model.tree_attention import CALL_PAIRS, Call, calls_of, pays
 from nemo_mm_align.model.trees import Tree, Trees
+from tests.gpu import cpu_parity_worker as small
 
 SCALE = 0.3
 
@@ -163,6 +166,14 @@ def test_the_gpus_kernel_takes_half_precision_and_heads_of_eighths() -> None:
     assert not any(
         packed_attention.fits(*given) for given in ((torch.float32, 64), (torch.bfloat16, 44), (torch.bfloat16, 264))
     )
+
+
+def test_a_gpu_in_fp32_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    packed_attention.check(small.CONFIG, EngineConfig("bf16", levers=Levers(attention=False)))
+    packed_attention.check(small.CONFIG, EngineConfig("fp32"))
+    with pytest.raises(UserError, match=r"model\.levers\.attention=true: .* here it is fp32 and 12"):
+        packed_attention.check(small.CONFIG, EngineConfig("fp32", levers=Levers(attention=True)))
 
 
 def test_the_gpus_kernel_is_called_as_it_is_declared() -> None:
