@@ -12,6 +12,7 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from nemo_mm_align.model.attention import RowsOfTrees
 from nemo_mm_align.model.distribution import summarise_logits
 from nemo_mm_align.model.label_losses import label_losses
 from nemo_mm_align.model.plain_decoder import is_plain, rotation_of, run_layer
@@ -39,12 +40,14 @@ class LanguageModel(GPTModel):
         self.rotary_pos_emb = RotaryPositions(self.rotary_pos_emb, self.config)
         self.is_plain = all(map(is_plain, self.decoder.layers))
 
-    def run_plainly(self, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor | None) -> Tensor:
+    def run_plainly(
+        self, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor | None, trees: RowsOfTrees | None = None
+    ) -> Tensor:
         """Return what `forward` does, by the shortest way there is without gradients, dropout and FP8; see `plain_decoder`.
 
         Args:
             positions_BS: rotary position of every token.
-            mask: see `CoreAttention`.
+            mask, trees: see `CoreAttention`.
             hidden_SBH: embeddings; ``None`` behind the first stage, which was given its input (`set_input_tensor`).
         """
         if hidden_SBH is None:
@@ -52,7 +55,7 @@ class LanguageModel(GPTModel):
         assert hidden_SBH is not None
         rotation = rotation_of(positions_BS, self.rotary_pos_emb.inv_freq, hidden_SBH.dtype)
         for layer in self.decoder.layers:
-            hidden_SBH = run_layer(layer, hidden_SBH, mask, rotation)
+            hidden_SBH = run_layer(layer, hidden_SBH, mask, rotation, trees)
         if self.decoder.final_layernorm is not None:
             hidden_SBH = self.decoder.final_layernorm(hidden_SBH)
         return self._postprocess(hidden_SBH)
