@@ -43,6 +43,7 @@ class ModelSettings:
     """What stands in section ``model`` beside the model's sizes (`LlavaConfig`) and its layout (`ParallelConfig`).
 
     Args:
+        micro_batch_tokens: positions per micro batch, which is one row then; None: micro batches of `micro_batch_size` samples.
         reference_micro_batch_size: samples per pass of the reference, None as many as training's memory has room for.
     """
 
@@ -51,6 +52,7 @@ class ModelSettings:
     micro_batch_size: Count
     global_batch_size: Count
     max_length: Count
+    micro_batch_tokens: Count | None = None
     reference_micro_batch_size: Count | None = None
     hf_path: str | None = None
     checkpoint: str | None = None
@@ -60,6 +62,11 @@ class ModelSettings:
     lora: LoRAConfig | None = None
     train: TrainableParts = field(default_factory=TrainableParts)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    @property
+    def samples_per_pass(self) -> int | None:
+        """Samples of a training's micro batch; None where their number follows from `micro_batch_tokens`."""
+        return self.micro_batch_size if self.micro_batch_tokens is None else None
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
         source.config,
         settings.parallel,
         world_size=this_process().world_size,
-        micro_batch_size=settings.model.micro_batch_size,
+        micro_batch_size=settings.model.samples_per_pass,
         global_batch_size=settings.model.global_batch_size,
         max_length=settings.plan.max_length,
     )
