@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.benchmarks import report
+from nemo_mm_align.benchmarks import communication, report
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import LIMIT_SECONDS, measure
@@ -89,6 +89,29 @@ class Benchmark:
                     found = self._measured("layout", settings, threads, processes)
                     results.append({"model": model, "layout": name, **found})
         return results
+
+    def communication(self) -> list[dict[str, Any]]:
+        """What two and four ranks communicate in a step, in all layouts of so many one after the other."""
+        results = []
+        for model in self.size.communication.models:
+            values = self.size.models[model]
+            settings = {
+                "folder": model,
+                "sizes": values.sizes.to_dict(),
+                "pairs": {"prompt_words": values.prompt_words, "answer_words": values.answer_words},
+                "layout_pairs": values.layout_pairs,
+                "communication": self.size.communication.model_dump(),
+            }
+            measured = [self._measured("communication", settings, 1, each) for each in communication.LAYOUTS]
+            results.append({"model": model, "cases": [case for found in measured for case in found["cases"]]})
+        return results
+
+    def data(self) -> dict[str, Any]:
+        """Pictures and texts to batches, against transformers' processor."""
+        work = self.size.data
+        with tempfile.TemporaryDirectory(dir=self.scratch) as pictures:
+            own = {"data": work.model_dump(), "template": self.template, "scratch": pictures}
+            return {"model": work.model, **self._measured("data", {**self.settings(work.model), **own}, 1)}
 
     def reference(self) -> list[dict[str, Any]]:
         """Time of both ways in one process, memory of each way in a process of its own."""
@@ -184,7 +207,9 @@ def run_benchmark(config: BenchmarkSettings) -> str:
         parts: dict[str, Callable[[], Any]] = {
             "training": lambda: benchmark.training(config.loss),
             "layouts": benchmark.layouts,
+            "communication": benchmark.communication,
             "reference": benchmark.reference,
+            "data": benchmark.data,
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
             "sampling": benchmark.sampling,
