@@ -36,10 +36,10 @@ def counted_traffic() -> Iterator[Traffic]:
     Groups of one rank communicate nothing. Integers, float64 and single numbers are no part of it.
     """
     found: Traffic = Counter()
-    originals = {name: getattr(ProcessGroup, name) for name in _METHODS if hasattr(ProcessGroup, name)}
+    originals = {name: method for name, method in vars(ProcessGroup).items() if name in _METHODS}
     names = _group_names()
-    for name, original in originals.items():
-        setattr(ProcessGroup, name, _counting(original, *_METHODS[name], names, found))
+    for name in originals:
+        setattr(ProcessGroup, name, _counting(getattr(ProcessGroup, name), *_METHODS[name], names, found))
     try:
         yield found
     finally:
