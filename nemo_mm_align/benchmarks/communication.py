@@ -17,16 +17,6 @@ from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, Pa
 from nemo_mm_align.parallel import runtime
 
 SEED = 1234
-LAYOUTS: dict[int, dict[str, ParallelConfig]] = {
-    2: {
-        "TP2": ParallelConfig(2),
-        "TP2 + SP": ParallelConfig(2, sequence_parallel=True),
-        "PP2": ParallelConfig(1, 2),
-        "DP2": ParallelConfig(),
-    },
-    4: {"TP2 + SP, PP2": ParallelConfig(2, 2, sequence_parallel=True)},
-}
-"""Processes -> layouts that they take one after the other."""
 
 
 def named(traffic: Traffic) -> dict[str, int]:
@@ -50,8 +40,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _jobs(settings: dict[str, Any]) -> list[tuple[str, TrainingJob]]:
-    config, size, processes = LlavaConfig.from_dict(settings["sizes"]), settings["communication"], runtime.world_size()
-    rows = settings["pairs"]
+    config, size, rows = LlavaConfig.from_dict(settings["sizes"]), settings["communication"], settings["pairs"]
     answer = max(rows["answer_words"])
     plain = TrainingJob(
         config=config,
@@ -61,15 +50,15 @@ def _jobs(settings: dict[str, Any]) -> list[tuple[str, TrainingJob]]:
         method=PREFERENCE,
         workload=Workload(config.tokens_per_image + rows["prompt_words"] + answer, answer),
         nodes=1,
-        gpus_per_node=processes,
+        gpus_per_node=runtime.world_size(),
         micro_batch_size=settings["layout_pairs"],
-        global_batch_size=settings["layout_pairs"] * size["micro_batches"] * processes,
+        global_batch_size=settings["layout_pairs"] * size["micro_batches"],
         shared_prefix=True,
     )
     adapters = LoRAConfig(size["lora_rank"], 2 * size["lora_rank"], dropout=0.0)
     return [
-        (name, replace(plain, parallel=_divided(parallel, config), lora=lora))
-        for name, parallel in LAYOUTS[processes].items()
+        (name, replace(plain, parallel=_divided(ParallelConfig(*layout), config), lora=lora))
+        for name, layout in settings["layouts"].items()
         for lora in (None, adapters)
     ]
 

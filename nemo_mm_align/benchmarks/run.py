@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.benchmarks import communication, report
+from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import LIMIT_SECONDS, measure
@@ -32,6 +32,12 @@ logger = logging.getLogger(__name__)
 
 LAYOUTS = {"1 process": (1, 1, 1), "TP2": (2, 1, 2), "PP2": (1, 2, 2), "DP2": (1, 1, 2)}
 """Name: tensor-parallel size, pipeline-parallel size, processes."""
+
+COMMUNICATING: dict[int, dict[str, tuple[int, int, bool]]] = {
+    2: {"TP2": (2, 1, False), "TP2 + SP": (2, 1, True), "PP2": (1, 2, False), "DP2": (1, 1, False)},
+    4: {"TP2 + SP, PP2": (2, 2, True)},
+}
+"""Processes: name of a layout: tensor-parallel size, pipeline-parallel size, whether sequence parallel."""
 
 SEED = 1234
 _SERVING_SECONDS = 1800
@@ -102,7 +108,10 @@ class Benchmark:
                 "layout_pairs": values.layout_pairs,
                 "communication": self.size.communication.model_dump(),
             }
-            measured = [self._measured("communication", settings, 1, each) for each in communication.LAYOUTS]
+            measured = [
+                self._measured("communication", {**settings, "layouts": layouts}, 1, processes)
+                for processes, layouts in COMMUNICATING.items()
+            ]
             results.append({"model": model, "cases": [case for found in measured for case in found["cases"]]})
         return results
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nemo_mm_align.benchmarks.gpu.options import Options
+from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.core.configuration import Count, Natural, NotNegative, Positive, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
@@ -60,7 +61,7 @@ class DataSize(StrictModel):
     batch: Count
     workers: list[Natural]
     rounds: Count
-    gpu: str
+    gpu: Annotated[str, AfterValidator(lambda name: find_gpu(name).name)]
     micro_batch: Count
 
 
