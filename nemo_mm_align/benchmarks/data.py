@@ -80,9 +80,8 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     for kind in _SUFFIXES:
         records = _records(settings, kind)
         differences = _compared(sides, records[: work["batch"]])
-        tokens = sum(
-            int((batch["input_ids"] != PAD_ID).sum()) for batch in Batches(records, work["batch"], sides[OURS])
-        )
+        batches = Batches(records, work["batch"], sides[OURS])
+        tokens = sum(int((batches[number]["input_ids"] != PAD_ID).sum()) for number in range(len(batches)))
         for workers in work["workers"]:
             timings = _timed(sides, records, work["batch"], workers, work["rounds"])
             rates = {name: len(records) / timing.median for name, timing in timings.items()}
