@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemo_mm_align.benchmarks.input_report import communication, data
 from nemo_mm_align.benchmarks.serving.report import serving
 from nemo_mm_align.benchmarks.tables import markdown_table
 from nemo_mm_align.core.units import MIB
@@ -16,7 +17,9 @@ def markdown(results: dict[str, Any]) -> str:
     tables: dict[str, Callable[[Any], str]] = {
         "training": training,
         "layouts": layouts,
+        "communication": communication,
         "reference": reference,
+        "data": data,
         "import": conversion,
         "decoding": decoding,
         "sampling": sampling,
