@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nemo_mm_align.benchmarks.gpu.options import Options
+from nemo_mm_align.benchmarks.lengths.settings import LengthsSize
 from nemo_mm_align.core.configuration import Count, Natural, NotNegative, Positive, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
-Part = Literal["training", "layouts", "reference", "import", "decoding", "sampling", "serving", "labeling", "gpu"]
+Part = Literal[
+    "training", "lengths", "layouts", "reference", "import", "decoding", "sampling", "serving", "labeling", "gpu"
+]
 ServingMeasure = Literal["against_transformers", "load", "memory"]
 
 
@@ -112,6 +115,7 @@ class BenchmarkSize(StrictModel):
     decoding_batches: list[Count]
     sampling: SamplingSize
     models: dict[str, ModelSize]
+    lengths: LengthsSize
     serving: ServingSize
     imported: Annotated[LlavaConfig, Field(alias="import")]
     labeling: LabelingSize
