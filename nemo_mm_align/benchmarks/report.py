@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nemo_mm_align.benchmarks.input_report import communication, data
+from nemo_mm_align.benchmarks.lengths.report import lengths
 from nemo_mm_align.benchmarks.serving.report import serving
 from nemo_mm_align.benchmarks.tables import markdown_table
 from nemo_mm_align.core.units import MIB
@@ -16,6 +17,7 @@ def markdown(results: dict[str, Any]) -> str:
     sections = [_machine(results["machine"])]
     tables: dict[str, Callable[[Any], str]] = {
         "training": training,
+        "lengths": lengths,
         "layouts": layouts,
         "communication": communication,
         "reference": reference,

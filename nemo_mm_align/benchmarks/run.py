@@ -15,6 +15,8 @@ from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import LIMIT_SECONDS, measure
+from nemo_mm_align.benchmarks.lengths.run import LIMIT_SECONDS as LENGTHS_SECONDS
+from nemo_mm_align.benchmarks.lengths.run import measure_lengths
 from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
@@ -84,6 +86,15 @@ class Benchmark:
             for method in (PREFERENCE, IMITATION)
             for threads in self.size.threads
         ]
+
+    def lengths(self, loss: PairsLoss) -> list[dict[str, Any]]:
+        """Pairs, conditioned answers and single answers as unequally long as the paper's, of one thread."""
+        return measure_lengths(
+            self.size.lengths,
+            self.settings,
+            loss.model_dump(),
+            lambda name, given: measure(name, given, threads=1, limit_s=LENGTHS_SECONDS),
+        )
 
     def layouts(self) -> list[dict[str, Any]]:
         """One process with one thread and with all, then two processes of one thread each."""
@@ -215,6 +226,7 @@ def run_benchmark(config: BenchmarkSettings) -> str:
         benchmark = Benchmark(config.size, config.template, Path(scratch))
         parts: dict[str, Callable[[], Any]] = {
             "training": lambda: benchmark.training(config.loss),
+            "lengths": lambda: benchmark.lengths(config.loss),
             "layouts": benchmark.layouts,
             "communication": benchmark.communication,
             "reference": benchmark.reference,

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from nemo_mm_align.benchmarks.gpu.options import Options
+from nemo_mm_align.benchmarks.lengths.settings import LengthsSize
 from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.core.configuration import Count, Natural, NotNegative, Positive, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
 Part = Literal[
     "training",
+    "lengths",
     "layouts",
     "communication",
     "reference",
@@ -149,6 +151,7 @@ class BenchmarkSize(StrictModel):
     data: DataSize
     sampling: SamplingSize
     models: dict[str, ModelSize]
+    lengths: LengthsSize
     serving: ServingSize
     imported: Annotated[LlavaConfig, Field(alias="import")]
     labeling: LabelingSize

@@ -27,6 +27,10 @@ def measurement(name: str) -> _Measurement:
         from nemo_mm_align.benchmarks import training
 
         return training.measure_preference if name == PREFERENCE else training.measure_imitation
+    if name in ("lengths_time", "lengths_memory"):
+        from nemo_mm_align.benchmarks.lengths import measure
+
+        return measure.measure_time if name == "lengths_time" else measure.measure_memory
     if name == "decoding":
         from nemo_mm_align.benchmarks import decoding
 
