@@ -99,7 +99,8 @@ class _LabelLosses(torch.autograd.Function):
 
 
 def _chunks(hidden_PH: Tensor, weight_VH: Tensor) -> Iterator[slice]:
-    positions, step = len(hidden_PH), chunk_rows(*hidden_PH.shape, len(weight_VH))
+    positions, hidden = hidden_PH.shape
+    step = chunk_rows(positions, hidden, len(weight_VH))
     return (slice(start, min(start + step, positions)) for start in range(0, positions, step))
 
 

@@ -34,6 +34,8 @@ class LanguageModel(GPTModel):
         is_plain: whether `run_plainly` does all that `forward` does.
     """
 
+    rotary_pos_emb: RotaryPositions
+
     def __init__(self, *args: Any, real_vocab_size: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size

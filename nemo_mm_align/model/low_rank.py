@@ -51,14 +51,15 @@ class _AddProduct(torch.autograd.Function):
         low_SBR, *ups = ctx.saved_tensors
         flat_NO = grad_SBO.reshape(-1, grad_SBO.shape[-1])
         slices = [flat_NO[:, start : start + up.shape[1]] for start, up in zip(ctx.starts, ups, strict=True)]
-        grad_low = grad_ups = None
+        grad_low: Tensor | None = None
+        grad_ups: Sequence[Tensor | None] = [None] * len(ups)
         if ctx.needs_input_grad[1]:
             parts = [_scaled_product(part, up.t(), ctx.scale) for part, up in zip(slices, ups, strict=True)]
             grad_low = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).view_as(low_SBR)
         if any(ctx.needs_input_grad[4:]):
             lows = _parts(low_SBR, ups)
             grad_ups = [_scaled_product(low.t(), part, ctx.scale) for low, part in zip(lows, slices, strict=True)]
-        return (grad_SBO, grad_low, None, None, *(grad_ups or [None] * len(ups)))
+        return (grad_SBO, grad_low, None, None, *grad_ups)
 
 
 def _parts(low_SBR: Tensor, ups: Sequence[Tensor]) -> Sequence[Tensor]:
