@@ -47,9 +47,10 @@ class Packing:
                 places += [torch.arange(*span) * rows + row for span in spans]
                 queries.append(query[1] - query[0])
                 keys.append(sum(end - start for start, end in spans))
-        ends = (torch.tensor(list(accumulate(lengths)), dtype=torch.int32) for lengths in (queries, keys))
-        on_device = [to_device(tensor, device) for tensor in (torch.cat(places), *ends)]
-        return cls(*on_device, max(queries), max(keys))
+        query_ends, key_ends = (
+            to_device(torch.tensor(list(accumulate(lengths)), dtype=torch.int32), device) for lengths in (queries, keys)
+        )
+        return cls(to_device(torch.cat(places), device), query_ends, key_ends, max(queries), max(keys))
 
 
 def sequences(trees: tuple[Tree, ...], length: int) -> Iterator[tuple[Span, list[Span]]]:

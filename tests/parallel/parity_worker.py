@@ -217,6 +217,8 @@ def check_packed(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None
             collate([s], length, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels, shared_prefix, least_rows=rows)
             for s in samples
         ]
+        layouts = [batch.places.trees for batch in make]
+        assert [trees is not None and model.attends_by_trees(trees) for trees in layouts] == [name == "without"] * 2
         _, token_losses, gradients = train_step(model, make)
         log_probs = torch.cat([b.sum_per_sequence(row) for b, row in zip(make, token_losses[0], strict=True)])
         results[name] = log_probs, gradients

@@ -156,10 +156,10 @@ def two_calls(given: Inputs) -> Attend:
 def by_trees(given: Inputs) -> Attend:
     """What ``model.levers.attention`` pulls: on a GPU one call of flash attention on gathered keys, for rows of any trees."""
     layout = RowsOfTrees.on(given.segments_BS.device, Trees.of(given.segments_BS, torch.zeros_like(given.segments_BS)))
-    heads = [leaf.permute(2, 0, 1, 3) for leaf in given.leaves]  # as the layers hand them over: [S, B, N, D]
+    q, k, v = (leaf.permute(2, 0, 1, 3) for leaf in given.leaves)  # as the layers hand them over: [S, B, N, D]
 
     def attend() -> Tensor:
-        return layout.attend(*heads, given.sizes.width**-0.5).unflatten(2, (given.sizes.heads, -1)).permute(1, 2, 0, 3)
+        return layout.attend(q, k, v, given.sizes.width**-0.5).unflatten(2, (given.sizes.heads, -1)).permute(1, 2, 0, 3)
 
     return attend
 
