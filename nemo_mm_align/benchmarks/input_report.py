@@ -62,9 +62,10 @@ def _pixels(found: dict[str, Any]) -> str:
 def _needed(found: dict[str, Any]) -> str:
     """How many loader processes make a step never wait, from the rate of one."""
     sentences = []
+    fewest = min((line["workers"] for line in found["lines"] if line["workers"] > 0), default=0)
     for line in found["lines"]:
-        if line["workers"] == min(each["workers"] for each in found["lines"] if each["workers"] > 0):
-            one = line["images_per_second"][OURS] / line["workers"]
+        if line["workers"] == fewest:
+            one = line["images_per_second"][OURS] / max(1, fewest)
             wanted = ", ".join(
                 f"{method} {rate:.1f} pictures/s: {math.ceil(rate / one)}" for method, rate in found["needed"].items()
             )
