@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nemo_mm_align.benchmarks.gpu.shapes import lora_config, model_config
+from nemo_mm_align.benchmarks.input_report import FAST, OURS, SLOW
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.random_models import PAD_ID, SPECIAL
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
@@ -38,7 +40,6 @@ from nemo_mm_align.schema.images import load_image
 from nemo_mm_align.schema.records import Turn
 
 SEED = 1234
-OURS, SLOW, FAST = "ours", "transformers", "transformers, fast"
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
 _EQUAL = 1e-5
 """Of normalised pixels."""
@@ -75,7 +76,9 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a loader process is one thread, as in a training
     work, folder = settings["data"], Path(settings["folder"]) / "policy"
     template = ChatTemplate.from_config(settings["template"])
-    sides = {OURS: _ours(folder, template), SLOW: _peer(folder, template, False), FAST: _peer(folder, template, True)}
+    sides = {OURS: _ours(folder, template), SLOW: _peer(folder, template, False)}
+    if find_spec("torchvision") is not None:  # else transformers would take the slow one
+        sides[FAST] = _peer(folder, template, True)
     lines = []
     for kind in _SUFFIXES:
         records = _records(settings, kind)
@@ -92,7 +95,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
                     "workers": workers,
                     "images_per_second": rates,
                     "tokens_per_second": {name: tokens / timing.median for name, timing in timings.items()},
-                    "speedup": {name: speedup(timings[name], timings[OURS]) for name in (SLOW, FAST)},
+                    "speedup": {name: speedup(timings[name], timings[OURS]) for name in differences},
                     "differences": differences,
                     "load_after": load_average(),
                 }

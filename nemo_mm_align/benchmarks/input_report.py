@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nemo_mm_align.benchmarks.data import FAST, OURS, SLOW
 from nemo_mm_align.benchmarks.tables import markdown_table
 from nemo_mm_align.core.units import MIB
+
+OURS, SLOW, FAST = "ours", "transformers", "transformers, fast"
+"""Sides of the part ``data``; the last one is there where torchvision is."""
 
 
 def communication(results: list[dict[str, Any]]) -> str:
@@ -34,31 +36,36 @@ def _kinds(title: str, stage: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def data(found: dict[str, Any]) -> str:
     """Rates of both sides, and the loader processes that a rank needs at the estimator's rate."""
+    sides = [side for side in (SLOW, FAST, OURS) if side in found["lines"][0]["images_per_second"]]
     rows = [
         (
             f"{line['kind']}, {line['bytes'] / 1000:.0f} kB, loader processes: {line['workers']}",
-            *(f"{line['images_per_second'][side]:,.0f}" for side in (SLOW, FAST, OURS)),
-            *(f"{line['speedup'][side]:.2f}x" for side in (SLOW, FAST)),
+            *(f"{line['images_per_second'][side]:,.0f}" for side in sides),
+            *(f"{line['speedup'][side]:.2f}x" for side in sides if side != OURS),
             f"{line['tokens_per_second'][OURS]:,.0f}",
             line["load_after"],
         )
         for line in found["lines"]
     ]
-    head = ("", *(f"{side}, pictures/s" for side in (SLOW, FAST, OURS)), "ours against it", "against the fast one")
-    differences = max(line["differences"][FAST] for line in found["lines"])
-    table = markdown_table((*head, "ours, tokens/s", "load"), rows)
-    return (
-        f"**From records to batches, {found['model']}** (the same ids; the fast processor's pixels differ by up to "
-        f"{differences:.3g})\n\n{table}\n\n{_needed(found)}"
-    )
+    rates = [f"{side}, pictures/s" for side in sides]
+    head = ("", *rates, *(f"ours against {side}" for side in sides if side != OURS), "ours, tokens/s", "load")
+    return f"**From records to batches, {found['model']}** ({_pixels(found)})\n\n{markdown_table(head, rows)}\n\n{_needed(found)}"
+
+
+def _pixels(found: dict[str, Any]) -> str:
+    """How far the fast processor's pixels are off."""
+    known = [line["differences"][FAST] for line in found["lines"] if FAST in line["differences"]]
+    off = f"the fast one's pixels differ by up to {max(known):.3g}" if known else "without torchvision no fast one"
+    return f"the same ids and pixels as transformers' processor; {off}"
 
 
 def _needed(found: dict[str, Any]) -> str:
     """How many loader processes make a step never wait, from the rate of one."""
     sentences = []
+    fewest = min((line["workers"] for line in found["lines"] if line["workers"] > 0), default=0)
     for line in found["lines"]:
-        if line["workers"] == min(each["workers"] for each in found["lines"] if each["workers"] > 0):
-            one = line["images_per_second"][OURS] / line["workers"]
+        if line["workers"] == fewest:
+            one = line["images_per_second"][OURS] / max(1, fewest)
             wanted = ", ".join(
                 f"{method} {rate:.1f} pictures/s: {math.ceil(rate / one)}" for method, rate in found["needed"].items()
             )

@@ -62,9 +62,9 @@ def outline(settings: TrainSettings, source: ModelSource) -> str:
     trained = "adapters" if model.lora is not None else "weights"
     return (
         f"{settings.recipe.name}: trains {trained} of {source.folder} ({source.config.num_parameters():,} parameters) on "
-        f"{settings.source.path}; {model.global_batch_size} samples a step, {model.micro_batch_size} a micro batch; "
-        f"{ranks} ranks: tensor parallel {parallel.tensor_model_parallel_size}, pipeline "
-        f"{parallel.pipeline_model_parallel_size}, data {parallel.data_parallel_size(ranks)}; results in {folder}"
+        f"{settings.source.path}; {model.global_batch_size} samples a step, {model.micro_batch_size} a micro batch; tensor "
+        f"parallel {parallel.tensor_model_parallel_size}, pipeline {parallel.pipeline_model_parallel_size}, data "
+        f"{parallel.data_parallel_size(ranks)} on {ranks} {'rank' if ranks == 1 else 'ranks'}; results in {folder}"
     )
 
 

@@ -228,5 +228,5 @@ def test_a_training_says_what_it_will_do_before_them(
         said.startswith(f"sft: trains adapters of {MODEL} (")
         and f") on {places['@data']}; 2 samples a step, 1 a m" in said
     )
-    assert said.endswith(f"1 ranks: tensor parallel 1, pipeline 1, data 1; results in {places['@here']}/results/sft")
+    assert said.endswith(f"; tensor parallel 1, pipeline 1, data 1 on 1 rank; results in {places['@here']}/results/sft")
     assert "AssertionError: nemo was imported" in rest
