@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nemo_mm_align.benchmarks.agreed import BETA, OPTIM, SEED
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.llava import Llava
@@ -20,8 +21,6 @@ from nemo_mm_align.training import reference
 from nemo_mm_align.training.schedule import run_schedule
 from nemo_mm_align.training.step import TrainingEngine
 
-SEED, BETA = 1234, 0.1
-OPTIM = OptimConfig(lr=1e-5, projector_lr=None, schedule="constant", warmup_ratio=0.0)
 _STEPS = 10_000
 
 

@@ -13,11 +13,16 @@ from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.parallel.optim_config import OptimConfig
 
 
-def load_llava(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """Open a folder with transformers, in fp32 unless asked otherwise, the vision tower frozen."""
+def import_llava() -> Any:
+    """transformers' class."""
     from transformers import LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype)
+    return LlavaForConditionalGeneration
+
+
+def load_llava(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Open a folder with transformers, in fp32 unless asked otherwise, the vision tower frozen."""
+    model = import_llava().from_pretrained(folder, attn_implementation="sdpa", dtype=dtype)
     model.model.vision_tower.requires_grad_(False)
     return model
 

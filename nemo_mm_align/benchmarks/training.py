@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from nemo_mm_align.benchmarks import peers
-from nemo_mm_align.benchmarks.engine import OPTIM, SEED, EngineTraining
+from nemo_mm_align.benchmarks.agreed import OPTIM, SEED
+from nemo_mm_align.benchmarks.engine import EngineTraining
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, samples_of
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE

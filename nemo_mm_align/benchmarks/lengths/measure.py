@@ -1,4 +1,4 @@
-"""What is done with the lines: losses held against each other, steps timed in turn, memory of each in a process of its own."""
+"""Losses of all lines held against each other, then their steps timed in turn."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.benchmarks.engine import SEED
-from nemo_mm_align.benchmarks.lengths.ours import Ours
-from nemo_mm_align.benchmarks.lengths.sides import OURS, Peer, Runnable, our_lines, peer_lines, peers_of
+from nemo_mm_align.benchmarks.agreed import SEED
+from nemo_mm_align.benchmarks.lengths.ours import Ours, our_lines
+from nemo_mm_align.benchmarks.lengths.peer_lines import Peer, peer_lines, peers_of
+from nemo_mm_align.benchmarks.lengths.runnable import OURS, Runnable
 from nemo_mm_align.benchmarks.lengths.work import Work
-from nemo_mm_align.benchmarks.machine import load_average, peak_resident_bytes, resident_bytes
+from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.timing import Timing, alternate, speedup
 from nemo_mm_align.benchmarks.training import TOLERANCE, check_equal
 from nemo_mm_align.core.configuration import read
@@ -24,7 +25,6 @@ from nemo_mm_align.parallel import runtime
 
 TOLERANCES = {"fp32": TOLERANCE, "bf16": 0.03}
 """Relative distance of losses; in bf16 the sums of log-probs of the two sides round differently."""
-_STEPS_FOR_MEMORY = 2  # the first one makes the optimizer's state
 _Sizes = dict[str, dict[int, float]]
 
 
@@ -108,31 +108,3 @@ def _result(
         "threads": torch.get_num_threads(),
         "load_after": load_average(),
     }
-
-
-def measure_memory(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take two steps of one line, in a process that holds nothing else.
-
-    Returns:
-        ``peak_bytes``: most resident memory; ``libraries_bytes``: of it, what was there before the models.
-    """
-    work, name = read(Work, settings["work"], "work"), settings["line"]
-    runtime.initialize(ParallelConfig(), SEED)
-    libraries = resident_bytes()
-    with tempfile.TemporaryDirectory() as scratch:
-        line = _only(work, name, settings["size"], Path(scratch))
-        for _ in range(_STEPS_FOR_MEMORY):
-            line.step()
-    return {"peak_bytes": peak_resident_bytes(), "libraries_bytes": libraries}
-
-
-def _only(work: Work, name: str, size: int, scratch: Path) -> Runnable:
-    """One line without the others' models: of ours no reference where its log-probs were computed before."""
-    own = name.removeprefix(f"{OURS}, ")
-    if own in work.lines:
-        alone = work.model_copy(update={"lines": {own: work.lines[own]}})
-        cached = work.lines[own].cached_reference
-        return next(our_lines(Ours(alone, with_reference=work.pairs and not cached), size))[1]
-    builds = peers_of(work, scratch)
-    peer = max((other for other in builds if name.startswith(other)), key=len)
-    return next(line for found, line in peer_lines(peer, builds[peer](), size) if found == name)

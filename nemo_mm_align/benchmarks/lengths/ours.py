@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from nemo_mm_align.benchmarks.engine import SEED, EngineTraining
-from nemo_mm_align.benchmarks.lengths.work import Line, Work
+from nemo_mm_align.benchmarks.agreed import SEED
+from nemo_mm_align.benchmarks.engine import EngineTraining
+from nemo_mm_align.benchmarks.lengths.runnable import OURS, Runnable
+from nemo_mm_align.benchmarks.lengths.settings import Line
+from nemo_mm_align.benchmarks.lengths.work import Work
 from nemo_mm_align.benchmarks.pairs import batch_of
 from nemo_mm_align.benchmarks.random_models import IMAGE_ID
 from nemo_mm_align.core.configuration import read
@@ -91,3 +95,18 @@ def real_share(batches: Sequence[Batch]) -> float:
 def computed_positions(batches: Sequence[Batch]) -> int:
     """Positions that a forward pass over them computes, padding included."""
     return sum(batch.input_ids_BS.numel() for batch in batches)
+
+
+def our_lines(side: Ours, size: int) -> Iterator[tuple[str, Runnable]]:
+    """Yield ours, line by line."""
+    for name, line in side.work.lines.items():
+        batches = side.prepared(line, size)
+        yield (
+            f"{OURS}, {name}",
+            Runnable(
+                partial(side.loss, line, batches),
+                partial(side.step, line, batches),
+                real_share(batches),
+                computed_positions(batches),
+            ),
+        )

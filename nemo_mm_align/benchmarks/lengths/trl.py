@@ -59,7 +59,7 @@ class TrlTrainer:
     ) -> None:
         from datasets import Dataset
 
-        config, trainer = _classes(pairs=reference is not None)
+        config, trainer = import_trl(pairs=reference is not None)
         given = {**ARGUMENTS, **optimizer_arguments(optim), **loss, "output_dir": str(scratch)}
         models = [load_llava(folder, numbers.weights) for folder in (policy, reference) if folder is not None]
         self.pairs, self._records = reference is not None, records
@@ -135,7 +135,7 @@ def _words(record: Mapping[str, Any]) -> int:
     return len(record["prompt"].split()) + max(len(answer.split()) for answer in answers)
 
 
-def _classes(pairs: bool) -> tuple[Any, Any]:
+def import_trl(pairs: bool) -> tuple[Any, Any]:
     """Settings and trainer; raise `UserError` without TRL, or with one whose trainers take no pictures."""
     try:
         import trl

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_mm_align.benchmarks.engine import SEED
+from nemo_mm_align.benchmarks.agreed import SEED
 from nemo_mm_align.benchmarks.lengths.draw import (
     Drawn,
     answer_records,

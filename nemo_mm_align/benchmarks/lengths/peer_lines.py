@@ -1,44 +1,22 @@
-"""Every line of the table as something that can be run: the peers with their options, ours with one capability more per line."""
+"""The peers with their options, line by line; nothing of the engine is imported, whose memory would count as theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nemo_mm_align.benchmarks.engine import OPTIM
-from nemo_mm_align.benchmarks.lengths import ours, trl
-from nemo_mm_align.benchmarks.lengths.ours import Ours
+from nemo_mm_align.benchmarks.agreed import OPTIM
+from nemo_mm_align.benchmarks.lengths.runnable import Runnable
 from nemo_mm_align.benchmarks.lengths.transformers_answers import TransformersAnswers
-from nemo_mm_align.benchmarks.lengths.trl import FP32, Inputs, Numbers, TrlTrainer
+from nemo_mm_align.benchmarks.lengths.trl import FP32, Inputs, Numbers, TrlTrainer, real_share
 from nemo_mm_align.benchmarks.lengths.work import Work
 
-OURS = "ours"
 AUTOCAST, WHOLLY_BF16 = Numbers(autocast=True), Numbers(weights=torch.bfloat16)
 Peer = TrlTrainer | TransformersAnswers
-
-
-@dataclass(frozen=True)
-class Runnable:
-    """A line of the table.
-
-    Args:
-        loss: of the global batch, without a step.
-        step: takes an optimizer step and returns its loss.
-        real: share of computed positions that are no padding.
-        positions: that a forward pass computes, padding included.
-        rival: whether ours is held against it, as what a user of a peer can have.
-    """
-
-    loss: Callable[[], float]
-    step: Callable[[], float]
-    real: float
-    positions: int
-    rival: bool = False
 
 
 def numbers_of(precision: str) -> dict[str, Numbers]:
@@ -76,22 +54,7 @@ def _of_peer(peer: Peer, batches: Sequence[Inputs], rival: bool) -> Runnable:
     return Runnable(
         partial(peer.loss, batches),
         partial(peer.step, batches),
-        trl.real_share(batches),
+        real_share(batches),
         sum(mask.numel() for mask in masks),
         rival,
     )
-
-
-def our_lines(side: Ours, size: int) -> Iterator[tuple[str, Runnable]]:
-    """Yield ours, line by line."""
-    for name, line in side.work.lines.items():
-        batches = side.prepared(line, size)
-        yield (
-            f"{OURS}, {name}",
-            Runnable(
-                partial(side.loss, line, batches),
-                partial(side.step, line, batches),
-                ours.real_share(batches),
-                ours.computed_positions(batches),
-            ),
-        )
