@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.benchmarks.engine import SEED
+from nemo_mm_align.benchmarks.agreed import SEED
 from nemo_mm_align.benchmarks.machine import Growth, anonymous_growth, load_average
 from nemo_mm_align.core.configuration import read
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig

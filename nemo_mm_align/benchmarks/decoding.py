@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from nemo_mm_align.benchmarks import peers
-from nemo_mm_align.benchmarks.engine import SEED, load_engine
+from nemo_mm_align.benchmarks.agreed import SEED
+from nemo_mm_align.benchmarks.engine import load_engine
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, draw_pairs, prompt_ids, random_pixels
 from nemo_mm_align.benchmarks.timing import alternate, speedup

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nemo_mm_align.benchmarks.agreed import BETA, OPTIM, SEED
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.model.config import EngineConfig, ParallelConfig
 from nemo_mm_align.model.llava import Llava
@@ -20,8 +21,6 @@ from nemo_mm_align.training import reference
 from nemo_mm_align.training.schedule import run_schedule
 from nemo_mm_align.training.step import TrainingEngine
 
-SEED, BETA = 1234, 0.1
-OPTIM = OptimConfig(lr=1e-5, projector_lr=None, schedule="constant", warmup_ratio=0.0)
 _STEPS = 10_000
 
 
@@ -32,9 +31,12 @@ def objective_of(method: str, changes: Mapping[str, Any] | None = None) -> Objec
     return spec.configured(**{**peers, **(changes or {})})
 
 
-def load_engine(folder: Path, parallel: ParallelConfig | None = None) -> Llava:
-    """Build this rank's part of a folder's model in fp32; process groups must be up."""
-    return build_from(open_source(folder), parallel or ParallelConfig(), EngineConfig("fp32", seed=SEED))
+FP32 = EngineConfig("fp32", seed=SEED)
+
+
+def load_engine(folder: Path, parallel: ParallelConfig | None = None, config: EngineConfig = FP32) -> Llava:
+    """Build this rank's part of a folder's model; process groups must be up."""
+    return build_from(open_source(folder), parallel or ParallelConfig(), config)
 
 
 class EngineTraining:
@@ -46,6 +48,7 @@ class EngineTraining:
         reference_folder: DPO's reference where its log-probs are to be computed here.
         changes: settings of the recipe that are not to be its defaults.
         optim: learning rate, betas and clipping.
+        config: numbers and kernels.
     """
 
     def __init__(
@@ -56,12 +59,13 @@ class EngineTraining:
         parallel: ParallelConfig | None = None,
         changes: Mapping[str, Any] | None = None,
         optim: OptimConfig = OPTIM,
+        config: EngineConfig = FP32,
     ) -> None:
-        model = load_engine(policy, parallel)
+        model = load_engine(policy, parallel, config)
         self.engine = TrainingEngine(model, objective_of(method, changes), optim, _STEPS, SEED)
         self.reference: Llava | None = None
         if reference_folder is not None:
-            self.reference = load_engine(reference_folder, parallel).eval().requires_grad_(False)
+            self.reference = load_engine(reference_folder, parallel, config).eval().requires_grad_(False)
         self._step = 0
 
     def with_reference(self, batch: Batch) -> Batch:
@@ -76,9 +80,11 @@ class EngineTraining:
         self._step += 1
         return self.engine.step(batches, self._step - 1).metrics["loss"]
 
-    def loss(self, batch: Batch) -> float:
-        """Loss of one micro batch without a step."""
+    def loss(self, *batches: Batch) -> float:
+        """Loss of micro batches without a step."""
         with torch.no_grad():
-            reports = run_schedule(self.engine.ddp, [batch], self.engine.reads, self.engine._loss, forward_only=True)
-        total, weight = reports[0]["loss"]
-        return float(total / weight)
+            reports = run_schedule(
+                self.engine.ddp, list(batches), self.engine.reads, self.engine._loss, forward_only=True
+            )
+        totals, weights = zip(*(report["loss"] for report in reports), strict=True)
+        return float(sum(totals) / sum(weights))

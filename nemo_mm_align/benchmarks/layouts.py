@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from nemo_mm_align.benchmarks.engine import SEED, EngineTraining
+from nemo_mm_align.benchmarks.agreed import SEED
+from nemo_mm_align.benchmarks.engine import EngineTraining
 from nemo_mm_align.benchmarks.machine import load_average, peak_resident_bytes
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, random_pixels, samples_of
 from nemo_mm_align.benchmarks.recipes import PREFERENCE

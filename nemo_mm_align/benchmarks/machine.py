@@ -46,6 +46,11 @@ def peak_resident_bytes(process: str = "self") -> int:
     return _status("VmHWM", process)
 
 
+def resident_bytes(process: str = "self") -> int:
+    """Memory that a process holds now, libraries included; 0 where it has ended."""
+    return _status("VmRSS", process)
+
+
 def anonymous_bytes() -> int:
     """Memory that no file stands behind, shared memory included, of this process and those that it started.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,25 @@ from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.parallel.optim_config import OptimConfig
 
 
-def load_llava(folder: Path) -> Any:
-    """Open a folder with transformers, fp32, the vision tower frozen."""
+def import_llava() -> Any:
+    """transformers' class."""
     from transformers import LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
+    return LlavaForConditionalGeneration
+
+
+def load_llava(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Open a folder with transformers, in fp32 unless asked otherwise, the vision tower frozen."""
+    model = import_llava().from_pretrained(folder, attn_implementation="sdpa", dtype=dtype)
     model.model.vision_tower.requires_grad_(False)
     return model
+
+
+def adamw(parameters: Iterable[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
+    """torch's fused AdamW with the engine's settings."""
+    return torch.optim.AdamW(
+        parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
+    )
 
 
 class TransformersSft:
@@ -30,14 +42,7 @@ class TransformersSft:
         self.batch = {**padded_rows(samples), "pixel_values": pixels_NCHW}
         self.clip = optim.clip_grad
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=optim.lr,
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            fused=True,
-        )
+        self.optimizer = adamw(self.parameters, optim)
 
     def step(self) -> float:
         """One optimizer step; return its loss."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 from nemo_mm_align.model.huggingface_config import hf_config_from_llava
-from nemo_mm_align.model.huggingface_export import Companions
 from nemo_mm_align.model.huggingface_names import file_name, uncomputed_vision_shapes, weight_pieces
 from nemo_mm_align.model.huggingface_origin import Origin, write_json
 from nemo_mm_align.model.huggingface_writer import Entry, ShardWriter, dtype_name
@@ -36,6 +35,10 @@ def write_random_model(folder: Path, config: LlavaConfig, seed: int, dtype: torc
     Returns:
         Bytes of the weights that this engine computes with.
     """
+    from nemo_mm_align.model.huggingface_export import (
+        Companions,
+    )  # megatron-core comes along, which a peer's process is without
+
     assert config.image_token_id == IMAGE_ID
     folder.mkdir(parents=True)
     computed = {piece.name: piece.shape for piece in weight_pieces(config, ParallelConfig())}

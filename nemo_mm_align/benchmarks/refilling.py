@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from nemo_mm_align.benchmarks.engine import SEED
+from nemo_mm_align.benchmarks.agreed import SEED
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, draw_pairs
 from nemo_mm_align.benchmarks.random_models import SPECIAL

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemo_mm_align.benchmarks.input_report import communication, data
+from nemo_mm_align.benchmarks.lengths.report import lengths
 from nemo_mm_align.benchmarks.serving.report import serving
 from nemo_mm_align.benchmarks.tables import markdown_table
 from nemo_mm_align.core.units import MIB
@@ -15,8 +17,11 @@ def markdown(results: dict[str, Any]) -> str:
     sections = [_machine(results["machine"])]
     tables: dict[str, Callable[[Any], str]] = {
         "training": training,
+        "lengths": lengths,
         "layouts": layouts,
+        "communication": communication,
         "reference": reference,
+        "data": data,
         "import": conversion,
         "decoding": decoding,
         "sampling": sampling,

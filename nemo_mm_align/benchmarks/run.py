@@ -15,6 +15,8 @@ from nemo_mm_align.benchmarks import report
 from nemo_mm_align.benchmarks.gpu.run import run as run_gpu
 from nemo_mm_align.benchmarks.labeling import measure_labeling
 from nemo_mm_align.benchmarks.launch import LIMIT_SECONDS, measure
+from nemo_mm_align.benchmarks.lengths.run import LIMIT_SECONDS as LENGTHS_SECONDS
+from nemo_mm_align.benchmarks.lengths.run import measure_lengths
 from nemo_mm_align.benchmarks.machine import describe_machine
 from nemo_mm_align.benchmarks.random_models import write_random_model
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
@@ -32,6 +34,12 @@ logger = logging.getLogger(__name__)
 
 LAYOUTS = {"1 process": (1, 1, 1), "TP2": (2, 1, 2), "PP2": (1, 2, 2), "DP2": (1, 1, 2)}
 """Name: tensor-parallel size, pipeline-parallel size, processes."""
+
+COMMUNICATING: dict[int, dict[str, tuple[int, int, bool]]] = {
+    2: {"TP2": (2, 1, False), "TP2 + SP": (2, 1, True), "PP2": (1, 2, False), "DP2": (1, 1, False)},
+    4: {"TP2 + SP, PP2": (2, 2, True)},
+}
+"""Processes: name of a layout: tensor-parallel size, pipeline-parallel size, whether sequence parallel."""
 
 SEED = 1234
 _SERVING_SECONDS = 1800
@@ -79,6 +87,15 @@ class Benchmark:
             for threads in self.size.threads
         ]
 
+    def lengths(self, loss: PairsLoss) -> list[dict[str, Any]]:
+        """Pairs, conditioned answers and single answers as unequally long as the paper's, of one thread."""
+        return measure_lengths(
+            self.size.lengths,
+            self.settings,
+            loss.model_dump(),
+            lambda name, given: measure(name, given, threads=1, limit_s=LENGTHS_SECONDS),
+        )
+
     def layouts(self) -> list[dict[str, Any]]:
         """One process with one thread and with all, then two processes of one thread each."""
         results = []
@@ -89,6 +106,32 @@ class Benchmark:
                     found = self._measured("layout", settings, threads, processes)
                     results.append({"model": model, "layout": name, **found})
         return results
+
+    def communication(self) -> list[dict[str, Any]]:
+        """What two and four ranks communicate in a step, in all layouts of so many one after the other."""
+        results = []
+        for model in self.size.communication.models:
+            values = self.size.models[model]
+            settings = {
+                "folder": model,
+                "sizes": values.sizes.to_dict(),
+                "pairs": {"prompt_words": values.prompt_words, "answer_words": values.answer_words},
+                "layout_pairs": values.layout_pairs,
+                "communication": self.size.communication.model_dump(),
+            }
+            measured = [
+                self._measured("communication", {**settings, "layouts": layouts}, 1, processes)
+                for processes, layouts in COMMUNICATING.items()
+            ]
+            results.append({"model": model, "cases": [case for found in measured for case in found["cases"]]})
+        return results
+
+    def data(self) -> dict[str, Any]:
+        """Pictures and texts to batches, against transformers' processor."""
+        work = self.size.data
+        with tempfile.TemporaryDirectory(dir=self.scratch) as pictures:
+            own = {"data": work.model_dump(), "template": self.template, "scratch": pictures}
+            return {"model": work.model, **self._measured("data", {**self.settings(work.model), **own}, 1)}
 
     def reference(self) -> list[dict[str, Any]]:
         """Time of both ways in one process, memory of each way in a process of its own."""
@@ -183,8 +226,11 @@ def run_benchmark(config: BenchmarkSettings) -> str:
         benchmark = Benchmark(config.size, config.template, Path(scratch))
         parts: dict[str, Callable[[], Any]] = {
             "training": lambda: benchmark.training(config.loss),
+            "lengths": lambda: benchmark.lengths(config.loss),
             "layouts": benchmark.layouts,
+            "communication": benchmark.communication,
             "reference": benchmark.reference,
+            "data": benchmark.data,
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
             "sampling": benchmark.sampling,

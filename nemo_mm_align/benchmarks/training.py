@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from nemo_mm_align.benchmarks import peers
-from nemo_mm_align.benchmarks.engine import OPTIM, SEED, EngineTraining
+from nemo_mm_align.benchmarks.agreed import OPTIM, SEED
+from nemo_mm_align.benchmarks.engine import EngineTraining
 from nemo_mm_align.benchmarks.machine import load_average
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, positions, samples_of
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
@@ -24,12 +25,12 @@ TOLERANCE = 1e-4
 _COMPARED_STEPS = 2
 
 
-def check_equal(losses: dict[str, float]) -> None:
+def check_equal(losses: dict[str, float], tolerance: float = TOLERANCE) -> None:
     """Stop the run where two sides do not compute the same; a faster wrong number is no result."""
     first = next(iter(losses.values()))
-    wrong = {name: loss for name, loss in losses.items() if not abs(loss - first) <= TOLERANCE * abs(first)}
+    wrong = {name: loss for name, loss in losses.items() if not abs(loss - first) <= tolerance * abs(first)}
     if wrong:
-        raise RuntimeError(f"losses differ by more than {TOLERANCE} relative: {losses}")
+        raise RuntimeError(f"losses differ by more than {tolerance} relative: {losses}")
 
 
 def measure_preference(settings: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class TrlPairs:
         known = {field.name for field in fields(config)}
         self.keeps_answers = "use_logits_to_keep" in known
         """Whether this release has the option."""
-        given = {**_ARGUMENTS, **_optimizer(optim), **loss, "output_dir": str(scratch)}
+        given = {**ARGUMENTS, **optimizer_arguments(optim), **loss, "output_dir": str(scratch)}
         given["per_device_train_batch_size"] = len(pairs)
         if "max_prompt_length" in known:
             given["max_prompt_length"] = None
@@ -53,7 +53,7 @@ class TrlPairs:
             load_llava(reference),
             config(**given),
             train_dataset=_data_set(pairs, ends=not self.keeps_answers),
-            processing_class=_processor(policy),
+            processing_class=processor_of(policy),
         )
         self.trainer.create_optimizer_and_scheduler(num_training_steps=10_000)
         self.trainer.current_gradient_accumulation_steps = 1
@@ -95,7 +95,7 @@ class TrlPairs:
         return loss
 
 
-_ARGUMENTS: dict[str, Any] = {
+ARGUMENTS: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
@@ -106,9 +106,11 @@ _ARGUMENTS: dict[str, Any] = {
     "report_to": [],
     "disable_tqdm": True,
 }
+"""Of any of its trainers: on the CPU, nothing cut, dropped or reported."""
 
 
-def _optimizer(optim: OptimConfig) -> dict[str, Any]:
+def optimizer_arguments(optim: OptimConfig) -> dict[str, Any]:
+    """AdamW and clipping as for the engine."""
     return {
         "learning_rate": optim.lr,
         "adam_beta1": optim.betas[0],
@@ -142,7 +144,8 @@ def _data_set(pairs: Iterable[Pair], ends: bool) -> Any:
     return Dataset.from_list(records)
 
 
-def _processor(folder: Path) -> Any:
+def processor_of(folder: Path) -> Any:
+    """The processor of a random model's folder, as LLaVA-1.5's models have it."""
     from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
 
     image_processor = CLIPImageProcessor.from_pretrained(folder)

@@ -16,7 +16,6 @@ from typing import Any, cast, get_args
 
 from nemo_mm_align.benchmarks.recipes import IMITATION, PREFERENCE
 from nemo_mm_align.benchmarks.settings import ServingMeasure
-from nemo_mm_align.parallel import runtime
 
 _Measurement = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -27,6 +26,9 @@ def measurement(name: str) -> _Measurement:
         from nemo_mm_align.benchmarks import training
 
         return training.measure_preference if name == PREFERENCE else training.measure_imitation
+    if name in ("lengths_time", "lengths_memory"):
+        module = import_module(f"nemo_mm_align.benchmarks.lengths.{'measure' if name == 'lengths_time' else 'memory'}")
+        return cast(_Measurement, module.measure_time if name == "lengths_time" else module.measure_memory)
     if name == "decoding":
         from nemo_mm_align.benchmarks import decoding
 
@@ -37,6 +39,8 @@ def measurement(name: str) -> _Measurement:
         return refilling.measure
     if name in get_args(ServingMeasure):
         return cast(_Measurement, import_module(f"nemo_mm_align.benchmarks.serving.{name}").measure)
+    if name in ("communication", "data"):
+        return cast(_Measurement, import_module(f"nemo_mm_align.benchmarks.{name}").measure)
     if name == "layout":
         from nemo_mm_align.benchmarks import layouts
 
@@ -62,6 +66,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     result = measurement(name)(json.loads(Path(settings).read_text(encoding="utf-8")))
+    from nemo_mm_align.parallel import runtime  # not before: a peer's memory is measured without the engine's libraries
+
     if runtime.rank() == 0:
         Path(out).write_text(json.dumps(result), encoding="utf-8")
     runtime.shutdown()

@@ -19,11 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mm_align.capacity.gpus import GPU
+from nemo_mm_align.capacity.micro_batch_time import copied_per_second
 from nemo_mm_align.capacity.operations import Work, forward_flops
 from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
 
-MEMORY_SHARE = 0.81
-"""Of the data sheet's memory bandwidth: 3.9 of 4.8 TB/s in a copy."""
 OVERHEAD_PER_LAYER = 0.095e-3
 """Seconds of a layer's kernels in a recorded graph, beside what their bytes take."""
 CACHE_SHARE = 0.40
@@ -82,7 +81,7 @@ def token_seconds(config: LlavaConfig, gpu: GPU, layout: ParallelConfig, rows: f
     language, t = config.language, layout.tensor_model_parallel_size
     weights = language.linear_parameters * language.num_layers + language.vocab_size * language.hidden_size
     cache = 2 * language.num_layers * language.key_width * rows * context / CACHE_SHARE
-    reading = (weights + cache) * _BF16 / t / (gpu.memory_bandwidth * MEMORY_SHARE)
+    reading = (weights + cache) * _BF16 / t / copied_per_second(gpu)
     recorded = reading + language.num_layers * OVERHEAD_PER_LAYER
     alone = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size == 1
     return recorded if alone else max(recorded, language.num_layers * CALLS_PER_LAYER)

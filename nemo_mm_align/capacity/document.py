@@ -11,14 +11,17 @@ from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import MODELS as EXPERIMENT_MODELS
 from nemo_mm_align.capacity.gpus import GPU, GPUS, REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import ANSWER_TOKENS, USUAL_ANSWER_TOKENS, USUAL_PROMPT_TOKENS, TrainingJob, read_job
+from nemo_mm_align.capacity.measured import MEASURED_GPU, Comparison
 from nemo_mm_align.capacity.memory import CUDA_CONTEXT, NCCL_PER_GROUP
-from nemo_mm_align.capacity.steptime import (
-    ASSUMED_FP8_GAIN,
-    ASSUMED_LINK_SHARE,
-    ASSUMED_MFU,
-    HOST_FP8,
+from nemo_mm_align.capacity.micro_batch_time import (
+    FP8_GAIN,
+    FP8_HOST,
     HOST_SECONDS_PER_LAYER,
+    HOST_WITHOUT_ADAPTERS,
+    PRODUCTS,
 )
+from nemo_mm_align.capacity.operations import computed_flops
+from nemo_mm_align.capacity.steptime import ASSUMED_LINK_SHARE
 from nemo_mm_align.capacity.suggest import Suggestion, describe, suggest
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.units import GIB, gib
@@ -67,14 +70,9 @@ For your own run, GPU or layout: `python scripts/estimate.py experiment=dpo_llav
   `tests/gpu/test_capacity_cuda.py`, and DPO steps of the 7B shape with LoRA: 26.0 GiB estimated, 26.1 measured for a
   micro batch of 1 pair, 47.0 and 47.2 for 4, 75.1 and 75.3 for 8; FP8 59.3 and 59.4 for 4.
 * **Seconds per step only rank layouts.** They are those of rows of usual length: an image, {USUAL_PROMPT_TOKENS} tokens of a
-  question, {USUAL_ANSWER_TOKENS} of an answer. They assume what was measured there for the 7B with LoRA: {ASSUMED_MFU:.0%} of the
-  data sheet's bf16 rate while the GPU computes (FP8: x {ASSUMED_FP8_GAIN}), and
-  {HOST_SECONDS_PER_LAYER * 1000:.0f} ms per decoder layer and micro batch for the host (FP8: x {HOST_FP8}), which launches
-  kernels more slowly than they run where a micro batch is small; so several samples at a time are worth a recomputation.
-  Of eleven micro batches of 7B and 13B that were measured there (1 to 8 pairs, answers with and without attributes, all
-  weights; 816 to 1,017 tokens a row) this is within a third: `tests/unit/test_capacity_measured.py`.
-  A host without a virtual machine launches faster. Links: not
-  measured, {ASSUMED_LINK_SHARE:.0%} of their rates, no overlap. Of layouts within 10 % of the quickest
+  question, {USUAL_ANSWER_TOKENS} of an answer; padding is left out. The share of the data sheet's rate that they reckon with
+  grows with the tokens of a micro batch, as [the next section](#seconds-of-a-micro-batch) says. Links: not measured,
+  {ASSUMED_LINK_SHARE:.0%} of their rates, no overlap. Of layouts within 10 % of the quickest
   the one with the least splitting is taken: pipeline stages count first, then tensor-parallel ranks, recomputation, and the
   distributed optimizer. Tensor parallelism stays inside a node and always comes with sequence parallelism (+SP).
 * DPO needs no second copy of the model: the reference is these weights before the first step, its log-probs are
@@ -160,10 +158,58 @@ def _overview(jobs: Mapping[str, list[TrainingJob]]) -> str:
     return "\n".join(parts)
 
 
-def write_document(composed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def _pace(comparisons: Sequence[Comparison]) -> str:
+    """How the time of a micro batch is reckoned, and every one that was measured."""
+    header = ["model", "recipe", "", "tokens", "share of the rate", "measured, s", "reckoned, s", "error"]
+    rows = [_compared(found) for found in comparisons]
+    return f"""## Seconds of a micro batch
+A GPU's kernels take time in proportion to the tokens: matrix products at {PRODUCTS:.0%} of the data sheet's bf16 rate (the
+decoder's in FP8 {FP8_GAIN} times as quick, quantisation included), attention, and passes over memory for everything else, two
+thirds of what the products take. Whatever the tokens, the host takes {HOST_SECONDS_PER_LAYER * 1000:.0f} ms to launch a
+decoder layer's kernels (x {FP8_HOST} in FP8, x {HOST_WITHOUT_ADAPTERS} without adapters); it sets the pace of small micro
+batches, under tensor parallelism up to larger ones. So several samples at a time are worth a recomputation.
+`nemo_mm_align/capacity/micro_batch_time.py` has formula and parameters.
+
+**Measured** on one {MEASURED_GPU} (27 and 28 November 2026, [BENCHMARKS.md](BENCHMARKS.md#on-a-gpu)): steps of two micro
+batches, the optimizer's update included; "share" is what was reached of the data sheet's rate with all that is computed. Where
+the host sets the pace one measurement differs from the next by a fifth. The parameters are taken from the 13B's profile at 4
+pairs, from launches, and from the times of FP8 and of full training; all else in the table follows:
+
+{_table(header, rows)}
+
+**Extrapolated**: other cards (by their data sheets' rates), tensor parallelism, rows much longer, the 70B, full training of
+the whole without recomputation. A host without a virtual machine launches faster. Memory needed no correction: of these
+steps the estimate is within 1 % of what was allocated.
+"""
+
+
+def _compared(found: Comparison) -> list[str]:
+    job, seconds = found.job, found.measured
+    reached = sum(computed_flops(job, 0)) * job.micro_batches * len(seconds) / sum(seconds)
+    facts = [f"{job.micro_batch_size} {'sample' if job.micro_batch_size == 1 else 'samples'}", job.kind]
+    facts += ["separate rows"] if job.sequences > 1 and not job.has_shared_prefix else []
+    facts += [f"{job.config.language.num_layers} layers"] if not job.lora else []
+    facts += ["recomputed"] if job.engine.recompute == "full" else []
+    facts += [job.engine.precision] if job.fp8 else []
+    return [
+        str(job.config.name),
+        job.recipe.label,
+        ", ".join(facts),
+        f"{found.tokens:,}",
+        f"{reached / find_gpu(MEASURED_GPU).bf16_flops:.0%}",
+        ", ".join(f"{value:.2f}" for value in seconds),
+        f"{found.estimated:.2f}",
+        f"{found.error:+.0%}",
+    ]
+
+
+def write_document(
+    composed: Mapping[str, Mapping[str, Mapping[str, Any]]], comparisons: Sequence[Comparison] = ()
+) -> str:
     """Return CAPACITY.md.
 
     Args:
+        comparisons: steps that were measured, beside their estimates.
         composed: conf/train.yaml composed for each of `MODELS` and of `recipes_by_rows`, as ``composed[model][recipe]``.
     """
     gpu = find_gpu(REFERENCE_GPU)
@@ -175,6 +221,7 @@ def write_document(composed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> s
     return "\n".join(
         [
             _introduction(),
+            _pace(comparisons),
             "## The smallest number of GPUs\nPowers of two; 8 GPUs are a node. At most 512 were tried.\n",
             _overview(jobs),
             f"## Layouts on {gpu.name}\n",

@@ -52,10 +52,9 @@ def stage_flops(job: TrainingJob, stage: int, work: Work, recompute: str) -> tup
     """
     layers, language = job.config.layers_per_stage(job.parallel), job.config.language
     linear = 2.0 * work.tokens * language.linear_parameters * layers[stage]
-    attention = 4.0 * work.attended * language.query_width * layers[stage]
     passes = (3 if job.trains_language else 2) + (recompute == "full")
     adapters = job.lora.num_parameters(language) * layers[stage] / sum(layers) if job.lora else 0
-    other = 6.0 * adapters * work.tokens + attention * (3 + (recompute in ("full", "selective")))
+    other = 6.0 * adapters * work.tokens + _attention(job, stage, work, recompute)
     if stage == 0:
         vision = job.config.vision
         tower = 2.0 * work.images * vision.tokens_per_image * vision.num_parameters()
@@ -64,6 +63,18 @@ def stage_flops(job: TrainingJob, stage: int, work: Work, recompute: str) -> tup
         output = 2.0 * work.labelled * language.hidden_size * language.vocab_size
         other += output * (3 if job.trains_language else 2)
     return linear * passes, other
+
+
+def _attention(job: TrainingJob, stage: int, work: Work, recompute: str) -> float:
+    """Operations of a stage's scores and weighted sums: two products forward, four backward."""
+    layers = job.config.layers_per_stage(job.parallel)[stage]
+    forward = 4.0 * work.attended * job.config.language.query_width * layers
+    return forward * (3 + (recompute in ("full", "selective")))
+
+
+def attention_flops(job: TrainingJob, stage: int) -> float:
+    """Operations of attention within `computed_flops`' second number."""
+    return _attention(job, stage, estimated_work(job), job.engine.recompute)
 
 
 def computed_flops(job: TrainingJob, stage: int) -> tuple[float, float]:

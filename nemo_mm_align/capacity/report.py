@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from nemo_mm_align.capacity.estimate import Estimate
 from nemo_mm_align.capacity.memory import StageMemory, key_value_bytes
-from nemo_mm_align.capacity.steptime import ASSUMED_FP8_GAIN, ASSUMED_LINK_SHARE, ASSUMED_MFU
+from nemo_mm_align.capacity.operations import estimated_work
+from nemo_mm_align.capacity.steptime import ASSUMED_LINK_SHARE
 from nemo_mm_align.capacity.suggest import describe
 from nemo_mm_align.core.units import GIB, gib
 
@@ -74,11 +75,11 @@ def _time(found: Estimate) -> str:
     utilisation = time.flops / (time.total * found.job.world_size * found.gpu.bf16_flops)
     return (
         f"rough time for rows of {usual.row_length:,} tokens, no promise: {time.total:.2f} s per step of "
-        f"{time.flops / 1e15:.2f} PFLOP at {ASSUMED_MFU:.0%} of the bf16 rate"
-        f"{f' (FP8 x {ASSUMED_FP8_GAIN})' if found.job.fp8 else ''}, no quicker than the host launches kernels, and "
-        f"{ASSUMED_LINK_SHARE:.0%} of the links: {time.compute:.2f} computing, {time.tensor_parallel:.2f} TP sums, "
-        f"{time.pipeline:.2f} between stages, {time.bubble:.2f} pipeline bubble ({time.bubble / time.total:.0%}), "
-        f"{time.data_parallel:.2f} gradient sums; {utilisation:.0%} of the GPUs' rate overall"
+        f"{time.flops / 1e15:.2f} PFLOP, micro batches of {estimated_work(usual).tokens:,.0f} tokens "
+        f"(docs/CAPACITY.md says what was measured), {ASSUMED_LINK_SHARE:.0%} of the links: {time.compute:.2f} computing, "
+        f"{time.tensor_parallel:.2f} TP sums, {time.pipeline:.2f} between stages, {time.bubble:.2f} pipeline bubble "
+        f"({time.bubble / time.total:.0%}), {time.data_parallel:.2f} gradient sums, {time.update:.2f} update; "
+        f"{utilisation:.0%} of the GPUs' rate overall"
     )
 
 

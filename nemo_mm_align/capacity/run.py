@@ -17,6 +17,7 @@ from nemo_mm_align.capacity.estimate import RESERVE, estimate_job
 from nemo_mm_align.capacity.experiments import all_experiments, write_experiments
 from nemo_mm_align.capacity.gpus import GPUS, REFERENCE_GPU, find_gpu
 from nemo_mm_align.capacity.job import ANSWER_TOKENS, StartedRanks, read_job
+from nemo_mm_align.capacity.measured import Comparison, compare, measured_steps
 from nemo_mm_align.capacity.report import render
 from nemo_mm_align.capacity.suggest import describe, suggest
 from nemo_mm_align.core.atomic import write_text
@@ -67,13 +68,24 @@ def experiment_texts() -> dict[str, str]:
     return all_experiments(compose_training, miniature)
 
 
+def comparisons() -> list[Comparison]:
+    """Every step that was measured beside its estimate."""
+    composed: dict[str, dict[str, Any]] = {}
+    found = []
+    for step in measured_steps():
+        key = " ".join(step.overrides)
+        composed.setdefault(key, compose_training(step.overrides))
+        found.append(compare(step, composed[key]))
+    return found
+
+
 def document_text() -> str:
     """CAPACITY.md as it should be."""
     composed = {
         model: {method: compose_training([f"model={model}", f"recipe={method}"]) for method in recipes_by_rows()}
         for model in MODELS
     }
-    return write_document(composed)
+    return write_document(composed, comparisons())
 
 
 def run_estimate(values: Mapping[str, Any]) -> str:

@@ -23,16 +23,36 @@ def test_training_against_the_peers(repository, tmp_path):
     pytest.importorskip("trl")
     out = tmp_path / "out.json"
     loss = ("loss.loss_type=[sigmoid,apo_zero]", "loss.loss_weights=[1,0.5]")
-    run = benchmark(repository, "parts=[training]", *loss, f"out={out}", f"scratch={tmp_path}")
+    run = benchmark(repository, "parts=[training,lengths]", *loss, f"out={out}", f"scratch={tmp_path}")
     assert run.returncode == 0, run.stderr
-    dpo, sft = json.loads(out.read_text())["training"]
+    found = json.loads(out.read_text())
+    dpo, sft = found["training"]
     names = ["TRL", "TRL, precomputed reference", "ours", "ours, cached reference", "ours, shared prefix"]
     assert [line["name"] for line in dpo["lines"]] == [*names, "ours, cached reference, shared prefix"]
     assert len(sft["lines"]) == 2
     assert dpo["losses"]["ours, shared prefix"] == pytest.approx(dpo["losses"]["TRL"], rel=1e-4)
     assert dpo["losses"]["ours"] != pytest.approx(0.6931 + 0.5, abs=1e-3)  # policy and reference differ
     assert "| ours, cached reference, shared prefix |" in run.stdout
+    check_lengths(found["lengths"], run.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def check_lengths(results, tables):
+    """Losses of all lines are equal, or the command ends; grouped rows are padded less, shared prefixes computed once."""
+    pairs, answers = results
+    peers = ["TRL", "TRL, grouped by length", "TRL, grouped by length, precomputed reference (refused)"]
+    assert list(pairs["losses"]) == [*peers, "ours, padded", "ours, all"] and pairs["peer"] in peers[:2]
+    assert pairs["losses"]["ours, all"] == pytest.approx(pairs["losses"]["TRL"], rel=1e-4)
+    others = ["transformers", "transformers, grouped by length"]
+    assert list(answers["losses"]) == [*peers[:2], *others, "ours, padded", "ours, shared prefix"]
+    for found in results:
+        lines = {line["name"]: line for line in found["lines"]}
+        assert lines["TRL, grouped by length"]["positions"] <= lines["TRL"]["positions"]
+        first, last = (line["positions"] for name, line in lines.items() if name.startswith("ours"))
+        assert last < first and all(0 < line["real"] <= 1 for line in lines.values())
+    measured = [line["name"] for found in results for line in found["lines"] if "peak_bytes" in line]
+    assert measured == ["ours, all"]
+    assert "| ours, all |" in tables and "against TRL" in tables
 
 
 def test_import_memory_is_summed_over_ranks(tmp_path):
@@ -79,6 +99,26 @@ def test_serving_against_transformers_under_load_and_over_time(repository, tmp_p
     assert "| tiny, 4 questions about each picture, 4 at a time |" in run.stdout
     assert "| tiny, 50% of " in run.stdout and "MiB a minute by least squares after the first 2 s" in run.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_communication_is_what_the_formula_says_and_batches_are_those_of_transformers(repository, tmp_path):
+    out = tmp_path / "out.json"
+    run = benchmark(repository, "parts=[communication,data]", f"out={out}", f"scratch={tmp_path}")
+    assert run.returncode == 0, run.stderr
+    found = json.loads(out.read_text())
+    (model,) = found["communication"]
+    stages = [(case["layout"], case["trained"], len(case["stages"])) for case in model["cases"]]
+    layouts = {"TP2": 1, "TP2 + SP": 1, "PP2": 2, "DP2": 1, "TP2 + SP, PP2": 2}
+    assert stages == [(name, kind, count) for name, count in layouts.items() for kind in ("full", "LoRA")]
+    for case in model["cases"]:
+        for stage in case["stages"]:
+            assert stage["counted"] == stage["formula"] != {}, case["layout"]
+    lines = found["data"]["lines"]  # where ids or pixels differ it has raised
+    assert [(line["kind"], line["workers"]) for line in lines] == [("JPEG", 0), ("JPEG", 1), ("PNG", 0), ("PNG", 1)]
+    assert all(min(line["images_per_second"].values()) > 0 for line in lines)
+    assert (
+        "| tiny, TP2 + SP, PP2, LoRA, stage 1 |" in run.stdout and "Loader processes that a rank needs on" in run.stdout
+    )
 
 
 def test_unknown_part(repository):

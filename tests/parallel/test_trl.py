@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from nemo_mm_align.benchmarks.engine import OPTIM, EngineTraining
+from nemo_mm_align.benchmarks.agreed import OPTIM
+from nemo_mm_align.benchmarks.engine import EngineTraining
 from nemo_mm_align.benchmarks.pairs import PairSizes, batch_of, draw_pairs, samples_of
 from nemo_mm_align.benchmarks.random_models import IMAGE_ID, write_random_model
 from nemo_mm_align.benchmarks.trl_peer import TrlPairs

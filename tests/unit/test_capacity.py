@@ -184,11 +184,11 @@ def test_step_flops_and_bubble(job: TrainingJob) -> None:
 def test_the_host_sets_the_pace_of_small_micro_batches(job: TrainingJob) -> None:
     small = replace(job, config=replace(job.config, language=replace(job.config.language, num_layers=32)))
     times = {rows: step_time(replace(small, micro_batch_size=rows), H100).compute / 128 for rows in (1, 2, 4, 8)}
-    assert times[1] * 8 == pytest.approx(32 * 0.010), "the same per micro batch, whatever it holds"
-    assert times[2] == pytest.approx(times[1] / 2)
-    assert times[4] > times[2] / 2 and times[8] == pytest.approx(times[4]), "from there on the GPU does"
+    assert times[1] * 8 == pytest.approx(32 * 0.010, rel=0.02), "hardly more per micro batch than the launches"
+    assert times[2] == pytest.approx(times[1] / 2, rel=0.15)
+    assert times[4] > 0.6 * times[2] and times[8] > 0.85 * times[4], "from there on the GPU does"
     fp8 = replace(small, engine=EngineConfig("fp8_tensorwise"))
-    assert step_time(fp8, H100).compute == pytest.approx(1.19 * 128 * times[1])
+    assert step_time(fp8, H100).compute == pytest.approx(1.19 * 128 * times[1], rel=0.02)
 
 
 def test_time_goes_by_usual_rows_and_memory_by_the_longest(job: TrainingJob) -> None:
@@ -200,7 +200,7 @@ def test_time_goes_by_usual_rows_and_memory_by_the_longest(job: TrainingJob) -> 
 
 def test_suggests_the_least_splitting_that_is_quick(job: TrainingJob) -> None:
     found = suggest(job, H100)
-    assert describe(found.job) == "TP1 DP8, micro batch 2, full recomputation"
+    assert describe(found.job) == "TP1 DP8, micro batch 4, full recomputation"
     assert found.estimate.peak <= 0.9 * H100.memory
     assert "one GPU holds the model" in suggest(job, GPUS["h200_141gb"]).reason
 
