@@ -60,7 +60,7 @@ def gpu_seconds(job: TrainingJob, stage: int, gpu: GPU) -> float:
     """Seconds that the kernels of a micro batch take on a rank of a stage, were they launched at once."""
     linear, other = computed_flops(job, stage)
     attention = attention_flops(job, stage)
-    reached = MASKED_ATTENTION if job.has_shared_prefix else CAUSAL_ATTENTION
+    reached = MASKED_ATTENTION if job.has_mask else CAUSAL_ATTENTION
     products = linear / (FP8_GAIN if job.fp8 else 1.0) + other - attention
     layers = job.config.layers_per_stage(job.parallel)[stage]
     state = job.rows * job.row_length * job.config.language.hidden_size * job.element_bytes
