@@ -13,7 +13,7 @@ from nemo_mm_align.benchmarks.gpu import clock
 from nemo_mm_align.benchmarks.gpu.records import Skipped
 from nemo_mm_align.model.llava import Llava
 
-SETTINGS = ("lora", "mlp", "rope", "dropout", "losses")
+SETTINGS = ("lora", "mlp", "rope", "dropout", "losses", "attention")
 """Of ``model.levers``; see `Levers`."""
 
 OTHERS = {
