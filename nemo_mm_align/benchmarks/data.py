@@ -225,4 +225,4 @@ def _write_picture(path: Path, kind: str, size: tuple[int, int], seed: int) -> N
     coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=numpy.uint8))
     soft = numpy.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=numpy.float64)
     noisy = soft + generator.normal(0, 4, soft.shape)
-    Image.fromarray(noisy.clip(0, 255).astype(numpy.uint8)).save(path, kind)
+    Image.fromarray(noisy.clip(0, 255).astype(numpy.uint8)).save(path, kind, quality=90)  # of JPEG
