@@ -11,7 +11,6 @@ import sys
 from omegaconf import DictConfig
 
 from nemo_mm_align.cli.command import command
-from nemo_mm_align.launch.launch import launch
 from nemo_mm_align.launch.settings import register_open_nodes
 
 register_open_nodes()
@@ -20,6 +19,8 @@ register_open_nodes()
 @command("launch", types=("nemo_mm_align.launch.settings:LaunchSettings",))
 def main(config: DictConfig) -> None:
     """Launch the stages; conf/launch.yaml explains the settings."""
+    from nemo_mm_align.launch.launch import launch  # not for --help
+
     sys.stdout.write(launch(config))
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_mm_align.cli.command import command
-from nemo_mm_align.miniature.study.run import run_study
 
 
 @command("study", types=("nemo_mm_align.miniature.study.settings:StudySettings",))
 def main(config: DictConfig) -> None:
     """Run the cells that have no figures yet and report; conf/study.yaml explains the settings."""
+    from nemo_mm_align.miniature.study.run import run_study  # not for --help
+
     run_study(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
 
 

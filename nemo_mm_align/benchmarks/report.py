@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemo_mm_align.benchmarks.input_report import communication, data
 from nemo_mm_align.benchmarks.lengths.report import lengths
 from nemo_mm_align.benchmarks.serving.report import serving
 from nemo_mm_align.benchmarks.tables import markdown_table
@@ -18,7 +19,9 @@ def markdown(results: dict[str, Any]) -> str:
         "training": training,
         "lengths": lengths,
         "layouts": layouts,
+        "communication": communication,
         "reference": reference,
+        "data": data,
         "import": conversion,
         "decoding": decoding,
         "sampling": sampling,

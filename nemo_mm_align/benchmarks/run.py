@@ -35,6 +35,12 @@ logger = logging.getLogger(__name__)
 LAYOUTS = {"1 process": (1, 1, 1), "TP2": (2, 1, 2), "PP2": (1, 2, 2), "DP2": (1, 1, 2)}
 """Name: tensor-parallel size, pipeline-parallel size, processes."""
 
+COMMUNICATING: dict[int, dict[str, tuple[int, int, bool]]] = {
+    2: {"TP2": (2, 1, False), "TP2 + SP": (2, 1, True), "PP2": (1, 2, False), "DP2": (1, 1, False)},
+    4: {"TP2 + SP, PP2": (2, 2, True)},
+}
+"""Processes: name of a layout: tensor-parallel size, pipeline-parallel size, whether sequence parallel."""
+
 SEED = 1234
 _SERVING_SECONDS = 1800
 """That a measurement of the part `serving` may take, beside the minutes asked for."""
@@ -100,6 +106,32 @@ class Benchmark:
                     found = self._measured("layout", settings, threads, processes)
                     results.append({"model": model, "layout": name, **found})
         return results
+
+    def communication(self) -> list[dict[str, Any]]:
+        """What two and four ranks communicate in a step, in all layouts of so many one after the other."""
+        results = []
+        for model in self.size.communication.models:
+            values = self.size.models[model]
+            settings = {
+                "folder": model,
+                "sizes": values.sizes.to_dict(),
+                "pairs": {"prompt_words": values.prompt_words, "answer_words": values.answer_words},
+                "layout_pairs": values.layout_pairs,
+                "communication": self.size.communication.model_dump(),
+            }
+            measured = [
+                self._measured("communication", {**settings, "layouts": layouts}, 1, processes)
+                for processes, layouts in COMMUNICATING.items()
+            ]
+            results.append({"model": model, "cases": [case for found in measured for case in found["cases"]]})
+        return results
+
+    def data(self) -> dict[str, Any]:
+        """Pictures and texts to batches, against transformers' processor."""
+        work = self.size.data
+        with tempfile.TemporaryDirectory(dir=self.scratch) as pictures:
+            own = {"data": work.model_dump(), "template": self.template, "scratch": pictures}
+            return {"model": work.model, **self._measured("data", {**self.settings(work.model), **own}, 1)}
 
     def reference(self) -> list[dict[str, Any]]:
         """Time of both ways in one process, memory of each way in a process of its own."""
@@ -196,7 +228,9 @@ def run_benchmark(config: BenchmarkSettings) -> str:
             "training": lambda: benchmark.training(config.loss),
             "lengths": lambda: benchmark.lengths(config.loss),
             "layouts": benchmark.layouts,
+            "communication": benchmark.communication,
             "reference": benchmark.reference,
+            "data": benchmark.data,
             "import": benchmark.conversion,
             "decoding": benchmark.decoding,
             "sampling": benchmark.sampling,

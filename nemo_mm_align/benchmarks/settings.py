@@ -5,15 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nemo_mm_align.benchmarks.gpu.options import Options
 from nemo_mm_align.benchmarks.lengths.settings import LengthsSize
+from nemo_mm_align.capacity.gpus import find_gpu
 from nemo_mm_align.core.configuration import Count, Natural, NotNegative, Positive, Seconds, StrictModel
 from nemo_mm_align.model.config import LlavaConfig
 
 Part = Literal[
-    "training", "lengths", "layouts", "reference", "import", "decoding", "sampling", "serving", "labeling", "gpu"
+    "training",
+    "lengths",
+    "layouts",
+    "communication",
+    "reference",
+    "data",
+    "import",
+    "decoding",
+    "sampling",
+    "serving",
+    "labeling",
+    "gpu",
 ]
 ServingMeasure = Literal["against_transformers", "load", "memory"]
 
@@ -31,6 +43,28 @@ class ModelSize(StrictModel):
     answer_words: tuple[Count, Count]
     rounds: Count | None = None
     only_served: bool = False
+
+
+class CommunicationSize(StrictModel):
+    """Of which models what ranks communicate is counted; see the comments of conf/benchmark/size/full.yaml."""
+
+    models: list[str]
+    micro_batches: Count
+    lora_rank: Count
+
+
+class DataSize(StrictModel):
+    """How many pictures and texts become batches, likewise."""
+
+    model: str
+    pictures: Count
+    width: Count
+    height: Count
+    batch: Count
+    workers: list[Natural]
+    rounds: Count
+    gpu: Annotated[str, AfterValidator(lambda name: find_gpu(name).name)]
+    micro_batch: Count
 
 
 class SamplingSize(StrictModel):
@@ -113,6 +147,8 @@ class BenchmarkSize(StrictModel):
     layout_steps: Count
     new_tokens: Count
     decoding_batches: list[Count]
+    communication: CommunicationSize
+    data: DataSize
     sampling: SamplingSize
     models: dict[str, ModelSize]
     lengths: LengthsSize

@@ -39,6 +39,8 @@ def measurement(name: str) -> _Measurement:
         return refilling.measure
     if name in get_args(ServingMeasure):
         return cast(_Measurement, import_module(f"nemo_mm_align.benchmarks.serving.{name}").measure)
+    if name in ("communication", "data"):
+        return cast(_Measurement, import_module(f"nemo_mm_align.benchmarks.{name}").measure)
     if name == "layout":
         from nemo_mm_align.benchmarks import layouts
 

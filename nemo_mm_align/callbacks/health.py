@@ -52,7 +52,10 @@ def _speed(metrics: Sequence[Mapping[str, float]]) -> str:
 
     mfu, peak = median("mfu"), max(line.get("peak_memory_gib", 0.0) for line in metrics)
     used = f", MFU {mfu:.0%}".replace("%", " %") if mfu is not None else ""
-    return f"{median('tokens_per_s'):,.0f} tokens/s{used}, at most {peak:.1f} GiB on a rank (medians over the steps)"
+    filled = median("packing_efficiency")
+    share = f", {filled:.0%} of the computed positions filled".replace("%", " %") if filled is not None else ""
+    speed = f"{median('tokens_per_s'):,.0f} tokens/s{used}{share}"
+    return f"{speed}, at most {peak:.1f} GiB on a rank (medians over the steps)"
 
 
 class ReportHealth(Callback):

@@ -112,7 +112,7 @@ class LayerActivations:
         square = job.rows * job.row_length**2
         if not job.fused_attention:
             saved["attention scores"] = 2 * square * self.heads * element
-        elif job.has_shared_prefix:
+        elif job.has_mask:
             saved["attention mask as numbers"] = square * element
         return saved
 
@@ -200,7 +200,7 @@ def inputs(job: TrainingJob, stage: int) -> Bytes:
         "batch": positions * 4.0 * _INDEX,
         "angles": float(positions * job.config.language.kv_channels * _FLOAT),
     }
-    if job.has_shared_prefix:
+    if job.has_mask:
         held["attention mask"] = float(job.rows * job.row_length**2)
     if stage == 0:
         held["pixels"] = job.images * 3.0 * job.config.vision.image_size**2 * _FLOAT

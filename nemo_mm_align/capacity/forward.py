@@ -40,9 +40,10 @@ def samples_without_gradients(job: TrainingJob, longest_row: int) -> int:
     Args:
         longest_row: positions of the longest row of the data, at most the job's own.
     """
-    chosen = job.micro_batch_size
-    while (samples := chosen * 2) * longest_row * job.rows // job.micro_batch_size <= ENOUGH_TOKENS:
-        if not _fits(replace(job, micro_batch_size=samples), job):
+    alone = job.padded
+    chosen = alone.micro_batch_size
+    while (samples := chosen * 2) * longest_row * job.sample_rows <= ENOUGH_TOKENS:
+        if not _fits(replace(alone, micro_batch_size=samples), job):
             break
         chosen = samples
     return chosen

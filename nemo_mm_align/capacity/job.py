@@ -5,6 +5,7 @@ Shapes: B rows of a micro batch, S positions of a row, P labelled positions of a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,7 +14,13 @@ from pydantic import ConfigDict
 
 from nemo_mm_align.core.configuration import STRICT, Count, read, read_known
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.model.arithmetic import check_training, micro_batches_per_step, round_up, row_length_multiple
+from nemo_mm_align.model.arithmetic import (
+    check_training,
+    micro_batches_per_step,
+    round_down,
+    round_up,
+    row_length_multiple,
+)
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.settings import ModelSettings, read_engine, read_model, sizes_of
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
@@ -64,7 +71,8 @@ class TrainingJob:
 
     `distributed_optimizer` spreads the optimizer's state over data-parallel ranks; `fused_attention` says that attention
     never stores its scores (flash, memory-efficient and cuDNN kernels), `reads` what the recipe's objective reads, `outputs`
-    how many numbers a head makes of a hidden state (0: there is none).
+    how many numbers a head makes of a hidden state (0: there is none). With `micro_batch_tokens` a micro batch is one row of so
+    many positions, in which samples lie one after the other, and `micro_batch_size` counts for nothing.
     """
 
     config: LlavaConfig
@@ -86,6 +94,7 @@ class TrainingJob:
     keep_checkpoints: int = 2
     reads: Reads = TOKEN_LOSSES
     outputs: int = 0
+    micro_batch_tokens: int | None = None
 
     @property
     def usual(self) -> TrainingJob:
@@ -108,7 +117,9 @@ class TrainingJob:
     @property
     def micro_batches(self) -> int:
         """Forward passes of one rank per optimizer step."""
-        return micro_batches_per_step(self.global_batch_size, self.micro_batch_size, self.data_parallel_size)
+        if self.micro_batch_tokens is None:
+            return micro_batches_per_step(self.global_batch_size, self.micro_batch_size, self.data_parallel_size)
+        return math.ceil(self.global_batch_size / self.data_parallel_size / self.samples)
 
     @property
     def element_bytes(self) -> int:
@@ -151,31 +162,61 @@ class TrainingJob:
         return self.recipe.samples.apart
 
     @property
+    def samples(self) -> float:
+        """Samples of a micro batch; of a packed one, as many of the workload's as fill its row."""
+        if self.micro_batch_tokens is None:
+            return self.micro_batch_size
+        return self.row_length / (self.sample_rows * self._sample_row_length)
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows of a sample: one per sequence, unless its sequences share their prefix; packed, they lie in one."""
+        return 1 + self.apart if self.has_shared_prefix else self.sequences
+
+    @property
     def rows(self) -> int:
-        """B: a row per sequence, unless the sequences of a sample share their prefix."""
-        return self.micro_batch_size * (1 + self.apart if self.has_shared_prefix else self.sequences)
+        """B."""
+        return self.micro_batch_size * self.sample_rows if self.micro_batch_tokens is None else 1
 
     @property
     def has_shared_prefix(self) -> bool:
-        """Whether rows hold several answers behind one prompt, which takes an explicit attention mask."""
+        """Whether several answers lie behind one prompt in a row."""
         return self.sequences - self.apart > 1 and self.shared_prefix
 
     @property
-    def row_length(self) -> int:
-        """S of the longest row; the last token of a sequence is left out where it would only be predicted from."""
+    def has_mask(self) -> bool:
+        """Whether a row takes an explicit attention mask: several answers lie in it, behind one prompt or behind several."""
+        return self.has_shared_prefix or self.micro_batch_tokens is not None
+
+    @property
+    def _sample_row_length(self) -> int:
+        """Positions of a sample's longest row; the last token of a sequence is left out where it would only be predicted from."""
         further = (self.sequences - self.apart - 1) * self.workload.answer if self.has_shared_prefix else 0
-        return round_up(self.workload.length - (self.reads.hidden is None) + further, self.length_multiple)
+        return self.workload.length - (self.reads.hidden is None) + further
+
+    @property
+    def row_length(self) -> int:
+        """S of the longest row."""
+        if self.micro_batch_tokens is not None:
+            return round_down(self.micro_batch_tokens, self.length_multiple)
+        return round_up(self._sample_row_length, self.length_multiple)
 
     @property
     def labelled(self) -> int:
         """P: positions whose logits are computed."""
-        answers = self.micro_batch_size * self.sequences
-        return answers * self.workload.answer if self.reads.token_losses else 0
+        answers = self.samples * self.sequences
+        return math.ceil(answers * self.workload.answer) if self.reads.token_losses else 0
 
     @property
     def images(self) -> int:
         """Distinct images of a micro batch; the sequences of a sample share theirs, but for those that see parts of them."""
-        return self.micro_batch_size * self.workload.images_per_sample * (1 + self.apart)
+        return math.ceil(self.samples * self.workload.images_per_sample * (1 + self.apart))
+
+    @property
+    def padded(self) -> TrainingJob:
+        """The same with micro batches of whole samples in rows of their own, as many as fit a packed one, at least one."""
+        samples = max(1, math.floor(self.samples))
+        return replace(self, micro_batch_size=samples, micro_batch_tokens=None)
 
     def check(self) -> None:
         """Check sizes, layout and batch arithmetic; raise `UserError` naming field and remedy."""
@@ -183,7 +224,7 @@ class TrainingJob:
             self.config,
             self.parallel,
             world_size=self.world_size,
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=self.micro_batch_size if self.micro_batch_tokens is None else None,
             global_batch_size=self.global_batch_size,
             max_length=self.workload.length,
         )
@@ -258,6 +299,7 @@ def job_of(model: ModelSettings, recipe: Objective, schema: AttributeSchema | No
         lora=model.lora,
         method=recipe.name,
         micro_batch_size=model.micro_batch_size,
+        micro_batch_tokens=model.micro_batch_tokens,
         global_batch_size=model.global_batch_size,
         shared_prefix=recipe.rows_shared,
         reads=recipe.reads,

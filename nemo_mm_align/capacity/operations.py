@@ -40,7 +40,7 @@ class Work:
 
 def estimated_work(job: TrainingJob) -> Work:
     """One micro batch of a job's longest rows, as kernels compute it: a mask hides what is not needed."""
-    pairs = job.rows * job.row_length**2 * (1.0 if job.has_shared_prefix else 0.5)
+    pairs = job.rows * job.row_length**2 * (1.0 if job.has_mask else 0.5)
     return Work(job.rows * job.row_length, pairs, job.labelled, job.images)
 
 

@@ -125,6 +125,7 @@ def _answer(asked: EstimateSettings, values: Mapping[str, Any]) -> str:
         "trainer.devices": job.gpus_per_node,
         **{f"model.{name}": value for name, value in asdict(found.job.parallel).items()},
         "model.micro_batch_size": found.job.micro_batch_size,
+        "model.micro_batch_tokens": found.job.micro_batch_tokens,
         "model.recompute": found.job.engine.recompute,
         "model.optim.use_distributed_optimizer": found.job.distributed_optimizer,
     }

@@ -89,8 +89,8 @@ def _candidates(job: TrainingJob, gpu: GPU, reserve: float) -> tuple[list[Estima
     fitting: list[Estimate] = []
     leanest: Estimate | None = None
     for layout in _layouts(job, gpu):
-        for rows in _MICRO_BATCHES:
-            sized = replace(layout, micro_batch_size=rows)
+        for samples in _MICRO_BATCHES if job.micro_batch_tokens is None else (job.micro_batch_size,):
+            sized = replace(layout, micro_batch_size=samples)
             try:
                 sized.check()
             except UserError:
@@ -122,8 +122,9 @@ def suggest(job: TrainingJob, gpu: GPU, reserve: float = RESERVE, explain: bool 
     """Return the layout for `job.nodes` x `job.gpus_per_node` GPUs of a type.
 
     Tensor parallelism (always with sequence parallelism) stays inside a node; pipeline stages get uneven layers because
-    of the tower; micro batch, recomputation and the distributed optimizer are chosen as well. Sizes, method, row shape
-    and global batch are the job's. Without `explain`, an error does not try how many nodes would do.
+    of the tower; micro batch (unless it has a budget of positions), recomputation and the distributed optimizer are chosen as
+    well. Sizes, method, row shape and global batch are the job's. Without `explain`, an error does not try how many nodes
+    would do.
 
     Raises:
         UserError: nothing fits; the message says how much is missing and how many nodes would do.
@@ -172,7 +173,8 @@ def describe(job: TrainingJob) -> str:
         layers = "+".join(map(str, _runs(job.config.layers_per_stage(parallel))))
         parts.append(f"PP{parallel.pipeline_model_parallel_size} ({layers})")
     parts.append(f"DP{job.data_parallel_size}")
-    text = f"{' '.join(parts)}, micro batch {job.micro_batch_size}"
+    tokens = job.micro_batch_tokens
+    text = f"{' '.join(parts)}, micro batch {job.micro_batch_size if tokens is None else f'of {tokens:,} positions'}"
     if job.engine.recompute != "none":
         text += f", {job.engine.recompute} recomputation"
     return text + (", distributed optimizer" if job.distributed_optimizer else "")

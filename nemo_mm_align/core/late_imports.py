@@ -1,8 +1,9 @@
-"""Packages that other packages import and a run here does not use, as a rule: they run at their first use, not at every start.
+"""Packages that are imported and, as a rule, not used by a run here, or late: they run at their first use, not at every start.
 
 Lightning takes two classes of torchmetrics, which imports scipy, scikit-learn and transformers for all its others; transformers
 takes a function of scikit-learn's, NeMo pandas for a logger; megatron-core looks whether Weights & Biases is there. Together that
-was a quarter of the time, and of the memory, that the imports of a training take.
+was a quarter of the time, and of the memory, that the imports of a training take. An evaluation asks scipy.stats when all answers
+have been judged, and its help never does.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def _called_later(module: str) -> Callable[[str], Any]:
 
 LATE: dict[str, dict[str, Callable[[str], Any]]] = {
     "pandas": {},
+    "scipy.stats": {},
     "sklearn": {},
     "sklearn.metrics": {"roc_curve": _called_later("sklearn.metrics._ranking")},
     "torchmetrics": {

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nemo_mm_align.core.transfers import to_device
 from nemo_mm_align.datasets.rows import PREFIX_SEGMENT
+from nemo_mm_align.model.trees import Trees
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Places:
     """How many of these each tree has."""
     tree_Q: Tensor
     """The tree that each sequence lies in, counted over the rows."""
-    has_branches: bool
-    """Whether a row needs an attention mask: it has a prefix, or more than one branch."""
+    trees: Trees | None
+    """How rows are divided, on the host; None where each is a plain causal sequence, without a prefix and with one branch."""
 
     @classmethod
     def of(cls, labels_BS: Tensor, segment_ids_BS: Tensor, tree_ids_BS: Tensor | None = None) -> Places:
@@ -68,8 +69,13 @@ class Places:
             prefix_A=prefix_A,
             prefix_lengths_T=tree_N[prefix_A].bincount(minlength=int(trees_B.sum())),
             tree_Q=tree_N[last_Q],
-            has_branches=len(prefix_A) > 0 or int(branches_B.max()) > 1,
+            trees=Trees.of(segment_ids_BS, tree_ids_BS) if len(prefix_A) or int(branches_B.max()) > 1 else None,
         )
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether attention must keep branches apart: a row has a prefix, or more than one branch."""
+        return self.trees is not None
 
     def to(self, device: torch.device | str | int) -> Places:
         """Return the same with its tensors on `device`."""

@@ -1,4 +1,4 @@
-"""Turn samples into a `Batch`: plain rows, or one row per sample whose sequences share their prefix."""
+"""Turn samples into a `Batch`: plain rows, one row per sample whose sequences share their prefix, or one row of all samples."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def collate(
     last_token: bool = False,
     roles: Sequence[str] = (),
     least_rows: int = 0,
+    packed: bool = False,
 ) -> Batch:
     """Build one micro batch.
 
@@ -43,6 +44,7 @@ def collate(
         last_token: compute the last token of each sequence as well, which predicts nothing.
         roles: that sequences of such samples can have, be there one in this micro batch or not.
         least_rows: fill up with rows of padding alone to so many.
+        packed: all rows become one, in which each is a tree of its own.
 
     Raises:
         ValueError: a row does not fit, or image tokens and images of a sample differ in number.
@@ -56,6 +58,8 @@ def collate(
             _check_image_tokens(row, sample, image_token_id, tokens_per_image)
             occurrences += [pictures[picture] for picture in row.pictures]
             rows.append(row)
+    if packed:
+        rows = [Row.of(rows)]
     rows += [Row() for _ in range(least_rows - len(rows))]
     for row in rows:
         row.pad(length, pad_id)
@@ -76,6 +80,7 @@ def collate(
         sequence_counts=tuple(len(sample.sequences) for sample in samples),
         targets_QT=_targets(samples),
         prior_log_probs_Q=_priors(samples),
+        tree_ids_BS=torch.tensor([row.trees for row in rows]) if packed else None,
     )
 
 

@@ -6,7 +6,7 @@ A prefix holds images as the model has encoded them: sequences that see other pa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from nemo_mm_align.datasets.sample import Picture, Sample
 from nemo_mm_align.model.arithmetic import round_up
@@ -15,17 +15,35 @@ from nemo_mm_align.schema.prompts import EncodedSequence
 IGNORE_INDEX = -100
 PADDING_SEGMENT = -1
 PREFIX_SEGMENT = 0
+PADDING_TREE = -1
 
 
 class Row:
-    """Ids, labels, positions and segments of one row under construction, and the pictures that it sees."""
+    """Ids, labels, positions, segments and trees of one row under construction, and the pictures that it sees."""
 
     def __init__(self, pictures: Sequence[Picture] = ()) -> None:
-        self.pictures = pictures
+        self.pictures = list(pictures)
         self.ids: list[int] = []
         self.labels: list[int] = []
         self.positions: list[int] = []
         self.segments: list[int] = []
+        self.trees: list[int] = []
+        self.num_trees = self.num_branches = 0
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Row:
+        """Return one row that holds others one after the other, the trees of each beside those before; see `Batch`."""
+        joined = cls()
+        for row in rows:
+            joined.pictures += row.pictures
+            joined.ids += row.ids
+            joined.labels += row.labels
+            joined.positions += row.positions
+            joined.segments += [part and part + joined.num_branches for part in row.segments]
+            joined.trees += [tree + joined.num_trees for tree in row.trees]
+            joined.num_branches += row.num_branches
+            joined.num_trees += row.num_trees
+        return joined
 
     def add(self, sequence: EncodedSequence, start: int, end: int, segment: int) -> None:
         """Append positions `start` to `end` of a sequence; each predicts the token after it, if there is one."""
@@ -37,6 +55,8 @@ class Row:
         ]
         self.positions += range(start, end)
         self.segments += [segment] * (end - start)
+        self.trees += [0] * (end - start)
+        self.num_trees, self.num_branches = 1, max(self.num_branches, segment)
 
     def pad(self, length: int, pad_id: int) -> None:
         """Fill the row up to `length`; raise `ValueError` where it does not fit."""
@@ -47,6 +67,7 @@ class Row:
         self.labels += [IGNORE_INDEX] * missing
         self.positions += [0] * missing
         self.segments += [PADDING_SEGMENT] * missing
+        self.trees += [PADDING_TREE] * missing
 
 
 def shared_prefix_length(sequences: Sequence[EncodedSequence]) -> int:
@@ -55,12 +76,12 @@ def shared_prefix_length(sequences: Sequence[EncodedSequence]) -> int:
     The last prompt token predicts the first answer token, so it belongs to each branch.
     """
     first_labelled = min(sequence.prompt_length for sequence in sequences)
-    common = 0
-    for tokens in zip(*(sequence.ids for sequence in sequences), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        common += 1
-    return max(0, min(common, first_labelled - 1))
+    ids = [sequence.ids for sequence in sequences]
+    low, high = min(ids), max(ids)  # what the first and the last in alphabetical order begin with, all begin with
+    most = max(0, min(first_labelled - 1, len(low), len(high)))
+    if low[:most] == high[:most]:
+        return most
+    return next(place for place in range(most) if low[place] != high[place])
 
 
 def row_groups(sample: Sample, shared_prefix: bool) -> list[list[int]]:

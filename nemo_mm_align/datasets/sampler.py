@@ -8,7 +8,7 @@ import math
 import numpy
 
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.model.arithmetic import micro_batches_per_step
+from nemo_mm_align.model.arithmetic import check_batches
 
 NOTABLE = 0.05
 """Share of the epochs asked for by which a run may exceed them without a word: its last batch is filled up."""
@@ -23,27 +23,27 @@ class GlobalBatchSampler:
     Args:
         num_samples: size of the training set.
         global_batch_size: samples per optimizer step over all ranks.
-        micro_batch_size: samples per forward pass of one rank.
+        micro_batch_size: samples per forward pass of one rank; None where these follow from a budget of positions.
         data_parallel_size: replicas of the model.
         seed: of the permutations.
         shuffle: false keeps the file's order.
 
-    Attributes:
-        num_micro_batches: forward passes per optimizer step on one rank.
+    Raises:
+        UserError: the global batch cannot be divided so.
     """
 
     def __init__(
         self,
         num_samples: int,
         global_batch_size: int,
-        micro_batch_size: int,
+        micro_batch_size: int | None,
         data_parallel_size: int,
         seed: int,
         shuffle: bool = True,
     ) -> None:
         if num_samples < 1:
             raise UserError("data.train holds no sample to train on.")
-        self.num_micro_batches = micro_batches_per_step(global_batch_size, micro_batch_size, data_parallel_size)
+        check_batches(global_batch_size, micro_batch_size, data_parallel_size)
         self.num_samples, self.global_batch_size = num_samples, global_batch_size
         self.micro_batch_size, self.data_parallel_size = micro_batch_size, data_parallel_size
         self.seed, self.shuffle = seed, shuffle
@@ -76,8 +76,16 @@ class GlobalBatchSampler:
         positions = range(start, start + self.global_batch_size)
         return [int(self._permutation(p // self.num_samples)[p % self.num_samples]) for p in positions]
 
-    def micro_batches(self, step: int, data_parallel_rank: int) -> list[list[int]]:
-        """This rank's share of a step, one list of indices per forward pass."""
-        indices = self.global_batch(step)[data_parallel_rank :: self.data_parallel_size]
-        size = self.micro_batch_size
-        return [indices[start : start + size] for start in range(0, len(indices), size)]
+    def micro_batches(self, data_parallel_rank: int) -> list[list[int]]:
+        """This rank's share of every step, one list for each forward pass: places in `global_batch`.
+
+        Raises:
+            ValueError: micro batches have no fixed number of samples.
+        """
+        if self.micro_batch_size is None:
+            raise ValueError("micro batches have no fixed number of samples: `training.packing` lays them out")
+        places = range(data_parallel_rank, self.global_batch_size, self.data_parallel_size)
+        return [
+            list(places[start : start + self.micro_batch_size])
+            for start in range(0, len(places), self.micro_batch_size)
+        ]

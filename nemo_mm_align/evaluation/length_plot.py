@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from nemo_mm_align.evaluation import plots
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.measures import Measure
-from nemo_mm_align.reporting.figures import STYLE, figure_uri
+from nemo_mm_align.reporting.figures import figure_uri, styled
 
 _POINTS = 200
 """Answers of a method that are drawn one by one."""
@@ -38,8 +36,7 @@ def plot_score_against_length(scored: Scored, measure: Measure, labels: Mapping[
     found = {name: pair for name, pair in found.items() if len(pair[0])}
     if not found:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 3.6))
+    with styled(7.5, 3.6) as figure:
         axes = figure.subplots()
         generator = np.random.default_rng(0)
         for name, (words, scores) in found.items():

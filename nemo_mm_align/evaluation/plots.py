@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from nemo_mm_align.evaluation.intervals import Interval
 from nemo_mm_align.evaluation.results import BASE, MethodResult, variant_of
 from nemo_mm_align.recipes.registry import all_recipes
-from nemo_mm_align.reporting.figures import INK, STYLE, figure_uri
+from nemo_mm_align.reporting.figures import INK, figure_uri, styled
 from nemo_mm_align.schema.attributes import AttributeSchema
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BASE_COLOUR = "#8a8f98"
 SPARE_COLOURS = ("#56b4e9", "#7b5ea7", "#b3a000", "#333333")
@@ -72,8 +73,7 @@ def _lying_bar(axes: Axes, label: str, value: float, interval: Interval | None, 
 
 def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema, labels: Labels) -> str:
     """Mean judged value of every attribute, per method."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 3.4))
+    with styled(10.5, 3.4) as figure:
         axes = figure.subplots()
         _bars(axes, methods, {f"judged.{name}": name for name in schema.names}, labels)
         low = min(attribute.minimum for attribute in schema.attributes)
@@ -84,8 +84,7 @@ def plot_attributes(methods: Mapping[str, MethodResult], schema: AttributeSchema
 
 def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str], labels: Labels) -> str:
     """Shares between 0 and 1, per method."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 3.2))
+    with styled(10.5, 3.2) as figure:
         axes = figure.subplots()
         _bars(axes, methods, metrics, labels)
         axes.set_ylim(0, 1)
@@ -95,8 +94,7 @@ def plot_shares(methods: Mapping[str, MethodResult], metrics: Mapping[str, str],
 
 def plot_lengths(methods: Mapping[str, MethodResult], labels: Labels) -> str:
     """Mean length of answers in words, per method."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 0.5 + 0.42 * len(methods)))
+    with styled(4.4, 0.5 + 0.42 * len(methods)) as figure:
         axes = _rows(figure)
         for name, result in methods.items():
             colour, found = colour_of(name, list(methods)), result.measurements.get("length_words")
@@ -110,8 +108,7 @@ def plot_losses(methods: Mapping[str, MethodResult], labels: Labels) -> str | No
     trained = {name: result.training for name, result in methods.items() if result.training and result.training.losses}
     if not trained:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * max(2, len(trained)), 2.4), layout="constrained")
+    with styled(2.6 * max(2, len(trained)), 2.4, layout="constrained") as figure:
         panels = figure.subplots(1, len(trained), squeeze=False)[0]
         for axes, (name, facts) in zip(panels, trained.items(), strict=True):
             steps, losses = zip(*facts.losses, strict=True)
@@ -123,8 +120,7 @@ def plot_losses(methods: Mapping[str, MethodResult], labels: Labels) -> str | No
 
 def plot_text_ability(values: Mapping[str, tuple[float, Interval | None]]) -> str:
     """Share of text instructions followed, in the order of training (label -> value and interval)."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 0.5 + 0.42 * len(values)))
+    with styled(4.4, 0.5 + 0.42 * len(values)) as figure:
         axes = _rows(figure)
         for label, (value, interval) in values.items():
             _lying_bar(axes, label, value, interval, "#7f9db9")

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from nemo_mm_align.evaluation import plots, wording
 from nemo_mm_align.evaluation.answers import ScoredAnswer
 from nemo_mm_align.evaluation.intervals import bounds_of
 from nemo_mm_align.evaluation.results import Results, SteeringResult
-from nemo_mm_align.reporting.figures import GUIDE, STYLE, figure_uri
+from nemo_mm_align.reporting.figures import GUIDE, figure_uri, styled
 from nemo_mm_align.reporting.images import image_uri
 from nemo_mm_align.reporting.tables import Cell, measured, named_values, number
 from nemo_mm_align.schema.attribute import Attribute
 from nemo_mm_align.schema.attributes import AttributeSchema
 from nemo_mm_align.schema.records import Prompt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HEADS = [
     "Model",
@@ -104,8 +103,7 @@ def plot_steering(results: Results, schema: AttributeSchema) -> str | None:
     asked = [name for name in schema.names if any(name in steering for steering in by_method.values())]
     if not asked:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * max(2, len(asked)), 3.1), layout="constrained")
+    with styled(2.6 * max(2, len(asked)), 3.1, layout="constrained") as figure:
         panels = figure.subplots(1, len(asked), squeeze=False)[0]
         for axes, name in zip(panels, asked, strict=True):
             _panel(axes, {method: of[name] for method, of in by_method.items() if name in of}, schema[name], names)

@@ -108,7 +108,8 @@ def step_seconds(job: TrainingJob, gpu: GPU) -> float:
 
 def reference_seconds(job: TrainingJob, gpu: GPU, examples: int) -> float:
     """Seconds of the passes that compute the reference's log-probs, once for all examples."""
-    together = max(job.micro_batch_size, ENOUGH_TOKENS // (job.row_length * job.rows // job.micro_batch_size))
+    job = job.padded
+    together = max(job.micro_batch_size, ENOUGH_TOKENS // (job.row_length * job.sample_rows))
     work = estimated_work(replace(job, micro_batch_size=together))
     stages = job.parallel.pipeline_model_parallel_size
     bubble = 1 + (stages - 1) / (_PASSES_PER_STAGE * stages) if stages > 1 else 1.0

@@ -47,6 +47,11 @@ def round_up(tokens: int, multiple: int) -> int:
     return -(-tokens // multiple) * multiple
 
 
+def round_down(tokens: int, multiple: int) -> int:
+    """The largest multiple that is not above `tokens`."""
+    return tokens // multiple * multiple
+
+
 def micro_batches_per_step(global_batch_size: int, micro_batch_size: int, data_parallel_size: int) -> int:
     """Forward passes of one rank per optimizer step; raise `UserError` where the global batch does not divide."""
     per_pass = micro_batch_size * data_parallel_size
@@ -58,22 +63,40 @@ def micro_batches_per_step(global_batch_size: int, micro_batch_size: int, data_p
     return global_batch_size // per_pass
 
 
+def check_batches(global_batch_size: int, micro_batch_size: int | None, data_parallel_size: int) -> None:
+    """Raise `UserError` where a global batch cannot be divided among replicas.
+
+    Args:
+        micro_batch_size: None where micro batches have no fixed number of samples: replicas need not have equally many.
+    """
+    if micro_batch_size is not None:
+        micro_batches_per_step(global_batch_size, micro_batch_size, data_parallel_size)
+    elif global_batch_size < data_parallel_size:
+        raise UserError(
+            f"model.global_batch_size={global_batch_size} is below the data-parallel size {data_parallel_size}: some replicas "
+            "would have no sample. Raise it, or use fewer ranks."
+        )
+
+
 def check_training(
     config: LlavaConfig,
     parallel: ParallelConfig,
     *,
     world_size: int,
-    micro_batch_size: int,
+    micro_batch_size: int | None,
     global_batch_size: int,
     max_length: int,
 ) -> None:
     """Check sizes, layout, batches and row length against each other.
 
+    Args:
+        micro_batch_size: see `check_batches`.
+
     Raises:
         UserError: what does not fit, with its field and a remedy.
     """
     config.check(parallel)
-    micro_batches_per_step(global_batch_size, micro_batch_size, parallel.data_parallel_size(world_size))
+    check_batches(global_batch_size, micro_batch_size, parallel.data_parallel_size(world_size))
     longest = config.language.max_position_embeddings
     if max_length > longest:
         raise UserError(

@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
+
+from nemo_mm_align.model import packed_attention, tree_attention
+from nemo_mm_align.model.packed_attention import Packing
+from nemo_mm_align.model.trees import Trees
 
 
 def segment_mask(segment_ids_BS: Tensor, tree_ids_BS: Tensor | None = None) -> Tensor:
@@ -41,12 +46,39 @@ def segment_mask(segment_ids_BS: Tensor, tree_ids_BS: Tensor | None = None) -> T
     return seen_BSS.unsqueeze(1)
 
 
+@dataclass
+class RowsOfTrees(PackedSeqParams):
+    """Rows of trees on their way through megatron-core's layers, in place of a mask.
+
+    They travel as packed sequences do: megatron-core's recomputation keeps these with the layers that it will run again,
+    whatever other micro batches come between. The format says that rows are what they always are, so that nothing but
+    `CoreAttention` asks.
+    """
+
+    qkv_format: str = "sbhd"
+    trees: Trees = field(default_factory=lambda: Trees((), 0))
+    packing: Packing | None = None
+
+    @classmethod
+    def on(cls, device: torch.device, trees: Trees) -> RowsOfTrees:
+        """Make them ready for a device."""
+        return cls(trees=trees, packing=Packing.of(trees, device) if device.type == "cuda" else None)
+
+    def attend(self, query_SBND: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, scale: float) -> Tensor:
+        """Scaled dot-product attention within trees, [S, B, N * D]; what stands in the padding is finite and means nothing."""
+        given = query_SBND, key_SBGD, value_SBGD
+        if self.packing is not None:
+            return packed_attention.attend(*given, self.packing, scale).flatten(2)
+        output_SBND: Tensor = tree_attention.TreeAttention.apply(*given, self.trees, scale)
+        return output_SBND.flatten(2)
+
+
 class CoreAttention(nn.Module):
     """Scaled dot-product attention with grouped heads; the mask says who sees whom.
 
     `attention_mask` is boolean [B, 1, S, T], True where attention is allowed (torch's convention, not megatron's);
-    ``None`` is plain causal for the decoder and unmasked for the vision tower. With a cache attached (see
-    `KeyValueCache`), new keys and values are stored and the old ones take part.
+    ``None`` is plain causal for the decoder and unmasked for the vision tower. `packed_seq_params` says the same of rows of trees
+    without a mask. With a cache attached (see `KeyValueCache`), new keys and values are stored and the old ones take part.
     """
 
     def __init__(
@@ -72,10 +104,13 @@ class CoreAttention(nn.Module):
         attention_mask: Tensor | None,
         attn_mask_type: AttnMaskType | None = None,
         attention_bias: Tensor | None = None,
-        packed_seq_params: Any = None,
+        packed_seq_params: RowsOfTrees | None = None,
     ) -> Tensor:
         """Return the attended values, [S, B, N * D]."""
-        assert attention_bias is None and packed_seq_params is None
+        assert attention_bias is None
+        if packed_seq_params is not None:
+            assert attention_mask is None and self.cache is None and self.causal
+            return packed_seq_params.attend(query_SBND, key_SBGD, value_SBGD, self.scale)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBND, key_SBGD, value_SBGD))
         if self.cache is not None:
             key, value = self.cache.extend(self.layer_number, key, value)

@@ -6,7 +6,7 @@ Errors name the YAML field and the remedy.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field
@@ -317,6 +317,42 @@ def is_fp8(precision: str) -> bool:
     return precision.startswith("fp8")
 
 
+LEVERS_THAT_PAY: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset()}
+"""Device type -> levers that were measured to pay there: what ``null`` pulls. BENCHMARKS.md has the figures."""
+
+
+@dataclass(frozen=True)
+class Levers:
+    """Other ways to compute the same numbers, in fewer passes or in less memory; losses and gradients differ by rounding alone.
+
+    Each is True, False, or None: where it has been measured to pay (`LEVERS_THAT_PAY`). They are no part of what a run is:
+    it may be resumed with others.
+
+    Args:
+        lora: adapters' output is added within one product.
+        mlp: SwiGLU as one function that keeps its input alone.
+        rope: rotary positions as one function that keeps none of its input.
+        dropout: adapters' dropout draws its mask again in the backward pass; neither mask nor what it lets through is kept.
+        losses: log-probs of labels in chunks of positions; no logits are kept.
+        attention: attention for shared prefixes and rows of several trees without a mask tensor.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    lora: bool | None = None
+    mlp: bool | None = None
+    rope: bool | None = None
+    dropout: bool | None = None
+    losses: bool | None = None
+    attention: bool | None = None
+
+    def on(self, device_type: str) -> frozenset[str]:
+        """Names of the levers that are pulled on a kind of device (``torch.device.type``)."""
+        chosen = {item.name: getattr(self, item.name) for item in fields(self)}
+        paying = LEVERS_THAT_PAY.get(device_type, frozenset())
+        return frozenset(name for name, value in chosen.items() if (name in paying if value is None else value))
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How the model is computed: number format, kernels, recomputation.
@@ -324,6 +360,7 @@ class EngineConfig:
     `transformer_impl`: ``auto`` takes TransformerEngine where it is installed with a GPU, else ``local``; in fp32 it takes
     ``local``, since TransformerEngine multiplies fp32 matrices in TF32.
     `recompute`: ``none``, ``selective`` (core attention) or ``full`` (every layer).
+    `levers`: which of several ways to the same numbers is taken.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -332,6 +369,7 @@ class EngineConfig:
     transformer_impl: str = "auto"
     recompute: str = "none"
     seed: int = field(default=1234)
+    levers: Levers = field(default_factory=Levers)
 
     def __post_init__(self) -> None:
         for name, allowed in (

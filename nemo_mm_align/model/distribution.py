@@ -12,7 +12,7 @@ from torch import Tensor
 _ELEMENTS = 1 << 22
 """Of the logits looked at together: 16 MiB in fp32, twice, beside an output layer that holds all of them."""
 
-_FLOOR = -80.0
+FLOOR = -80.0
 """Nats below the highest logit: what lies deeper weighs less than 2e-35, and shut-out columns (minus infinity) do as well."""
 
 
@@ -39,6 +39,6 @@ def summarise_logits(logits_PV: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sums(logits_RV: Tensor, highest_R: Tensor) -> Tensor:
     """Sums over this rank's columns of exp z and z exp z, [2, R]."""
-    shifted_RV = (logits_RV.float() - highest_R.unsqueeze(-1)).clamp_(min=_FLOOR)
+    shifted_RV = (logits_RV.float() - highest_R.unsqueeze(-1)).clamp_(min=FLOOR)
     weights_RV = shifted_RV.exp()
     return torch.stack([weights_RV.sum(dim=-1), torch.linalg.vecdot(weights_RV, shifted_RV)])

@@ -12,8 +12,11 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from nemo_mm_align.model.attention import RowsOfTrees
 from nemo_mm_align.model.distribution import summarise_logits
+from nemo_mm_align.model.label_losses import label_losses
 from nemo_mm_align.model.plain_decoder import is_plain, rotation_of, run_layer
+from nemo_mm_align.model.rotary import RotaryPositions
 
 IGNORE_INDEX = -100
 
@@ -31,17 +34,22 @@ class LanguageModel(GPTModel):
         is_plain: whether `run_plainly` does all that `forward` does.
     """
 
+    rotary_pos_emb: RotaryPositions
+
     def __init__(self, *args: Any, real_vocab_size: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
+        self.rotary_pos_emb = RotaryPositions(self.rotary_pos_emb, self.config)
         self.is_plain = all(map(is_plain, self.decoder.layers))
 
-    def run_plainly(self, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor | None) -> Tensor:
+    def run_plainly(
+        self, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor | None, trees: RowsOfTrees | None = None
+    ) -> Tensor:
         """Return what `forward` does, by the shortest way there is without gradients, dropout and FP8; see `plain_decoder`.
 
         Args:
             positions_BS: rotary position of every token.
-            mask: see `CoreAttention`.
+            mask, trees: see `CoreAttention`.
             hidden_SBH: embeddings; ``None`` behind the first stage, which was given its input (`set_input_tensor`).
         """
         if hidden_SBH is None:
@@ -49,7 +57,7 @@ class LanguageModel(GPTModel):
         assert hidden_SBH is not None
         rotation = rotation_of(positions_BS, self.rotary_pos_emb.inv_freq, hidden_SBH.dtype)
         for layer in self.decoder.layers:
-            hidden_SBH = run_layer(layer, hidden_SBH, mask, rotation)
+            hidden_SBH = run_layer(layer, hidden_SBH, mask, rotation, trees)
         if self.decoder.final_layernorm is not None:
             hidden_SBH = self.decoder.final_layernorm(hidden_SBH)
         return self._postprocess(hidden_SBH)
@@ -84,16 +92,11 @@ class LanguageModel(GPTModel):
         if places_P is None:
             places_P = (labels_N != IGNORE_INDEX).nonzero().squeeze(1)
         # Only these positions need the output layer. [P, 1, H]: megatron-core's linears take three dimensions.
-        hidden_P1H = hidden_SBH.flatten(0, 1).index_select(0, places_P).unsqueeze(1)
-        logits_P1V = self._logits(hidden_P1H)
-        # Before the loss, which overwrites fp32 logits.
-        summary = summarise_logits(logits_P1V.detach().squeeze(1)) if distribution else None
-        losses_P = tensor_parallel.vocab_parallel_cross_entropy(
-            logits_P1V, labels_N.index_select(0, places_P).unsqueeze(1)
-        ).squeeze(1)
+        hidden_PH, labels_P = hidden_SBH.flatten(0, 1).index_select(0, places_P), labels_N.index_select(0, places_P)
+        looked_at = self._in_chunks if "losses" in self.config.levers else self._at_once
+        losses_P, entropies_P, highest_P = looked_at(hidden_PH, labels_P, distribution)
         values = [losses_P]
-        if summary is not None:
-            entropies_P, highest_P = summary
+        if distribution:
             values += [entropies_P, (highest_P + losses_P.detach() <= _TIE).float()]
 
         def everywhere(values_P: Tensor) -> Tensor:
@@ -101,6 +104,34 @@ class LanguageModel(GPTModel):
             return values_SB.transpose(0, 1).contiguous()
 
         return [everywhere(values_P) for values_P in values]
+
+    def _at_once(self, hidden_PH: Tensor, labels_P: Tensor, distribution: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, entropy and highest log-probability of every position, [P]; the latter two are 0 where nobody asks."""
+        logits_P1V = self._logits(hidden_PH.unsqueeze(1))
+        # Before the loss, which overwrites fp32 logits.
+        summary = summarise_logits(logits_P1V.detach().squeeze(1)) if distribution else None
+        losses_P = tensor_parallel.vocab_parallel_cross_entropy(logits_P1V, labels_P.unsqueeze(1)).squeeze(1)
+        entropies_P, highest_P = summary or (torch.zeros_like(losses_P), torch.zeros_like(losses_P))
+        return losses_P, entropies_P, highest_P
+
+    def _in_chunks(self, hidden_PH: Tensor, labels_P: Tensor, distribution: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The same; see `label_losses`."""
+        return label_losses(
+            self._copied(hidden_PH), self._output_weight(), labels_P, self.real_vocab_size, distribution
+        )
+
+    def _output_weight(self) -> Tensor:
+        """This rank's rows of the output layer, which may be the embedding's."""
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        result: Tensor = self.output_layer.weight if weight is None else weight
+        return result
+
+    def _copied(self, hidden: Tensor) -> Tensor:
+        """The same, and its gradient is summed over the ranks that hold columns of the vocabulary."""
+        if not torch.is_grad_enabled():
+            return hidden
+        group = parallel_state.get_tensor_model_parallel_group()
+        return tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=group)
 
     def logits(self, hidden_SBH: Tensor) -> Tensor:
         """Return the logits of this rank's vocabulary columns, [B, S, V], of the last stage's hidden states or some of them."""
@@ -114,14 +145,9 @@ class LanguageModel(GPTModel):
 
     def _logits(self, hidden_SBH: Tensor) -> Tensor:
         """Logits of this rank's columns, [S, B, V]."""
-        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-        weight = self.output_layer.weight if weight is None else weight
-        group = parallel_state.get_tensor_model_parallel_group()
-        if torch.is_grad_enabled():  # for its gradient alone
-            hidden_SBH = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_SBH, group=group)
-        logits_SBV = torch.nn.functional.linear(hidden_SBH, weight)
+        logits_SBV = torch.nn.functional.linear(self._copied(hidden_SBH), self._output_weight())
         columns = logits_SBV.shape[-1]
-        real = self.real_vocab_size - group.rank() * columns
+        real = self.real_vocab_size - parallel_state.get_tensor_model_parallel_rank() * columns
         if real < columns:
             padded = torch.arange(columns, device=logits_SBV.device) >= real
             logits_SBV = logits_SBV.masked_fill(padded, float("-inf"))

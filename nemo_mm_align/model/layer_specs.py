@@ -23,6 +23,8 @@ from nemo_mm_align.model.attention import CoreAttention
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig
 from nemo_mm_align.model.linear import LocalColumnLinear, LocalRowLinear
 from nemo_mm_align.model.lora import QKVJoin, gate_up_join, lora_column, lora_row
+from nemo_mm_align.model.rotary import DecoderAttention
+from nemo_mm_align.model.swiglu import decoder_mlp
 
 
 class LocalNorm:
@@ -77,13 +79,15 @@ def kernels(engine: EngineConfig) -> Kernels:
     return Kernels("transformer_engine", TEColumnParallelLinear, TERowParallelLinear, TENorm)
 
 
-def _layer(kernel: Kernels, mask: AttnMaskType, qkv: Any, projection: Any, mlp: MLPSubmodules) -> ModuleSpec:
+def _layer(
+    kernel: Kernels, mask: AttnMaskType, qkv: Any, projection: Any, mlp: Any, attention: type = SelfAttention
+) -> ModuleSpec:
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=kernel.norm,
             self_attention=ModuleSpec(
-                module=SelfAttention,
+                module=attention,
                 params={"attn_mask_type": mask},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=qkv, core_attention=CoreAttention, linear_proj=projection
@@ -91,7 +95,7 @@ def _layer(kernel: Kernels, mask: AttnMaskType, qkv: Any, projection: Any, mlp: 
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=kernel.norm,
-            mlp=ModuleSpec(module=MLP, submodules=mlp),
+            mlp=mlp,
             mlp_bda=get_bias_dropout_add,
         ),
     )
@@ -101,7 +105,9 @@ def decoder_layer(kernel: Kernels, config: TransformerConfig, lora: LoRAConfig |
     """A language-model layer, with adapters where `lora` is given."""
     if lora is None:
         mlp = MLPSubmodules(linear_fc1=kernel.column, linear_fc2=kernel.row)
-        return _layer(kernel, AttnMaskType.causal, kernel.column, kernel.row, mlp)
+        return _layer(
+            kernel, AttnMaskType.causal, kernel.column, kernel.row, decoder_mlp(mlp), attention=DecoderAttention
+        )
     column, row = lora_column(kernel.column), lora_row(kernel.row)
     width = config.kv_channels
     queries, keys = config.num_attention_heads * width, config.num_query_groups * width
@@ -120,14 +126,15 @@ def decoder_layer(kernel: Kernels, config: TransformerConfig, lora: LoRAConfig |
         AttnMaskType.causal,
         columns({"q": queries, "k": keys, "v": keys}, QKVJoin(width)),
         rows("o"),
-        MLPSubmodules(linear_fc1=columns(gate_up, gate_up_join), linear_fc2=rows("down")),
+        decoder_mlp(MLPSubmodules(linear_fc1=columns(gate_up, gate_up_join), linear_fc2=rows("down"))),
+        attention=DecoderAttention,
     )
 
 
 def vision_layer(kernel: Kernels) -> ModuleSpec:
     """A vision-tower layer: every patch sees every patch."""
     mlp = MLPSubmodules(linear_fc1=kernel.column, linear_fc2=kernel.row)
-    return _layer(kernel, AttnMaskType.no_mask, kernel.column, kernel.row, mlp)
+    return _layer(kernel, AttnMaskType.no_mask, kernel.column, kernel.row, ModuleSpec(module=MLP, submodules=mlp))
 
 
 def block(layer: ModuleSpec, count: int, kernel: Kernels) -> TransformerBlockSubmodules:

@@ -27,13 +27,15 @@ from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
-from nemo_mm_align.model import layer_specs
+from nemo_mm_align.model import layer_specs, packed_attention, tree_attention
+from nemo_mm_align.model.attention import RowsOfTrees
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.heads import RegressionHead
 from nemo_mm_align.model.language import LanguageModel
 from nemo_mm_align.model.lora import initialize_adapters
 from nemo_mm_align.model.transformer_configs import language_config, projector_config, vision_config
+from nemo_mm_align.model.trees import Trees
 
 
 class Llava(MegatronModule):
@@ -120,6 +122,7 @@ class Llava(MegatronModule):
         images_NCHW: Tensor | None = None,
         image_index_K: Tensor | None = None,
         image_embeddings_KTH: Tensor | None = None,
+        trees: Trees | None = None,
     ) -> Tensor:
         """Run this stage.
 
@@ -131,6 +134,7 @@ class Llava(MegatronModule):
             image_index_K: for each image occurrence, row by row, its place in `images_NCHW`; ``None`` = in order. An
                 image that occurs in several rows is encoded once.
             image_embeddings_KTH: what `encode_images` has returned for each occurrence, row by row, in place of pixels.
+            trees: how rows are divided, in place of a mask; see `attends_by_trees`.
 
         Returns:
             Hidden states [S, B, H], this rank's share of S with sequence parallelism; on the last stage behind the final norm
@@ -145,17 +149,27 @@ class Llava(MegatronModule):
                 embeddings_NTH = self.encode_images(images_NCHW)
                 image_embeddings_KTH = embeddings_NTH if image_index_K is None else embeddings_NTH[image_index_K]
             hidden_SBH = self._embed(input_ids_BS, image_embeddings_KTH)
+        layout = None if trees is None else RowsOfTrees.on(input_ids_BS.device, trees)
         needs_more = torch.is_grad_enabled() or self.training or self.engine.fp8
         if self.language_model.is_plain and not needs_more:
-            return self.language_model.run_plainly(position_ids_BS, attention_mask, hidden_SBH)
+            return self.language_model.run_plainly(position_ids_BS, attention_mask, hidden_SBH, layout)
         with self._fp8_only_where_calibrated():
             output: Tensor = self.language_model(
                 input_ids=input_ids_BS,
                 position_ids=position_ids_BS.unsqueeze(0).expand(3, -1, -1),
                 attention_mask=attention_mask,
                 decoder_input=hidden_SBH,
+                packed_seq_params=layout,
             )
         return output
+
+    def attends_by_trees(self, trees: Trees) -> bool:
+        """Whether rows like these are to be computed by their trees rather than with a mask: see `Levers.attention`."""
+        if "attention" not in self.config.levers:
+            return False
+        if torch.cuda.is_available():
+            return packed_attention.fits(self.config.params_dtype, self.config.kv_channels)
+        return tree_attention.pays(trees)
 
     def token_losses(self, hidden_SBH: Tensor, labels_BS: Tensor, label_places_P: Tensor | None = None) -> Tensor:
         """Return per-token losses [B, S] of the last stage's hidden states; see `LanguageModel.token_losses`."""
@@ -322,6 +336,7 @@ def build_llava(
     """
     parallel, engine = parallel or ParallelConfig(), engine or EngineConfig()
     config.check(parallel)
+    packed_attention.check(config, engine)
     model = Llava(
         config,
         parallel,

@@ -10,6 +10,7 @@ Shapes: S sequence (this rank's part of it under sequence parallel), B rows, R r
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
 from nemo_mm_align.model.config import LoRAConfig
+from nemo_mm_align.model.layer_config import LayerConfig
+from nemo_mm_align.model.low_rank import add_product, linear_of_dropped
 
 
 class Adapter(nn.Module):
@@ -51,21 +54,25 @@ class _LoRALinear:
 
     adapters: nn.ModuleDict
     adapter_axes: dict[str, int]
-    config: TransformerConfig
+    layers: LayerConfig
 
-    def _set_up(self, lora: LoRAConfig, config: TransformerConfig) -> None:
-        self.lora = lora
+    def _set_up(self, lora: LoRAConfig, config: LayerConfig) -> None:
+        self.lora, self.layers = lora, config
         self.lora_group = parallel_state.get_tensor_model_parallel_group()
         self.lora_sequence_parallel = config.sequence_parallel and self.lora_group.size() > 1
         self.adapters = nn.ModuleDict()
 
-    def _dropped(self, input_SBH: Tensor, parallel_input: bool) -> Tensor:
+    def _low(self, input_SBH: Tensor, a: Tensor, parallel_input: bool) -> Tensor:
+        """What the matrices A make of the input behind dropout, [S, B, rows of `a`]."""
         if not self.lora.dropout or not self.training:  # type: ignore[attr-defined]
-            return input_SBH
+            return F.linear(input_SBH, a)
         # Ranks that hold different values draw different masks, ranks that hold copies draw the same.
         split = parallel_input or self.lora_sequence_parallel
         with tensor_parallel.get_cuda_rng_tracker().fork() if split else nullcontext():
-            return F.dropout(input_SBH, self.lora.dropout)
+            if "dropout" in self.layers.levers:
+                return linear_of_dropped(input_SBH, a, self.lora.dropout)
+            dropped = F.dropout(input_SBH, self.lora.dropout)
+        return F.linear(dropped, a)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
         """The layer's own entries, with each adapter matrix split or copied as it really is."""
@@ -90,7 +97,7 @@ class _LoRAColumn(_LoRALinear):
         lora: LoRAConfig,
         outputs: dict[str, int],
         join: Callable[[dict[str, Tensor]], Tensor],
-        config: TransformerConfig,
+        config: LayerConfig,
         **kwargs: Any,
     ) -> None:
         super().__init__(input_size, output_size, config=config, **kwargs)  # type: ignore[call-arg]
@@ -109,12 +116,14 @@ class _LoRAColumn(_LoRALinear):
         output, bias = super().forward(input_SBH)  # type: ignore[misc]
         if not self.adapters:  # they are part of the weight: `merge_adapters`
             return output, bias
-        dropped = self._dropped(input_SBH, parallel_input=False)
-        low = F.linear(dropped, torch.cat([adapter.a for adapter in self.adapters.values()]))  # type: ignore[misc]
+        joined = torch.cat([adapter.a for adapter in self.adapters.values()])  # type: ignore[misc]
+        low = self._low(input_SBH, joined, parallel_input=False)
         if self.lora_sequence_parallel:
             low = tensor_parallel.gather_from_sequence_parallel_region(low, group=self.lora_group)
         else:
             low = tensor_parallel.copy_to_tensor_model_parallel_region(low, group=self.lora_group)
+        if "lora" in self.layers.levers:
+            return add_product(output, low, self.lora.scale, *self._ups()), bias
         parts = dict(zip(self.adapters, low.split(self.lora.rank, dim=-1), strict=True))
         deltas = {}
         for name, size in self.outputs.items():
@@ -123,6 +132,24 @@ class _LoRAColumn(_LoRALinear):
             else:
                 deltas[name] = output.new_zeros(*output.shape[:-1], size)
         return output + self.lora.scale * self.join(deltas), bias
+
+    def _ups(self) -> tuple[list[Tensor], list[int]]:
+        """Matrices B as `add_product` takes them, each with its first column.
+
+        Where each adapter's outputs lie side by side, it is theirs alone. Else all are blocks of one matrix whose columns are
+        joined like the outputs: zeros are multiplied, and the outputs are gone over once.
+        """
+        given: dict[str, Tensor] = {name: adapter.b.t() for name, adapter in self.adapters.items()}  # type: ignore[union-attr, operator]
+        if self.join is gate_up_join:
+            starts = dict(zip(self.outputs, itertools.accumulate(self.outputs.values(), initial=0), strict=False))
+            return list(given.values()), [starts[name] for name in given]
+        rank, height = self.lora.rank, self.lora.rank * len(given)
+        some = next(iter(given.values()))
+        blocks = {name: some.new_zeros(height, 1, width) for name, width in self.outputs.items()}
+        for number, (name, up) in enumerate(given.items()):
+            before, after = number * rank, height - (number + 1) * rank
+            blocks[name] = F.pad(up, (0, 0, before, after)).unsqueeze(1)
+        return [self.join(blocks).squeeze(1)], [0]
 
 
 class _LoRARow(_LoRALinear):
@@ -133,7 +160,7 @@ class _LoRARow(_LoRALinear):
         *,
         lora: LoRAConfig,
         name: str,
-        config: TransformerConfig,
+        config: LayerConfig,
         **kwargs: Any,
     ) -> None:
         super().__init__(input_size, output_size, config=config, **kwargs)  # type: ignore[call-arg]
@@ -150,11 +177,13 @@ class _LoRARow(_LoRALinear):
         if not self.adapters:  # they are part of the weight: `merge_adapters`
             return output, bias
         (adapter,) = self.adapters.values()
-        low = F.linear(self._dropped(input_SBH, parallel_input=True), adapter.a)  # type: ignore[arg-type]
+        low = self._low(input_SBH, adapter.a, parallel_input=True)  # type: ignore[arg-type]
         if self.lora_sequence_parallel:
             low = tensor_parallel.reduce_scatter_to_sequence_parallel_region(low, group=self.lora_group)
         else:
             low = tensor_parallel.reduce_from_tensor_model_parallel_region(low, group=self.lora_group)
+        if "lora" in self.layers.levers:
+            return add_product(output, low, self.lora.scale, [adapter.b.t()], [0]), bias  # type: ignore[operator]
         return output + self.lora.scale * F.linear(low, adapter.b), bias  # type: ignore[arg-type]
 
 

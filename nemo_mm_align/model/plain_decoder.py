@@ -15,7 +15,7 @@ import torch
 from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
 
-from nemo_mm_align.model.attention import CoreAttention
+from nemo_mm_align.model.attention import CoreAttention, RowsOfTrees
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every position, [S, B, 1, 1, D]; the first half of the sine has its sign changed."""
@@ -52,24 +52,29 @@ def is_plain(layer: Any) -> bool:
     )
 
 
-def run_layer(layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rotation) -> Tensor:
+def run_layer(
+    layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rotation, trees: RowsOfTrees | None = None
+) -> Tensor:
     """Return what a megatron-core `TransformerLayer` of `layer_specs.decoder_layer` makes of hidden states, [S, B, H].
 
     Args:
         layer: the layer; see `is_plain`.
         hidden_SBH: this rank's share of the sequence with sequence parallelism.
-        mask: see `CoreAttention`.
+        mask, trees: see `CoreAttention`.
         rotation: of the whole sequence.
     """
-    return _fed_forward(layer, _attended(layer, hidden_SBH, mask, rotation))
+    return _fed_forward(layer, _attended(layer, hidden_SBH, mask, rotation, trees))
 
 
-def _attended(layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rotation) -> Tensor:
+def _attended(
+    layer: Any, hidden_SBH: Tensor, mask: Tensor | None, rotation: Rotation, trees: RowsOfTrees | None
+) -> Tensor:
     """The first half; queries, keys and values are gone when it ends, and the wider second half has their memory."""
     attention = layer.self_attention
     joined, _ = attention.linear_qkv(layer.input_layernorm(hidden_SBH))
     query, key, value = _rotated_heads(joined, attention.num_query_groups_per_partition, rotation)
-    projected, _ = attention.linear_proj(attention.core_attention(query, key, value, mask))
+    attended = attention.core_attention(query, key, value, mask, packed_seq_params=trees)
+    projected, _ = attention.linear_proj(attended)
     result: Tensor = projected.add_(hidden_SBH)
     return result
 

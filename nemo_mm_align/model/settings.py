@@ -6,7 +6,7 @@ The estimator and the doctor read it here as well, so that they judge what train
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict
@@ -16,6 +16,7 @@ from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.repository import CONF
 from nemo_mm_align.model.config import (
     EngineConfig,
+    Levers,
     LlavaConfig,
     LoRAConfig,
     ParallelConfig,
@@ -42,6 +43,7 @@ class ModelSettings:
     """What stands in section ``model`` beside the model's sizes (`LlavaConfig`) and its layout (`ParallelConfig`).
 
     Args:
+        micro_batch_tokens: positions per micro batch, which is one row then; None: micro batches of `micro_batch_size` samples.
         reference_micro_batch_size: samples per pass of the reference, None as many as training's memory has room for.
     """
 
@@ -50,14 +52,21 @@ class ModelSettings:
     micro_batch_size: Count
     global_batch_size: Count
     max_length: Count
+    micro_batch_tokens: Count | None = None
     reference_micro_batch_size: Count | None = None
     hf_path: str | None = None
     checkpoint: str | None = None
     transformer_impl: TransformerImpl = "auto"
     recompute: Recompute = "none"
+    levers: Levers = field(default_factory=Levers)
     lora: LoRAConfig | None = None
     train: TrainableParts = field(default_factory=TrainableParts)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    @property
+    def samples_per_pass(self) -> int | None:
+        """Samples of a training's micro batch; None where their number follows from `micro_batch_tokens`."""
+        return self.micro_batch_size if self.micro_batch_tokens is None else None
 
 
 @dataclass(frozen=True)
@@ -104,10 +113,11 @@ def layout_of(settings: object) -> ParallelConfig:
 
 
 def read_engine(values: Mapping[str, Any]) -> EngineConfig:
-    """Number format, kernels and recomputation, of the whole configuration."""
+    """Number format, kernels, recomputation and levers, of the whole configuration."""
     model = values["model"]
     engine = {"precision": values["precision"], "seed": values["seed"]}
-    return read(EngineConfig, engine | {key: model[key] for key in ("transformer_impl", "recompute")})
+    config = read(EngineConfig, engine | {key: model[key] for key in ("transformer_impl", "recompute")})
+    return replace(config, levers=read(Levers, model.get("levers", {}), "model.levers"))
 
 
 def read_lora(model: Mapping[str, Any]) -> LoRAConfig | None:

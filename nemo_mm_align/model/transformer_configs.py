@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.arithmetic import odd_fp8_widths
 from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig, fp8_capability
+from nemo_mm_align.model.layer_config import LayerConfig
 from nemo_mm_align.model.layer_specs import transformer_engine_available
 
 
@@ -85,8 +85,8 @@ def _fp8(engine: EngineConfig) -> dict[str, Any]:
 
 def language_config(
     config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, initialize: bool = True
-) -> TransformerConfig:
-    """The decoder: Llama-type layers, split over tensor- and pipeline-parallel ranks."""
+) -> LayerConfig:
+    """The decoder: Llama-type layers, split over tensor- and pipeline-parallel ranks; levers are its alone."""
     language = config.language
     options = _shared(engine, initialize)
     check_fp8_widths(config, parallel, engine)
@@ -95,7 +95,8 @@ def language_config(
         options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     elif engine.recompute == "selective":
         options |= {"recompute_granularity": "selective"}
-    return TransformerConfig(
+    return LayerConfig(
+        levers=engine.levers.on("cuda" if torch.cuda.is_available() else "cpu"),
         num_layers=language.num_layers,
         hidden_size=language.hidden_size,
         ffn_hidden_size=language.ffn_hidden_size,
@@ -121,10 +122,10 @@ def language_config(
 
 def vision_config(
     config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, initialize: bool = True
-) -> TransformerConfig:
+) -> LayerConfig:
     """The tower: CLIP layers up to the feature layer, whole on the first stage, never FP8 or sequence parallel."""
     vision = config.vision
-    return TransformerConfig(
+    return LayerConfig(
         num_layers=vision.computed_layers,
         hidden_size=vision.hidden_size,
         ffn_hidden_size=vision.ffn_hidden_size,
@@ -141,10 +142,10 @@ def vision_config(
 
 def projector_config(
     config: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, initialize: bool = True
-) -> TransformerConfig:
+) -> LayerConfig:
     """The projector: two linear layers with GELU between."""
     language = config.language
-    return TransformerConfig(
+    return LayerConfig(
         num_layers=1,
         hidden_size=language.hidden_size,
         ffn_hidden_size=language.hidden_size,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.arithmetic import (
+    check_batches,
     check_started_ranks,
     micro_batches_per_step,
     odd_fp8_widths,
@@ -68,7 +69,10 @@ def _sizes(sizes: LlavaConfig, parallel: ParallelConfig) -> Finding:
 
 
 def _batches(job: Job, parallel: ParallelConfig, ranks: int) -> list[Finding]:
-    micro, whole = int(job.value("model.micro_batch_size", 1)), int(job.value("model.global_batch_size", 1))
+    whole, tokens = int(job.value("model.global_batch_size", 1)), job.value("model.micro_batch_tokens")
+    if tokens is not None:
+        return _packed(whole, int(tokens), parallel, ranks)
+    micro = int(job.value("model.micro_batch_size", 1))
     stages = parallel.pipeline_model_parallel_size
     try:
         replicas = parallel.data_parallel_size(ranks)
@@ -84,6 +88,20 @@ def _batches(job: Job, parallel: ParallelConfig, ranks: int) -> list[Finding]:
         found = f"{passes} micro batches over {stages} pipeline stages: stages idle for {idle:.0%} of a step"
         findings.append(amber("pipeline", found, "fewer pipeline stages, or a larger model.global_batch_size"))
     return findings
+
+
+def _packed(whole: int, tokens: int, parallel: ParallelConfig, ranks: int) -> list[Finding]:
+    """Batches of a budget of positions: how many passes a step takes, the data decide."""
+    try:
+        replicas = parallel.data_parallel_size(ranks)
+    except UserError:
+        return []  # said above
+
+    def text() -> str:
+        check_batches(whole, None, replicas)
+        return f"global {whole} over data {replicas} by their work, micro batches of up to {tokens:,} positions"
+
+    return [_checked("batches", text)]
 
 
 def _lengths(job: Job, sizes: LlavaConfig, multiple: int) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from nemo_mm_align.datasets.collate import ImageLoader, collate
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.kinds import check_kind, refuse_lacking
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
-from nemo_mm_align.datasets.rows import batch_length, row_groups
+from nemo_mm_align.datasets.rows import batch_length, row_groups, row_lengths
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
+from nemo_mm_align.model.arithmetic import round_up
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
 from nemo_mm_align.recipes.spec import RecipeSpec
 from nemo_mm_align.schema.crops import Crop
@@ -28,7 +29,8 @@ from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.images import ImageProcessor, load_image
 from nemo_mm_align.schema.prompts import Encoder
-from nemo_mm_align.training.work import work_of
+from nemo_mm_align.training.packing import Packing
+from nemo_mm_align.training.work import total_work, work_of_sample
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class BatchShape:
         length_multiple: row lengths are multiples of this, see `row_length_multiple`.
         shared_prefix: the sequences of a sample lie in one row behind their common prefix, if they see the same images.
         last_token: the last token of a sequence, which predicts nothing, is computed as well.
-        equal_rows: micro batches of a step have equally many rows, as a pipeline wants them; samples may differ in sequences.
+        equal_rows: micro batches of a step have one shape, as a pipeline wants them: equally many rows, though samples may
+            differ in sequences, and of packed samples equally long ones.
     """
 
     length_multiple: int = 1
@@ -98,8 +101,20 @@ class Collator:
         rows = max(map(self.rows, parts)) if self.shape.equal_rows else 0
         return [self(part, length, rows) for part in parts]
 
-    def __call__(self, samples: Sequence[Sample], length: int, least_rows: int = 0) -> Batch:
-        """Build one micro batch of rows of `length`, at least so many."""
+    def packed(self, parts: Sequence[Sequence[Sample]]) -> list[Batch]:
+        """Build them of one row each, as long as its samples, and with equal lengths if the shape says so."""
+        lengths = [self._packed_length(part) for part in parts]
+        if self.shape.equal_rows:
+            lengths = [max(lengths)] * len(parts)
+        return [self(part, length, packed=True) for part, length in zip(parts, lengths, strict=True)]
+
+    def _packed_length(self, samples: Sequence[Sample]) -> int:
+        shape = self.shape
+        positions = sum(sum(row_lengths(sample, shape.shared_prefix, shape.last_token)) for sample in samples)
+        return round_up(positions, shape.length_multiple)
+
+    def __call__(self, samples: Sequence[Sample], length: int, least_rows: int = 0, packed: bool = False) -> Batch:
+        """Build one micro batch of rows of `length`, at least so many, or of one row of all samples."""
         return collate(
             samples,
             length,
@@ -111,6 +126,7 @@ class Collator:
             self.shape.last_token,
             self.roles,
             least_rows,
+            packed,
         )
 
     def _load(self, path: Path, crop: Crop | None) -> numpy.ndarray:
@@ -120,7 +136,7 @@ class Collator:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """This rank's share of a training step, its micro batches of one row length, and what all ranks do in it."""
+    """This rank's share of a training step, its micro batches, and what all ranks do in it."""
 
     batches: list[Batch]
     work: Work
@@ -138,6 +154,7 @@ class StepDataset(Dataset[StepBatches]):
 
     Args:
         mismatched: of every sample, see `datasets.mismatched`; None where the objective has no point.
+        packing: micro batches of a budget of positions; None: of as many samples as the sampler says.
     """
 
     def __init__(
@@ -148,25 +165,31 @@ class StepDataset(Dataset[StepBatches]):
         data_parallel_rank: int,
         reads: Reads = TOKEN_LOSSES,
         mismatched: Sequence[Sample] | None = None,
+        packing: Packing | None = None,
     ) -> None:
-        self.mismatched = mismatched
+        self.mismatched, self.packing = mismatched, packing
         self.samples, self.sampler, self.collator, self.rank = samples, sampler, collator, data_parallel_rank
         self.reads = reads
 
     def __getitem__(self, step: int) -> StepBatches:
-        samples = {index: self.samples[index] for index in self.sampler.global_batch(step)}
-        everybody = (samples[index] for index in self.sampler.global_batch(step))
-        work = work_of(everybody, self.collator.shape.shared_prefix, self.reads)
-        if self.mismatched is None:
-            return StepBatches(self._batches(step, samples), work)
-        others = {index: self.mismatched[index] for index in samples}
-        return StepBatches(self._batches(step, samples), work, self._batches(step, others))
+        batches, works = self._batches(step, self.samples)
+        mismatched = [] if self.mismatched is None else self._batches(step, self.mismatched)[0]
+        return StepBatches(batches, total_work(works), mismatched)
 
-    def _batches(self, step: int, samples: Mapping[int, Sample]) -> list[Batch]:
-        """This rank's micro batches of a step, whose samples these are by their index."""
-        length = self.collator.length(list(samples.values()))
-        parts = [[samples[index] for index in indices] for indices in self.sampler.micro_batches(step, self.rank)]
-        return self.collator.batches(parts, length)
+    def _batches(self, step: int, samples: Sequence[Sample]) -> tuple[list[Batch], list[Work]]:
+        """This rank's micro batches of a step, and what each of the whole step's samples asks of the model."""
+        chosen = [samples[index] for index in self.sampler.global_batch(step)]
+        works = [work_of_sample(sample, self.collator.shape.shared_prefix, self.reads) for sample in chosen]
+        places = self._places(works)
+        parts = [[chosen[place] for place in part] for part in places]
+        if self.packing is None:
+            return self.collator.batches(parts, self.collator.length(chosen)), works
+        return self.collator.packed(parts), works
+
+    def _places(self, works: Sequence[Work]) -> list[list[int]]:
+        if self.packing is None:
+            return self.sampler.micro_batches(self.rank)
+        return self.packing.micro_batches(works, self.rank)
 
 
 class RemainingSteps(Sampler[int]):

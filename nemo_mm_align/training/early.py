@@ -5,6 +5,7 @@ The slow imports take longer than all of this together; a wrong path or setting 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from nemo_mm_align.training.resume import checkpoint_to_resume
 from nemo_mm_align.training.settings import TrainSettings, read_settings
 from nemo_mm_align.training.watch_checks import check_watched
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS = "checkpoints"
 ANOTHER_RUN = "give another exp_manager.name"
 
@@ -29,14 +32,14 @@ ANOTHER_RUN = "give another exp_manager.name"
 def check_early(config: DictConfig) -> None:
     """Check all that `read_and_check` does, whether the run's folder can be written, and that no other process trains in it.
 
-    The folder is this process's from then on. Settings in terms of NeMo's own resolvers (``${multiply:...}``), which come
-    with its import, are checked after that.
+    Then say what will be trained. The folder is this process's from then on. Settings in terms of NeMo's own resolvers
+    (``${multiply:...}``), which come with its import, are checked after that.
 
     Raises:
         UserError: what is wrong, with the remedy.
     """
     try:
-        settings, _ = read_and_check(config)
+        settings, source = read_and_check(config)
     except UnsupportedInterpolationType:
         return
     folder = settings.manager.folder
@@ -44,6 +47,25 @@ def check_early(config: DictConfig) -> None:
     checkpoint_to_resume(folder / CHECKPOINTS, settings.checkpoint.resume)
     if this_process().rank == 0 and settings.manager.resume_if_exists:  # else NeMo makes a new folder for the run
         lock.reserve(owner_file(folder), folder, ANOTHER_RUN)
+    if this_process().rank == 0:
+        logger.info("%s", outline(settings, source))
+
+
+def outline(settings: TrainSettings, source: ModelSource) -> str:
+    """Return what a run reads, trains and writes, in a line: all that is known without its records."""
+    model, parallel, ranks, folder = (
+        settings.model,
+        settings.parallel,
+        this_process().world_size,
+        settings.manager.folder,
+    )
+    trained = "adapters" if model.lora is not None else "weights"
+    return (
+        f"{settings.recipe.name}: trains {trained} of {source.folder} ({source.config.num_parameters():,} parameters) on "
+        f"{settings.source.path}; {model.global_batch_size} samples a step, {model.micro_batch_size} a micro batch; tensor "
+        f"parallel {parallel.tensor_model_parallel_size}, pipeline {parallel.pipeline_model_parallel_size}, data "
+        f"{parallel.data_parallel_size(ranks)} on {ranks} {'rank' if ranks == 1 else 'ranks'}; results in {folder}"
+    )
 
 
 def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
@@ -60,7 +82,7 @@ def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
         source.config,
         settings.parallel,
         world_size=this_process().world_size,
-        micro_batch_size=settings.model.micro_batch_size,
+        micro_batch_size=settings.model.samples_per_pass,
         global_batch_size=settings.model.global_batch_size,
         max_length=settings.plan.max_length,
     )

@@ -19,12 +19,17 @@ from nemo_mm_align.objectives.objective import Reading, Reads
 
 def forward_batch(model: Any, batch: Batch) -> Tensor:
     """Run a batch through a stage, bare or wrapped for training; return its hidden states, [S, B, H]."""
+    stage: Llava = getattr(model, "module", model)
+    trees, mask = batch.places.trees, None
+    if trees is not None and not stage.attends_by_trees(trees):
+        trees, mask = None, segment_mask(batch.segment_ids_BS, batch.tree_ids_BS)
     hidden_SBH: Tensor = model(
         batch.input_ids_BS,
         batch.position_ids_BS,
-        segment_mask(batch.segment_ids_BS, batch.tree_ids_BS) if batch.places.has_branches else None,
+        mask,
         images_NCHW=batch.images_NCHW,
         image_index_K=batch.image_index_K,
+        trees=trees,
     )
     return hidden_SBH
 

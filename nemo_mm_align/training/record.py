@@ -113,7 +113,9 @@ def announce(record: RunRecord, model: Llava, folder: Path, start: int) -> None:
         start: step that it goes on from.
     """
     computed_with = kernels.active(model.transformer_impl)
-    logger.info("computes with %s", "; ".join(f"{part}: {origin}" for part, origin in computed_with.items()))
+    levers = ", ".join(sorted(model.config.levers))
+    parts = computed_with | ({"levers": levers} if levers else {})
+    logger.info("computes with %s", "; ".join(f"{part}: {origin}" for part, origin in parts.items()))
     if runtime.rank() == 0:
         write_facts(folder, record.facts(computed_with))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
+from nemo_mm_align.datasets.rows import PADDING_SEGMENT
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.common_metrics import common_metrics
 from nemo_mm_align.objectives.objective import Objective, Reading
@@ -29,6 +30,9 @@ from nemo_mm_align.training.schedule import run_schedule
 logger = logging.getLogger(__name__)
 
 _SAMPLES_SHOWN = 16
+
+PACKING_EFFICIENCY = "packing_efficiency"
+"""Share of the computed positions that are no padding (Krell et al., arXiv 2107.02027), over all micro batches of a step."""
 
 
 class TrainingDiverged(UserError):
@@ -136,7 +140,8 @@ class TrainingEngine:
 
     def _loss(self, reading: Reading, batch: Batch) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         output = self.objective.loss(reading, batch)
-        return output.loss_sum, output.count, common_metrics(self.reads, reading, batch) | output.metrics
+        told = common_metrics(self.reads, reading, batch) | output.metrics | {PACKING_EFFICIENCY: _filled(batch)}
+        return output.loss_sum, output.count, told
 
     def _seed(self, step: int) -> None:
         replica = parallel_state.get_data_parallel_rank() * 1009 + parallel_state.get_pipeline_model_parallel_rank()
@@ -159,6 +164,12 @@ class TrainingEngine:
         parts: list[Any] = [None] * runtime.world_size()
         torch.distributed.all_gather_object(parts, own if writes else [])
         raise TrainingDiverged(step, what, [item for part in parts for item in part])
+
+
+def _filled(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Positions that are no padding, and all of them."""
+    filled = (batch.segment_ids_BS > PADDING_SEGMENT).sum().float()
+    return filled, filled.new_full((), batch.segment_ids_BS.numel())
 
 
 def add_reports(reports: Sequence[dict[str, tuple[Tensor, Tensor]]]) -> tuple[list[str], Tensor]:

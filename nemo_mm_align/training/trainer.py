@@ -53,6 +53,7 @@ from nemo_mm_align.training.early import ANOTHER_RUN, CHECKPOINTS, owner_file, r
 from nemo_mm_align.training.guards import open_guards
 from nemo_mm_align.training.head_start import start_head
 from nemo_mm_align.training.known_settings import check_trainer, differing_sizes
+from nemo_mm_align.training.packing_settings import packing_of
 from nemo_mm_align.training.priors import tell_priors
 from nemo_mm_align.training.record import RunRecord, announce
 from nemo_mm_align.training.reference_passes import choose_passes
@@ -100,7 +101,7 @@ class TrainingRun:
         self.sampler = GlobalBatchSampler(
             len(self.samples),
             self.settings.model.global_batch_size,
-            self.settings.model.micro_batch_size,
+            self.settings.model.samples_per_pass,
             runtime.data_parallel_size(),
             self.settings.seed,
             self.settings.data.shuffle,
@@ -316,6 +317,7 @@ class TrainingRun:
             runtime.data_parallel_rank(),
             self.settings.recipe.reads,
             self.data.mismatched,
+            packing_of(self.settings, self.job, runtime.data_parallel_size()),
         )
         gpu, workers = runtime.device().type == "cuda", self.settings.data.num_workers
         return DataLoader(

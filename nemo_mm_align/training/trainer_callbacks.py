@@ -32,6 +32,7 @@ from nemo_mm_align.training.data import Collator
 from nemo_mm_align.training.early import CHECKPOINTS
 from nemo_mm_align.training.guards import Guards
 from nemo_mm_align.training.image_probe import ImageProbe, draw_exchanges
+from nemo_mm_align.training.packing_settings import samples_of_padded_pass
 from nemo_mm_align.training.settings import TrainSettings
 from nemo_mm_align.training.validation import Validation, metric_names
 from nemo_mm_align.training.validation_data import RunData
@@ -77,7 +78,9 @@ class Watching:
             on_first_rank(lambda: write_health(self.folder, RunHealth()))  # an earlier run's is not this one's
             return []
         exchanges, why_none = draw_exchanges(samples, settings.health.image_probe, settings.seed, hashes.of)
-        probe = ImageProbe(samples, exchanges, collator, settings.recipe, settings.model.micro_batch_size)
+        chosen = [samples[exchange.sample] for exchange in exchanges]
+        size = samples_of_padded_pass(settings, chosen) if chosen else 1
+        probe = ImageProbe(samples, exchanges, collator, settings.recipe, size)
         key = probe.key(fingerprint, hashes.of)
         about = ImageSensitivity(key=key, samples=len(exchanges), why_none=why_none)
         return [MeasureImages(self.folder, about, lambda: probe.measure(self.model()), self.total_steps)]
@@ -156,5 +159,5 @@ def validation_of(
             f"validation.monitor={monitor}: recipe={settings.recipe.name} tells no such metric. It tells {', '.join(told)}."
         )
     _ = settings.validation.higher_is_better
-    size = settings.validation.micro_batch_size or settings.model.micro_batch_size
+    size = settings.validation.micro_batch_size or samples_of_padded_pass(settings, samples)
     return Validation(samples, collator, settings.recipe, size, names, progress, data.mismatched_validation)

@@ -18,6 +18,7 @@ from nemo_mm_align.schema.examples import Example
 from nemo_mm_align.schema.image_hashes import ImageHashes
 from nemo_mm_align.schema.prompts import Encoder
 from nemo_mm_align.training.data import make_samples
+from nemo_mm_align.training.packing_settings import check_budget
 from nemo_mm_align.training.settings import TrainSettings
 from nemo_mm_align.training.watch_checks import named
 
@@ -56,6 +57,8 @@ def read_run_data(
     if hint := settings.recipe.hint(Counter(role for sample in training for role in sample.roles)):
         logger.warning("%s: %s", settings.source.path, hint)
     mismatched = _mismatched(settings, training, hashes)
+    for samples in (training, mismatched or ()):
+        check_budget(settings, samples)
     if source is None:
         return RunData(training, mismatched=mismatched)
     with named(source.path):

@@ -12,10 +12,16 @@ from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Reads
 
 def work_of(samples: Iterable[Sample], shared_prefix: bool, reads: Reads = TOKEN_LOSSES) -> Work:
     """Add up the samples' rows as `collate` lays them out, without padding; a shared prefix counts once."""
-    return sum((_work(sample, shared_prefix, reads) for sample in samples), Work(0, 0, 0, 0))
+    return total_work(work_of_sample(sample, shared_prefix, reads) for sample in samples)
 
 
-def _work(sample: Sample, shared_prefix: bool, reads: Reads) -> Work:
+def total_work(parts: Iterable[Work]) -> Work:
+    """Add up."""
+    return sum(parts, Work(0, 0, 0, 0))
+
+
+def work_of_sample(sample: Sample, shared_prefix: bool, reads: Reads) -> Work:
+    """Return what one of them asks; its tokens are the positions of its rows."""
     tokens = attended = 0
     for sequences, prefix in row_sequences(sample, shared_prefix):
         branches = [len(sequence) - (reads.hidden is None) - prefix for sequence in sequences]

@@ -101,6 +101,26 @@ def test_serving_against_transformers_under_load_and_over_time(repository, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+def test_communication_is_what_the_formula_says_and_batches_are_those_of_transformers(repository, tmp_path):
+    out = tmp_path / "out.json"
+    run = benchmark(repository, "parts=[communication,data]", f"out={out}", f"scratch={tmp_path}")
+    assert run.returncode == 0, run.stderr
+    found = json.loads(out.read_text())
+    (model,) = found["communication"]
+    stages = [(case["layout"], case["trained"], len(case["stages"])) for case in model["cases"]]
+    layouts = {"TP2": 1, "TP2 + SP": 1, "PP2": 2, "DP2": 1, "TP2 + SP, PP2": 2}
+    assert stages == [(name, kind, count) for name, count in layouts.items() for kind in ("full", "LoRA")]
+    for case in model["cases"]:
+        for stage in case["stages"]:
+            assert stage["counted"] == stage["formula"] != {}, case["layout"]
+    lines = found["data"]["lines"]  # where ids or pixels differ it has raised
+    assert [(line["kind"], line["workers"]) for line in lines] == [("JPEG", 0), ("JPEG", 1), ("PNG", 0), ("PNG", 1)]
+    assert all(min(line["images_per_second"].values()) > 0 for line in lines)
+    assert (
+        "| tiny, TP2 + SP, PP2, LoRA, stage 1 |" in run.stdout and "Loader processes that a rank needs on" in run.stdout
+    )
+
+
 def test_unknown_part(repository):
     run = benchmark(repository, "parts=[speed]")
     assert run.returncode == 2 and "choose from training" in run.stderr

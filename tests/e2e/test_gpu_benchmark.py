@@ -17,7 +17,7 @@ TRAINED = {
     "toy bf16 dpo LoRA, 4 pairs, shared prefix": [4, 33],
     "toy bf16 dpo LoRA, 8 pairs, shared prefix": [8, 33],
     "toy bf16 dpo LoRA, 2 pairs, separate rows": [4, 24],
-    "toy bf16 dpo LoRA, 4 pairs, shared prefix + lora + swiglu": [4, 33],
+    "toy bf16 dpo LoRA, 4 pairs, shared prefix + lora + mlp + rope + dropout + losses": [4, 33],
     "toy bf16 dpo LoRA, 4 pairs, shared prefix + no dropout": [4, 33],
     "toy bf16 dpo LoRA, 2 pairs, shared prefix + cudnn": [2, 33],
     "toy recompute full bf16 dpo LoRA, 8 pairs, shared prefix": [8, 33],

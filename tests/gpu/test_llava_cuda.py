@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,11 @@ from nemo_mm_align.inference.decode import generate_batch  # noqa: E402
 from nemo_mm_align.inference.prefill import ImageBatch  # noqa: E402
 from nemo_mm_align.inference.requests import EncodedPrompt  # noqa: E402
 from nemo_mm_align.inference.sampling_settings import SamplingSettings  # noqa: E402
-from nemo_mm_align.model.attention import segment_mask  # noqa: E402
+from nemo_mm_align.model.attention import RowsOfTrees, segment_mask  # noqa: E402
 from nemo_mm_align.model.config import (  # noqa: E402
     EngineConfig,
     LanguageConfig,
+    Levers,
     LlavaConfig,
     LoRAConfig,
     ParallelConfig,
@@ -32,6 +34,7 @@ from nemo_mm_align.model.config import (  # noqa: E402
 )
 from nemo_mm_align.model.layer_specs import transformer_engine_available  # noqa: E402
 from nemo_mm_align.model.llava import Llava, build_llava  # noqa: E402
+from nemo_mm_align.model.trees import Tree, Trees  # noqa: E402
 from nemo_mm_align.parallel import checkpoint, runtime  # noqa: E402
 from nemo_mm_align.parallel.optim_config import OptimConfig  # noqa: E402
 from nemo_mm_align.recipes.registry import find_recipe  # noqa: E402
@@ -98,9 +101,9 @@ def test_plain_rows_equal_rows_with_an_explicit_mask() -> None:
     assert relative(masked, losses(model, data)) <= 1e-4
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_shared_prefix_rows_equal_separate_rows(precision: str) -> None:
-    """Row 0 and row 1 in one: 32 positions of prefix, then both branches; grouped heads and a mask on the GPU's kernels."""
+@pytest.mark.parametrize(("precision", "masked"), [("fp32", True), ("bf16", True), ("bf16", False)])
+def test_shared_prefix_rows_equal_separate_rows(precision: str, masked: bool) -> None:
+    """Row 0 and row 1 in one: 32 positions of prefix, then both branches; grouped heads, with a mask and without."""
     model, data = build(EngineConfig(precision, "local")), batch()
     prefix = 32
     data.input_ids_BS[1, :prefix] = data.input_ids_BS[0, :prefix]
@@ -114,11 +117,59 @@ def test_shared_prefix_rows_equal_separate_rows(precision: str) -> None:
     segments = torch.tensor([[0] * prefix + [1] * (LENGTH - prefix) + [2] * (LENGTH - prefix)], device="cuda")
     with torch.no_grad():
         hidden_SBH = model(
-            joined(data.input_ids_BS), joined(data.position_ids_BS), segment_mask(segments), data.images_NCHW[:1],
-            data.image_index_K[:1],
+            joined(data.input_ids_BS), joined(data.position_ids_BS), segment_mask(segments) if masked else None,
+            data.images_NCHW[:1], data.image_index_K[:1],
+            trees=None if masked else Trees.of(segments, torch.zeros_like(segments)),
         )  # fmt: skip
         together = model.token_losses(hidden_SBH, joined(data.labels_BS)).float()
     assert relative(together[0, prefix:], separate) <= (1e-4 if precision == "fp32" else 2e-2)
+
+
+def one_pass(precision: str, levers: Levers) -> dict[str, torch.Tensor]:
+    """Losses of a pass with adapters, and their gradients."""
+    model, data = build(EngineConfig(precision, levers=levers), LoRAConfig(8, 16, dropout=0.0)), batch()
+    hidden_SBH = model(data.input_ids_BS, data.position_ids_BS, None, data.images_NCHW, data.image_index_K)
+    found = {"losses": model.token_losses(hidden_SBH, data.labels_BS)}
+    found["losses"].sum().backward()
+    return found | {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["lora", "mlp", "rope", "losses"])
+def test_levers_change_no_number(precision: str, name: str) -> None:
+    plain, pulled = one_pass(precision, Levers()), one_pass(precision, Levers(**{name: True}))
+    assert plain.keys() == pulled.keys()
+    for key in plain if precision == "fp32" else ["losses"]:
+        bound = 1e-4 if precision == "fp32" else 2e-2
+        assert relative(pulled[key].detach().float(), plain[key].detach().float()) <= bound, key
+
+
+def test_attention_without_a_mask_is_rounded_no_more_than_with_it() -> None:
+    """Outputs and gradients of two rows of trees and padding, grouped heads, against the mask in fp32."""
+    segments_BS = torch.tensor([[0] * 40 + [1] * 20 + [2] * 30 + [0] * 5 + [3] * 9 + [4] * 6, [1] * 70 + [-1] * 40])
+    trees_BS = torch.tensor([[0] * 90 + [1] * 20, [0] * 70 + [-1] * 40])
+    trees = Trees.of(segments_BS, trees_BS)
+    assert trees.rows[0] == (Tree(0, 40, (20, 30)), Tree(90, 5, (9, 6)))
+    mask, inside_SB1 = segment_mask(segments_BS, trees_BS).cuda(), (segments_BS >= 0).t().unsqueeze(2).cuda()
+    drawn = [torch.randn(110, 2, heads, 64, device="cuda", dtype=torch.bfloat16) for heads in (8, 4, 4)]
+    outside = torch.randn(110, 2, 512, device="cuda") * inside_SB1
+
+    def with_mask(*given: torch.Tensor) -> torch.Tensor:
+        query, key, value = (x.permute(1, 2, 0, 3) for x in given)
+        key, value = key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)
+        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.2)
+        return output.permute(2, 0, 1, 3).flatten(2)
+
+    def outcome(attend: Any, dtype: torch.dtype) -> list[torch.Tensor]:
+        given = [x.to(dtype).requires_grad_() for x in drawn]
+        output = attend(*given) * inside_SB1
+        return [output, *torch.autograd.grad(output, given, outside.to(dtype))]
+
+    layout = RowsOfTrees.on(torch.device("cuda"), trees)
+    exact, rounded = (outcome(with_mask, dtype) for dtype in (torch.float32, torch.bfloat16))
+    found = outcome(lambda *given: layout.attend(*given, 0.2), torch.bfloat16)
+    for ours, theirs, expected in zip(found, rounded, exact, strict=True):
+        assert relative(ours.float(), expected) <= 2 * relative(theirs.float(), expected)
 
 
 @needs_te

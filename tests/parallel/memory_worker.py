@@ -12,15 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
+from nemo_mm_align.benchmarks.communication import named, traffic_of_step
+from nemo_mm_align.benchmarks.estimated import build, micro_batch
+from nemo_mm_align.benchmarks.traffic import counted_traffic
 from nemo_mm_align.capacity.job import TrainingJob, Workload
-from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import (
     EngineConfig,
     LanguageConfig,
@@ -29,14 +28,10 @@ from nemo_mm_align.model.config import (
     ParallelConfig,
     VisionConfig,
 )
-from nemo_mm_align.model.llava import Llava, build_llava, count_parameters, set_trainable
+from nemo_mm_align.model.llava import count_parameters
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES
 from nemo_mm_align.parallel import runtime
-from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.parallel.sharded_state import bytes_to_write, state_to_save
-from nemo_mm_align.recipes.registry import find_recipe
-from nemo_mm_align.schema.crops import Crop
-from nemo_mm_align.schema.prompts import EncodedSequence
 from nemo_mm_align.training.reference import _log_probs
 from nemo_mm_align.training.schedule import run_schedule
 from nemo_mm_align.training.step import TrainingEngine
@@ -104,32 +99,21 @@ def _jobs(world: int) -> dict[str, TrainingJob]:
 
 JOBS = {world: _jobs(world) for world in (1, 2)}
 
-
-def micro_batch(job: TrainingJob, number: int) -> Batch:
-    """A micro batch of the longest rows: an image, a question and an answer (or two)."""
-    config, work = job.config, job.workload
-    generator = numpy.random.default_rng(number)
-
-    def tokens(count: int) -> list[int]:
-        return [int(token) for token in generator.integers(1, config.image_token_id, count)]
-
-    samples = []
-    for row in range(job.micro_batch_size):
-        text = work.length - work.answer - config.tokens_per_image
-        prompt = [config.image_token_id] * config.tokens_per_image + tokens(text)
-        sequences = [
-            EncodedSequence(prompt + tokens(work.answer), [False] * len(prompt) + [True] * work.answer)
-            for _ in range(job.sequences)
-        ]
-        reference = [-100.0, -100.0] if job.recipe.objective.needs_reference else None
-        samples.append(Sample(f"{number}-{row}", [Path(f"{number}-{row}.png")], sequences, reference))
-    size = config.vision.image_size
-
-    def load(path: Path, crop: Crop | None) -> numpy.ndarray:
-        return numpy.ones((3, size, size), dtype=numpy.float32)
-
-    image, per_image = config.image_token_id, config.tokens_per_image
-    return collate(samples, job.row_length, 0, image, per_image, load, job.has_shared_prefix)
+_PAIR = replace(PLAIN, nodes=2)
+COMMUNICATING: dict[int, dict[str, TrainingJob]] = {
+    1: {},
+    2: {
+        "DP2 full": _PAIR,
+        "DP2 dpo": replace(_PAIR, lora=LORA, method="dpo", shared_prefix=True),
+        "TP2 lora, recomputed": replace(_PAIR, parallel=_TP2, lora=LORA, engine=EngineConfig("fp32", recompute="full")),
+        "TP2 SP, recomputed": replace(_PAIR, parallel=_SP2, engine=EngineConfig("fp32", recompute="full")),
+        "TP2 SP with vision": replace(_PAIR, parallel=_SP2, train_vision=True),
+        "TP2 SP bf16 lora on q, v, o": replace(
+            _PAIR, parallel=_SP2, engine=EngineConfig("bf16"), lora=replace(LORA, targets=("q", "v", "o"))
+        ),
+    },
+}
+"""More jobs, of which only what they communicate is looked at."""
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
@@ -148,13 +132,6 @@ def optimizer_tensors(engine: TrainingEngine) -> list[Tensor]:
     return found
 
 
-def build(job: TrainingJob) -> TrainingEngine:
-    """Model, gradient buffers and optimizer of a job."""
-    model: Llava = build_llava(job.config, job.parallel, job.engine, job.lora)
-    set_trainable(model, language=job.trains_language, projector=True, vision=job.train_vision, adapters=True)
-    return TrainingEngine(model, find_recipe(job.method).configured(), OptimConfig(), 10, seed=0)
-
-
 def measure(job: TrainingJob) -> dict[str, Any]:
     """Bytes of one rank: parameters, gradients, optimizer, tensors saved by one micro batch, peak of a step."""
     engine = build(job)
@@ -164,7 +141,8 @@ def measure(job: TrainingJob) -> dict[str, Any]:
         run_schedule(engine.ddp, [micro_batch(job, 0)], engine.reads, engine._loss, forward_only=False)
     engine.ddp.zero_grad_buffer()
     batches = [micro_batch(job, number) for number in range(job.micro_batches)]
-    engine.step(batches, 0)  # from here on the optimizer's state exists
+    with counted_traffic() as traffic:
+        engine.step(batches, 0)  # from here on the optimizer's state exists
     held = optimizer_tensors(engine)
     with PeakMemory([*there, *held]) as peak:
         run_schedule(engine.ddp, batches, engine.reads, engine._loss, forward_only=False)
@@ -182,6 +160,7 @@ def measure(job: TrainingJob) -> dict[str, Any]:
         "peak": peak.peak,
         "checkpoint": bytes_to_write(state_to_save(engine.model, engine.optimizer, job.lora is not None)),
         "shapes": saved.shapes,
+        "traffic": named(traffic),
     }
 
 
@@ -194,6 +173,10 @@ def main(folder: Path) -> None:
             parallel_state.destroy_model_parallel()
         runtime.initialize(job.parallel, seed=1)
         results[name] = measure(job)
+    for name, job in COMMUNICATING[world].items():
+        parallel_state.destroy_model_parallel()
+        runtime.initialize(job.parallel, seed=1)
+        results[name] = {"traffic": traffic_of_step(job)}
     (folder / f"{world}-{runtime.rank()}.json").write_text(json.dumps(results))
     runtime.shutdown()
 

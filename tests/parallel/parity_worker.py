@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import finalize_model_grads
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,7 +23,8 @@ from torch import Tensor
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
-from nemo_mm_align.model.config import LoRAConfig, ParallelConfig
+from nemo_mm_align.model import tree_attention
+from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
 from nemo_mm_align.model.huggingface_export import export_huggingface
 from nemo_mm_align.model.huggingface_gather import rows_of, stream_to_first_rank
@@ -65,9 +66,12 @@ LAYOUTS = {
 }
 
 
-def build(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None) -> Llava:
+LEVERS = Levers(lora=True, mlp=True, rope=True, dropout=True, losses=True)
+
+
+def build(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, engine: EngineConfig | None = None) -> Llava:
     """Build and load the model (without adapters all of it trainable) and fill the vocabulary's padding with nonsense."""
-    model = build_llava(llava_config_from_hf(folder), parallel, lora=lora, initialize=False)
+    model = build_llava(llava_config_from_hf(folder), parallel, engine, lora, initialize=False)
     load_huggingface(model, folder)
     if lora is None:
         set_trainable(model, language=True, projector=True, vision=True, adapters=False)
@@ -154,6 +158,21 @@ def check_training(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | No
     return result
 
 
+def check_levers(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None) -> dict[str, float]:
+    """What levers, and recomputation under them, change in this layout; of adapters with dropout, ranks' masks included."""
+    results = []
+    for engine in (EngineConfig(), EngineConfig(levers=LEVERS), EngineConfig(levers=LEVERS, recompute="full")):
+        model = build(folder, parallel, lora and replace(lora, dropout=0.3), engine).train()
+        tensor_parallel.model_parallel_cuda_manual_seed(3)
+        _, token_losses, gradients = train_step(model, [micro_batch(i) for i in range(2)])
+        results.append((token_losses, gradients))
+    (plain, expected), *others = results
+    difference = {"token_losses": max(relative(found, plain) for found, _ in others)}
+    if dist.get_rank() == 0:
+        difference["gradient"] = max(max(gradient_differences(found, expected).values()) for _, found in others)
+    return difference
+
+
 def compare(path: Path, found: dict) -> dict:
     """Differences from a stored reference, which a run of one process writes if it is its own."""
     if not path.exists():
@@ -180,24 +199,35 @@ def check_logits(folder: Path, work: Path) -> float:
 def check_packed(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None) -> dict:
     """Packed rows (prefix once, branches side by side) against one row per branch, in the same layout.
 
-    The last sequence sees a part of the image, so that it lies in a row of its own.
+    The last sequence sees a part of the image, so that it lies in a row of its own. Without a mask the micro batches' layouts are
+    not those of the same layer's next forward pass, which under a pipeline lies between its forward pass and its recomputation.
     """
-    samples = [replace(candidates(i, 4), views=((), (), (), (Crop(0.01, 0.2, i),))) for i in range(2)]
-    results = []
-    for shared_prefix, length in ((False, 24), (True, 40)):
-        model = build(folder, parallel, lora)
+    tree_attention.CALL_PAIRS = 0  # rows are short
+    samples = [replace(candidates(i, 4 - i), views=((),) * (3 - i) + ((Crop(0.01, 0.2, i),),)) for i in range(2)]
+    results = {}
+    without_mask = EngineConfig(recompute="selective" if lora else "full", levers=Levers(attention=True))
+    for name, shared_prefix, length, engine in (
+        ("separate", False, 24, None),
+        ("with a mask", True, 40, None),
+        ("without", True, 40, without_mask),
+    ):
+        model = build(folder, parallel, lora, engine)
+        rows = 2 if shared_prefix else 4
         make = [
-            collate([sample], length, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels, shared_prefix)
-            for sample in samples
+            collate([s], length, PAD, IMAGE_TOKEN, TOKENS_PER_IMAGE, load_pixels, shared_prefix, least_rows=rows)
+            for s in samples
         ]
+        layouts = [batch.places.trees for batch in make]
+        assert [trees is not None and model.attends_by_trees(trees) for trees in layouts] == [name == "without"] * 2
         _, token_losses, gradients = train_step(model, make)
-        log_probs = torch.stack([b.sum_per_sequence(row) for b, row in zip(make, token_losses[0], strict=True)])
-        results.append((log_probs, gradients))
-    (separate, expected), (packed, gradients) = results
-    difference = {"log_probs": relative(packed, separate)}
+        log_probs = torch.cat([b.sum_per_sequence(row) for b, row in zip(make, token_losses[0], strict=True)])
+        results[name] = log_probs, gradients
+    separate, expected = results.pop("separate")
+    differences = {name: {"log_probs": relative(packed, separate)} for name, (packed, _) in results.items()}
     if dist.get_rank() == 0:
-        difference["gradient"] = max(gradient_differences(gradients, expected).values())
-    return difference
+        for name, (_, gradients) in results.items():
+            differences[name]["gradient"] = max(gradient_differences(gradients, expected).values())
+    return differences
 
 
 def check_export(folder: Path, parallel: ParallelConfig, target: Path) -> dict:
@@ -256,6 +286,10 @@ def main(work: Path) -> None:
                 for lora in (None, LORA):
                     key = f"{folder.name} {'lora' if lora else 'full'}"
                     result[key] = check_training(folder, parallel, lora, work)
+            if name in ("TP2+SP", "TP2xPP2"):
+                result["levers"] = {
+                    key: check_levers(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))
+                }
             if name in ("one", "TP2+SP", "PP2"):
                 result["packed"] = {
                     key: check_packed(work / "untied", parallel, lora) for key, lora in (("full", None), ("lora", LORA))

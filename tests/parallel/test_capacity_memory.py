@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from nemo_mm_align.benchmarks.communication import named
 from nemo_mm_align.capacity.activations import CPU_KERNELS, saved_tensors
+from nemo_mm_align.capacity.communication import step_traffic
 from nemo_mm_align.capacity.forward import forward_bytes
 from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.capacity.memory import StageMemory, checkpoint_bytes, stage_memory
 from tests.distributed import run_distributed
-from tests.parallel.memory_worker import JOBS
+from tests.parallel.memory_worker import COMMUNICATING, JOBS
 
 pytestmark = pytest.mark.parallel
 
@@ -31,11 +33,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ranks]:
     }
 
 
+TOGETHER = {**JOBS[2], **COMMUNICATING[2]}
 CASES = [(world, name, rank) for world, jobs in JOBS.items() for name in jobs for rank in range(world)]
 
 
 def stage_of(job: TrainingJob, rank: int) -> int:
     return rank if job.parallel.pipeline_model_parallel_size > 1 else 0
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_is_communicated_is_what_the_formula_says(measured: dict[int, Ranks], name: str) -> None:
+    for rank in range(2):
+        assert measured[2][rank][name]["traffic"] == named(step_traffic(TOGETHER[name], stage_of(TOGETHER[name], rank)))
 
 
 @pytest.mark.parametrize(("world", "name", "rank"), CASES)

@@ -185,10 +185,20 @@ def test_ranks_report_the_layout(results: dict, layout: str) -> None:
 
 @pytest.mark.parametrize("training", ["full", "lora"])
 @pytest.mark.parametrize("layout", ["one", "TP2+SP", "PP2"])
-def test_packed_rows_equal_separate_rows(results: dict, layout: str, training: str) -> None:
-    packed = results[layout]["packed"][training]
+@pytest.mark.parametrize("attention", ["with a mask", "without"])
+def test_packed_rows_equal_separate_rows(results: dict, layout: str, training: str, attention: str) -> None:
+    """Without a mask with recomputation, selective for adapters and full for all weights."""
+    packed = results[layout]["packed"][training][attention]
     assert packed["log_probs"] <= TOLERANCE
     assert packed["gradient"] <= TOLERANCE
+
+
+@pytest.mark.parametrize("training", ["full", "lora"])
+@pytest.mark.parametrize("layout", ["TP2+SP", "TP2xPP2"])
+def test_levers_change_no_number_under_parallelism(results: dict, layout: str, training: str) -> None:
+    levers = results[layout]["levers"][training]
+    assert levers["token_losses"] <= TOLERANCE
+    assert levers["gradient"] <= TOLERANCE
 
 
 @pytest.mark.parametrize("model", ["tied", "half"])

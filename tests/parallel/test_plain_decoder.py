@@ -7,11 +7,12 @@ import torch
 from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
 
-from nemo_mm_align.model.attention import CoreAttention, KeyValueCache, segment_mask
+from nemo_mm_align.model.attention import CoreAttention, KeyValueCache, RowsOfTrees, segment_mask
 from nemo_mm_align.model.config import LoRAConfig
 from nemo_mm_align.model.layer_specs import Kernels, decoder_layer
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.model.plain_decoder import is_plain
+from nemo_mm_align.model.trees import Trees
 from tests.gpu import cpu_parity_worker as small
 
 pytestmark = [pytest.mark.parallel, pytest.mark.usefixtures("process_group")]
@@ -19,15 +20,18 @@ pytestmark = [pytest.mark.parallel, pytest.mark.usefixtures("process_group")]
 ROWS, LENGTH = 3, 11
 
 
-def both(model: Llava, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor) -> tuple[Tensor, Tensor]:
+def both(
+    model: Llava, positions_BS: Tensor, mask: Tensor | None, hidden_SBH: Tensor, trees: RowsOfTrees | None = None
+) -> tuple[Tensor, Tensor]:
     """Hidden states of megatron-core's block, and of ours."""
     theirs = model.language_model(
         input_ids=None,
         position_ids=positions_BS.unsqueeze(0).expand(3, -1, -1),
         attention_mask=mask,
         decoder_input=hidden_SBH.clone(),
+        packed_seq_params=trees,
     )
-    return theirs, model.language_model.run_plainly(positions_BS, mask, hidden_SBH.clone())
+    return theirs, model.language_model.run_plainly(positions_BS, mask, hidden_SBH.clone(), trees)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -39,8 +43,9 @@ def test_prompts_and_steps_equal_megatrons_block(dtype: torch.dtype, lora: LoRAC
     hidden_SBH = torch.randn(LENGTH + 1, ROWS, 96, generator=drawn).to(dtype)
     positions_BS = torch.arange(LENGTH).repeat(ROWS, 1)
     segments_BS = torch.tensor([[0] * 4 + [1] * 5 + [2] * 2]).repeat(ROWS, 1)
-    for mask in (None, segment_mask(segments_BS)):
-        theirs, ours = both(model, positions_BS, mask, hidden_SBH[:LENGTH])
+    trees = RowsOfTrees.on(segments_BS.device, Trees.of(segments_BS, torch.zeros_like(segments_BS)))
+    for mask, layout in ((None, None), (segment_mask(segments_BS), None), (None, trees)):
+        theirs, ours = both(model, positions_BS, mask, hidden_SBH[:LENGTH], layout)
         assert torch.equal(theirs, ours)
     cache, rows = KeyValueCache(model, ROWS, LENGTH + 1), torch.arange(ROWS)
     columns_B = torch.tensor([LENGTH, 5, 2])

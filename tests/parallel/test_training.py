@@ -202,6 +202,10 @@ def test_resumes_at_another_layout_though_not_in_another_number_format(
         (["recipe=dpo"], "holds single answers, but recipe=dpo trains on preference pairs"),
         (["recipe=steerlm"], "needs examples with attributes"),
         (["model.micro_batch_size=3"], "is not a multiple of model.micro_batch_size"),
+        (
+            ["model.micro_batch_tokens=9"],
+            "model.micro_batch_tokens=9: 12 of 12 examples have more positions, the longest is",
+        ),
         (["data.train=/nowhere.jsonl"], "no such file"),
     ],
 )

@@ -15,10 +15,11 @@ from nemo_mm_align.core.run_health import read_health
 from nemo_mm_align.model.config import ParallelConfig
 from nemo_mm_align.parallel.checkpoint_folder import checkpoints_of, read_metadata
 from nemo_mm_align.parallel.source import open_source
+from nemo_mm_align.training.step import PACKING_EFFICIENCY
 from tests.distributed import REPOSITORY, run_distributed
 from tests.golden.worker import run_scripts
 from tests.parallel.test_training import STEPS, finish, losses, overrides, start
-from tests.parallel.validation_worker import build, held_out, measure, validation
+from tests.parallel.validation_worker import BUDGET, build, held_out, measure, trained, validation
 from tests.tiny import sentence, tiny_llava, training_data
 from tests.tiny_llava import make_llava
 
@@ -51,6 +52,17 @@ class TestMeasuring:
                 near = 5e-6 if case.startswith("simpo") else 1e-6
                 assert found[case]["loss"] == pytest.approx(metrics["loss"], rel=near), (layout, case)
                 assert found[case] == pytest.approx(metrics, rel=1e-5, abs=1e-5, nan_ok=True), (layout, case)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["sft", "dpo", "dpo apart", "mdpo", "rpo", "kto", "steerlm2", "attribute_model", "attribute_model apart"],
+    )
+    def test_full_rows_train_as_padded_ones_do(self, folder: Path, name: str) -> None:
+        padded, packed = (trained(folder, name, ParallelConfig(), budget) for budget in (None, 2 * BUDGET))
+        assert packed.pop(PACKING_EFFICIENCY) > padded.pop(PACKING_EFFICIENCY)
+        assert packed["loss"] == pytest.approx(padded["loss"], rel=2e-6)
+        assert packed["gradient_norm"] == pytest.approx(padded["gradient_norm"], rel=1e-5)
+        assert packed == pytest.approx(padded, rel=1e-5, abs=1e-6, nan_ok=True)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_neither_dropout_nor_the_last_batch_shows(self, folder: Path, name: str) -> None:

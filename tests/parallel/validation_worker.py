@@ -1,4 +1,4 @@
-"""What a tiny model makes of held-out samples, at one layout after the other.
+"""What a tiny model makes of held-out samples, and of a step on packed ones, at one layout after the other.
 
 torchrun --nproc-per-node 2 tests/parallel/validation_worker.py MODEL RESULTS.json
 """
@@ -14,15 +14,19 @@ import torch
 import yaml
 
 from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.head_config import HeadConfig
 from nemo_mm_align.model.huggingface import llava_config_from_hf, load_huggingface
-from nemo_mm_align.model.llava import Llava, build_llava
+from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.parallel import runtime
+from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.schema.attributes import AttributeSchema
-from nemo_mm_align.training.data import BatchShape
+from nemo_mm_align.training.data import BatchShape, StepDataset
+from nemo_mm_align.training.packing import Packing
+from nemo_mm_align.training.step import PACKING_EFFICIENCY, TrainingEngine
 from nemo_mm_align.training.validation import Validation, metric_names
 from tests.distributed import REPOSITORY
 from tests.parallel.each_layout import in_each_layout
@@ -36,6 +40,10 @@ SCHEMA = AttributeSchema.model_validate(
 )
 OUTPUTS = len(SCHEMA.names)
 
+
+PACKED = ("sft", "dpo", "mdpo", "kto", "attribute_model")
+BUDGET = 44
+"""Positions: two or three samples share a row."""
 
 MIXTURE = {
     "loss_type": ["rpo_bwd_kl", "ipo", "sft"],
@@ -70,6 +78,17 @@ def held_out(name: str, count: int = 5) -> list[Sample]:
         ]
     rated = [candidates(n, 1 + n % 3) for n in range(count)]
     nan = float("nan")
+    if name == "steerlm2":  # every second prior is the reference's
+        return [
+            replace(
+                sample,
+                roles=("candidate",) * (size := len(sample.sequences)),
+                targets=[[-1.0 - k, nan if n % 2 else -20.0 + k] for k in range(size)],
+                reference_log_probs=[-9.0 - n + k for k in range(size)],
+                prior_log_probs=[-11.0 + n * k for k in range(size)] if n % 2 else None,
+            )
+            for n, sample in enumerate(rated)
+        ]
     targets = [
         [[float(n), nan if k else 2.0, 1.0 + k, nan, 3.0] for k in range(len(sample.sequences))]
         for n, sample in enumerate(rated)
@@ -104,9 +123,28 @@ def validation(name: str, chosen: list[Sample], size: int) -> Validation:
     )
 
 
+def trained(folder: Path, name: str, parallel: ParallelConfig, budget: int | None) -> dict[str, float]:
+    """Return the metrics of a step on five samples, in rows of so many positions or one sample at a time."""
+    method, recipe, collator = name.partition(" ")[0], objective(name), DrawnImages()
+    model, chosen = build(folder, method, parallel), held_out(method)
+    reads, replicas = recipe.reads, runtime.data_parallel_size()
+    set_trainable(model, False, projector=True, vision=False, adapters=True, output_layer=reads.token_losses)
+    pipeline = runtime.layout()["pipeline_model_parallel_size"] > 1
+    collator.shape = BatchShape(2, recipe.rows_shared, last_token=reads.hidden is not None, equal_rows=pipeline)
+    collator.roles = find_recipe(recipe.name).samples.roles
+    sampler = GlobalBatchSampler(len(chosen), len(chosen), 1 if budget is None else None, replicas, seed=3)
+    packing = None if budget is None else Packing(budget, replicas, lambda work: work.tokens + work.attended, pipeline)
+    others = mismatched() if method == "kto" else None
+    step = StepDataset(chosen, sampler, collator, runtime.data_parallel_rank(), reads, others, packing)[0]
+    return TrainingEngine(model, recipe, OptimConfig(), 9, seed=0).step(step.batches, 0, step.mismatched).metrics
+
+
 def measure(folder: Path, parallel: ParallelConfig) -> dict[str, dict[str, float]]:
-    """Return the metrics of five samples, and of one, which leaves a second replica without any."""
+    """Return the metrics of five samples, and of one, which leaves a second replica without any; and of steps in full rows."""
     found = {}
+    for name in PACKED:
+        found[f"{name} packed"] = trained(folder, name, parallel, BUDGET)
+        found[f"{name} packed"].pop(PACKING_EFFICIENCY)  # a pipeline pads
     for name in ("sft", "dpo", "mdpo", "mdpo apart", "simpo", "rpo", "kto", "attribute_model"):
         model = build(folder, name, parallel)
         for count in (5, 1):

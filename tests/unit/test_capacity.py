@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -284,3 +285,22 @@ def test_needs_no_torch() -> None:
 def test_memory_is_below_the_driver_s_figure() -> None:
     sizes = {"a100_40gb": 40, "a100_80gb": 80, "l40s_48gb": 48, "h100_80gb": 80, "h200_141gb": 141, "b200_180gb": 180}
     assert all(gpu.memory / GIB < sizes[name] for name, gpu in GPUS.items())
+
+
+def test_a_budget_of_positions_is_what_memory_and_time_go_by(job: TrainingJob) -> None:
+    # Rows of 2,999 + 1,024 positions; two and a bit of them fill 9,216, a multiple of 16 under FP8.
+    packed = replace(job, micro_batch_tokens=9_220, engine=EngineConfig("fp8_tensorwise"))
+    assert (packed.rows, packed.row_length, packed.images) == (1, 9_216, 3)
+    assert packed.samples == pytest.approx(9_216 / 4_023)
+    assert packed.labelled == math.ceil(9_216 / 4_023 * 2 * 1_024)
+    assert packed.micro_batches == math.ceil(16 / (9_216 / 4_023)) == 7
+    assert packed.padded == replace(packed, micro_batch_size=2, micro_batch_tokens=None)
+    assert replace(packed, shared_prefix=False).has_mask and not replace(job, shared_prefix=False).has_mask
+    budgets = [stage_memory(replace(job, micro_batch_tokens=n), 0).activations for n in (4_023, 8_046)]
+    rows = [stage_memory(replace(job, micro_batch_size=n), 0).activations for n in (1, 2)]
+    assert budgets[0] == pytest.approx(rows[0]) and budgets[1] > rows[1], "the mask of one row grows with its square"
+    replace(packed, global_batch_size=100).check()
+    with pytest.raises(UserError, match="model.global_batch_size=7 is below the data-parallel size 8"):
+        replace(packed, global_batch_size=7).check()
+    assert describe(packed) == "TP1 DP8, micro batch of 9,220 positions"
+    assert suggest(packed, H100).job.micro_batch_tokens == 9_220

@@ -1,4 +1,4 @@
-"""A wrong path or setting of every command is said before anything slow is imported: here the slow packages are absent."""
+"""Help, and what is wrong with a path or setting, come before anything slow is imported: here the slow packages are absent."""
 
 from __future__ import annotations
 
@@ -189,8 +189,12 @@ def command_lines(command: str, places: dict[str, Path | str]) -> list[list[str]
 
 @pytest.fixture(scope="module")
 def outcomes(places: dict[str, Path | str]) -> dict[str, list[tuple[int, str]]]:
-    """Exit code and output of every case of every command."""
-    given = {str(ROOT / f"scripts/{command}.py"): command_lines(command, places) for command in CASES}
+    """Exit code and output of every case of every command, after those of its help."""
+    given = {
+        str(path): [["--help"], *(command_lines(path.stem, places) if path.stem in CASES else [])]
+        for path in sorted((ROOT / "scripts").glob("*.py"))
+    }
+    given[str(ROOT / "scripts/train.py")].append([real(word, places) for word in TRAIN])
     done = subprocess.run(
         [sys.executable, ROOT / "tests/early_worker.py", places["@here"]],
         env={**os.environ, "PYTHONPATH": str(ROOT), "GEMINI_API_KEY": "k" * 39}, cwd=places["@here"],
@@ -204,7 +208,25 @@ def outcomes(places: dict[str, Path | str]) -> dict[str, list[tuple[int, str]]]:
 def test_a_mistake_is_named_without_them(
     outcomes: dict[str, list[tuple[int, str]]], places: dict[str, Path | str], command: str
 ) -> None:
-    for (words, expected), (code, output) in zip(CASES[command][1], outcomes[command], strict=True):
+    for (words, expected), (code, output) in zip(CASES[command][1], outcomes[command][1:], strict=command != "train"):
         assert code == 2 and output.count("error: ") == 1, f"{words}: exit code {code}\n{output}"
         assert real(expected, places) in output and "Traceback" not in output, f"{words}\n{output}"
     assert places["@fifo"].is_fifo() and places["@link"].is_symlink()
+
+
+def test_help_needs_none_of_them(outcomes: dict[str, list[tuple[int, str]]]) -> None:
+    for command, ((code, output), *_) in outcomes.items():
+        assert code == 0 and "\nSettings with their defaults" in output, f"{command}\n{output}"
+
+
+def test_a_training_says_what_it_will_do_before_them(
+    outcomes: dict[str, list[tuple[int, str]]], places: dict[str, Path | str]
+) -> None:
+    _, output = outcomes["train"][-1]
+    said, _, rest = output.partition("\n")
+    assert (
+        said.startswith(f"sft: trains adapters of {MODEL} (")
+        and f") on {places['@data']}; 2 samples a step, 1 a m" in said
+    )
+    assert said.endswith(f"; tensor parallel 1, pipeline 1, data 1 on 1 rank; results in {places['@here']}/results/sft")
+    assert "AssertionError: nemo was imported" in rest

@@ -53,6 +53,7 @@ def test_a_layout_that_fits(compose):
         (["model.sequence_parallel=true"], 1, {"model": "red"}),
         (["model.global_batch_size=100"], 8, {"batches": "red"}),
         ([PP2, "model.global_batch_size=2"], 2, {"pipeline": "amber"}),
+        (["model.micro_batch_tokens=8192", "model.global_batch_size=7"], 8, {"batches": "red"}),
         (["model.max_length=5000"], 1, {"row length": "red"}),
         (["model.max_length=500"], 1, {"row length": "red"}),
         (
@@ -67,6 +68,12 @@ def test_a_layout_that_fits(compose):
 def test_layouts_that_do_not_fit(compose, words, world_size, expected):
     found = worst(compose(*words), world_size)
     assert expected.items() <= found.items()
+
+
+def test_a_budget_of_positions_needs_no_whole_number_of_passes(compose):
+    job = compose("model.micro_batch_tokens=8192", "model.global_batch_size=100")
+    details = {finding.title: finding.detail for finding in check_layout(job, 8)}
+    assert details["batches"] == "global 100 over data 8 by their work, micro batches of up to 8,192 positions"
 
 
 def test_a_look_ahead_counts_the_ranks_of_the_experiment(compose):

@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nemo_mm_align.benchmarks.gpu import clock
 from nemo_mm_align.benchmarks.gpu.levers import cudnn_attention
 from nemo_mm_align.benchmarks.gpu.records import Context, Skipped
-from nemo_mm_align.model.attention import segment_mask
+from nemo_mm_align.model.attention import RowsOfTrees, segment_mask
+from nemo_mm_align.model.trees import Trees
 
 Attend = Callable[[], Tensor]
 
@@ -76,9 +77,7 @@ def inputs(rows: int, sizes: Sizes) -> Inputs:
 
     row = [0] * sizes.prefix + [1] * sizes.answer + [2] * sizes.answer
     segments_BS = torch.tensor([row] * rows, device=clock.device())
-    mask = segment_mask(segments_BS)
-    assert mask is not None
-    return Inputs(sizes, (drawn(), drawn(), drawn()), segments_BS, mask)
+    return Inputs(sizes, (drawn(), drawn(), drawn()), segments_BS, segment_mask(segments_BS))
 
 
 def timed(attend: Attend, leaves: Sequence[Tensor]) -> dict[str, Any]:
@@ -129,7 +128,7 @@ def _without_mask(context: Context, given: Inputs, label: str) -> None:
     context.recorder.case(
         f"{label}, plain causal by flash: a floor, wrong for these rows", lambda: _on_gpu(causal, given)
     )
-    for name, made in (("two causal calls", two_calls), ("varlen_attn", varlen)):
+    for name, made in (("two causal calls", two_calls), ("by trees (ours without a mask)", by_trees)):
         context.recorder.case(f"{label}, {name}", lambda: _exact(made(given), given))  # noqa: B023
 
 
@@ -154,27 +153,13 @@ def two_calls(given: Inputs) -> Attend:
     return attend
 
 
-def varlen(given: Inputs) -> Attend:
-    """One call on packed positions, the prefix's keys gathered once per branch; for prefixes of any length."""
-    if not clock.cuda():
-        raise Skipped("varlen_attn needs a GPU")
-    from torch.nn.attention.varlen import varlen_attn
-
-    sizes, (q, k, v) = given.sizes, given.leaves
-    rows, length, cut = q.shape[0], sizes.length, sizes.prefix + sizes.answer
-    pick = torch.cat([torch.arange(cut), torch.arange(sizes.prefix), torch.arange(cut, length)]).to(q.device)
-    keys_at = (torch.arange(rows, device=q.device).unsqueeze(1) * length + pick).flatten()
-    ends_q, ends_k = (
-        F.pad(torch.tensor(lengths * rows, device=q.device).cumsum(0), (1, 0)).int()
-        for lengths in ([cut, sizes.answer], [cut, cut])
-    )
+def by_trees(given: Inputs) -> Attend:
+    """What ``model.levers.attention`` pulls: on a GPU one call of flash attention on gathered keys, for rows of any trees."""
+    layout = RowsOfTrees.on(given.segments_BS.device, Trees.of(given.segments_BS, torch.zeros_like(given.segments_BS)))
+    q, k, v = (leaf.permute(2, 0, 1, 3) for leaf in given.leaves)  # as the layers hand them over: [S, B, N, D]
 
     def attend() -> Tensor:
-        q_TND, k_TND, v_TND = (x.transpose(1, 2).reshape(-1, sizes.heads, sizes.width) for x in (q, k, v))
-        packed: Any = varlen_attn(
-            q_TND, k_TND[keys_at], v_TND[keys_at], ends_q, ends_k, cut, cut, window_size=(-1, 0)
-        )  # fmt: skip
-        return packed.view(rows, length, sizes.heads, sizes.width).transpose(1, 2)
+        return layout.attend(q, k, v, given.sizes.width**-0.5).unflatten(2, (given.sizes.heads, -1)).permute(1, 2, 0, 3)
 
     return attend
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nemo_mm_align.benchmarks.gpu.bench import TrainingBench, with_bench
+from nemo_mm_align.benchmarks.gpu.levers import SETTINGS
 from nemo_mm_align.benchmarks.gpu.records import Context
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
 
@@ -16,7 +17,7 @@ def measure(context: Context) -> None:
 def _cases(bench: TrainingBench) -> None:
     bench.case(Rows(4), profile=True)
     _large(bench)
-    bench.case(Rows(4), ("lora", "swiglu"))
+    bench.case(Rows(4), SETTINGS)
     bench.case(Rows(2))
     bench.case(Rows(1))
 

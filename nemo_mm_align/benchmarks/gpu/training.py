@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from nemo_mm_align.benchmarks.gpu.bench import TrainingBench, with_bench
+from nemo_mm_align.benchmarks.gpu.levers import SETTINGS
 from nemo_mm_align.benchmarks.gpu.records import Context
 from nemo_mm_align.benchmarks.gpu.shapes import Rows
 
-_FUSED = ("lora", "swiglu")
+_FUSED = ("lora", "mlp", "rope")
 
 
 def measure(context: Context) -> None:
@@ -21,12 +22,14 @@ def _cases(bench: TrainingBench) -> None:
     bench.case(Rows(1), profile=True)
     bench.case(Rows(2, shared=False))
     bench.case(Rows(8), repeats=2)
-    bench.case(Rows(4), _FUSED)
+    bench.case(Rows(4), SETTINGS)
+    for name in SETTINGS:
+        bench.case(Rows(4), (name,), repeats=2)
     bench.case(Rows(2, multiple=64))
     bench.new_lengths(Rows(2), (1, 2, 3, 4, 5))
     bench.case(Rows(4), (*_FUSED, "no dropout"))
     bench.case(Rows(4, shared=False), repeats=2)
     bench.case(Rows(4), ("no dropout",))
     bench.case(Rows(2), ("cudnn",))
-    bench.case(Rows(2), ("rope",))
+    bench.case(Rows(2), ("compiled swiglu",))
     bench.new_lengths(Rows(2), (6, 7, 8, 9), ("cudnn",))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from nemo_mm_align.evaluation.attribute_report.calibration import Calibration
-from nemo_mm_align.reporting.figures import BLUE, GUIDE, STYLE, figure_uri
+from nemo_mm_align.reporting.figures import BLUE, GUIDE, figure_uri, styled
 from nemo_mm_align.schema.attributes import AttributeSchema
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def plot_calibration(calibrations: Mapping[str, Calibration], schema: AttributeSchema) -> str:
     """One panel per attribute, with the diagonal of a perfect one."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * max(2, len(calibrations)), 2.9), layout="constrained")
+    with styled(2.6 * max(2, len(calibrations)), 2.9, layout="constrained") as figure:
         panels = figure.subplots(1, len(calibrations), squeeze=False)[0]
         for axes, (name, calibration) in zip(panels, calibrations.items(), strict=True):
             _panel(axes, calibration, (schema[name].minimum, schema[name].maximum))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from nemo_mm_align.core.running_mean import Mean
 from nemo_mm_align.labeling.quality.collect import Quality
 from nemo_mm_align.labeling.quality.statistics import Histogram
-from nemo_mm_align.reporting.figures import BLUE, GUIDE, INK, STYLE, figure_uri
+from nemo_mm_align.reporting.figures import BLUE, GUIDE, INK, figure_uri, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STRETCHES = 40
 
@@ -23,8 +23,7 @@ def plot_distributions(quality: Quality) -> str:
     names = list(quality.histograms)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * columns, 2.2 * rows), layout="constrained")
+    with styled(3.4 * columns, 2.2 * rows, layout="constrained") as figure:
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, name in zip(panels, names, strict=False):
             _histogram_panel(axes, name, quality.histograms[name])
@@ -41,7 +40,7 @@ def _histogram_panel(axes: Axes, name: str, histogram: Histogram) -> None:
     if whole and len(histogram.values) <= 13:
         axes.set_xticks(histogram.values)
     axes.set_title(name)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="x", visible=False)
 
 
@@ -49,8 +48,7 @@ def plot_correlations(quality: Quality) -> str:
     """Pearson correlation of every pair of attributes, of the score and of the length."""
     names, matrix = quality.correlations.names, quality.correlations.matrix()
     size = 1.2 + 0.62 * len(names)
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    with styled(size + 0.6, size, layout="constrained", **{"axes.grid": False}) as figure:
         axes = figure.subplots()
         axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
         for (row, column), value in np.ndenumerate(matrix):
@@ -64,8 +62,7 @@ def plot_correlations(quality: Quality) -> str:
 
 def plot_positions(positions: Sequence[Mean]) -> str:
     """Score minus the mean of its prompt, by the place in which the judge saw the candidate."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 2.8), layout="constrained")
+    with styled(4.4, 2.8, layout="constrained") as figure:
         axes = figure.subplots()
         places = range(1, len(positions) + 1)
         axes.axhline(0, color=GUIDE, linestyle="--", linewidth=1)
@@ -83,8 +80,7 @@ def plot_timeline(quality: Quality) -> str:
     parts = quality.timeline.parts(count)
     ends = np.cumsum([part.count for part in parts])
     middles = [end - part.count / 2 for end, part in zip(ends, parts, strict=True)]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 2.8), layout="constrained")
+    with styled(5.6, 2.8, layout="constrained") as figure:
         axes = figure.subplots()
         values = np.array([part.mean for part in parts])
         errors = np.array([part.interval[1] - part.mean if part.interval else 0.0 for part in parts])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from nemo_mm_align.evaluation.plots import BASE_COLOUR, SPARE_COLOURS
 from nemo_mm_align.evaluation.results import BASE
@@ -15,7 +14,10 @@ from nemo_mm_align.miniature.study.figures import CellFigures
 from nemo_mm_align.miniature.study.hypervolume import Point, pareto_front
 from nemo_mm_align.miniature.study.outcome import CurvePoint, Front
 from nemo_mm_align.recipes.registry import all_recipes
-from nemo_mm_align.reporting.figures import GUIDE, STYLE
+from nemo_mm_align.reporting.figures import GUIDE, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -38,8 +40,7 @@ def plot_curves(
     path: Path, curves: Mapping[str, Sequence[CurvePoint]], base: float | None, xlabel: str, colours: Mapping[str, str]
 ) -> None:
     """Score against the share that is kept, or that is wrong; bars are 95 % intervals over seeds."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.6))
+    with styled(6, 3.6) as figure:
         axes = figure.subplots()
         for name, points in curves.items():
             shares, means = [100 * point.share for point in points], [point.score.mean for point in points]
@@ -63,8 +64,7 @@ def plot_levels(
     attributes: Sequence[str],
 ) -> None:
     """Score at every value asked, a panel per attribute, means over seeds."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(attributes) + 2, 3.4), layout="constrained")
+    with styled(3.4 * len(attributes) + 2, 3.4, layout="constrained") as figure:
         panels = figure.subplots(1, len(attributes), squeeze=False, sharey=True)[0]
         for axes, attribute in zip(panels, attributes, strict=True):
             for name, of_one in cells.items():
@@ -84,8 +84,7 @@ def plot_levels(
 
 def plot_front(path: Path, front: Front, colours: Mapping[str, str], named: Collection[str]) -> None:
     """Quality against steering error with the front; the dashed lines meet in the reference point; `named` ones have a legend."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.2), layout="constrained")
+    with styled(8, 4.2, layout="constrained") as figure:
         axes = figure.subplots()
         for name, point in front.points.items():
             shown = name in named
