@@ -110,8 +110,9 @@ def batch_of(
     pixels_NCHW: Tensor,
     shared_prefix: bool = False,
     length: int | None = None,
+    packed: bool = False,
 ) -> Batch:
-    """One micro batch of samples with given pixels; rows of `length`, or as long as the longest needs."""
+    """One micro batch of samples with given pixels; rows of `length`, or as long as the longest needs; `packed`: one row."""
     images = pixels_NCHW.numpy()
     return collate(
         samples,
@@ -121,6 +122,7 @@ def batch_of(
         config.tokens_per_image,
         lambda path, _: images[int(path.name)],
         shared_prefix,
+        packed=packed,
     )
 
 

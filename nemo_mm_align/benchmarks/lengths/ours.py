@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -15,7 +16,8 @@ from nemo_mm_align.benchmarks.random_models import IMAGE_ID
 from nemo_mm_align.core.configuration import read
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.grouping import group_answers
-from nemo_mm_align.datasets.rows import batch_length
+from nemo_mm_align.datasets.packing import pack
+from nemo_mm_align.datasets.rows import batch_length, row_lengths
 from nemo_mm_align.datasets.sample import Sample
 from nemo_mm_align.model.config import EngineConfig
 
@@ -47,9 +49,23 @@ class Ours:
         """The global batch in micro batches of so many samples, padded to the longest row of all, as training does it."""
         groups = self._groups(line, line.micro_batch or size)
         samples = [sample for group in groups for sample in group]
+        if line.full_rows:
+            return self._packed(line, samples, len(groups))
         length = batch_length(samples, 1, line.shared_prefix)
         config, pixels_NCHW = self.work.sizes, self.work.pixels_NCHW
         return [batch_of(group, config, pixels_NCHW, line.shared_prefix, length) for group in groups]
+
+    def _packed(self, line: Line, samples: Sequence[Sample], micro_batches: int) -> list[Batch]:
+        """So many rows, or as few more as a sample needs, each filled with samples beside each other."""
+        lengths = [sum(row_lengths(sample, line.shared_prefix)) for sample in samples]
+        budget = max(max(lengths), math.ceil(1.05 * sum(lengths) / micro_batches))
+        batches = []
+        for places in pack(lengths, budget):
+            group, length = [samples[place] for place in places], sum(lengths[place] for place in places)
+            batches.append(
+                batch_of(group, self.work.sizes, self.work.pixels_NCHW, line.shared_prefix, length, packed=True)
+            )
+        return batches
 
     def _groups(self, line: Line, size: int) -> list[list[Sample]]:
         samples: Sequence[Sample] = self.work.samples

@@ -47,12 +47,14 @@ class Line(StrictModel):
     Args:
         shared_prefix: answers to one prompt lie in one row behind it.
         cached_reference: reference log-probs were computed before.
+        full_rows: each micro batch is one row, of as many positions as so many samples have on average.
         engine: changes of `EngineConfig`, such as its levers.
         micro_batch: samples at a time; None: as many as the first line, which tries.
     """
 
     shared_prefix: bool = False
     cached_reference: bool = False
+    full_rows: bool = False
     engine: dict[str, Any] = {}
     micro_batch: Count | None = None
 
