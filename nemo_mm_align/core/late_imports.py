@@ -105,6 +105,20 @@ class _Later(Loader):
         module.__class__ = LateModule
 
 
+class _There(Loader):
+    """Hands out a module that has been imported meanwhile: Python asks its spec for another one."""
+
+    def __init__(self, name: str) -> None:
+        self._module = sys.modules[name]
+        self._spec, self._module.__spec__ = self._module.__spec__, ModuleSpec(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
 class _LateFinder(MetaPathFinder):
     """Finds what `LATE` names, where Python would; a package runs before a module of it that somebody imports by name."""
 
@@ -112,6 +126,9 @@ class _LateFinder(MetaPathFinder):
         package = sys.modules.get(name.rpartition(".")[0])
         if isinstance(package, LateModule) and name not in LATE and threading.get_ident() not in _in_parts:
             run(package)
+            if name in sys.modules:  # the package has imported it
+                _There(name)
+                return sys.modules[name].__spec__
         spec = PathFinder.find_spec(name, path) if name in LATE else None
         if spec is not None and spec.loader is not None:
             spec.loader = _Later(spec.loader)

@@ -14,7 +14,7 @@ from nemo_mm_align.core.late_imports import LATE, LateModule
 
 FILES = {
     "__init__.py": "import os\nassert os.path.exists(__file__ + '.works'), 'it does not work'\nruns = [1]\nfrom . import part\n",
-    "part.py": "import late_one\ncounted = getattr(late_one, 'runs', None)\n",
+    "part.py": "import late_one\ncounted = getattr(late_one, 'runs', None)\nlate_one.parts = getattr(late_one, 'parts', 0) + 1\n",
     "light.py": "name = 5\n",
 }
 
@@ -49,8 +49,11 @@ def test_it_runs_once_and_when_a_name_is_asked_for(package: Path) -> None:
 
 def test_it_runs_before_a_module_of_it_that_is_imported_by_name(package: Path) -> None:
     late_one()
-    assert importlib.import_module("late_one.part").counted == [1]
-    assert type(late_one()) is ModuleType
+    part = importlib.import_module("late_one.part")
+    assert part.counted == [1] and type(late_one()) is ModuleType
+    assert late_one().parts == 1, "the package has imported it"
+    assert part is late_one().part is sys.modules["late_one.part"] and part.__spec__.origin == str(package / "part.py")
+    assert importlib.import_module("late_one.light").name == 5
 
 
 def test_a_name_that_is_elsewhere_in_another_release_is_taken_from_the_package(package: Path) -> None:
