@@ -82,7 +82,7 @@ def test_fp8_is_scaled_as_transformer_engine_does_it(
 ) -> None:
     given: dict[str, object] = {}
     monkeypatch.setattr(transformer_configs, "check_precision", lambda engine: None)
-    monkeypatch.setattr(transformer_configs, "TransformerConfig", lambda **options: given.update(options))
+    monkeypatch.setattr(transformer_configs, "LayerConfig", lambda **options: given.update(options))
     transformer_configs.language_config(CONFIG, ParallelConfig(), EngineConfig(precision))
     names = ("fp8", "fp8_amax_history_len", "fp8_amax_compute_algo")
     assert tuple(given.get(name) for name in names) == expected
