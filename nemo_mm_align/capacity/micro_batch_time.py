@@ -82,7 +82,9 @@ def stage_seconds(job: TrainingJob, stage: int, gpu: GPU, trained: int) -> float
     """Seconds of a micro batch on a stage, of which a rank trains so many parameters; collectives and waiting left out."""
     kernels = gpu_seconds(job, stage, gpu) + trained * GRADIENT_BYTES / copied_per_second(gpu)
     shorter, longer = sorted((kernels, host_seconds(job, stage)))
-    return longer * (1.0 + (shorter / longer) ** _OVERLAP) ** (1 / _OVERLAP)  # no power of what may be as large as anything
+    return longer * (1.0 + (shorter / longer) ** _OVERLAP) ** (
+        1 / _OVERLAP
+    )  # no power of what may be as large as anything
 
 
 def update_seconds(job: TrainingJob, gpu: GPU, trained: int) -> float:
