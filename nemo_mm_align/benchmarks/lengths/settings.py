@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from nemo_mm_align.core.configuration import Count, Natural, Positive, StrictModel
+from nemo_mm_align.core.configuration import Count, Natural, Positive, StrictModel, read
+from nemo_mm_align.core.errors import UserError
+from nemo_mm_align.model.config import EngineConfig
 
 
 class Spread(StrictModel):
@@ -41,6 +43,14 @@ class Distribution(StrictModel):
     line_values: Natural
 
 
+def _of_engine(changes: dict[str, Any]) -> dict[str, Any]:
+    try:
+        read(EngineConfig, changes, "engine")
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return changes
+
+
 class Line(StrictModel):
     """A line of ours: which capabilities are on.
 
@@ -55,7 +65,7 @@ class Line(StrictModel):
     shared_prefix: bool = False
     cached_reference: bool = False
     full_rows: bool = False
-    engine: dict[str, Any] = {}
+    engine: Annotated[dict[str, Any], AfterValidator(_of_engine)] = {}
     micro_batch: Count | None = None
 
 
