@@ -172,24 +172,25 @@ class StepDataset(Dataset[StepBatches]):
         self.reads = reads
 
     def __getitem__(self, step: int) -> StepBatches:
-        batches, works = self._batches(step, self.samples)
-        mismatched = [] if self.mismatched is None else self._batches(step, self.mismatched)[0]
-        return StepBatches(batches, total_work(works), mismatched)
+        chosen = self._chosen(step, self.samples)
+        works = self._works(chosen)
+        mismatched = [] if self.mismatched is None else self._batches(self._chosen(step, self.mismatched))
+        return StepBatches(self._batches(chosen, works), total_work(works), mismatched)
 
-    def _batches(self, step: int, samples: Sequence[Sample]) -> tuple[list[Batch], list[Work]]:
-        """This rank's micro batches of a step, and what each of the whole step's samples asks of the model."""
-        chosen = [samples[index] for index in self.sampler.global_batch(step)]
-        works = [work_of_sample(sample, self.collator.shape.shared_prefix, self.reads) for sample in chosen]
-        places = self._places(works)
-        parts = [[chosen[place] for place in part] for part in places]
-        if self.packing is None:
-            return self.collator.batches(parts, self.collator.length(chosen)), works
-        return self.collator.packed(parts), works
+    def _chosen(self, step: int, samples: Sequence[Sample]) -> list[Sample]:
+        return [samples[index] for index in self.sampler.global_batch(step)]
 
-    def _places(self, works: Sequence[Work]) -> list[list[int]]:
+    def _works(self, chosen: Sequence[Sample]) -> list[Work]:
+        """What each of the whole step's samples asks of the model."""
+        return [work_of_sample(sample, self.collator.shape.shared_prefix, self.reads) for sample in chosen]
+
+    def _batches(self, chosen: Sequence[Sample], works: Sequence[Work] | None = None) -> list[Batch]:
+        """This rank's micro batches of the whole step's samples; their work is counted where packing asks and nobody has."""
         if self.packing is None:
-            return self.sampler.micro_batches(self.rank)
-        return self.packing.micro_batches(works, self.rank)
+            parts = [[chosen[place] for place in part] for part in self.sampler.micro_batches(self.rank)]
+            return self.collator.batches(parts, self.collator.length(chosen))
+        places = self.packing.micro_batches(self._works(chosen) if works is None else works, self.rank)
+        return self.collator.packed([[chosen[place] for place in part] for part in places])
 
 
 class RemainingSteps(Sampler[int]):
