@@ -69,15 +69,10 @@ def wire_bytes(traffic: Traffic, job: TrainingJob) -> float:
     )
 
 
-def _state(job: TrainingJob) -> int:
-    """Bytes of BSH."""
-    return job.rows * job.row_length * job.config.language.hidden_size * job.element_bytes
-
-
 def _layers(job: TrainingJob, stage: int) -> Traffic:
     """The decoder layers of a stage."""
     forward = 2 if job.engine.recompute == "full" else 1
-    size = 2 * job.config.layers_per_stage(job.parallel)[stage] * _state(job)
+    size = 2 * job.config.layers_per_stage(job.parallel)[stage] * job.state_bytes
     if not job.parallel.sequence_parallel:
         return Counter({("tensor", "all-reduce"): size * (forward + 1)})
     again = 1 if job.trains_language else 0  # the input of column-parallel layers, for the gradient of their weights
@@ -114,8 +109,8 @@ def _first(job: TrainingJob) -> Traffic:
         projector += embeddings * vision.hidden_size
     return Counter(
         {
-            ("tensor", "all-reduce"): _state(job) + tower * (2 if job.train_vision else 1) + projector,
-            ("tensor", "all-gather"): _state(job) if job.parallel.sequence_parallel else 0,
+            ("tensor", "all-reduce"): job.state_bytes + tower * (2 if job.train_vision else 1) + projector,
+            ("tensor", "all-gather"): job.state_bytes if job.parallel.sequence_parallel else 0,
         }
     )
 
@@ -128,7 +123,7 @@ def _last(job: TrainingJob, stage: int) -> Traffic:
     return Counter(
         {
             ("tensor", "all-reduce"): hidden + 6 * job.labelled * _FP32,
-            ("tensor", "all-gather"): _state(job) if job.parallel.sequence_parallel else 0,
+            ("tensor", "all-gather"): job.state_bytes if job.parallel.sequence_parallel else 0,
         }
     )
 
@@ -137,7 +132,7 @@ def _between_stages(job: TrainingJob, stage: int) -> Traffic:
     parallel = job.parallel
     sends = (stage < parallel.pipeline_model_parallel_size - 1) + (stage > 0)
     share = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
-    return Counter({("pipeline", "send"): sends * _state(job) // share})
+    return Counter({("pipeline", "send"): sends * job.state_bytes // share})
 
 
 def _gradients(job: TrainingJob, stage: int) -> Traffic:

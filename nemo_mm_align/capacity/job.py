@@ -202,6 +202,11 @@ class TrainingJob:
         return round_up(self._sample_row_length, self.length_multiple)
 
     @property
+    def state_bytes(self) -> int:
+        """Bytes of the hidden states of a micro batch, whole: B x S x hidden width."""
+        return self.rows * self.row_length * self.config.language.hidden_size * self.element_bytes
+
+    @property
     def labelled(self) -> int:
         """P: positions whose logits are computed."""
         answers = self.samples * self.sequences

@@ -63,8 +63,7 @@ def gpu_seconds(job: TrainingJob, stage: int, gpu: GPU) -> float:
     reached = MASKED_ATTENTION if job.has_mask else CAUSAL_ATTENTION
     products = linear / (FP8_GAIN if job.fp8 else 1.0) + other - attention
     layers = job.config.layers_per_stage(job.parallel)[stage]
-    state = job.rows * job.row_length * job.config.language.hidden_size * job.element_bytes
-    passes = layers * state * PASSES * (_AGAIN if job.engine.recompute == "full" else 1.0)
+    passes = layers * job.state_bytes * PASSES * (_AGAIN if job.engine.recompute == "full" else 1.0)
     computing = products / PRODUCTS + attention / reached
     seconds = computing / gpu.bf16_flops + passes / copied_per_second(gpu)
     return seconds / job.parallel.tensor_model_parallel_size
