@@ -184,9 +184,26 @@ class TrainingJob:
         return self.sequences - self.apart > 1 and self.shared_prefix
 
     @property
-    def has_mask(self) -> bool:
-        """Whether a row takes an explicit attention mask: several answers lie in it, behind one prompt or behind several."""
+    def has_trees(self) -> bool:
+        """Whether several answers lie in a row, behind one prompt or behind several."""
         return self.has_shared_prefix or self.micro_batch_tokens is not None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a row takes an explicit attention mask."""
+        return self.has_trees and "attention" not in self.engine.levers.on("cuda")
+
+    @property
+    def attended(self) -> float:
+        """Pairs of positions that attention computes for a micro batch; under a mask it computes those that are hidden too."""
+        if self.has_mask or not self.has_trees:
+            return self.rows * self.row_length**2 * (1.0 if self.has_mask else 0.5)
+        length, answer = self.workload.length, self.workload.answer
+        alone = length**2 / 2
+        if not self.has_shared_prefix:
+            return self.samples * self.sequences * alone
+        further = (length - answer) * answer + answer**2 / 2  # of an answer behind a prefix that is there already
+        return self.samples * ((1 + self.apart) * alone + (self.sequences - self.apart - 1) * further)
 
     @property
     def _sample_row_length(self) -> int:
@@ -214,8 +231,12 @@ class TrainingJob:
 
     @property
     def images(self) -> int:
-        """Distinct images of a micro batch; the sequences of a sample share theirs, but for those that see parts of them."""
-        return math.ceil(self.samples * self.workload.images_per_sample * (1 + self.apart))
+        """Distinct images of a micro batch; the sequences of a sample share theirs, but for those that see parts of them.
+
+        A packed row holds most of them where its samples are of usual length.
+        """
+        samples = self.samples if self.micro_batch_tokens is None else self.usual.samples
+        return math.ceil(samples * self.workload.images_per_sample * (1 + self.apart))
 
     @property
     def padded(self) -> TrainingJob:
@@ -228,8 +249,10 @@ class TrainingJob:
         check_training(
             self.config,
             self.parallel,
+            self.engine,
             world_size=self.world_size,
-            micro_batch_size=self.micro_batch_size if self.micro_batch_tokens is None else None,
+            micro_batch_size=self.micro_batch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
             global_batch_size=self.global_batch_size,
             max_length=self.workload.length,
         )

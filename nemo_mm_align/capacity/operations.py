@@ -39,9 +39,8 @@ class Work:
 
 
 def estimated_work(job: TrainingJob) -> Work:
-    """One micro batch of a job's longest rows, as kernels compute it: a mask hides what is not needed."""
-    pairs = job.rows * job.row_length**2 * (1.0 if job.has_mask else 0.5)
-    return Work(job.rows * job.row_length, pairs, job.labelled, job.images)
+    """One micro batch of a job's longest rows, as kernels compute it."""
+    return Work(job.rows * job.row_length, job.attended, job.labelled, job.images)
 
 
 def stage_flops(job: TrainingJob, stage: int, work: Work, recompute: str) -> tuple[float, float]:

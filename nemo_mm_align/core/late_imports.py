@@ -43,7 +43,10 @@ LATE: dict[str, dict[str, Callable[[str], Any]]] = {
     },
     "wandb": {},
 }
-"""Modules, and where those of their names come from that can be had without running them."""
+"""Modules, and where those of their names come from that can be had without running them.
+
+``try: import`` notices one that is not there, as ever, but not one that is broken: that is said at its first use.
+"""
 _ASKED_OF_ALL = {"__file__", "__path__", "__warningregistry__"}
 """What `inspect`, the import system and `warnings` look for in every module; those that have it got it before they ran."""
 
@@ -91,32 +94,51 @@ def _part() -> Iterator[None]:
 
 
 class _Later(Loader):
-    """Makes the module and leaves the rest to its first use."""
+    """Makes the module and leaves the rest to its first use; in everything else it is the module's own loader."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self._loader
+        self._give_back(module)
         module.__class__ = LateModule
 
+    def _give_back(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
 
-class _There(Loader):
-    """Hands out a module that has been imported meanwhile: Python asks its spec for another one."""
 
-    def __init__(self, name: str) -> None:
-        self._module = sys.modules[name]
-        self._spec, self._module.__spec__ = self._module.__spec__, ModuleSpec(name, self)
+class _AfterItsPackage(_Later):
+    """Runs the package, which may import the module, and else does what the module's own loader does.
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return self._module
+    When the module is made, not when it is looked for: that happens under a lock of all imports.
+    """
+
+    def __init__(self, loader: Loader, package: LateModule) -> None:
+        super().__init__(loader)
+        self._package = package
+        self._spec: ModuleSpec | None = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        run(self._package)
+        there = sys.modules.get(spec.name)
+        if there is None:
+            return self._loader.create_module(spec)
+        self._spec = there.__spec__  # which Python replaces by the one that it found
+        return there
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec
+        if self._spec is not None:
+            module.__spec__ = self._spec
+            return
+        self._give_back(module)
+        self._loader.exec_module(module)
 
 
 class _LateFinder(MetaPathFinder):
@@ -124,14 +146,19 @@ class _LateFinder(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         package = sys.modules.get(name.rpartition(".")[0])
-        if isinstance(package, LateModule) and name not in LATE and threading.get_ident() not in _in_parts:
-            run(package)
-            if name in sys.modules:  # the package has imported it
-                _There(name)
-                return sys.modules[name].__spec__
-        spec = PathFinder.find_spec(name, path) if name in LATE else None
+        if name in LATE:
+            again = target is not None and not isinstance(
+                target, LateModule
+            )  # of one that has run, when it is reloaded
+            spec = None if again else PathFinder.find_spec(name, path)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Later(spec.loader)
+            return spec
+        if not isinstance(package, LateModule) or threading.get_ident() in _in_parts:
+            return None
+        spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Later(spec.loader)
+            spec.loader = _AfterItsPackage(spec.loader, package)
         return spec
 
 

@@ -78,25 +78,49 @@ def check_batches(global_batch_size: int, micro_batch_size: int | None, data_par
         )
 
 
+def check_packing(
+    micro_batch_tokens: int, parallel: ParallelConfig, engine: EngineConfig, data_parallel_size: int
+) -> None:
+    """Raise `UserError` where a layout or number format has no use for rows of so many positions."""
+    multiple = row_length_multiple(parallel, engine)
+    if micro_batch_tokens < multiple:
+        raise UserError(
+            f"model.micro_batch_tokens={micro_batch_tokens}: row lengths are multiples of {multiple} with this layout and "
+            "precision. Set it to at least the positions of the longest sample, all its sequences counted."
+        )
+    if engine.precision == "fp8_delayed" and data_parallel_size > 1:
+        raise UserError(
+            f"model.micro_batch_tokens={micro_batch_tokens} with precision=fp8_delayed: replicas exchange scales in every micro "
+            "batch, but have not equally many of them, and would wait for each other for ever. Take "
+            "precision=fp8_tensorwise or fp8_blockwise, or micro batches of model.micro_batch_size samples "
+            "(model.micro_batch_tokens=null)."
+        )
+
+
 def check_training(
     config: LlavaConfig,
     parallel: ParallelConfig,
+    engine: EngineConfig,
     *,
     world_size: int,
-    micro_batch_size: int | None,
+    micro_batch_size: int,
+    micro_batch_tokens: int | None,
     global_batch_size: int,
     max_length: int,
 ) -> None:
-    """Check sizes, layout, batches and row length against each other.
+    """Check sizes, layout, number format, batches and row length against each other.
 
     Args:
-        micro_batch_size: see `check_batches`.
+        micro_batch_size: counts for nothing where there are `micro_batch_tokens`.
 
     Raises:
         UserError: what does not fit, with its field and a remedy.
     """
     config.check(parallel)
-    check_batches(global_batch_size, micro_batch_size, parallel.data_parallel_size(world_size))
+    replicas = parallel.data_parallel_size(world_size)
+    check_batches(global_batch_size, micro_batch_size if micro_batch_tokens is None else None, replicas)
+    if micro_batch_tokens is not None:
+        check_packing(micro_batch_tokens, parallel, engine, replicas)
     longest = config.language.max_position_embeddings
     if max_length > longest:
         raise UserError(

@@ -3,7 +3,7 @@
 The idea is that of Liger Kernel (arXiv 2410.10989) and Cut Cross-Entropy (arXiv 2411.09009). A position's loss hangs on its own
 hidden state alone: where the output layer is frozen, as under LoRA, the gradient of that state is taken while the chunk's
 probabilities are there, and the backward pass scales it. Where the output layer is trained, the backward pass computes the
-chunk's logits once more.
+logits once more, in chunks of at least H positions: smaller ones save nothing beside the weight's gradient.
 
 Shapes: P labelled positions, R those of a chunk, H hidden, V vocabulary columns of this rank.
 """
@@ -83,24 +83,24 @@ class _LabelLosses(torch.autograd.Function):
             return (gradient_PH * grad_P.unsqueeze(1).to(gradient_PH.dtype), *[None] * 5)
         hidden_PH, weight_VH, targets_P, normalisers_P = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_PH) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32)  # 16 bits would round the sum at every chunk
-        for rows in _chunks(hidden_PH, weight_VH):
+        grad_weight: Tensor | None = None
+        for rows in _chunks(hidden_PH, weight_VH, least=hidden_PH.shape[1]):
             logits_RV = _logits(hidden_PH[rows], weight_VH, ctx.real)
             probabilities_RV = logits_RV.sub_(normalisers_P[rows].unsqueeze(1)).exp_()
             error_RV = _less_one(probabilities_RV, targets_P[rows]).mul_(grad_P[rows].unsqueeze(1))
             error_RV = error_RV.to(weight_VH.dtype)
             if grad_hidden is not None:
                 torch.mm(error_RV, weight_VH, out=grad_hidden[rows])
-            if weight_VH.dtype == grad_weight.dtype:
-                grad_weight.addmm_(error_RV.t(), hidden_PH[rows])
-            else:
-                grad_weight += error_RV.t() @ hidden_PH[rows]
-        return (grad_hidden, grad_weight.to(weight_VH.dtype), *[None] * 4)
+            del probabilities_RV, logits_RV
+            part_VH = error_RV.t() @ hidden_PH[rows]
+            # Of several chunks, 16 bits would round the sum at each.
+            grad_weight = part_VH if grad_weight is None else grad_weight.float().add_(part_VH)
+        return (grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), *[None] * 4)
 
 
-def _chunks(hidden_PH: Tensor, weight_VH: Tensor) -> Iterator[slice]:
+def _chunks(hidden_PH: Tensor, weight_VH: Tensor, least: int = 1) -> Iterator[slice]:
     positions, hidden = hidden_PH.shape
-    step = chunk_rows(positions, hidden, len(weight_VH))
+    step = max(least, chunk_rows(positions, hidden, len(weight_VH)))
     return (slice(start, min(start + step, positions)) for start in range(0, positions, step))
 
 

@@ -89,13 +89,14 @@ class _LinearOfDropped(torch.autograd.Function):
     def forward(ctx: Any, input_SBH: Tensor, a_RH: Tensor, dropout: float) -> Tensor:
         ctx.state, ctx.dropout = _generator(input_SBH.device).get_rng_state(), dropout
         ctx.save_for_backward(input_SBH, a_RH)
-        return F.linear(_mask(input_SBH, dropout).mul_(input_SBH), a_RH)
+        return F.linear(_mask(input_SBH, dropout).mul_(input_SBH), a_RH).mul_(1 / (1 - dropout))
 
     @staticmethod
     def backward(ctx: Any, grad_SBR: Tensor) -> tuple[Any, ...]:
         input_SBH, a_RH = ctx.saved_tensors
         with _as_it_was(input_SBH.device, ctx.state):
             mask_SBH = _mask(input_SBH, ctx.dropout)
+        grad_SBR = grad_SBR * (1 / (1 - ctx.dropout))
         grad_input = grad_a = None
         if ctx.needs_input_grad[0]:
             grad_input = (grad_SBR @ a_RH).mul_(mask_SBH)
@@ -105,9 +106,11 @@ class _LinearOfDropped(torch.autograd.Function):
 
 
 def _mask(like: Tensor, dropout: float) -> Tensor:
-    """1 / (1 - dropout) where the input stays, else 0. Memory of its own: which number an element draws hangs on its layout."""
-    mask = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    return mask.bernoulli_(1 - dropout).div_(1 - dropout)
+    """1 where the input stays, else 0: 16 bits have no 1 / (1 - dropout), by which the narrow products are scaled.
+
+    Memory of its own: which number an element draws hangs on its layout.
+    """
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device).bernoulli_(1 - dropout)
 
 
 def _generator(device: torch.device) -> Any:

@@ -88,11 +88,15 @@ def check(config: LlavaConfig, engine: EngineConfig) -> None:
 
 
 def attend(query_SBND: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, packing: Packing, scale: float) -> Tensor:
-    """Scaled dot-product attention within trees, [S, B, N, D]; within its pieces in the padding."""
+    """Scaled dot-product attention within trees, [S, B, N, D]; within its pieces in the padding.
+
+    The result is laid out as its shape says: of a transposed one, torch's product with a frozen weight is one small product for
+    each position.
+    """
     length, rows, heads, width = query_SBND.shape
     key, value = (x.flatten(0, 1).index_select(0, packing.keys_K) for x in (key_SBGD, value_SBGD))
     output = _flash(query_SBND.transpose(0, 1).flatten(0, 1), key, value, packing, scale)
-    return output.view(rows, length, heads, width).transpose(0, 1)
+    return output.view(rows, length, heads, width).transpose(0, 1).contiguous()
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:

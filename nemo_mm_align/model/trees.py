@@ -56,7 +56,7 @@ class Trees:
         """Read them off a batch's segments and trees, see `datasets.batch.Batch`; of a GPU's tensors that is a wait.
 
         Raises:
-            ValueError: a prefix or a branch is torn apart, or a prefix lies behind a branch.
+            ValueError: a tree, a prefix or a branch is torn apart, or a prefix lies behind a branch.
         """
         rows = zip(tree_ids_BS.tolist(), segment_ids_BS.tolist(), strict=True)
         return cls(tuple(tuple(_trees(*row)) for row in rows), segment_ids_BS.shape[1])
@@ -67,6 +67,9 @@ def _trees(tree_ids_S: list[int], segment_ids_S: list[int]) -> Iterator[Tree]:
     seen = [run[:2] for run in runs if run[0] >= 0]
     if len(set(seen)) < len(seen):
         raise ValueError("a prefix or a branch does not lie in one piece")
+    begun = [tree_id for tree_id, _ in groupby(run[0] for run in runs) if tree_id >= 0]
+    if len(set(begun)) < len(begun):
+        raise ValueError("a tree does not lie in one piece")
     start = 0
     for tree_id, parts in groupby(runs, key=lambda run: run[0]):
         _, segments, lengths = zip(*parts, strict=True)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.model.arithmetic import (
     check_batches,
+    check_packing,
     check_started_ranks,
     micro_batches_per_step,
     odd_fp8_widths,
     round_up,
     row_length_multiple,
 )
-from nemo_mm_align.model.config import LlavaConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, LlavaConfig, ParallelConfig
 from nemo_mm_align.preflight.finding import Finding, amber, green, red
 from nemo_mm_align.preflight.job import Job
 
@@ -33,7 +34,9 @@ def check_layout(job: Job, world_size: int) -> list[Finding]:
     planned = job.planned_world_size
     ranks = planned if world_size == 1 and planned else world_size
     findings = [_world(job, parallel, ranks, world_size), _sizes(sizes, parallel)]
-    findings += _batches(job, parallel, ranks) + _lengths(job, sizes, row_length_multiple(parallel, engine))
+    findings += _batches(job, sizes, parallel, engine, ranks) + _lengths(
+        job, sizes, row_length_multiple(parallel, engine)
+    )
     if engine.fp8:
         findings.append(_fp8(sizes, parallel))
     return findings
@@ -68,16 +71,15 @@ def _sizes(sizes: LlavaConfig, parallel: ParallelConfig) -> Finding:
     return _checked("model", text)
 
 
-def _batches(job: Job, parallel: ParallelConfig, ranks: int) -> list[Finding]:
-    whole, tokens = int(job.value("model.global_batch_size", 1)), job.value("model.micro_batch_tokens")
-    if tokens is not None:
-        return _packed(whole, int(tokens), parallel, ranks)
-    micro = int(job.value("model.micro_batch_size", 1))
-    stages = parallel.pipeline_model_parallel_size
+def _batches(job: Job, sizes: LlavaConfig, parallel: ParallelConfig, engine: EngineConfig, ranks: int) -> list[Finding]:
     try:
         replicas = parallel.data_parallel_size(ranks)
     except UserError:
         return []  # said above
+    if job.value("model.micro_batch_tokens") is not None:
+        return [_checked("batches", lambda: _packed(job, parallel, engine, replicas)), *_row_budget(job, sizes)]
+    whole, micro = int(job.value("model.global_batch_size", 1)), int(job.value("model.micro_batch_size", 1))
+    stages = parallel.pipeline_model_parallel_size
     try:
         passes = micro_batches_per_step(whole, micro, replicas)
     except UserError as error:
@@ -90,18 +92,26 @@ def _batches(job: Job, parallel: ParallelConfig, ranks: int) -> list[Finding]:
     return findings
 
 
-def _packed(whole: int, tokens: int, parallel: ParallelConfig, ranks: int) -> list[Finding]:
+def _packed(job: Job, parallel: ParallelConfig, engine: EngineConfig, replicas: int) -> str:
     """Batches of a budget of positions: how many passes a step takes, the data decide."""
-    try:
-        replicas = parallel.data_parallel_size(ranks)
-    except UserError:
-        return []  # said above
+    whole, tokens = int(job.value("model.global_batch_size", 1)), int(job.value("model.micro_batch_tokens"))
+    check_batches(whole, None, replicas)
+    check_packing(tokens, parallel, engine, replicas)
+    return f"global {whole} over data {replicas} by their work, micro batches of up to {tokens:,} positions"
 
-    def text() -> str:
-        check_batches(whole, None, replicas)
-        return f"global {whole} over data {replicas} by their work, micro batches of up to {tokens:,} positions"
 
-    return [_checked("batches", text)]
+def _row_budget(job: Job, sizes: LlavaConfig) -> list[Finding]:
+    """What a budget of positions has no room for, said before the data are read."""
+    tokens, longest = int(job.value("model.micro_batch_tokens")), int(job.value("model.max_length", 0))
+    if tokens <= sizes.tokens_per_image:
+        found = (
+            f"model.micro_batch_tokens={tokens} leaves no room beside the {sizes.tokens_per_image} tokens of one image"
+        )
+        return [red("packed rows", found, f"model.micro_batch_tokens={max(longest, 2 * sizes.tokens_per_image)}")]
+    if tokens < longest:
+        found = f"an example as long as model.max_length={longest} does not fit model.micro_batch_tokens={tokens}"
+        return [amber("packed rows", found, "raise it unless all examples are shorter, their answers taken together")]
+    return []
 
 
 def _lengths(job: Job, sizes: LlavaConfig, multiple: int) -> list[Finding]:

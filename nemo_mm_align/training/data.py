@@ -17,7 +17,7 @@ from nemo_mm_align.datasets.collate import ImageLoader, collate
 from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.kinds import check_kind, refuse_lacking
 from nemo_mm_align.datasets.plan import PlanSettings, plan_lengths
-from nemo_mm_align.datasets.rows import batch_length, row_groups, row_lengths
+from nemo_mm_align.datasets.rows import batch_length, row_groups
 from nemo_mm_align.datasets.sample import Sample, SampleStore
 from nemo_mm_align.datasets.sampler import GlobalBatchSampler
 from nemo_mm_align.datasets.sources import SourceSettings, read_examples
@@ -101,17 +101,16 @@ class Collator:
         rows = max(map(self.rows, parts)) if self.shape.equal_rows else 0
         return [self(part, length, rows) for part in parts]
 
-    def packed(self, parts: Sequence[Sequence[Sample]]) -> list[Batch]:
-        """Build them of one row each, as long as its samples, and with equal lengths if the shape says so."""
-        lengths = [self._packed_length(part) for part in parts]
+    def packed(self, parts: Sequence[Sequence[Sample]], positions: Sequence[int]) -> list[Batch]:
+        """Build them of one row each, as long as its samples, and with equal lengths if the shape says so.
+
+        Args:
+            positions: of the rows of each part's samples, without padding.
+        """
+        lengths = [round_up(count, self.shape.length_multiple) for count in positions]
         if self.shape.equal_rows:
             lengths = [max(lengths)] * len(parts)
         return [self(part, length, packed=True) for part, length in zip(parts, lengths, strict=True)]
-
-    def _packed_length(self, samples: Sequence[Sample]) -> int:
-        shape = self.shape
-        positions = sum(sum(row_lengths(sample, shape.shared_prefix, shape.last_token)) for sample in samples)
-        return round_up(positions, shape.length_multiple)
 
     def __call__(self, samples: Sequence[Sample], length: int, least_rows: int = 0, packed: bool = False) -> Batch:
         """Build one micro batch of rows of `length`, at least so many, or of one row of all samples."""
@@ -189,8 +188,10 @@ class StepDataset(Dataset[StepBatches]):
         if self.packing is None:
             parts = [[chosen[place] for place in part] for part in self.sampler.micro_batches(self.rank)]
             return self.collator.batches(parts, self.collator.length(chosen))
-        places = self.packing.micro_batches(self._works(chosen) if works is None else works, self.rank)
-        return self.collator.packed([[chosen[place] for place in part] for part in places])
+        works = self._works(chosen) if works is None else works
+        places = self.packing.micro_batches(works, self.rank)
+        positions = [sum(int(works[place].tokens) for place in part) for part in places]
+        return self.collator.packed([[chosen[place] for place in part] for part in places], positions)
 
 
 class RemainingSteps(Sampler[int]):

@@ -60,9 +60,13 @@ def outline(settings: TrainSettings, source: ModelSource) -> str:
         settings.manager.folder,
     )
     trained = "adapters" if model.lora is not None else "weights"
+    tokens = model.micro_batch_tokens
+    share = (
+        f"{model.micro_batch_size} a micro batch" if tokens is None else f"micro batches of up to {tokens:,} positions"
+    )
     return (
         f"{settings.recipe.name}: trains {trained} of {source.folder} ({source.config.num_parameters():,} parameters) on "
-        f"{settings.source.path}; {model.global_batch_size} samples a step, {model.micro_batch_size} a micro batch; tensor "
+        f"{settings.source.path}; {model.global_batch_size} samples a step, {share}; tensor "
         f"parallel {parallel.tensor_model_parallel_size}, pipeline {parallel.pipeline_model_parallel_size}, data "
         f"{parallel.data_parallel_size(ranks)} on {ranks} {'rank' if ranks == 1 else 'ranks'}; results in {folder}"
     )
@@ -81,8 +85,10 @@ def read_and_check(config: DictConfig) -> tuple[TrainSettings, ModelSource]:
     check_training(
         source.config,
         settings.parallel,
+        settings.engine,
         world_size=this_process().world_size,
-        micro_batch_size=settings.model.samples_per_pass,
+        micro_batch_size=settings.model.micro_batch_size,
+        micro_batch_tokens=settings.model.micro_batch_tokens,
         global_batch_size=settings.model.global_batch_size,
         max_length=settings.plan.max_length,
     )

@@ -18,12 +18,10 @@ from nemo_mm_align.training.work import work_of_sample
 
 def packing_of(settings: TrainSettings, job: TrainingJob, replicas: int) -> Packing | None:
     """Return how a run's steps are laid out; None where micro batches have a fixed number of samples."""
-    tokens = settings.model.micro_batch_tokens
-    if tokens is None:
+    if settings.model.micro_batch_tokens is None:
         return None
-    budget = round_down(tokens, row_length_multiple(settings.parallel, settings.engine))
     equal = settings.parallel.pipeline_model_parallel_size > 1
-    return Packing(budget, replicas, functools.partial(model_flops, job), equal)
+    return Packing(job.row_length, replicas, functools.partial(model_flops, job), equal)
 
 
 def check_budget(settings: TrainSettings, samples: Iterable[Sample]) -> None:
@@ -50,17 +48,14 @@ def check_budget(settings: TrainSettings, samples: Iterable[Sample]) -> None:
 def samples_of_padded_pass(settings: TrainSettings, samples: Iterable[Sample]) -> int:
     """Return how many samples go through the model at a time where each has rows of its own: in validation, in the image probe.
 
-    As many as in training, or as fit ``model.micro_batch_tokens`` where all are as long as the longest of `samples`.
+    As many as in training, or as fit ``model.micro_batch_tokens`` where each has as many and as long rows as any of `samples`.
     """
-    tokens = settings.model.micro_batch_tokens
+    tokens, multiple = settings.model.micro_batch_tokens, row_length_multiple(settings.parallel, settings.engine)
     if tokens is None:
         return settings.model.micro_batch_size
-    return max(1, tokens // max(_padded(settings, sample) for sample in samples))
-
-
-def _padded(settings: TrainSettings, sample: Sample) -> int:
-    lengths = row_lengths(sample, settings.recipe.rows_shared, settings.recipe.reads.hidden is not None)
-    return len(lengths) * max(lengths)
+    recipe = settings.recipe
+    lengths = [row_lengths(sample, recipe.rows_shared, recipe.reads.hidden is not None) for sample in samples]
+    return max(1, tokens // (max(map(len, lengths)) * round_up(max(map(max, lengths)), multiple)))
 
 
 def _positions(settings: TrainSettings, sample: Sample) -> int:

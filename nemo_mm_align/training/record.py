@@ -105,6 +105,18 @@ class RunRecord:
         }
 
 
+def idle_levers(settings: TrainSettings) -> frozenset[str]:
+    """Return the levers that have nothing to act on: no adapters, no dropout, no losses of tokens, no rows of trees."""
+    lora, recipe = settings.model.lora, settings.recipe
+    acts = {
+        "lora": lora is not None,
+        "dropout": lora is not None and lora.dropout > 0,
+        "losses": recipe.reads.token_losses,
+        "attention": recipe.rows_shared or settings.model.micro_batch_tokens is not None,
+    }
+    return frozenset(name for name, used in acts.items() if not used)
+
+
 def announce(record: RunRecord, model: Llava, folder: Path, start: int) -> None:
     """Write the facts and log what will be trained; all ranks call it.
 
@@ -113,7 +125,11 @@ def announce(record: RunRecord, model: Llava, folder: Path, start: int) -> None:
         start: step that it goes on from.
     """
     computed_with = kernels.active(model.transformer_impl)
-    levers = ", ".join(sorted(model.config.levers))
+    idle = idle_levers(record.settings)
+    for name in sorted(idle):
+        if getattr(record.settings.engine.levers, name):
+            logger.warning("model.levers.%s=true: there is nothing in this run that it would change.", name)
+    levers = ", ".join(sorted(model.config.levers - idle))
     parts = computed_with | ({"levers": levers} if levers else {})
     logger.info("computes with %s", "; ".join(f"{part}: {origin}" for part, origin in parts.items()))
     if runtime.rank() == 0:

@@ -94,7 +94,7 @@ class TrainingEngine:
         """Train on this rank's micro batches of a step.
 
         Args:
-            batches: of equal shape, the same on all ranks of a replica.
+            batches: the same on all ranks of a replica; of equal shape where there is a pipeline.
             step: number from 0; it alone decides learning rate and random numbers.
             mismatched: micro batches that the objective's point is measured on, where it has one.
 

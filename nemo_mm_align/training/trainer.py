@@ -291,6 +291,9 @@ class TrainingRun:
             transformer_impl=model.transformer_impl,
             layout=asdict(settings.parallel),
             shape=collator.shape.identity,
+            **(
+                {"attention": "without a mask"} if "attention" in model.config.levers else {}
+            ),  # rounds otherwise in bf16
         )
         cache = reference.ReferenceCache(
             Path(settings.data.reference_cache or self.folder / "reference_log_probs"), key

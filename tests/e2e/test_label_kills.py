@@ -50,8 +50,9 @@ class KilledRuns:
             assert self.starter.wait() == -signal.SIGKILL
             self.server.behaviour = None
         wait_until_alone(self.server.address)
-        torn = not self.ledger.read_bytes().endswith(b"\n")
-        assert torn == (death == "torn_line")
+        if death:  # one at random may hit a write as well
+            torn = not self.ledger.read_bytes().endswith(b"\n")
+            assert torn == (death == "torn_line")
         paid = {exchange.question for exchange in self.server.exchanges[asked:]}
         assert not paid & known, "what the ledger knows is not asked again"
         lost = paid - self.known()

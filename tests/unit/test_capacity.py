@@ -24,7 +24,7 @@ from nemo_mm_align.capacity.steptime import step_time
 from nemo_mm_align.capacity.suggest import balance_stages, describe, suggest
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.units import GIB
-from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, Levers, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.objectives.objective import Reads
 
 H100 = GPUS["h100_80gb"]
@@ -290,17 +290,49 @@ def test_memory_is_below_the_driver_s_figure() -> None:
 def test_a_budget_of_positions_is_what_memory_and_time_go_by(job: TrainingJob) -> None:
     # Rows of 2,999 + 1,024 positions; two and a bit of them fill 9,216, a multiple of 16 under FP8.
     packed = replace(job, micro_batch_tokens=9_220, engine=EngineConfig("fp8_tensorwise"))
-    assert (packed.rows, packed.row_length, packed.images) == (1, 9_216, 3)
+    assert (packed.rows, packed.row_length) == (1, 9_216)
     assert packed.samples == pytest.approx(9_216 / 4_023)
     assert packed.labelled == math.ceil(9_216 / 4_023 * 2 * 1_024)
     assert packed.micro_batches == math.ceil(16 / (9_216 / 4_023)) == 7
     assert packed.padded == replace(packed, micro_batch_size=2, micro_batch_tokens=None)
     assert replace(packed, shared_prefix=False).has_mask and not replace(job, shared_prefix=False).has_mask
-    budgets = [stage_memory(replace(job, micro_batch_tokens=n), 0).activations for n in (4_023, 8_046)]
-    rows = [stage_memory(replace(job, micro_batch_size=n), 0).activations for n in (1, 2)]
+    usual = job.config.tokens_per_image + 60 + 200 - 1 + 200
+    assert packed.usual.samples == pytest.approx(9_216 / usual)
+    text = replace(job, workload=replace(job.workload, images_per_sample=0))
+    budgets = [stage_memory(replace(text, micro_batch_tokens=n), 0).activations for n in (4_023, 8_046)]
+    rows = [stage_memory(replace(text, micro_batch_size=n), 0).activations for n in (1, 2)]
     assert budgets[0] == pytest.approx(rows[0]) and budgets[1] > rows[1], "the mask of one row grows with its square"
+    with pytest.raises(UserError, match="row lengths are multiples of 16 .* at least the positions of the longest"):
+        replace(packed, micro_batch_tokens=15).check()
+    delayed = replace(packed, engine=EngineConfig("fp8_delayed"))
+    with pytest.raises(UserError, match="micro_batch_tokens=9220 with precision=fp8_delayed"):
+        delayed.check()
+    replace(delayed, nodes=1, gpus_per_node=1).check()
     replace(packed, global_batch_size=100).check()
     with pytest.raises(UserError, match="model.global_batch_size=7 is below the data-parallel size 8"):
         replace(packed, global_batch_size=7).check()
     assert describe(packed) == "TP1 DP8, micro batch of 9,220 positions"
     assert suggest(packed, H100).job.micro_batch_tokens == 9_220
+
+
+def test_attention_without_a_mask_has_none_and_computes_what_is_seen(job: TrainingJob) -> None:
+    without = EngineConfig("bf16", levers=Levers(attention=True))
+    length, answer = job.workload.length, job.workload.answer
+    tree = length**2 / 2 + (length - answer) * answer + answer**2 / 2
+    for masked in (replace(job, micro_batch_size=2), replace(job, micro_batch_tokens=2 * job.row_length)):
+        free = replace(masked, engine=without)
+        assert (masked.has_mask, free.has_mask) == (True, False)
+        assert masked.attended == masked.rows * masked.row_length**2 and free.attended == pytest.approx(2 * tree)
+        less = {name: stage_memory(one, 0).activations for name, one in (("masked", masked), ("free", free))}
+        assert less["masked"] - less["free"] > masked.rows * masked.row_length**2
+    apart = replace(job, shared_prefix=False, micro_batch_tokens=4 * job.row_length, engine=without)
+    assert apart.attended == pytest.approx(apart.samples * 2 * length**2 / 2)
+    causal = replace(job, shared_prefix=False)
+    assert causal.attended == causal.rows * causal.row_length**2 / 2 and not causal.has_mask
+
+
+def test_a_packed_row_of_short_samples_holds_more_images_than_one_of_long_ones(job: TrainingJob) -> None:
+    packed = replace(job, micro_batch_tokens=8_192)
+    usual = job.config.tokens_per_image + 60 + 2 * 200 - 1
+    assert packed.images == math.ceil(8_192 / usual) > math.ceil(packed.samples)
+    assert packed.usual.images == packed.images

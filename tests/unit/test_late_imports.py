@@ -1,16 +1,19 @@
 """Packages that wait for their first use are what they would be without waiting, as soon as somebody looks."""
 
 import importlib
+import importlib.util
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from nemo_mm_align.core.late_imports import LATE, LateModule
+from tests.waiting import PATIENCE_S
 
 FILES = {
     "__init__.py": "import os\nassert os.path.exists(__file__ + '.works'), 'it does not work'\nruns = [1]\nfrom . import part\n",
@@ -89,6 +92,61 @@ def test_another_thread_waits_until_it_has_run(package: Path) -> None:
     for thread in threads:
         thread.join()
     assert found == [7, 7]
+
+
+def test_one_that_is_looked_for_stays_what_it_is(package: Path) -> None:
+    late_one()
+    found = importlib.util.find_spec("late_one.part")
+    assert found is not None and found.loader is not None and found.origin == str(package / "part.py")
+    assert found.loader.get_filename("late_one.part") == found.origin  # type: ignore[attr-defined]
+    assert type(late_one()) is LateModule and "late_one.part" not in sys.modules
+    part = importlib.import_module("late_one.part")
+    assert part.__spec__ is not None and type(part.__spec__.loader) is type(part.__loader__) is SourceFileLoader
+    assert importlib.util.find_spec("late_one.nowhere") is None
+
+
+def test_one_that_has_run_is_reloaded_at_once(package: Path) -> None:
+    module = late_one()
+    assert module.runs == [1]
+    (package / "__init__.py").write_text(
+        "runs = [2, 3]  # of another length: a cached file of the same second is told by it\n"
+    )
+    assert importlib.reload(module).runs == [2, 3] and vars(module)["runs"] == [2, 3] and type(module) is ModuleType
+
+
+THREADS = """
+import sys, threading, time
+from nemo_mm_align.core import late_imports
+sys.path.insert(0, sys.argv[1])
+late_imports.LATE["late_one"] = {}
+late_imports.import_late()
+import late_one, late_begun
+def by_name():
+    late_begun.begun.wait()
+    import late_one.light
+    found.append(late_one.light.name)
+def by_attribute():
+    found.append(late_one.last)
+found = []
+threads = [threading.Thread(target=target, daemon=True) for target in (by_name, by_attribute)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sorted(found))
+"""
+
+
+def test_threads_that_import_and_use_it_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """While one runs the package, which imports more, the other is about to import a module of it by name."""
+    (tmp_path / "late_one").mkdir()
+    (tmp_path / "late_one/__init__.py").write_text(
+        "import time, late_begun\nlate_begun.begun.set()\ntime.sleep(0.2)\nimport late_other\nlast = 7\n"
+    )
+    (tmp_path / "late_one/light.py").write_text(FILES["light.py"])
+    (tmp_path / "late_begun.py").write_text("import threading\nbegun = threading.Event()\n")
+    (tmp_path / "late_other.py").touch()
+    command = [sys.executable, "-c", THREADS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout == "[5, 7]\n", done.stderr
 
 
 @pytest.mark.slow

@@ -187,3 +187,12 @@ def test_padded_passes_take_as_many_samples_as_the_budget_has_room_for() -> None
     samples = [sample("short", [1, 2, 3], [4], [5]), sample("long", [1, 2, 3], [4, 5, 6, 7], [8, 9])]
     counts = [samples_of_padded_pass(settings(tokens), samples) for tokens in (None, 7, 8, 25)]  # type: ignore[arg-type]
     assert counts == [3, 1, 1, 3]
+
+
+def test_padded_passes_are_as_wide_as_the_most_rows_and_the_longest_one() -> None:
+    narrow, wide = sample("narrow", [1, 2, 3], list(range(21))), sample("wide", [1, 2], *[[4]] * 10)
+    apart = settings(250)
+    apart.recipe = replace(find_recipe("dpo").configured(), shared_prefix=False)
+    assert samples_of_padded_pass(apart, [narrow]) == 250 // 24  # rows of 23, a multiple of TP 2
+    assert samples_of_padded_pass(apart, [wide]) == 250 // (10 * 2)
+    assert samples_of_padded_pass(apart, [narrow, wide]) == 1  # 10 rows of 24

@@ -54,6 +54,10 @@ def test_a_layout_that_fits(compose):
         (["model.global_batch_size=100"], 8, {"batches": "red"}),
         ([PP2, "model.global_batch_size=2"], 2, {"pipeline": "amber"}),
         (["model.micro_batch_tokens=8192", "model.global_batch_size=7"], 8, {"batches": "red"}),
+        (["model.micro_batch_tokens=8", "precision=fp8_tensorwise"], 1, {"batches": "red", "packed rows": "red"}),
+        (["model.micro_batch_tokens=8192", "precision=fp8_delayed"], 8, {"batches": "red"}),
+        (["model.micro_batch_tokens=576"], 1, {"packed rows": "red"}),
+        (["model.micro_batch_tokens=1000"], 1, {"packed rows": "amber"}),
         (["model.max_length=5000"], 1, {"row length": "red"}),
         (["model.max_length=500"], 1, {"row length": "red"}),
         (
@@ -74,6 +78,15 @@ def test_a_budget_of_positions_needs_no_whole_number_of_passes(compose):
     job = compose("model.micro_batch_tokens=8192", "model.global_batch_size=100")
     details = {finding.title: finding.detail for finding in check_layout(job, 8)}
     assert details["batches"] == "global 100 over data 8 by their work, micro batches of up to 8,192 positions"
+
+
+def test_scales_of_one_replica_are_exchanged_with_nobody(compose):
+    words = ["model.micro_batch_tokens=8192", "precision=fp8_delayed"]
+    assert worst(compose(*words), 1) == {} and worst(compose(*words, TP2), 2) == {}
+    detail = {finding.title: finding.detail for finding in check_layout(compose(*words), 2)}["batches"]
+    assert (
+        "precision=fp8_delayed: replicas exchange scales in every micro batch" in detail and "fp8_tensorwise" in detail
+    )
 
 
 def test_a_look_ahead_counts_the_ranks_of_the_experiment(compose):

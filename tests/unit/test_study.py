@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,12 @@ def test_a_report_of_cells_says_what_they_change_and_how_far_they_may_differ(tmp
     assert "## data\n\nShares\n" in text and "- dpo_25: `recipe=dpo method.fraction=0.25`" in text
     # the differences are -0.3 and -0.2: -0.25 -/+ 12.706 x 0.05
     assert "Score (of 12): 0 of 1 separate. The intervals of the other 1 lie within \\[-0.89, +0.39\\]." in text
+    lines = [*csv.DictReader((study.out / "cells.csv").read_text().splitlines())]
+    assert [(line["variant"], line["seed"], line["score"]) for line in lines[:4]] == [
+        ("base", "11", "9"), ("base", "12", "9"), ("dpo", "11", "10"), ("dpo", "12", "10.2"),
+    ]  # fmt: skip
+    assert lines[2]["recipe"] == "dpo" and lines[2]["cpu_seconds"] == "50.0" and lines[2]["text_score"] == ""
+    assert lines[2]["settings_hash"] == study.hash_of(Cell("dpo", 11)) and "spearman.verbosity" in lines[0]
 
 
 def test_steering_figures_are_of_the_matters_of_taste(tmp_path: Path) -> None:

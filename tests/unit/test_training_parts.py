@@ -12,7 +12,7 @@ import pytest
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.run_files import METRICS_FILE, read_metrics
-from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, VisionConfig
+from nemo_mm_align.model.config import LanguageConfig, LlavaConfig, LoRAConfig, VisionConfig
 from nemo_mm_align.parallel import checkpoint
 from nemo_mm_align.parallel.fingerprint import fingerprint_folder
 from nemo_mm_align.parallel.optim_config import OptimConfig
@@ -21,6 +21,7 @@ from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.schema.images import ImageProcessor
 from nemo_mm_align.training.data import BatchShape, Collator
 from nemo_mm_align.training.known_settings import differing_sizes
+from nemo_mm_align.training.record import idle_levers
 from nemo_mm_align.training.reference import ReferenceCache, settings_key
 from tests.checkpoint_files import write_checkpoint
 
@@ -110,6 +111,23 @@ def test_metrics_are_read_up_to_a_torn_line(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lora", "tokens", "idle"),
+    [
+        ("sft", None, None, {"lora", "dropout", "attention"}),
+        ("sft", LoRAConfig(dropout=0.0), 4096, {"dropout"}),
+        ("dpo", LoRAConfig(), None, set()),
+        ("attribute_model", LoRAConfig(), 4096, {"losses"}),
+    ],
+)
+def test_levers_that_have_nothing_to_act_on(
+    recipe: str, lora: LoRAConfig | None, tokens: int | None, idle: set[str]
+) -> None:
+    model = SimpleNamespace(lora=lora, micro_batch_tokens=tokens)
+    settings = SimpleNamespace(model=model, recipe=find_recipe(recipe).configured())
+    assert idle_levers(settings) == idle  # type: ignore[arg-type]
 
 
 def test_unknown_method_and_bad_beta_are_named() -> None:

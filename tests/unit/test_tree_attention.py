@@ -66,6 +66,13 @@ def test_rows_that_are_no_trees_are_refused(segments: list[int], message: str) -
         Trees.of(torch.tensor([segments]), torch.tensor([[0, 0, 0]]))
 
 
+@pytest.mark.parametrize("between", [-1, 1])
+def test_a_tree_that_begins_twice_is_refused(between: int) -> None:
+    """Its second branch would be one without a prefix."""
+    with pytest.raises(ValueError, match="a tree does not lie in one piece"):
+        Trees.of(torch.tensor([[0, 1, min(between, 0), 2]]), torch.tensor([[0, 0, between, 0]]))
+
+
 def test_calls_and_sequences_of_a_tree() -> None:
     tree = Tree(2, 3, (2, 1, 4))
     first, second, third = slice(2, 7), slice(7, 8), slice(8, 12)
@@ -139,7 +146,7 @@ def test_outputs_and_gradients_equal_those_with_a_mask(
     trees = Trees.of(segments_BS, trees_BS)
     layout = RowsOfTrees(trees=trees, packing=Packing.of(trees, torch.device("cpu")) if packed else None)
     found = layout.attend(*given, SCALE)
-    assert found.isfinite().all()
+    assert found.isfinite().all() and found.is_contiguous(), "else its product with a frozen weight is S small ones"
     torch.testing.assert_close(found * inside_SB1, expected, rtol=0, atol=1e-13)
     gradients = [torch.autograd.grad(output, given, outside) for output in (found, expected)]
     for ours, theirs in zip(*gradients, strict=True):

@@ -1,4 +1,4 @@
-"""study.md, results.json and plots of a study, of whatever cells are finished."""
+"""study.md, results.json, cells.csv and plots of a study, of whatever cells are finished."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from nemo_mm_align.miniature.study import plots, tables
 from nemo_mm_align.miniature.study.compare import Cells
 from nemo_mm_align.miniature.study.measure import SCORE, tastes_of
 from nemo_mm_align.miniature.study.outcome import Front, StudyResults, collect, figures_for, is_steered, results_of
+from nemo_mm_align.miniature.study.sheet import cells_sheet
 from nemo_mm_align.miniature.study.study import Study
 
-RESULTS, REPORT, PLOTS = "results.json", "study.md", "plots"
+RESULTS, SHEET, REPORT, PLOTS = "results.json", "cells.csv", "study.md", "plots"
 
 
 def write_report(study: Study) -> Path:
-    """Write results.json, study.md and plots into the study's folder; return the path of study.md."""
+    """Write all of it into the study's folder; return the path of study.md."""
     results, cells = results_of(study), collect(study)[0]
     write_text(study.out / RESULTS, results.model_dump_json(indent=1) + "\n")
+    write_text(study.out / SHEET, cells_sheet(cells, figures_for(study.run.settings.attribute_schema)))
     _write_plots(study, results, cells)
     path = study.out / REPORT
     write_text(path, join(_parts(study, results, cells)))

@@ -5,7 +5,7 @@ OUT/seed_N/                       what the cells of a seed share: judged answers
 OUT/cells/VARIANT/seed_N/         training set, run and answers of a cell, until its figures stand
 OUT/figures/GROUP/VARIANT/        figures, one file a cell
 OUT/logs, OUT/done                of every step
-OUT/results.json, study.md, plots
+OUT/results.json, cells.csv, study.md, plots
 """
 
 from __future__ import annotations
