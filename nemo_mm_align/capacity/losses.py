@@ -85,7 +85,7 @@ def forward_workspace(job: TrainingJob) -> float:
 
 
 def backward_workspace(job: TrainingJob) -> float:
-    """Bytes of a chunk's logits once more, the last chunk's error, and the weight's gradient, which of several is summed in fp32."""
+    """Bytes of a chunk's logits once more, the last chunk's error, and the weight's gradient, summed in fp32 over several."""
     hidden, element, narrow = job.config.language.hidden_size, job.element_bytes, _narrow(job)
     rows = _chunk(job, hidden)
     chunk, weight, chunks = rows * _columns(job), hidden * _columns(job), math.ceil(job.labelled / rows)
