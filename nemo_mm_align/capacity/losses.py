@@ -74,28 +74,24 @@ def chunk_rows(positions: int, hidden: int, columns: float) -> int:
 
 
 def forward_workspace(job: TrainingJob) -> float:
-    """Bytes of a chunk while it is looked at, beside all hidden states and the labelled ones, if these are not kept anyway.
-
-    With a frozen output layer the last chunk's probabilities, in fp32, are let go of when the next ones are there.
-    """
-    rows = _chunk(job, 1)
-    earlier = not job.trains_language and rows < job.labelled
-    chunk = rows * _columns(job) * _FLOAT * (_LOOKED_AT + earlier)
+    """Bytes of a chunk while it is looked at, beside all hidden states and the labelled ones, if these are not kept anyway."""
+    chunk = _chunk(job, 1) * _columns(job) * _FLOAT * _LOOKED_AT
     return chunk + job.state_bytes + (0.0 if job.trains_language else labelled_states(job))
 
 
 def backward_workspace(job: TrainingJob) -> float:
-    """Bytes of a chunk's logits once more, the last chunk's error, and the weight's gradient, summed in fp32 over several."""
+    """Bytes of a chunk's logits once more and of the weight's gradient, summed in fp32 over several."""
     hidden, element, narrow = job.config.language.hidden_size, job.element_bytes, _narrow(job)
     rows = _chunk(job, hidden)
     chunk, weight, chunks = rows * _columns(job), hidden * _columns(job), math.ceil(job.labelled / rows)
     if chunks == 1:
-        worst = max(chunk * (_FLOAT + narrow), chunk * element + weight * element)
-    else:
-        summed = weight * (element + (_FLOAT if chunks > 2 else 0))  # with the last chunk's part
-        at_logits = chunk * (element + _FLOAT + narrow) + summed
-        worst = max(at_logits, chunk * element + weight * (element + _FLOAT + narrow))
-    return worst + labelled_states(job)
+        at_logits, adding = 0.0, weight * element
+    else:  # the first two chunks' parts, and their sum where these have 16 bits
+        at_logits, adding = (
+            weight * (_FLOAT if chunks > 2 else element),
+            weight * (2 * element + (_FLOAT if narrow else 0)),
+        )
+    return max(chunk * (_FLOAT + narrow) + at_logits, chunk * element + adding) + labelled_states(job)
 
 
 def _chunk(job: TrainingJob, least: int) -> int:

@@ -107,8 +107,8 @@ def test_losses_of_a_frozen_output_layer_keep_a_gradient(job: TrainingJob) -> No
     assert logits(chunked) == {"labelled positions": LABELLED * 16.0, "gradients of labelled hidden states": states}
     rows = LABELLED * HIDDEN // VOCABULARY
     assert rows == 327
-    # probabilities, log-probabilities, their product, and the last chunk's probabilities; hidden states, the labelled ones
-    assert loss_workspace(chunked) == rows * VOCABULARY * 4 * 4 + LENGTH * HIDDEN * 2 + states
+    # probabilities, log-probabilities, their product; hidden states, the labelled ones
+    assert loss_workspace(chunked) == rows * VOCABULARY * 4 * 3 + LENGTH * HIDDEN * 2 + states
     assert logits_without_gradients(chunked) == rows * VOCABULARY * 6
     assert logits_without_gradients(job) == LABELLED * VOCABULARY * 6
     few = replace(chunked, workload=Workload(3000, answer_tokens=50))
@@ -126,8 +126,8 @@ def test_losses_of_a_trained_output_layer_compute_logits_again(job: TrainingJob)
     assert loss_workspace(full) == LABELLED * VOCABULARY * 2 + weight * 2 + states
     two = replace(full, micro_batch_size=4)  # 8,192 positions in chunks of 5,120: parts in bf16, their sum in fp32
     assert loss_workspace(two) == weight * 2 + weight * (2 + 2 + 4) + 4 * states
-    three = replace(full, micro_batch_size=6)  # last error, logits in bf16 and fp32; last part and the sum
-    assert loss_workspace(three) == weight * (2 + 2 + 4) + weight * (2 + 4) + 6 * states
+    three = replace(full, micro_batch_size=6)  # logits in bf16 and fp32; the sum
+    assert loss_workspace(three) == weight * (2 + 4) + weight * 4 + 6 * states
 
 
 def test_attention_by_trees_gathers_a_prefix_for_every_branch(job: TrainingJob) -> None:
