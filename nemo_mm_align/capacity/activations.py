@@ -1,7 +1,8 @@
 """Tensors that a micro batch leaves behind for its backward pass, as this model's own modules save them.
 
 Each function returns bytes by name, so that a surprising sum can be read. What counts is storage: a view keeps the whole
-tensor alive that it looks at (the values of attention keep the joined q, k, v).
+tensor alive that it looks at (the values of attention keep the joined q, k, v). Levers (`Levers`) are other ways to the same
+numbers, and keep other tensors: `TrainingJob.levers` says which are pulled.
 
 Shapes: n tokens of a micro batch on this rank, H hidden, Q width of all query heads, K of all key heads, F feed-forward
 width, R adapter rank, P labelled positions; t tensor-parallel size. Everything is per rank.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_mm_align.capacity.job import TrainingJob
+from nemo_mm_align.capacity.losses import logits
 
 _INDEX = 8  # bytes of an int64
 _FLOAT = 4
@@ -27,15 +29,17 @@ class Kernels:
         dropout_mask: bytes of a dropout mask's element, ``None`` = as wide as an activation.
         repeats_keys: grouped keys and values are copied for every query head.
         saves_normalised: a norm with a trained weight also keeps its normalised input.
+        gathers_keys: attention by trees gathers keys and values, a prefix's once more for every further branch.
     """
 
     dropout_mask: int | None
     repeats_keys: bool
     saves_normalised: bool
+    gathers_keys: bool
 
 
-GPU_KERNELS = Kernels(dropout_mask=1, repeats_keys=False, saves_normalised=False)
-CPU_KERNELS = Kernels(dropout_mask=None, repeats_keys=True, saves_normalised=True)
+GPU_KERNELS = Kernels(dropout_mask=1, repeats_keys=False, saves_normalised=False, gathers_keys=True)
+CPU_KERNELS = Kernels(dropout_mask=None, repeats_keys=True, saves_normalised=True, gathers_keys=False)
 
 
 class LayerActivations:
@@ -51,10 +55,15 @@ class LayerActivations:
         self.queries, self.keys = language.query_width / self.t, language.key_width / self.t
         self.hidden, self.ffn = language.hidden_size, language.ffn_hidden_size / self.t
         self.targets = set(job.lora.targets) if job.lora else set()
+        self.drops = job.lora is not None and job.lora.dropout > 0 and "dropout" not in job.levers
+        self.gathers = kernels.gathers_keys and job.attends_by_trees
 
     def _input(self, name: str, size: float, adapted: bool) -> Bytes:
-        """Input of a linear layer: kept where weights or adapters are trained; dropout makes a tensor of its own."""
-        if adapted and self.job.lora is not None and self.job.lora.dropout:
+        """Input of a linear layer: kept where weights or adapters are trained; dropout makes a tensor of its own.
+
+        The lever ``dropout`` makes none: its mask is drawn again, and the input kept as it would be without.
+        """
+        if adapted and self.drops:
             mask = self.kernels.dropout_mask or self.element
             return {f"{name} after dropout": size * (self.element + mask)}
         if not (adapted or self.job.trains_language):
@@ -76,63 +85,90 @@ class LayerActivations:
         if adapted and self.job.lora:
             rank = len(adapted) * self.job.lora.rank
             saved[f"{name} low rank"] = (self.tokens + self.hidden) * rank * self.element
+            if "lora" in self.job.levers and name == "qkv":  # one matrix B whose columns are joined like the outputs
+                saved["qkv joined B"] = rank * (self.queries + 2 * self.keys) * self.element
         return saved
 
     def _rows(self, name: str, target: str, width: float, own_copy: bool) -> Bytes:
         adapted = target in self.targets
-        dropped = adapted and self.job.lora is not None and self.job.lora.dropout > 0
-        saved = self._input(f"{name} input", self.tokens * width, adapted) if own_copy or dropped else {}
+        own_copy = own_copy or (adapted and self.drops)
+        saved = self._input(f"{name} input", self.tokens * width, adapted) if own_copy else {}
         if adapted and self.job.lora:
             saved[f"{name} low rank"] = self.split_tokens * self.job.lora.rank * self.element
         return saved
 
     def attention(self) -> Bytes:
-        """Rotary factors, q, k, v, and what the attention kernel keeps unless it is recomputed."""
-        repeats = self.kernels.repeats_keys and self.keys < self.queries
-        recomputed = self.job.engine.recompute == "selective"
-        width = self.job.config.language.kv_channels
-        saved = {
-            "rotary factors": 4.0 * self.tokens * width * self.element,
-            "queries": self.tokens * self.queries * self.element,
-        }
-        if repeats and not recomputed:
-            saved["repeated keys and values"] = 2 * self.tokens * self.queries * self.element
-        else:
+        """Rotary factors, q, k, v, and what the attention kernel keeps unless it is recomputed.
+
+        Under the lever ``rope`` layers share their rotary factors (see `rotary`), and values are a tensor of their own.
+        """
+        recomputed, rope = self.job.engine.recompute == "selective", "rope" in self.job.levers
+        saved: Bytes = {"queries": self.tokens * self.queries * self.element}
+        if not rope:
+            saved["rotary factors"] = 4.0 * self.tokens * self.job.config.language.kv_channels * self.element
+        if recomputed or not (self.gathers or self._repeats):
             saved["keys"] = self.tokens * self.keys * self.element
-            saved["joined qkv"] = self.tokens * (self.queries + 2 * self.keys) * self.element
+            kept = {"values": self.keys} if rope else {"joined qkv": self.queries + 2 * self.keys}
+            saved |= {name: self.tokens * width * self.element for name, width in kept.items()}
+        elif not self.gathers:  # the kernel's own
+            saved["repeated keys and values"] = 2 * self.tokens * self.queries * self.element
         return saved if recomputed else saved | self.attention_kernel()
 
+    @property
+    def _repeats(self) -> bool:
+        """Whether grouped keys and values are copied; attention by trees takes them as they are."""
+        return self.kernels.repeats_keys and self.keys < self.queries and not self.job.attends_by_trees
+
     def attention_kernel(self) -> Bytes:
-        """Output, row sums, and the mask or the scores."""
+        """Output, row sums, gathered keys and values, and the mask or the scores."""
         job, element = self.job, self.element
         saved = {
             "attention output": self.tokens * self.queries * element,
             "attention row sums": self.tokens * self.heads * _FLOAT,
         }
         square = job.rows * job.row_length**2
-        if not job.fused_attention:
+        if self.gathers:
+            saved["gathered keys and values"] = 2 * job.gathered_keys * self.keys * element
+        elif not job.fused_attention and not job.attends_by_trees:
             saved["attention scores"] = 2 * square * self.heads * element
         elif job.has_mask:
             saved["attention mask as numbers"] = square * element
         return saved
 
     def mlp(self) -> Bytes:
-        """Gate and up, the activated gate, and up plus megatron-core's offset."""
+        """Gate and up, the activated gate, and up plus megatron-core's offset; under the lever ``mlp`` the first alone."""
+        if "mlp" in self.job.levers:
+            return {"gate and up": self.tokens * 2 * self.ffn * self.element}
         return {"gate and up, twice": self.tokens * 4 * self.ffn * self.element}
+
+    def down(self) -> Bytes:
+        """Input and low-rank values of the feed-forward layer's second half."""
+        return self._rows("down", "down", self.ffn, own_copy=True)
+
+    def mlp_workspace(self) -> float:
+        """Bytes on top while a feed-forward layer is differentiated.
+
+        Under the lever ``mlp`` the gradients of output, gate and up are there with one more tensor of the output's width, and
+        what the second half kept is gone.
+        """
+        if "mlp" in self.job.levers:
+            return self.tokens * 4 * self.ffn * self.element - sum(self.down().values())
+        return self.tokens * 2 * self.ffn * self.element
 
     def all(self) -> Bytes:
         """Everything that one layer saves when none of it is recomputed as a whole."""
-        # The projection's input is a view of the kernel's output, which counts there unless that is recomputed.
-        recomputed = self.job.engine.recompute == "selective"
+        # The projection's input is a view of the kernel's output, which counts there unless that is recomputed; a copy of it
+        # where flash attention has put several rows one after the other.
+        own_copy = self.job.engine.recompute == "selective" or (self.gathers and self.job.rows > 1)
         return {
             **self.norm("first norm"),
             **self._columns("qkv", {"q", "k", "v"}),
             **self.attention(),
-            **self._rows("projection", "o", self.queries, own_copy=recomputed),
+            **self._rows("projection", "o", self.queries, own_copy=own_copy),
             **self.norm("second norm"),
             **self._columns("gate and up", {"gate", "up"}),
             **self.mlp(),
-            **self._rows("down", "down", self.ffn, own_copy=True),
+            **self.down(),
         }
 
     def total(self) -> float:
@@ -165,19 +201,6 @@ def _tower(job: TrainingJob) -> Bytes:
     return {"vision tower": vision.computed_layers * tokens * layer * job.element_bytes}
 
 
-def logits(job: TrainingJob) -> Bytes:
-    """Softmax over this rank's vocabulary columns at labelled positions, always in fp32, and what leads to it."""
-    language, t = job.config.language, job.parallel.tensor_model_parallel_size
-    columns = job.config.padded_vocab_size(t) / t
-    saved: Bytes = {
-        "softmax": job.labelled * columns * _FLOAT,
-        "labelled positions": job.labelled * 5.0 * _INDEX,
-    }
-    if job.trains_language:
-        saved["labelled hidden states"] = float(job.labelled * language.hidden_size * job.element_bytes)
-    return saved
-
-
 def saved_tensors(job: TrainingJob, stage: int, kernels: Kernels = GPU_KERNELS) -> Bytes:
     """Bytes that autograd keeps of one micro batch on a stage, by name."""
     layer, stages = LayerActivations(job, kernels), job.config.layers_per_stage(job.parallel)
@@ -188,20 +211,28 @@ def saved_tensors(job: TrainingJob, stage: int, kernels: Kernels = GPU_KERNELS) 
     if stage == len(stages) - 1:
         saved["last norm"] = sum(layer.norm("last norm").values())
         saved |= logits(job)
-    if full:  # what goes into a recomputed layer is kept, once for all layers
-        saved |= {name: size for name, size in inputs(job, stage).items() if name in ("angles", "attention mask")}
+    if full or "rope" in job.levers:  # what goes into a recomputed layer is kept, once for all layers
+        saved |= rotary(job)
+    if full:
+        saved |= _mask(job)
     return saved
+
+
+def rotary(job: TrainingJob) -> Bytes:
+    """Angles of all positions; under the lever ``rope`` their cosines and sines, which all layers share."""
+    numbers = job.rows * job.row_length * job.config.language.kv_channels
+    if "rope" in job.levers:
+        return {"cosines and sines": 2.0 * numbers * job.element_bytes}
+    return {"angles": float(numbers * _FLOAT)}
+
+
+def _mask(job: TrainingJob) -> Bytes:
+    return {"attention mask": float(job.rows * job.row_length**2)} if job.has_mask else {}
 
 
 def inputs(job: TrainingJob, stage: int) -> Bytes:
     """Bytes of a micro batch itself, of its rotary angles, and of the mask of shared prefixes."""
-    positions = job.rows * job.row_length
-    held: Bytes = {
-        "batch": positions * 4.0 * _INDEX,
-        "angles": float(positions * job.config.language.kv_channels * _FLOAT),
-    }
-    if job.has_mask:
-        held["attention mask"] = float(job.rows * job.row_length**2)
+    held: Bytes = {"batch": job.rows * job.row_length * 4.0 * _INDEX, **rotary(job), **_mask(job)}
     if stage == 0:
         held["pixels"] = job.images * 3.0 * job.config.vision.image_size**2 * _FLOAT
     return held

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nemo_mm_align.capacity.activations import inputs, logits
+from nemo_mm_align.capacity.activations import inputs
 from nemo_mm_align.capacity.job import TrainingJob
+from nemo_mm_align.capacity.losses import logits_without_gradients
 from nemo_mm_align.capacity.memory import stage_memory
 
 ENOUGH_TOKENS = 16_384
 """Positions of a pass beyond which it gets no quicker: matrix products, not their launches, take its time."""
 
 _WIDE, _WIDE_ADAPTED = 4, 8
-"""Tensors of the feed-forward width alive at once in a layer: gate and up, the activated one; adapters' outputs. One more without
-adapters, for layers whose attention is the widest place."""
+"""Tensors of the feed-forward width alive at once in a layer: gate and up, the activated one; adapters' outputs, which the lever
+``lora`` does without. One more without adapters, for layers whose attention is the widest place."""
 _HIDDEN = 4.7
 """Tensors of the hidden width: the residual, the normed input, two that are being added; measured where it is no whole number."""
 
@@ -22,13 +23,12 @@ def forward_bytes(job: TrainingJob, stage: int) -> float:
     """Bytes beside the weights at the worst moment of a micro batch's pass through a stage: in a layer, or at the logits."""
     language, t = job.config.language, job.parallel.tensor_model_parallel_size
     tokens, held = job.rows * job.row_length * job.element_bytes, sum(inputs(job, stage).values())
-    adapted = job.lora is not None and bool({"gate", "up"} & set(job.lora.targets))
+    adapted = job.lora is not None and bool({"gate", "up"} & set(job.lora.targets)) and "lora" not in job.levers
     wide = (_WIDE_ADAPTED if adapted else _WIDE) * language.ffn_hidden_size / t
     in_layer = tokens * (wide + _HIDDEN * language.hidden_size)
     if stage < job.parallel.pipeline_model_parallel_size - 1:
         return held + in_layer
-    at_logits = logits(job)["softmax"] * (1.5 if job.element_bytes == 2 else 1.0)
-    return held + max(in_layer, at_logits + tokens * language.hidden_size)
+    return held + max(in_layer, logits_without_gradients(job) + tokens * language.hidden_size)
 
 
 def samples_without_gradients(job: TrainingJob, longest_row: int) -> int:

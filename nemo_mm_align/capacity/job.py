@@ -189,9 +189,19 @@ class TrainingJob:
         return self.has_shared_prefix or self.micro_batch_tokens is not None
 
     @property
+    def levers(self) -> frozenset[str]:
+        """Names of the levers that are pulled: on a GPU, which is what is estimated."""
+        return self.engine.levers.on("cuda")
+
+    @property
+    def attends_by_trees(self) -> bool:
+        """Whether attention goes by how rows are divided, without a mask."""
+        return self.has_trees and "attention" in self.levers
+
+    @property
     def has_mask(self) -> bool:
         """Whether a row takes an explicit attention mask."""
-        return self.has_trees and "attention" not in self.engine.levers.on("cuda")
+        return self.has_trees and not self.attends_by_trees
 
     @property
     def attended(self) -> float:
@@ -206,10 +216,20 @@ class TrainingJob:
         return self.samples * ((1 + self.apart) * alone + (self.sequences - self.apart - 1) * further)
 
     @property
+    def gathered_keys(self) -> float:
+        """Keys that flash attention is given for a micro batch of trees: all there are, a prefix's again for further branches."""
+        prefix = self._sample_row_length - (self._further + 1) * self.workload.answer
+        return self.rows * self.row_length + self.samples * self._further * prefix
+
+    @property
+    def _further(self) -> int:
+        """Answers of a sample behind a prefix that is there already."""
+        return self.sequences - self.apart - 1 if self.has_shared_prefix else 0
+
+    @property
     def _sample_row_length(self) -> int:
         """Positions of a sample's longest row; the last token of a sequence is left out where it would only be predicted from."""
-        further = (self.sequences - self.apart - 1) * self.workload.answer if self.has_shared_prefix else 0
-        return self.workload.length - (self.reads.hidden is None) + further
+        return self.workload.length - (self.reads.hidden is None) + self._further * self.workload.answer
 
     @property
     def row_length(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nemo_mm_align.capacity.activations import GPU_KERNELS, Kernels, LayerActivations, logits, stage_activations
+from nemo_mm_align.capacity.activations import GPU_KERNELS, Kernels, LayerActivations, stage_activations
 from nemo_mm_align.capacity.job import TrainingJob
+from nemo_mm_align.capacity.losses import logits, loss_workspace
 from nemo_mm_align.capacity.parameters import RankParameters, rank_parameters
 from nemo_mm_align.core.units import GIB
 from nemo_mm_align.model.config import ParallelConfig
@@ -69,13 +70,11 @@ def workspace(job: TrainingJob, stage: int, kernels: Kernels) -> float:
     """Bytes on top of the saved ones at the worst moment: in the loss, or while a layer is recomputed and differentiated."""
     layer = LayerActivations(job, kernels)
     recomputed = {"none": 0.0, "selective": sum(layer.attention_kernel().values()), "full": layer.total()}
-    gate_up = layer.tokens * 2 * layer.ffn * layer.element
-    in_layer = recomputed[job.engine.recompute] + gate_up + layer.boundary()
+    in_layer = recomputed[job.engine.recompute] + layer.mlp_workspace() + layer.boundary()
     if stage < job.parallel.pipeline_model_parallel_size - 1:
         return in_layer
-    softmax = logits(job)["softmax"]
-    at_loss = softmax / 2 if job.element_bytes == 2 else 0.0  # logits, then their gradient, beside the fp32 softmax
-    return max(at_loss, in_layer - softmax)  # the loss's own tensors are gone when the layers' turn comes
+    # The loss's own tensors are gone when the layers' turn comes.
+    return max(loss_workspace(job), in_layer - logits(job).get("softmax", 0.0))
 
 
 def stage_memory(job: TrainingJob, stage: int, kernels: Kernels = GPU_KERNELS) -> StageMemory:

@@ -67,7 +67,8 @@ class _LabelLosses(torch.autograd.Function):
             if gradient_PH is not None:
                 error_RV = _less_one(probabilities_RV, targets_P[rows])
                 torch.mm(error_RV.to(weight_VH.dtype), weight_VH, out=gradient_PH[rows])
-            del probabilities_RV  # before the next chunk takes its memory
+                del error_RV
+            del probabilities_RV  # the same memory, before the next chunk takes it
         losses_P, entropies_P, highest_P, normalisers_P = found_4P
         kept = (gradient_PH,) if at_once else (hidden_PH, weight_VH, targets_P, normalisers_P)
         if training:
@@ -92,10 +93,14 @@ class _LabelLosses(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(error_RV, weight_VH, out=grad_hidden[rows])
             del probabilities_RV, logits_RV
-            part_VH = error_RV.t() @ hidden_PH[rows]
-            # Of several chunks, 16 bits would round the sum at each.
-            grad_weight = part_VH if grad_weight is None else grad_weight.float().add_(part_VH)
+            grad_weight = _sum(grad_weight, error_RV.t() @ hidden_PH[rows])
+            del error_RV
         return (grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), *[None] * 4)
+
+
+def _sum(total: Tensor | None, part: Tensor) -> Tensor:
+    """Add up in fp32: of many parts, 16 bits would round the sum at each."""
+    return part if total is None else total.float().add_(part)
 
 
 def _chunks(hidden_PH: Tensor, weight_VH: Tensor, least: int = 1) -> Iterator[slice]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nemo_mm_align.capacity.job import TrainingJob, Workload
 from nemo_mm_align.model.config import (
     EngineConfig,
     LanguageConfig,
+    Levers,
     LlavaConfig,
     LoRAConfig,
     ParallelConfig,
@@ -44,6 +45,10 @@ CONFIG = LlavaConfig(
 )
 GROUPED = replace(CONFIG, language=replace(CONFIG.language, num_query_groups=2, tie_word_embeddings=True))
 LORA = LoRAConfig(rank=8, alpha=16, dropout=0.0)
+DROPPED = replace(LORA, dropout=0.05)
+LEVERS = Levers(**{item.name: True for item in fields(Levers)})
+LONG = Workload(length=300, answer_tokens=150)
+"""Rows of shared prefixes so long that a CPU computes attention without a mask."""
 
 PLAIN = TrainingJob(
     config=CONFIG,
@@ -62,10 +67,16 @@ _SP2 = replace(_TP2, sequence_parallel=True)
 _PP2 = ParallelConfig(pipeline_model_parallel_size=2, num_layers_in_first_pipeline_stage=1)
 
 
+def _levers(job: TrainingJob, recompute: str = "none") -> TrainingJob:
+    """The job with all levers pulled."""
+    return replace(job, engine=EngineConfig("fp32", recompute=recompute, levers=LEVERS))
+
+
 def _jobs(world: int) -> dict[str, TrainingJob]:
     full = replace(PLAIN, nodes=world)
     lora = replace(full, lora=LORA)
     dpo = replace(lora, method="dpo", shared_prefix=True)
+    dropped, long = replace(lora, lora=DROPPED), replace(dpo, lora=DROPPED, workload=LONG)
     if world == 1:
         return {
             "full": full,
@@ -77,19 +88,28 @@ def _jobs(world: int) -> dict[str, TrainingJob]:
             "lora": lora,
             "lora, selective": replace(lora, engine=EngineConfig("fp32", recompute="selective")),
             "lora, recomputed": replace(lora, engine=EngineConfig("fp32", recompute="full")),
-            "lora with dropout": replace(lora, lora=replace(LORA, dropout=0.05)),
+            "lora with dropout": dropped,
             "lora on q, v": replace(lora, lora=replace(LORA, targets=("q", "v"))),
             "dpo": dpo,
             "dpo, recomputed": replace(dpo, engine=EngineConfig("fp32", recompute="full")),
             "dpo, separate rows": replace(dpo, shared_prefix=False),
             "bf16 full": replace(full, engine=EngineConfig("bf16")),
             "bf16 lora": replace(lora, engine=EngineConfig("bf16")),
+            "full, levers": _levers(full),
+            "full, grouped heads, tied, selective, levers": _levers(replace(full, config=GROUPED), "selective"),
+            "lora with dropout, levers": _levers(dropped),
+            "lora with dropout, recomputed, levers": _levers(dropped, "full"),
+            "lora on q, v, levers": _levers(replace(lora, lora=replace(DROPPED, targets=("q", "v")))),
+            "dpo, long": long,
+            "dpo, long, levers": _levers(long),
+            "dpo, long, grouped heads, selective, levers": _levers(replace(long, config=GROUPED), "selective"),
         }
     return {
         "TP2 full": replace(full, parallel=_TP2),
         "TP2 lora": replace(lora, parallel=_TP2),
         "TP2 SP full": replace(full, parallel=_SP2),
         "TP2 SP dpo": replace(dpo, parallel=_SP2),
+        "TP2 SP dpo, long, levers": _levers(replace(long, parallel=_SP2)),
         "PP2 full": replace(full, parallel=_PP2),
         "PP2 lora": replace(lora, parallel=_PP2),
         "PP2 tied": replace(full, parallel=_PP2, config=GROUPED),

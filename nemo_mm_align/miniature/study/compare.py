@@ -22,6 +22,8 @@ Cells = Mapping[str, Mapping[int, CellFigures]]
 """Figures by variant and seed."""
 
 ALPHA = 0.05
+_SAME = 1e-9
+"""Of a mean: what scatters less differs by the rounding of its subtraction alone."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,12 @@ class Figure:
     compared: bool = True
 
 
-class Summary(Section):
-    """A figure over seeds: mean, 95 % interval (None for one seed), and each seed's."""
+class OverSeeds(Section):
+    """A mean over seeds and its 95 % interval, None for one seed."""
 
     mean: float
     low: float | None = None
     high: float | None = None
-    per_seed: dict[int, float]
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -56,7 +57,13 @@ class Summary(Section):
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-class Difference(Section):
+class Summary(OverSeeds):
+    """A figure over seeds, and each seed's."""
+
+    per_seed: dict[int, float]
+
+
+class Difference(OverSeeds):
     """A figure of one variant less that of another, paired by the seeds that both have.
 
     Args:
@@ -67,18 +74,10 @@ class Difference(Section):
     figure: str
     variant: str
     against: str
-    mean: float
-    low: float | None = None
-    high: float | None = None
     seeds: int
     p_value: float | None = None
     p_corrected: float | None = None
     comparisons: int | None = None
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """The interval."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def separates(self) -> bool:
@@ -98,13 +97,14 @@ def summary_of(cells: Mapping[int, CellFigures], value: Callable[[CellFigures], 
 def paired_p_value(differences: Sequence[float]) -> float | None:
     """Return the two-sided p-value of Student's paired test; None for fewer than two differences.
 
-    t = mean / (s / sqrt(n)) with n - 1 degrees of freedom. Where all agree, it is 1 for none and 0 for another difference.
+    t = mean / (s / sqrt(n)) with n - 1 degrees of freedom. Where all agree it is 1 for no difference, and None for another one:
+    a figure that counts prompts has steps, and a few seeds on the same step say nothing of how far they scatter.
     """
     if len(differences) < 2:
         return None
     mean, deviation = float(np.mean(differences)), float(np.std(differences, ddof=1))
-    if deviation == 0:
-        return 1.0 if mean == 0 else 0.0
+    if deviation <= _SAME * abs(mean):
+        return 1.0 if mean == 0 else None
     return float(2 * stdtr(len(differences) - 1, -abs(mean) / (deviation / math.sqrt(len(differences)))))
 
 
