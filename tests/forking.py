@@ -34,6 +34,7 @@ SHELL = dict(os.environ)
 FORKED = {
     "e2e/test_evaluate_every_task.py",
     "e2e/test_experiments.py",
+    "e2e/test_miniature.py",
     "golden/test_losses.py",
     "golden/test_miniature.py",
     "parallel/test_attribute_model.py",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.distributed import REPOSITORY
-from tests.forking import REAL_PYTHON
 from tests.waiting import PATIENCE_S, wait_until
 
 SMOKE = [
@@ -33,27 +33,38 @@ SMOKE = [
 ]  # fmt: skip
 
 
-def start(out: Path, log: Path, python: str) -> subprocess.Popen[bytes]:
-    command = [python, str(REPOSITORY / "scripts/miniature.py"), f"out={out}", *SMOKE]
+def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(REPOSITORY / "scripts/miniature.py"), f"out={out}", *SMOKE]
     with log.open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=REPOSITORY)
 
 
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    parent = psutil.Process(process.pid)
-    for child in [*parent.children(recursive=True), parent]:
-        child.kill()
+def kill_all(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Kill whatever works on this folder: where commands are forks they are no children of `process`."""
+    process.kill()
     process.wait()
+    while found := [one for one in psutil.process_iter() if works_on(one, out)]:
+        for one in found:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(found, timeout=PATIENCE_S)
+
+
+def works_on(process: psutil.Process, out: Path) -> bool:
+    try:
+        return any(str(out) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 @pytest.mark.slow
 def test_the_loop_runs_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
-    process = start(out, log, REAL_PYTHON)  # whose processes are its children, to be killed
+    process = start(out, log)
     begun = out / "done/base_captions.begun"
     wait_until(begun.is_file, lambda: None if process.poll() is None else log.read_text()[-4000:])
-    kill_all(process)
-    process = start(out, log, sys.executable)
+    kill_all(process, out)
+    process = start(out, log)
     assert process.wait(timeout=2 * PATIENCE_S) == 0, log.read_text()[-6000:]
     text = log.read_text()
     assert "base_text: done before" in text

@@ -24,12 +24,14 @@ from tests.tiny import sentence, tiny_llava, training_data
 from tests.tiny_llava import make_llava
 
 NAMES = ("sft", "dpo", "kto", "attribute_model")
+PACKED = "model.micro_batch_tokens=600"
+"""Several samples to a row."""
 LAYOUTS = {
     "tp2": ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"],
-    "pp2": ["model.pipeline_model_parallel_size=2", "model.num_layers_in_first_pipeline_stage=1"],
-    "dp2": [],
+    "pp2": ["model.pipeline_model_parallel_size=2", "model.num_layers_in_first_pipeline_stage=1", PACKED],
+    "dp2": [PACKED],
 }
-"""Words of layouts of two processes."""
+"""Words of layouts of two processes, two of them with packed rows, which make the same losses."""
 
 
 @pytest.fixture(scope="module")
