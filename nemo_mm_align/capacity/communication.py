@@ -9,7 +9,8 @@ of the tower, R rank of adapters; t tensor-parallel, d data-parallel size; e byt
 
 * **Tensor parallel**, a decoder layer: all-reduces of BSH, two forward and two backward (Shoeybi et al., arXiv 1909.08053). The
   first stage: BSH for the embedding, two of N(T+1)C a layer of the tower, NTH for the projector and, trained, NTC for its
-  gradient. The last one: PH for the gradient of the logits' input, 6P in fp32 for losses and entropies.
+  gradient. The last one: PH for the gradient of the logits' input, 6P in fp32 for losses and entropies, 4P under the lever
+  ``losses``.
 * **Sequence parallel**, a decoder layer: each all-reduce becomes a gather and a scatter of BSH (Korthikanti et al., arXiv
   2205.05198), and a trained weight has its input gathered twice more. The first stage gathers a gradient of BSH, the last one
   the hidden states.
@@ -120,9 +121,10 @@ def _last(job: TrainingJob, stage: int) -> Traffic:
     if stage < job.parallel.pipeline_model_parallel_size - 1:
         return Counter()
     hidden = job.labelled * job.config.language.hidden_size * job.element_bytes
+    numbers = 4 if "losses" in job.levers else 6
     return Counter(
         {
-            ("tensor", "all-reduce"): hidden + 6 * job.labelled * _FP32,
+            ("tensor", "all-reduce"): hidden + numbers * job.labelled * _FP32,
             ("tensor", "all-gather"): job.state_bytes if job.parallel.sequence_parallel else 0,
         }
     )
