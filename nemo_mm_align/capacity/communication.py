@@ -120,11 +120,10 @@ def _last(job: TrainingJob, stage: int) -> Traffic:
     """Logits and losses where labels are; the hidden states of a sequence that was cut."""
     if stage < job.parallel.pipeline_model_parallel_size - 1:
         return Counter()
-    hidden = job.labelled * job.config.language.hidden_size * job.element_bytes
     numbers = 4 if "losses" in job.levers else 6
     return Counter(
         {
-            ("tensor", "all-reduce"): hidden + numbers * job.labelled * _FP32,
+            ("tensor", "all-reduce"): job.labelled_bytes + numbers * job.labelled * _FP32,
             ("tensor", "all-gather"): job.state_bytes if job.parallel.sequence_parallel else 0,
         }
     )

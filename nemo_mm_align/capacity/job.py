@@ -250,6 +250,11 @@ class TrainingJob:
         return math.ceil(answers * self.workload.answer) if self.reads.token_losses else 0
 
     @property
+    def labelled_bytes(self) -> int:
+        """Bytes of the hidden states at labelled positions: P x hidden width."""
+        return self.labelled * self.config.language.hidden_size * self.element_bytes
+
+    @property
     def images(self) -> int:
         """Distinct images of a micro batch; the sequences of a sample share theirs, but for those that see parts of them.
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import math
 
 from nemo_mm_align.capacity.job import TrainingJob
-
-CHUNK_LOGITS = 1 << 22
-"""Logits of a chunk, at least: `model.label_losses` has the same number."""
+from nemo_mm_align.model.arithmetic import chunk_rows
 
 _INDEX = 8  # bytes of an int64
 _FLOAT = 4
@@ -34,7 +32,7 @@ def _at_once(job: TrainingJob) -> dict[str, float]:
         "labelled positions": job.labelled * 5.0 * _INDEX,
     }
     if job.trains_language:
-        saved["labelled hidden states"] = labelled_states(job)
+        saved["labelled hidden states"] = job.labelled_bytes
     return saved
 
 
@@ -42,9 +40,9 @@ def _in_chunks(job: TrainingJob) -> dict[str, float]:
     """With a frozen output layer the gradient by its input is taken at once; a trained one needs that input again."""
     saved: dict[str, float] = {"labelled positions": job.labelled * 2.0 * _INDEX}
     if not job.trains_language:
-        return saved | {"gradients of labelled hidden states": labelled_states(job)}
+        return saved | {"gradients of labelled hidden states": job.labelled_bytes}
     # The normalisers are a view of the four numbers that are found for every position.
-    return saved | {"normalisers": job.labelled * 4.0 * _FLOAT, "labelled hidden states": labelled_states(job)}
+    return saved | {"normalisers": job.labelled * 4.0 * _FLOAT, "labelled hidden states": job.labelled_bytes}
 
 
 def loss_workspace(job: TrainingJob) -> float:
@@ -63,20 +61,10 @@ def logits_without_gradients(job: TrainingJob) -> float:
     return positions * columns * (_FLOAT + _narrow(job))
 
 
-def labelled_states(job: TrainingJob) -> float:
-    """Bytes of the hidden states at labelled positions, P x H."""
-    return float(job.labelled * job.config.language.hidden_size * job.element_bytes)
-
-
-def chunk_rows(positions: int, hidden: int, columns: float) -> int:
-    """R, as `model.label_losses.chunk_rows` has it."""
-    return max(1, int(max(CHUNK_LOGITS, positions * hidden) // columns))
-
-
 def forward_workspace(job: TrainingJob) -> float:
     """Bytes of a chunk while it is looked at, beside all hidden states and the labelled ones, if these are not kept anyway."""
     chunk = _chunk(job, 1) * _columns(job) * _FLOAT * _LOOKED_AT
-    return chunk + job.state_bytes + (0.0 if job.trains_language else labelled_states(job))
+    return chunk + job.state_bytes + (0.0 if job.trains_language else job.labelled_bytes)
 
 
 def backward_workspace(job: TrainingJob) -> float:
@@ -91,7 +79,7 @@ def backward_workspace(job: TrainingJob) -> float:
             weight * (_FLOAT if chunks > 2 else element),
             weight * (2 * element + (_FLOAT if narrow else 0)),
         )
-    return max(chunk * (_FLOAT + narrow) + at_logits, chunk * element + adding) + labelled_states(job)
+    return max(chunk * (_FLOAT + narrow) + at_logits, chunk * element + adding) + job.labelled_bytes
 
 
 def _chunk(job: TrainingJob, least: int) -> int:

@@ -42,6 +42,15 @@ def odd_fp8_widths(config: LlavaConfig, parallel: ParallelConfig) -> dict[str, i
     return {name: width for name, width in widths.items() if width % _FP8_MULTIPLE}
 
 
+CHUNK_LOGITS = 1 << 22
+"""Logits of a chunk, at least: 16 MiB in fp32, above which a product gains nothing from more rows."""
+
+
+def chunk_rows(positions: int, hidden: int, columns: float) -> int:
+    """Positions of a chunk of logits: as many as have no more of them than all positions have hidden units, or `CHUNK_LOGITS`."""
+    return max(1, int(max(CHUNK_LOGITS, positions * hidden) // columns))
+
+
 def round_up(tokens: int, multiple: int) -> int:
     """The smallest multiple that is not below `tokens`: the length to which rows are padded."""
     return -(-tokens // multiple) * multiple

@@ -18,10 +18,8 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from torch import Tensor
 
+from nemo_mm_align.model.arithmetic import chunk_rows
 from nemo_mm_align.model.distribution import FLOOR
-
-_ELEMENTS = 1 << 22
-"""Logits of a chunk, at least: 16 MiB in fp32, above which a product gains nothing from more rows."""
 
 
 def label_losses(
@@ -44,11 +42,6 @@ def label_losses(
         hidden_PH, weight_VH, labels_P - first, real, distribution, torch.is_grad_enabled()
     )
     return losses_P, entropies_P, highest_P
-
-
-def chunk_rows(positions: int, hidden: int, columns: int) -> int:
-    """Positions of a chunk: as many as have no more logits than all positions have hidden units, or `_ELEMENTS` of them."""
-    return max(1, max(_ELEMENTS, positions * hidden) // columns)
 
 
 class _LabelLosses(torch.autograd.Function):

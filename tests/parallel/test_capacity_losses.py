@@ -9,7 +9,7 @@ import torch
 
 from nemo_mm_align.capacity import losses
 from nemo_mm_align.capacity.job import TrainingJob, Workload
-from nemo_mm_align.model import label_losses
+from nemo_mm_align.model import arithmetic, label_losses
 from nemo_mm_align.model.config import EngineConfig, Levers
 from tests.memory import PeakMemory
 from tests.parallel.memory_worker import LORA, PLAIN
@@ -40,8 +40,7 @@ def test_chunks_take_what_is_estimated(
     lora: object, precision: str, answer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One, two and six chunks of the backward pass, the last as long as the others or one of many."""
-    monkeypatch.setattr(label_losses, "_ELEMENTS", 1)
-    monkeypatch.setattr(losses, "CHUNK_LOGITS", 1)
+    monkeypatch.setattr(arithmetic, "CHUNK_LOGITS", 1)
     engine = EngineConfig(precision, levers=Levers(losses=True))
     job = replace(PLAIN, lora=lora, engine=engine, workload=Workload(2 * answer, answer))  # type: ignore[arg-type]
     forward, backward = peaks(job)

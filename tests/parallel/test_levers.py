@@ -15,7 +15,7 @@ from megatron.core import tensor_parallel
 from torch import Tensor
 
 from nemo_mm_align.benchmarks.gpu import levers as benchmark
-from nemo_mm_align.model import label_losses, low_rank
+from nemo_mm_align.model import arithmetic, label_losses, low_rank
 from nemo_mm_align.model.attention import segment_mask
 from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig
 from nemo_mm_align.model.llava import build_llava, set_trainable
@@ -125,7 +125,7 @@ def test_all_levers_change_no_number(lora: LoRAConfig | None, recompute: str, ti
 
 
 def test_all_levers_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_losses, "_ELEMENTS", 1000)  # chunks of a few positions
+    monkeypatch.setattr(arithmetic, "CHUNK_LOGITS", 1000)  # chunks of a few positions
     assert label_losses.chunk_rows(100, 96, 515) == 18
     for lora in (DROPPED, None):
         compare(ALL, lora, wide=False)
@@ -134,7 +134,7 @@ def test_all_levers_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lora", [DROPPED, None], ids=["lora", "full"])
 def test_all_levers_in_bf16(lora: LoRAConfig | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding to 8 bits comes at other places: what differs is no more than what bf16 itself does."""
-    monkeypatch.setattr(label_losses, "_ELEMENTS", 1000)
+    monkeypatch.setattr(arithmetic, "CHUNK_LOGITS", 1000)
     exact, plain, pulled = run(Levers(), lora), run(Levers(), lora, precision="bf16"), run(ALL, lora, precision="bf16")
     assert relative(pulled.told[0], exact.told[0]) < 1.5 * relative(plain.told[0], exact.told[0])
     noise, found = (gradient_differences(one.gradients, exact.gradients).values() for one in (plain, pulled))

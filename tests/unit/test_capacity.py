@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from nemo_mm_align.capacity.activations import CPU_KERNELS, LayerActivations, stage_activations
 from nemo_mm_align.capacity.document import MODELS
@@ -24,33 +23,18 @@ from nemo_mm_align.capacity.steptime import step_time
 from nemo_mm_align.capacity.suggest import balance_stages, describe, suggest
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.core.units import GIB
-from nemo_mm_align.model.config import EngineConfig, Levers, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig, ParallelConfig
 from nemo_mm_align.objectives.objective import Reads
+from tests.paper_job import paper_dpo, preset
 
 H100 = GPUS["h100_80gb"]
 LORA_13B, PROJECTOR_13B = 500_695_040, 31_467_520
 
 
-def preset(repository: Path, name: str) -> LlavaConfig:
-    return LlavaConfig.from_dict(yaml.safe_load((repository / f"conf/model/{name}.yaml").read_text()))
-
-
 @pytest.fixture
 def job(repository: Path) -> TrainingJob:
     """DPO of the 13B with LoRA as the paper has it."""
-    return TrainingJob(
-        config=preset(repository, "llava15_13b"),
-        parallel=ParallelConfig(),
-        engine=EngineConfig("bf16"),
-        lora=LoRAConfig(),
-        method="dpo",
-        workload=Workload(3000),
-        nodes=1,
-        gpus_per_node=8,
-        micro_batch_size=1,
-        global_batch_size=128,
-        shared_prefix=True,
-    )
+    return paper_dpo(repository)
 
 
 def over_all_ranks(job: TrainingJob, count: str) -> int:

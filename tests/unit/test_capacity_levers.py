@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from nemo_mm_align.capacity import losses
 from nemo_mm_align.capacity.activations import GPU_KERNELS, LayerActivations, saved_tensors
@@ -15,7 +14,8 @@ from nemo_mm_align.capacity.job import TrainingJob, Workload
 from nemo_mm_align.capacity.losses import logits, logits_without_gradients, loss_workspace
 from nemo_mm_align.capacity.memory import stage_memory
 from nemo_mm_align.model import label_losses
-from nemo_mm_align.model.config import EngineConfig, Levers, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig
+from tests.paper_job import paper_dpo
 
 HIDDEN, FFN, LAYERS, VOCABULARY, RANK = 5120, 13824, 40, 32064, 128
 PREFIX, ANSWER = 1975, 1024
@@ -26,20 +26,7 @@ LABELLED = 2 * ANSWER
 @pytest.fixture
 def job(repository: Path) -> TrainingJob:
     """DPO of the 13B in bf16 with LoRA as the paper has it, and dropout: two answers of 1,024 tokens behind one prompt."""
-    config = LlavaConfig.from_dict(yaml.safe_load((repository / "conf/model/llava15_13b.yaml").read_text()))
-    return TrainingJob(
-        config=config,
-        parallel=ParallelConfig(),
-        engine=EngineConfig("bf16"),
-        lora=LoRAConfig(rank=RANK, dropout=0.05),
-        method="dpo",
-        workload=Workload(3000),
-        nodes=1,
-        gpus_per_node=8,
-        micro_batch_size=1,
-        global_batch_size=128,
-        shared_prefix=True,
-    )
+    return replace(paper_dpo(repository), lora=LoRAConfig(rank=RANK, dropout=0.05))
 
 
 def pulled(job: TrainingJob, *names: str) -> TrainingJob:
@@ -97,7 +84,7 @@ def test_a_pass_without_gradients_adds_adapters_in_place(job: TrainingJob) -> No
 
 
 def test_chunks_are_those_of_the_model() -> None:
-    assert losses.CHUNK_LOGITS == label_losses._ELEMENTS
+    assert losses.chunk_rows is label_losses.chunk_rows
     for sizes in ((2048, HIDDEN, VOCABULARY), (10, 96, 515), (1, 64, 10_000_000)):
         assert losses.chunk_rows(*sizes) == label_losses.chunk_rows(*sizes)
 
