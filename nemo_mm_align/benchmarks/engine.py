@@ -11,7 +11,7 @@ import torch
 
 from nemo_mm_align.benchmarks.agreed import BETA, OPTIM, SEED
 from nemo_mm_align.datasets.batch import Batch
-from nemo_mm_align.model.config import EngineConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.llava import Llava
 from nemo_mm_align.objectives.objective import Objective
 from nemo_mm_align.parallel.optim_config import OptimConfig
@@ -34,13 +34,15 @@ def objective_of(method: str, changes: Mapping[str, Any] | None = None) -> Objec
 FP32 = EngineConfig("fp32", seed=SEED)
 
 
-def load_engine(folder: Path, parallel: ParallelConfig | None = None, config: EngineConfig = FP32) -> Llava:
-    """Build this rank's part of a folder's model; process groups must be up."""
-    return build_from(open_source(folder), parallel or ParallelConfig(), config)
+def load_engine(
+    folder: Path, parallel: ParallelConfig | None = None, config: EngineConfig = FP32, lora: LoRAConfig | None = None
+) -> Llava:
+    """Build this rank's part of a folder's model, with fresh adapters where they are asked for; process groups must be up."""
+    return build_from(open_source(folder), parallel or ParallelConfig(), config, lora)
 
 
 class EngineTraining:
-    """Full fine-tuning of language model and projector, as in the peers.
+    """Fine-tuning of language model and projector, as in the peers, or of adapters and projector.
 
     Args:
         policy: model folder.
@@ -49,6 +51,7 @@ class EngineTraining:
         changes: settings of the recipe that are not to be its defaults.
         optim: learning rate, betas and clipping.
         config: numbers and kernels.
+        lora: adapters to be trained.
     """
 
     def __init__(
@@ -60,8 +63,9 @@ class EngineTraining:
         changes: Mapping[str, Any] | None = None,
         optim: OptimConfig = OPTIM,
         config: EngineConfig = FP32,
+        lora: LoRAConfig | None = None,
     ) -> None:
-        model = load_engine(policy, parallel, config)
+        model = load_engine(policy, parallel, config, lora)
         self.engine = TrainingEngine(model, objective_of(method, changes), optim, _STEPS, SEED)
         self.reference: Llava | None = None
         if reference_folder is not None:

@@ -39,13 +39,14 @@ def test_training_against_the_peers(repository, tmp_path):
 
 def check_lengths(results, tables):
     """Losses of all lines are equal, or the command ends; grouped rows are padded less, shared prefixes computed once."""
-    pairs, answers = results
+    *against_peers, adapters = results
+    pairs, answers = against_peers
     peers = ["TRL", "TRL, grouped by length", "TRL, grouped by length, precomputed reference (refused)"]
     assert list(pairs["losses"]) == [*peers, "ours, padded", "ours, all"] and pairs["peer"] in peers[:2]
     assert pairs["losses"]["ours, all"] == pytest.approx(pairs["losses"]["TRL"], rel=1e-4)
     others = ["transformers", "transformers, grouped by length"]
     assert list(answers["losses"]) == [*peers[:2], *others, "ours, padded", "ours, shared prefix"]
-    for found in results:
+    for found in against_peers:
         lines = {line["name"]: line for line in found["lines"]}
         assert lines["TRL, grouped by length"]["positions"] <= lines["TRL"]["positions"]
         first, last = (line["positions"] for name, line in lines.items() if name.startswith("ours"))
@@ -53,6 +54,13 @@ def check_lengths(results, tables):
     measured = [line["name"] for found in results for line in found["lines"] if "peak_bytes" in line]
     assert measured == ["ours, all"]
     assert "| ours, all |" in tables and "against TRL" in tables
+    check_adapters(adapters, pairs["losses"]["ours, all"])
+
+
+def check_adapters(found, loss):
+    """Peers train all weights, so ours stands alone; untrained adapters change no loss, whatever the levers."""
+    assert found["case"] == "dpo, adapters" and found["peer"] == "ours, plain"
+    assert found["losses"] == pytest.approx({"ours, plain": loss, "ours, all levers": loss}, rel=1e-5)
 
 
 def test_import_memory_is_summed_over_ranks(tmp_path):

@@ -23,7 +23,7 @@ from nemo_mm_align.model.config import EngineConfig
 
 
 class Ours:
-    """Training of all but the vision tower, as the peers do it.
+    """Training of all but the vision tower, as the peers do it, or of adapters and projector.
 
     Args:
         work: what is measured.
@@ -41,7 +41,12 @@ class Ours:
             changes = {"precision": self.work.precision, "seed": SEED, **line.engine}
             config = read(EngineConfig, changes, "engine")
             self._trainings[key] = EngineTraining(
-                self.work.folder / "policy", self.work.recipe, self._reference, changes=self.work.loss, config=config
+                self.work.folder / "policy",
+                self.work.recipe,
+                self._reference,
+                changes=self.work.loss,
+                config=config,
+                lora=self.work.adapters,
             )
         return self._trainings[key]
 

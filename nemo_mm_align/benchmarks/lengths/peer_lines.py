@@ -25,7 +25,9 @@ def numbers_of(precision: str) -> dict[str, Numbers]:
 
 
 def peers_of(work: Work, scratch: Path) -> dict[str, Callable[[], Peer]]:
-    """What builds each peer, by its name."""
+    """What builds each peer, by its name: none where adapters are trained."""
+    if work.adapters is not None:
+        return {}
     found: dict[str, Callable[[], Peer]] = {}
     for ending, numbers in numbers_of(work.precision).items():
         policy = work.folder / "policy"

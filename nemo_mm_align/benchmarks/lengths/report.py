@@ -9,7 +9,7 @@ from nemo_mm_align.core.units import MIB
 
 
 def lengths(results: list[dict[str, Any]]) -> str:
-    """One table per model, recipe and precision."""
+    """One table per model, case and precision."""
     return "\n\n".join(map(_table, results))
 
 
@@ -27,7 +27,7 @@ def _table(found: dict[str, Any]) -> str:
     )
     sizes = ", ".join(f"{side} {size}" for side, size in found["sizes"].items())
     title = (
-        f"**{found['recipe'].upper()}, lengths of the paper, {found['model']}, {found['precision']}, "
+        f"**{found['case'].upper()}, lengths of the paper, {found['model']}, {found['precision']}, "
         f"threads: {found['threads']}** "
         f"({found['tokens']:,} tokens a step without padding; micro batches, the quickest that was tried: {sizes}; load "
         f"{found['load_after']})"

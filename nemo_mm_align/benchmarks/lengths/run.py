@@ -33,40 +33,40 @@ def measure_lengths(
         measured: runs a measurement of that name with settings in a process of its own.
     """
     results = []
-    for name, recipe, precision, work in _works(size, models, loss):
+    for name, case, precision, work in _works(size, models, loss):
         if precision == "bf16" and not has_bf16_units():
-            logger.warning("%s, %s: this processor has no bf16 units, left out", name, recipe)
+            logger.warning("%s, %s: this processor has no bf16 units, left out", name, case)
             continue
         found = measured("lengths_time", {"work": work})
         chosen = size.models[name].memory
         for line in found["lines"]:
             if line["has_memory"] and (chosen is None or line["name"] in chosen):
                 line |= _memory(line, work, found, measured)
-        results.append({"model": name, "recipe": recipe, "precision": precision, **found})
+        results.append({"model": name, "case": case, "precision": precision, **found})
     return results
 
 
 def _works(
     size: LengthsSize, models: Callable[[str], Mapping[str, Any]], loss: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yield model, recipe, precision and what the measurement of these is given."""
+    """Yield model, case, precision and what the measurement of these is given."""
     for name, model in size.models.items():
         own = models(name)
-        for recipe, case in model.cases.items():
+        for key, case in model.cases.items():
             for precision in model.precisions:
                 yield (
                     name,
-                    recipe,
+                    key,
                     precision,
                     {
-                        "recipe": recipe,
+                        "recipe": case.recipe or key,
                         "sizes": own["sizes"],
                         "folder": own["folder"],
                         "distribution": size.distribution.model_dump(),
-                        **case.model_dump(),
+                        **case.model_dump(exclude={"recipe"}),
                         "rounds": model.rounds,
                         "precision": precision,
-                        "lines": {key: line.model_dump() for key, line in size.lines[recipe].items()},
+                        "lines": {line: found.model_dump() for line, found in size.lines[key].items()},
                         "pairs_loss": dict(loss),
                     },
                 )

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from nemo_mm_align.core.configuration import Count, Natural, Positive, StrictModel, read
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.model.config import EngineConfig
+from nemo_mm_align.model.config import EngineConfig, LoRAConfig
 
 
 class Spread(StrictModel):
@@ -70,8 +70,15 @@ class Line(StrictModel):
 
 
 class Case(StrictModel):
-    """A global batch of one recipe."""
+    """A global batch of one recipe.
 
+    Args:
+        recipe: None: the one that the case is named after.
+        adapters: trained instead of the language model; lines are then held against the first of them, for the peers train all.
+    """
+
+    recipe: str | None = None
+    adapters: LoRAConfig | None = None
     prompts: Count
     answers: Count
     micro_batches: list[Count]
@@ -87,7 +94,7 @@ class MeasuredModel(StrictModel):
 
 
 class LengthsSize(StrictModel):
-    """How much is measured; cases and lines go by the names of recipes."""
+    """How much is measured; cases and their lines go by the same names."""
 
     distribution: Distribution
     models: dict[str, MeasuredModel]

@@ -22,7 +22,7 @@ from nemo_mm_align.benchmarks.lengths.settings import Distribution, Line
 from nemo_mm_align.benchmarks.recipes import CONDITIONED
 from nemo_mm_align.core.configuration import Count, StrictModel
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.model.config import LlavaConfig
+from nemo_mm_align.model.config import LlavaConfig, LoRAConfig
 from nemo_mm_align.recipes.registry import find_recipe
 from nemo_mm_align.schema.images import ImageProcessor
 
@@ -34,6 +34,7 @@ class Work(StrictModel):
         folder: with the models ``policy`` and ``reference``.
         prompts: of the global batch.
         answers: to each prompt.
+        adapters: trained instead of the language model, on our side, which is then alone.
         micro_batches: sizes that both sides try; the quickest is taken.
         lines: ours, by name, the first with all capabilities off.
         pairs_loss: settings of pairs' losses under names that both sides have.
@@ -45,6 +46,7 @@ class Work(StrictModel):
     distribution: Distribution
     prompts: Count
     answers: Count
+    adapters: LoRAConfig | None = None
     micro_batches: list[Count]
     rounds: Count
     precision: str
