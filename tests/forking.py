@@ -32,7 +32,9 @@ PASSED = ("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIB
 SHELL = dict(os.environ)
 """The variables that the tests began with."""
 FORKED = {
+    "e2e/test_convert.py",
     "e2e/test_evaluate_every_task.py",
+    "e2e/test_evaluate_tasks.py",
     "e2e/test_experiments.py",
     "e2e/test_miniature.py",
     "golden/test_losses.py",
@@ -40,8 +42,11 @@ FORKED = {
     "parallel/test_attribute_model.py",
     "parallel/test_conditioned.py",
     "parallel/test_decoding.py",
+    "parallel/test_dialogue_run.py",
+    "parallel/test_every_recipe.py",
     "parallel/test_forking.py",
     "parallel/test_parity.py",
+    "parallel/test_training.py",
 }
 """Modules whose commands are forked, below ``tests``."""
 SERVED = ("torch.distributed.run", "nemo_mm_align.", "tests.")
