@@ -6,8 +6,6 @@ import math
 import sys
 from collections.abc import Mapping
 
-from scipy.special import betainc
-
 from nemo_mm_align.schema.attribute import Attribute
 from nemo_mm_align.schema.attributes import AttributeSchema
 
@@ -39,6 +37,8 @@ def value_probability(attribute: Attribute, value: float, told: float, concentra
     with the range: what is told falls into the bin of the score that it would be rounded to, and the probabilities of all scores
     add up to 1. Of an attribute of fractions, bins are as wide as a sweep's steps are apart.
     """
+    from scipy.special import betainc  # a tenth of a second, which every help that names a builder would take
+
     width = attribute.maximum - attribute.minimum
     share = min(max((told - attribute.minimum) / width, EDGE), 1 - EDGE)
     centre, half = (value - attribute.minimum) / width, 0.5 / (len(attribute.steps()) - 1)

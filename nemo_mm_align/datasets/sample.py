@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import overload
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, overload
 
 from nemo_mm_align.schema.crops import Crop
 from nemo_mm_align.schema.prompts import EncodedSequence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ANSWER, CHOSEN, REJECTED, CANDIDATE = "answer", "chosen", "rejected", "candidate"
 CHOSEN_OTHER_IMAGE = "chosen_other_image"
@@ -144,6 +145,8 @@ class _Packed:
 
 
 def _pack(sequences: Sequence[EncodedSequence]) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+    import numpy as np  # the recipes name kinds of samples, and so every help that names recipes imports this module
+
     return [(np.array(item.ids, np.int32), np.array(item.loss_mask, np.bool_)) for item in sequences]
 
 

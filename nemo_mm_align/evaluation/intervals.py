@@ -1,4 +1,7 @@
-"""95 % confidence intervals: over seeds where there are several runs, over prompts where there is one."""
+"""95 % confidence intervals: over seeds where there are several runs, over prompts where there is one.
+
+numpy and scipy are imported where they are used: commands that only show an interval's settings do without them.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -37,6 +38,9 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Student's interval of the mean; None for fewer than two values."""
     if len(values) < 2:
         return None
+    import numpy as np
+    from scipy.special import stdtrit
+
     mean = float(np.mean(values))
     half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * float(np.std(values, ddof=1))
     half /= math.sqrt(len(values))
@@ -58,6 +62,8 @@ def interval_of(per_seed: Sequence[Sequence[float]], share: bool = False) -> Int
 
     Several seeds: Student's interval over the seeds' means. One seed: over its prompts, Wilson's for shares.
     """
+    import numpy as np
+
     if len(per_seed) > 1:
         bounds = t_interval([float(np.mean(values)) for values in per_seed])
         return Interval(low=bounds[0], high=bounds[1], over="seeds") if bounds else None

@@ -317,7 +317,10 @@ def is_fp8(precision: str) -> bool:
     return precision.startswith("fp8")
 
 
-LEVERS_THAT_PAY: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset()}
+Lever = Literal["lora", "mlp", "rope", "dropout", "losses", "attention"]
+"""Name of one of `Levers`."""
+
+LEVERS_THAT_PAY: dict[str, frozenset[str]] = {"cpu": frozenset({"attention"}), "cuda": frozenset()}
 """Device type -> levers that were measured to pay there: what ``null`` pulls. BENCHMARKS.md has the figures."""
 
 
@@ -345,6 +348,11 @@ class Levers:
     dropout: bool | None = None
     losses: bool | None = None
     attention: bool | None = None
+
+    @classmethod
+    def only(cls, *names: Lever) -> Levers:
+        """These are pulled and no others, on any kind of device."""
+        return cls(**(dict.fromkeys(get_args(Lever), False) | dict.fromkeys(names, True)))
 
     def on(self, device_type: str) -> frozenset[str]:
         """Names of the levers that are pulled on a kind of device (``torch.device.type``)."""

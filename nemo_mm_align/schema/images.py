@@ -1,6 +1,7 @@
 """Images: opened safely, padded to a square, resized and normalised as LLaVA-1.5 does; their bytes for a judge.
 
-Array names carry shapes: C channels, H height, W width in pixels.
+Array names carry shapes: C channels, H height, W width in pixels. numpy is imported where a picture becomes an array: many
+commands only look at files.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from nemo_mm_align.core.errors import UserError
 from nemo_mm_align.schema.image_settings import CLIP_MEAN, CLIP_STD, read_image_settings
-from nemo_mm_align.schema.pixel_values import eight_bits
 from nemo_mm_align.schema.png_metadata import without_metadata
-from nemo_mm_align.schema.resampling import pad_and_resize, resize_and_cut
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_PIXELS = 64_000_000
 """Of the picture, and of the square or enlargement that a resize may hold in memory."""
@@ -169,13 +170,21 @@ def verify_bytes(data: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) ->
 def _as_rgb(image: Image.Image, path: str | Path) -> Image.Image:
     try:
         turn = _turn(image)  # before anything else: what is made of a file's image does not know its metadata
-        plain = eight_bits(image, path) if image.mode.startswith(("I", "F")) else image
-        upright = plain.convert("RGB")
+        upright = _plain(image, path).convert("RGB")
         return upright if turn is None else upright.transpose(turn)
     except UserError:
         raise
     except _BROKEN as error:
         raise UserError(f"{path}: cannot become RGB ({error}). Save it as RGB or grey with 8 bits.") from None
+
+
+def _plain(image: Image.Image, path: str | Path) -> Image.Image:
+    """The picture with 8 bits a value, if it has more."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    from nemo_mm_align.schema.pixel_values import eight_bits
+
+    return eight_bits(image, path)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -227,6 +236,8 @@ class ImageProcessor(BaseModel):
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Return pixels_CHW, float32, of shape [3, image_size, image_size]."""
+        import numpy as np
+
         image = image.convert("RGB")
         image = self._pad(image) if self.pad_to_square else self._crop(image)
         pixels_HWC = np.asarray(image, dtype=np.float64) / 255
@@ -239,6 +250,8 @@ class ImageProcessor(BaseModel):
         if width != height:
             red, green, blue = (int(value * 255) for value in self.mean)
             if side * side > MAX_PIXELS:
+                from nemo_mm_align.schema.resampling import pad_and_resize
+
                 return pad_and_resize(image, self.image_size, (red, green, blue))
             square = Image.new("RGB", (side, side), (red, green, blue))
             square.paste(image, ((side - width) // 2, (side - height) // 2))
@@ -249,6 +262,8 @@ class ImageProcessor(BaseModel):
         short = min(image.size)
         width, height = (int(self.image_size * edge / short) for edge in image.size)
         if width * height > MAX_PIXELS:
+            from nemo_mm_align.schema.resampling import resize_and_cut
+
             return resize_and_cut(image, width, height, self.image_size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - self.image_size) // 2, (height - self.image_size) // 2

@@ -291,9 +291,7 @@ class TrainingRun:
             transformer_impl=model.transformer_impl,
             layout=asdict(settings.parallel),
             shape=collator.shape.identity,
-            **(
-                {"attention": "without a mask"} if "attention" in model.config.levers else {}
-            ),  # rounds otherwise in bf16
+            **self._attention_of(model),
         )
         cache = reference.ReferenceCache(
             Path(settings.data.reference_cache or self.folder / "reference_log_probs"), key
@@ -304,6 +302,11 @@ class TrainingRun:
             reference.attach(model, samples, collator, cache, passes, self.progress, self.stop, self.hashes.of)
         if runtime.rank() == 0:
             tell_priors(self.samples, self.source)
+
+    def _attention_of(self, model: Llava) -> dict[str, str]:
+        """What the key of the reference's log-probs says of attention: without a mask, numbers of 16 bits round otherwise."""
+        rounds_otherwise = "attention" in model.config.levers and self.settings.engine.precision != "fp32"
+        return {"attention": "without a mask"} if rounds_otherwise else {}
 
     @property
     def _all_samples(self) -> list[SampleStore]:

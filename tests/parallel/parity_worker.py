@@ -66,7 +66,7 @@ LAYOUTS = {
 }
 
 
-LEVERS = Levers(lora=True, mlp=True, rope=True, dropout=True, losses=True)
+LEVERS = Levers.only("lora", "mlp", "rope", "dropout", "losses")
 
 
 def build(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None, engine: EngineConfig | None = None) -> Llava:
@@ -208,7 +208,7 @@ def check_packed(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None
     without_mask = EngineConfig(recompute="selective" if lora else "full", levers=Levers(attention=True))
     for name, shared_prefix, length, engine in (
         ("separate", False, 24, None),
-        ("with a mask", True, 40, None),
+        ("with a mask", True, 40, EngineConfig(levers=Levers.only())),
         ("without", True, 40, without_mask),
     ):
         model = build(folder, parallel, lora, engine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from nemo_mm_align.benchmarks.gpu import levers as benchmark
 from nemo_mm_align.model import arithmetic, label_losses, low_rank
 from nemo_mm_align.model.attention import segment_mask
-from nemo_mm_align.model.config import EngineConfig, Levers, LoRAConfig
+from nemo_mm_align.model.config import EngineConfig, Lever, Levers, LoRAConfig
 from nemo_mm_align.model.llava import build_llava, set_trainable
 from nemo_mm_align.model.low_rank import add_product
 from nemo_mm_align.model.swiglu import swiglu
@@ -28,7 +29,7 @@ from tests.parallel.differences import gradient_differences, relative
 pytestmark = [pytest.mark.parallel, pytest.mark.usefixtures("process_group")]
 
 EACH = ("lora", "mlp", "rope", "dropout", "losses")
-ALL = Levers(**dict.fromkeys(EACH, True))
+ALL = Levers.only(*EACH)
 DROPPED = replace(small.LORA, dropout=0.3)
 SOME = replace(DROPPED, targets=("q", "v", "up", "down"))
 
@@ -84,7 +85,7 @@ def compare(
     """Assert that levers change nothing but what is kept; return that pass."""
     with Float64() if wide else nullcontext():
         key = (lora, tied, wide)
-        plain = PLAIN.setdefault(key, None) or run(Levers(), lora, tied=tied)  # type: ignore[arg-type]
+        plain = PLAIN.setdefault(key, None) or run(Levers.only(), lora, tied=tied)  # type: ignore[arg-type]
         PLAIN[key] = plain
         found = run(levers, lora, recompute, tied)
     bound = TOLERANCE if wide else 1e-6
@@ -98,14 +99,14 @@ def compare(
 @pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("lora", [DROPPED, None], ids=["lora", "full"])
 def test_each_lever_alone_changes_no_number(name: str, lora: LoRAConfig | None) -> None:
-    found = compare(Levers(**{name: True}), lora)
+    found = compare(Levers.only(name), lora)
     if name not in ("lora", "dropout"):
         assert found.kept < PLAIN[(lora, False, True)].kept
 
 
 def test_dropout_keeps_its_input_alone() -> None:
     kept = {}
-    for levers in (Levers(), Levers(dropout=True)):
+    for levers in (Levers.only(), Levers.only("dropout")):
         layer = small.build(DROPPED).train().language_model.decoder.layers[0].mlp.linear_fc2
         layer.layers = replace(layer.layers, levers=levers.on("cpu"))
         pieces: dict[int, int] = {}
@@ -113,7 +114,7 @@ def test_dropout_keeps_its_input_alone() -> None:
             layer(torch.randn(50, 4, 240, requires_grad=True))
         kept[levers] = sum(pieces.values())
     inputs = 50 * 4 * 240 * 4
-    assert kept[Levers()] - kept[Levers(dropout=True)] == inputs
+    assert kept[Levers.only()] - kept[Levers.only("dropout")] == inputs
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,11 @@ def test_all_levers_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_levers_in_bf16(lora: LoRAConfig | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding to 8 bits comes at other places: what differs is no more than what bf16 itself does."""
     monkeypatch.setattr(arithmetic, "CHUNK_LOGITS", 1000)
-    exact, plain, pulled = run(Levers(), lora), run(Levers(), lora, precision="bf16"), run(ALL, lora, precision="bf16")
+    exact, plain, pulled = (
+        run(Levers.only(), lora),
+        run(Levers.only(), lora, precision="bf16"),
+        run(ALL, lora, precision="bf16"),
+    )
     assert relative(pulled.told[0], exact.told[0]) < 1.5 * relative(plain.told[0], exact.told[0])
     noise, found = (gradient_differences(one.gradients, exact.gradients).values() for one in (plain, pulled))
     assert sum(found) < 1.5 * sum(noise)
@@ -163,7 +168,7 @@ def test_what_dropout_keeps_is_not_scaled_by_a_number_of_16_bits(dropout: float)
 
 
 def test_the_benchmark_pulls_the_settings_of_a_model_that_is_built() -> None:
-    model = build_llava(small.CONFIG, lora=DROPPED, engine=EngineConfig(levers=Levers(mlp=True)))
+    model = build_llava(small.CONFIG, lora=DROPPED, engine=EngineConfig(levers=Levers.only("mlp")))
     assert (*EACH, "attention") == benchmark.SETTINGS
     told = [module.layers for module in model.modules() if hasattr(module, "layers") and hasattr(module, "adapters")]
     with benchmark.pulled(model, ("lora", "no dropout")):
@@ -172,7 +177,7 @@ def test_the_benchmark_pulls_the_settings_of_a_model_that_is_built() -> None:
 
 
 def test_no_layer_knows_a_lever_by_another_name() -> None:
-    assert set(EACH) | {"attention"} == {item.name for item in fields(Levers)}
+    assert {*EACH, "attention"} == {item.name for item in fields(Levers)} == set(get_args(Lever))
 
 
 def test_a_rank_of_padding_alone_has_no_part_in_a_loss() -> None:

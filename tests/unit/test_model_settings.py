@@ -72,6 +72,11 @@ def test_a_misread_lever_is_named(repository: Path, word: str) -> None:
         read_settings(config)
 
 
+def test_attention_without_a_mask_is_on_by_itself_where_it_was_measured() -> None:
+    assert Levers().on("cpu") == {"attention"} and Levers().on("cuda") == set()
+    assert Levers(attention=False).on("cpu") == set()
+
+
 def test_levers_that_are_left_open_are_pulled_where_they_pay(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_config, "LEVERS_THAT_PAY", {"cpu": frozenset({"mlp", "lora"})})
     levers = Levers(rope=True, lora=False)

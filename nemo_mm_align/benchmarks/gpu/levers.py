@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from nemo_mm_align.benchmarks.gpu import clock
 from nemo_mm_align.benchmarks.gpu.records import Skipped
+from nemo_mm_align.model.config import Lever
 from nemo_mm_align.model.llava import Llava
 
-SETTINGS = ("lora", "mlp", "rope", "dropout", "losses", "attention")
+SETTINGS = get_args(Lever)
 """Of ``model.levers``; see `Levers`."""
 
 OTHERS = {

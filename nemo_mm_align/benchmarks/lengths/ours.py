@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from nemo_mm_align.benchmarks.agreed import SEED
@@ -19,7 +20,7 @@ from nemo_mm_align.datasets.grouping import group_answers
 from nemo_mm_align.datasets.packing import pack
 from nemo_mm_align.datasets.rows import batch_length, row_lengths
 from nemo_mm_align.datasets.sample import Sample
-from nemo_mm_align.model.config import EngineConfig
+from nemo_mm_align.model.config import EngineConfig, Levers
 
 
 class Ours:
@@ -36,10 +37,10 @@ class Ours:
 
     def training(self, line: Line) -> EngineTraining:
         """The model that a line is measured with."""
-        key = repr(sorted(line.engine.items()))
+        key = repr((sorted(line.levers), sorted(line.engine.items())))
         if key not in self._trainings:
             changes = {"precision": self.work.precision, "seed": SEED, **line.engine}
-            config = read(EngineConfig, changes, "engine")
+            config = replace(read(EngineConfig, changes, "engine"), levers=Levers.only(*line.levers))
             self._trainings[key] = EngineTraining(
                 self.work.folder / "policy",
                 self.work.recipe,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from nemo_mm_align.core.configuration import Count, Natural, Positive, StrictModel, read
 from nemo_mm_align.core.errors import UserError
-from nemo_mm_align.model.config import EngineConfig, LoRAConfig
+from nemo_mm_align.model.config import EngineConfig, Lever, LoRAConfig
 
 
 class Spread(StrictModel):
@@ -44,6 +44,8 @@ class Distribution(StrictModel):
 
 
 def _of_engine(changes: dict[str, Any]) -> dict[str, Any]:
+    if "levers" in changes:
+        raise ValueError("engine.levers: name those that are pulled in levers, beside engine.")
     try:
         read(EngineConfig, changes, "engine")
     except UserError as error:
@@ -58,13 +60,15 @@ class Line(StrictModel):
         shared_prefix: answers to one prompt lie in one row behind it.
         cached_reference: reference log-probs were computed before.
         full_rows: each micro batch is one row, of as many positions as so many samples have on average.
-        engine: changes of `EngineConfig`, such as its levers.
+        levers: that are pulled, wherever they pay; no others are.
+        engine: other changes of `EngineConfig`.
         micro_batch: samples at a time; None: as many as the first line, which tries.
     """
 
     shared_prefix: bool = False
     cached_reference: bool = False
     full_rows: bool = False
+    levers: list[Lever] = []
     engine: Annotated[dict[str, Any], AfterValidator(_of_engine)] = {}
     micro_batch: Count | None = None
 
@@ -99,3 +103,13 @@ class LengthsSize(StrictModel):
     distribution: Distribution
     models: dict[str, MeasuredModel]
     lines: dict[str, dict[str, Line]]
+
+    @model_validator(mode="after")
+    def _every_case_has_lines(self) -> LengthsSize:
+        for name, model in self.models.items():
+            for case in model.cases:
+                if not self.lines.get(case):
+                    raise ValueError(
+                        f"models.{name}.cases: {case!r} has no lines. Give lines.{case}, or leave the case out."
+                    )
+        return self

@@ -36,7 +36,7 @@ class Work(StrictModel):
         answers: to each prompt.
         adapters: trained instead of the language model, on our side, which is then alone.
         micro_batches: sizes that both sides try; the quickest is taken.
-        lines: ours, by name, the first with all capabilities off.
+        lines: ours, by name; the others are held against the first.
         pairs_loss: settings of pairs' losses under names that both sides have.
     """
 
