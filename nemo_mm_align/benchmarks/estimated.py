@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -10,6 +11,7 @@ from nemo_mm_align.capacity.job import TrainingJob
 from nemo_mm_align.datasets.batch import Batch
 from nemo_mm_align.datasets.collate import collate
 from nemo_mm_align.datasets.sample import Sample
+from nemo_mm_align.model.config import Levers
 from nemo_mm_align.model.llava import Llava, build_llava, set_trainable
 from nemo_mm_align.parallel.optim_config import OptimConfig
 from nemo_mm_align.recipes.registry import find_recipe
@@ -19,8 +21,9 @@ from nemo_mm_align.training.step import TrainingEngine
 
 
 def build(job: TrainingJob) -> TrainingEngine:
-    """Model, gradient buffers and optimizer of a job."""
-    model: Llava = build_llava(job.config, job.parallel, job.engine, job.lora)
+    """Model, gradient buffers and optimizer of a job, with the levers that the estimate is made for, wherever this runs."""
+    engine = replace(job.engine, levers=Levers.only(*job.levers))
+    model: Llava = build_llava(job.config, job.parallel, engine, job.lora)
     set_trainable(model, language=job.trains_language, projector=True, vision=job.train_vision, adapters=True)
     return TrainingEngine(model, find_recipe(job.method).configured(), OptimConfig(), 10, seed=0)
 

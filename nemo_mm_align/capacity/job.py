@@ -21,7 +21,7 @@ from nemo_mm_align.model.arithmetic import (
     round_up,
     row_length_multiple,
 )
-from nemo_mm_align.model.config import EngineConfig, LlavaConfig, LoRAConfig, ParallelConfig
+from nemo_mm_align.model.config import EngineConfig, Lever, LlavaConfig, LoRAConfig, ParallelConfig
 from nemo_mm_align.model.settings import ModelSettings, read_engine, read_model, sizes_of
 from nemo_mm_align.objectives.objective import TOKEN_LOSSES, Objective, Reads
 from nemo_mm_align.parallel.checkpoint_settings import CheckpointSettings
@@ -189,7 +189,7 @@ class TrainingJob:
         return self.has_shared_prefix or self.micro_batch_tokens is not None
 
     @property
-    def levers(self) -> frozenset[str]:
+    def levers(self) -> frozenset[Lever]:
         """Names of the levers that are pulled: on a GPU, which is what is estimated."""
         return self.engine.levers.on("cuda")
 

@@ -6,7 +6,7 @@ Errors name the YAML field and the remedy.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field
@@ -320,7 +320,7 @@ def is_fp8(precision: str) -> bool:
 Lever = Literal["lora", "mlp", "rope", "dropout", "losses", "attention"]
 """Name of one of `Levers`."""
 
-LEVERS_THAT_PAY: dict[str, frozenset[str]] = {"cpu": frozenset({"attention"}), "cuda": frozenset()}
+LEVERS_THAT_PAY: dict[str, frozenset[Lever]] = {"cpu": frozenset({"attention"}), "cuda": frozenset()}
 """Device type -> levers that were measured to pay there: what ``null`` pulls. BENCHMARKS.md has the figures."""
 
 
@@ -354,10 +354,10 @@ class Levers:
         """These are pulled and no others, on any kind of device."""
         return cls(**(dict.fromkeys(get_args(Lever), False) | dict.fromkeys(names, True)))
 
-    def on(self, device_type: str) -> frozenset[str]:
+    def on(self, device_type: str) -> frozenset[Lever]:
         """Names of the levers that are pulled on a kind of device (``torch.device.type``)."""
-        chosen = {item.name: getattr(self, item.name) for item in fields(self)}
-        paying = LEVERS_THAT_PAY.get(device_type, frozenset())
+        chosen = {name: getattr(self, name) for name in get_args(Lever)}
+        paying = LEVERS_THAT_PAY.get(device_type, frozenset[Lever]())
         return frozenset(name for name, value in chosen.items() if (name in paying if value is None else value))
 
 
