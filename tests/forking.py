@@ -36,17 +36,20 @@ FORKED = {
     "e2e/test_evaluate_every_task.py",
     "e2e/test_evaluate_tasks.py",
     "e2e/test_experiments.py",
+    "e2e/test_launch.py",
     "e2e/test_miniature.py",
     "golden/test_losses.py",
     "golden/test_miniature.py",
     "parallel/test_attribute_model.py",
     "parallel/test_conditioned.py",
     "parallel/test_decoding.py",
+    "parallel/test_decoding_resume.py",
     "parallel/test_dialogue_run.py",
     "parallel/test_every_recipe.py",
     "parallel/test_forking.py",
     "parallel/test_parity.py",
     "parallel/test_training.py",
+    "parallel/test_validation.py",
 }
 """Modules whose commands are forked, below ``tests``."""
 SERVED = ("torch.distributed.run", "nemo_mm_align.", "tests.")
