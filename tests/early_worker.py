@@ -25,6 +25,7 @@ SLOW = (
     "pandas",
     "sklearn",
     "matplotlib",
+    "scipy.special",
     "scipy.stats._stats_py",
 )  # scipy.stats itself is imported late: what it consists of is not found
 
