@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from megatron.core import parallel_state
@@ -23,6 +23,7 @@ from nemo_mm_align.capacity.job import TrainingJob, Workload
 from nemo_mm_align.model.config import (
     EngineConfig,
     LanguageConfig,
+    Lever,
     Levers,
     LlavaConfig,
     LoRAConfig,
@@ -46,7 +47,7 @@ CONFIG = LlavaConfig(
 GROUPED = replace(CONFIG, language=replace(CONFIG.language, num_query_groups=2, tie_word_embeddings=True))
 LORA = LoRAConfig(rank=8, alpha=16, dropout=0.0)
 DROPPED = replace(LORA, dropout=0.05)
-LEVERS = Levers(**{item.name: True for item in fields(Levers)})
+LEVERS = Levers.only(*get_args(Lever))
 LONG = Workload(length=300, answer_tokens=150)
 """Rows of shared prefixes so long that a CPU computes attention without a mask."""
 

@@ -205,7 +205,7 @@ def check_packed(folder: Path, parallel: ParallelConfig, lora: LoRAConfig | None
     tree_attention.CALL_PAIRS = 0  # rows are short
     samples = [replace(candidates(i, 4 - i), views=((),) * (3 - i) + ((Crop(0.01, 0.2, i),),)) for i in range(2)]
     results = {}
-    without_mask = EngineConfig(recompute="selective" if lora else "full", levers=Levers(attention=True))
+    without_mask = EngineConfig(recompute="selective" if lora else "full", levers=Levers.only("attention"))
     for name, shared_prefix, length, engine in (
         ("separate", False, 24, None),
         ("with a mask", True, 40, EngineConfig(levers=Levers.only())),

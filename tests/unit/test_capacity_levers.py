@@ -30,7 +30,7 @@ def job(repository: Path) -> TrainingJob:
 
 
 def pulled(job: TrainingJob, *names: str) -> TrainingJob:
-    return replace(job, engine=replace(job.engine, levers=Levers(**dict.fromkeys(names, True))))
+    return replace(job, engine=replace(job.engine, levers=Levers.only(*names)))
 
 
 def layer(job: TrainingJob) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Line(StrictModel):
         shared_prefix: answers to one prompt lie in one row behind it.
         cached_reference: reference log-probs were computed before.
         full_rows: each micro batch is one row, of as many positions as so many samples have on average.
-        levers: that are pulled, wherever they pay; no others are.
+        levers: that are pulled, whether they pay or not; no others are.
         engine: other changes of `EngineConfig`.
         micro_batch: samples at a time; None: as many as the first line, which tries.
     """
