@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -106,20 +107,26 @@ def main():
         ask(connection)
     except OSError:
         lost()
-    replies = connection.makefile()
+    replies = connection.makefile("rb", buffering=0)  # what has been read ahead is not there for `select`
     pid = answer(replies, "pid")
     errors = os.dup(2)
     for number in range(3):  # whoever reads them waits for their end
         os.close(number)
 
-    def forward(number, _):
-        with contextlib.suppress(ProcessLookupError):  # it has just ended: the next reply says how
-            os.kill(pid, number)
-
+    woken, waker = os.pipe()
+    for end in (woken, waker):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(
+        waker
+    )  # a handler of Python's would wait for the next reply, had the signal come just before the wait
     for number in FORWARDED:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, forward)
+            signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    while connection not in (ready := select.select([connection, woken], [], [])[0]):
+        for number in os.read(woken, 4096) if woken in ready else b"":
+            with contextlib.suppress(ProcessLookupError):  # it has just ended: the next reply says how
+                os.kill(pid, number)
     status = answer(replies, "status", errors)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:

@@ -28,11 +28,12 @@ sys.stderr.write("to stderr")
 sys.exit(int(sys.argv[1]))
 """
 ENDS = """
-import atexit, os, signal, sys
+import atexit, os, signal, sys, time
 atexit.register(lambda: print("at exit"))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 print(os.getpid(), flush=True)
-signal.pause()
+while True:
+    time.sleep(0.1)  # signal.pause would wait forever for a signal that came just before it
 """
 
 
