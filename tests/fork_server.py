@@ -35,6 +35,7 @@ from typing import Any
 
 PRELOADED = (
     "hydra.main",
+    "hydra._internal.hydra",
     "pydantic",
     "yaml",
     "numpy",
@@ -44,6 +45,11 @@ PRELOADED = (
     "torch.distributed.run",
     "torch.distributed.checkpoint",
     "scipy.signal",
+    "fiddle",
+    "libcst",
+    "onnx",
+    "sentencepiece",
+    "webdataset",
     "torchmetrics",
     "transformers",
     "megatron.core",
@@ -258,6 +264,11 @@ def silent() -> Iterator[None]:
         os.close(kept)
 
 
+def compose_once() -> None:
+    """Hydra composes a command's settings twice, first to look for ``hydra.mode`` alone: none of ours has it, nor any test."""
+    sys.modules["hydra._internal.hydra"].Hydra.get_mode = lambda *_, **__: None
+
+
 def threads_of_others() -> list[str]:
     """Names of this process's threads beside the first."""
     numbers = [number for number in os.listdir("/proc/self/task") if int(number) != os.getpid()]
@@ -271,6 +282,7 @@ def main(folder: Path) -> None:
     with silent():
         for name in PRELOADED:
             importlib.import_module(name)
+    compose_once()
     threads = [thread for thread in threads_of_others() if thread != REBORN]
     if threads:
         raise SystemExit(f"the imports have started threads, which a fork would lack: {', '.join(threads)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict
@@ -109,7 +110,7 @@ class TrainingJob:
         """Ranks."""
         return self.nodes * self.gpus_per_node
 
-    @property
+    @cached_property
     def data_parallel_size(self) -> int:
         """Replicas of the model."""
         return self.parallel.data_parallel_size(self.world_size)
@@ -141,64 +142,64 @@ class TrainingJob:
         """Whether the language model's own weights are trained."""
         return self.train_language and self.lora is None
 
-    @property
+    @cached_property
     def length_multiple(self) -> int:
         """What row lengths are multiples of."""
         return row_length_multiple(self.parallel, self.engine)
 
-    @property
+    @cached_property
     def recipe(self) -> RecipeSpec:
         """The recipe of this name."""
         return find_recipe(self.method)
 
-    @property
+    @cached_property
     def sequences(self) -> int:
         """Sequences of a sample."""
         return self.recipe.samples.usual_sequences
 
-    @property
+    @cached_property
     def apart(self) -> int:
         """Sequences of a sample that see its images otherwise: they share no prefix, and the tower takes in what they see."""
         return self.recipe.samples.apart
 
-    @property
+    @cached_property
     def samples(self) -> float:
         """Samples of a micro batch; of a packed one, as many of the workload's as fill its row."""
         if self.micro_batch_tokens is None:
             return self.micro_batch_size
         return self.row_length / (self.sample_rows * self._sample_row_length)
 
-    @property
+    @cached_property
     def sample_rows(self) -> int:
         """Rows of a sample: one per sequence, unless its sequences share their prefix; packed, they lie in one."""
         return 1 + self.apart if self.has_shared_prefix else self.sequences
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """B."""
         return self.micro_batch_size * self.sample_rows if self.micro_batch_tokens is None else 1
 
-    @property
+    @cached_property
     def has_shared_prefix(self) -> bool:
         """Whether several answers lie behind one prompt in a row."""
         return self.sequences - self.apart > 1 and self.shared_prefix
 
-    @property
+    @cached_property
     def has_trees(self) -> bool:
         """Whether several answers lie in a row, behind one prompt or behind several."""
         return self.has_shared_prefix or self.micro_batch_tokens is not None
 
-    @property
+    @cached_property
     def levers(self) -> frozenset[Lever]:
         """Names of the levers that are pulled: on a GPU, which is what is estimated."""
         return self.engine.levers.on("cuda")
 
-    @property
+    @cached_property
     def attends_by_trees(self) -> bool:
         """Whether attention goes by how rows are divided, without a mask."""
         return self.has_trees and "attention" in self.levers
 
-    @property
+    @cached_property
     def has_mask(self) -> bool:
         """Whether a row takes an explicit attention mask."""
         return self.has_trees and not self.attends_by_trees
@@ -221,17 +222,17 @@ class TrainingJob:
         prefix = self._sample_row_length - (self._further + 1) * self.workload.answer
         return self.rows * self.row_length + self.samples * self._further * prefix
 
-    @property
+    @cached_property
     def _further(self) -> int:
         """Answers of a sample behind a prefix that is there already."""
         return self.sequences - self.apart - 1 if self.has_shared_prefix else 0
 
-    @property
+    @cached_property
     def _sample_row_length(self) -> int:
         """Positions of a sample's longest row; the last token of a sequence is left out where it would only be predicted from."""
         return self.workload.length - (self.reads.hidden is None) + self._further * self.workload.answer
 
-    @property
+    @cached_property
     def row_length(self) -> int:
         """S of the longest row."""
         if self.micro_batch_tokens is not None:

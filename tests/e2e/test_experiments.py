@@ -53,6 +53,7 @@ def words(recipe: str, processes: int, data: dict[str, Path], out: Path) -> list
         f"data.train={data[recipe]}",
         f"exp_manager.exp_dir={out}",
         f"trainer.max_steps={STEPS}",
+        "health.image_probe=2",
     ]
 
 

@@ -24,6 +24,9 @@ RECIPES = {
 }
 """Recipe -> kind of data, overrides: one trains everything, the others adapters, one of them with dropout."""
 
+UNPROBED = "health.image_probe=0"
+"""What images matter to a run is tests/parallel/test_health.py's to look at; it took a third of these runs' time."""
+
 NUMBERS = ("loss", "gradient_norm", "learning_rate")
 BOUNDS = {"loss": 1e-5, "gradient_norm": 1e-4, "learning_rate": 1e-12}
 """Relative. README.md says how far instruction sets lie apart, and a change of 1 % in beta."""
@@ -56,6 +59,7 @@ def small_run(name: str, model: Path | str, data: Path | str, out: Path | str, s
         "model.optim.projector_lr=3e-3",
         "model.optim.eps=1e-4",  # Adam divides by almost nothing otherwise, and rounding becomes visible
         "checkpoint.every_n_steps=0",
+        UNPROBED,
     ]
 
 

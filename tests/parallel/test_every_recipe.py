@@ -43,7 +43,13 @@ DATA = {
     WEIGHED_ANSWERS: "steerlm2",
 }
 """Kind of sample -> a file of it in `inputs`."""
-SIZES = ["trainer.max_steps=2", "model.global_batch_size=4", "model.max_length=200", "precision=fp32"]
+SIZES = [
+    "trainer.max_steps=2",
+    "model.global_batch_size=4",
+    "model.max_length=200",
+    "precision=fp32",
+    "health.image_probe=2",
+]
 """What a machine's size and a model's decide; all else is the recipe's own."""
 
 

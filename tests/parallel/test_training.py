@@ -16,6 +16,7 @@ import pytest
 
 from nemo_mm_align.parallel.checkpoint import latest_checkpoint
 from tests.distributed import REPOSITORY, free_port
+from tests.golden.runs import UNPROBED
 from tests.tiny import tiny_llava, training_data
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -98,6 +99,7 @@ def overrides(model: Path, data: Path, out: Path, *more: str) -> list[str]:
         "model.optim.projector_lr=3e-3",
         "model.optim.eps=1e-4",  # Adam divides by almost nothing otherwise, and rounding becomes visible
         "checkpoint.every_n_steps=4",
+        UNPROBED,
         *more,
     ]
 

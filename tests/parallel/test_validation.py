@@ -121,7 +121,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[s
     model, data = tiny_llava(out / "model"), training_data(out / "data", "preference")
     held = training_data(out / "held", "preference", count=5, seed=9)
     plain = [
-        *overrides(model, data, out, "recipe=dpo", "health.image_probe=0"),
+        *overrides(model, data, out, "recipe=dpo"),
         f"data.reference_cache={out}/reference",
     ]
     watch = [f"data.validation={held}", "validation.every=2", f"guards.prompts={prompts(out)}"]
