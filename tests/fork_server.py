@@ -233,10 +233,10 @@ def run_and_end(words: list[str]) -> None:
 
 def run(words: list[str]) -> None:
     """What ``python WORDS`` does: run a file or a module as the main one."""
-    if words[0] == "-u":
+    if words[0] == "-u" or os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
         sys.stderr.reconfigure(write_through=True)  # type: ignore[union-attr]
-        words = words[1:]
+    words = words[1:] if words[0] == "-u" else words
     if words[0] == "-m":
         sys.path.insert(0, os.getcwd())
         sys.argv = words[1:]

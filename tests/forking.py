@@ -27,8 +27,11 @@ FOREIGN = (
     *("HF_", "TRANSFORMERS_", "TOKENIZERS_", "LD_", "MALLOC_", "LANG", "LC_", "TZ", "HOME", "XDG_", "MPL", "NVIDIA_"),
 )
 """How the names of variables begin that packages read while they are imported."""
-PASSED = ("PYTHONPATH", "PYTHON", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES")
-"""Those among them that they do not read then."""
+PASSED = (
+    *("PYTHONPATH", "PYTHON", "PYTHONUNBUFFERED", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES"),
+    *("CUDA_DEVICE_MAX_CONNECTIONS", "NVTE_FRAMEWORK", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE"),
+)
+"""Those among them that they do not read then, or that say nothing to what is done here: on a CPU, with what lies on a disk."""
 SHELL = dict(os.environ)
 """The variables that the tests began with."""
 FORKED = {

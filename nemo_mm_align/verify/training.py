@@ -197,6 +197,7 @@ class _Trial:
             f"exp_manager.exp_dir={self.runs}",
             "exp_manager.create_tensorboard_logger=false",
             f"checkpoint.every_n_steps={length.every}",
+            "health.image_probe=0",
             "recipe.epochs=99",
             f"data.train={work / PAIRS}",
             f"data.reference_cache={work / 'reference'}",

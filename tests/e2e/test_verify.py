@@ -47,10 +47,10 @@ def rows(report: Path) -> dict[str, list[str]]:
     }
 
 
-def test_every_step_on_the_cpu(tmp_path):
+def test_every_step_on_the_cpu(tmp_path, forking_python):
     """Two processes over gloo. A step that could not be tried reads skipped, with the reason."""
     report = tmp_path / "report.md"
-    done = verify(report, "--dry-run")
+    done = verify(report, "--dry-run", PYTHON=forking_python)
     assert done.returncode == 0, done.stdout + done.stderr + report.with_suffix(".log").read_text()[-3000:]
     found, text = rows(report), report.read_text()
     assert {name: row[0] for name, row in found.items()} == dict.fromkeys(STEPS, "passed") | {"tests": "skipped"}
