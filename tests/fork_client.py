@@ -38,10 +38,17 @@ def same_start():
     return (
         known
         and not inherited
-        and all(entry in KNOWN["PATHS"] for entry in path)
+        and all(entry in KNOWN["PATHS"] or hides_nothing(entry) for entry in path)
         and state_of_imports(environment) == state_of_imports(KNOWN["SERVER"])
         and all(map(is_open, range(3)))
     )
+
+
+def hides_nothing(folder):
+    """Whether a folder of PYTHONPATH has no module of a name that the server has imported: what else it has, a fork finds."""
+    with open(os.path.join(os.path.dirname(sys.argv[0]), "imported.json")) as file:
+        imported = set(json.load(file))
+    return os.path.isdir(folder) and not imported & {name.partition(".")[0] for name in os.listdir(folder)}
 
 
 def is_open(number):

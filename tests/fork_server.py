@@ -6,6 +6,7 @@ A process that imports torch, megatron-core, and what they bring takes seven sec
 that. ``FOLDER/python`` stands in for Python (`tests/fork_client.py`): it hands its words, environment, folder and streams to
 this process and ends as the fork ends. No module of this project and none that asks for its rank as it is imported is
 imported here, and nothing runs here that starts a thread: what forks is in the state of a process that has just started.
+``FOLDER/imported.json`` lists the modules that are.
 """
 
 from __future__ import annotations
@@ -288,6 +289,8 @@ def main(folder: Path) -> None:
         raise SystemExit(f"the imports have started threads, which a fork would lack: {', '.join(threads)}")
     gc.collect()
     gc.freeze()
+    imported = sorted({name.partition(".")[0] for name in sys.modules})
+    (folder / "imported.json").write_text(json.dumps(imported), encoding="utf-8")
     server = Server(folder)
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -50,6 +50,7 @@ FORKED = {
     "parallel/test_dialogue_run.py",
     "parallel/test_every_recipe.py",
     "parallel/test_forking.py",
+    "parallel/test_own_recipe.py",
     "parallel/test_parity.py",
     "parallel/test_training.py",
     "parallel/test_validation.py",

@@ -73,7 +73,10 @@ def test_what_imports_look_at_keeps_python_itself(tmp_path: Path) -> None:
     as_in_the_shell()
     assert {name for name in os.environ if name.startswith(FOREIGN)} <= {*SHELL, *PASSED}
     (tmp_path / "loaded.py").write_text("import sys; print('torch' in sys.modules, sys.executable)")
-    for environment, loaded in (({}, True), ({"TORCH_LOGS": "+dynamo"}, False), ({"PYTHONPATH": str(tmp_path)}, False)):
+    (tmp_path / "hiding").mkdir()
+    (tmp_path / "hiding/yaml.py").touch()
+    cases = {"TORCH_LOGS": "+dynamo"}, {"PYTHONPATH": str(tmp_path / "hiding")}
+    for environment, loaded in (({}, True), ({"PYTHONPATH": str(tmp_path)}, True), *((case, False) for case in cases)):
         command, variables = [sys.executable, str(tmp_path / "loaded.py")], {**os.environ, **environment}
         said = subprocess.run(command, capture_output=True, text=True, env=variables, check=True).stdout.split()
         assert said == [str(loaded), sys.executable if loaded else REAL_PYTHON]
