@@ -63,6 +63,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Fixtures have imported packages since."""
+    if is_forked(item.path):
+        as_in_the_shell()
+
+
 def missing(what: str) -> None:
     """Skip a test whose precondition is absent; with CI=true that is a failure."""
     if os.environ.get("CI") == "true":

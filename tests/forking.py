@@ -29,20 +29,35 @@ FOREIGN = (
 """How the names of variables begin that packages read while they are imported."""
 PASSED = (
     *("PYTHONPATH", "PYTHON", "PYTHONUNBUFFERED", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES"),
-    *("CUDA_DEVICE_MAX_CONNECTIONS", "NVTE_FRAMEWORK", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE"),
+    *(
+        "CUDA_DEVICE_MAX_CONNECTIONS",
+        "NVTE_FRAMEWORK",
+        "TOKENIZERS_PARALLELISM",
+        "HF_HUB_OFFLINE",
+        "TORCHINDUCTOR_CACHE_DIR",
+    ),
 )
 """Those among them that they do not read then, or that say nothing to what is done here: on a CPU, with what lies on a disk."""
 SHELL = dict(os.environ)
 """The variables that the tests began with."""
 FORKED = {
+    "e2e/test_attribute_model_use.py",
+    "e2e/test_benchmark.py",
+    "e2e/test_chat.py",
     "e2e/test_convert.py",
+    "e2e/test_evaluate_by_judge.py",
     "e2e/test_evaluate_every_task.py",
     "e2e/test_evaluate_tasks.py",
     "e2e/test_experiments.py",
+    "e2e/test_gpu_benchmark.py",
+    "e2e/test_label.py",
     "e2e/test_launch.py",
     "e2e/test_miniature.py",
+    "e2e/test_miniature_sight.py",
+    "e2e/test_own_schema.py",
     "golden/test_losses.py",
     "golden/test_miniature.py",
+    "golden/test_resume.py",
     "parallel/test_attribute_model.py",
     "parallel/test_conditioned.py",
     "parallel/test_decoding.py",
@@ -52,6 +67,7 @@ FORKED = {
     "parallel/test_forking.py",
     "parallel/test_own_recipe.py",
     "parallel/test_parity.py",
+    "parallel/test_probe.py",
     "parallel/test_training.py",
     "parallel/test_validation.py",
 }
