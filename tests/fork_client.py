@@ -45,9 +45,9 @@ def same_start():
 
 
 def hides_nothing(folder):
-    """Whether a folder of PYTHONPATH has no module of a name that the server has imported: what else it has, a fork finds."""
+    """Whether a folder of PYTHONPATH has no module that Python or the server has imported: what else it has, a fork finds."""
     with open(os.path.join(os.path.dirname(sys.argv[0]), "imported.json")) as file:
-        imported = set(json.load(file))
+        imported = {*json.load(file), "sitecustomize", "usercustomize"}
     return os.path.isdir(folder) and not imported & {name.partition(".")[0] for name in os.listdir(folder)}
 
 
@@ -123,9 +123,8 @@ def main():
     woken, waker = os.pipe()
     for end in (woken, waker):
         os.set_blocking(end, False)
-    signal.set_wakeup_fd(
-        waker
-    )  # a handler of Python's would wait for the next reply, had the signal come just before the wait
+    # a handler of Python's would run after the next reply alone, had its signal come just before the wait for that
+    signal.set_wakeup_fd(waker)
     for number in FORWARDED:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)

@@ -29,13 +29,8 @@ FOREIGN = (
 """How the names of variables begin that packages read while they are imported."""
 PASSED = (
     *("PYTHONPATH", "PYTHON", "PYTHONUNBUFFERED", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_VISIBLE_DEVICES"),
-    *(
-        "CUDA_DEVICE_MAX_CONNECTIONS",
-        "NVTE_FRAMEWORK",
-        "TOKENIZERS_PARALLELISM",
-        "HF_HUB_OFFLINE",
-        "TORCHINDUCTOR_CACHE_DIR",
-    ),
+    *("CUDA_DEVICE_MAX_CONNECTIONS", "NVTE_FRAMEWORK", "TOKENIZERS_PARALLELISM"),
+    *("HF_HUB_OFFLINE", "TORCHINDUCTOR_CACHE_DIR"),
 )
 """Those among them that they do not read then, or that say nothing to what is done here: on a CPU, with what lies on a disk."""
 SHELL = dict(os.environ)
