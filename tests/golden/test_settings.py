@@ -12,6 +12,8 @@ from tests.golden.differences import ABSENT, listed
 from tests.golden.runs import GOLDEN
 from tests.golden.settings_dump import Settings, dump
 
+pytestmark = pytest.mark.slow
+
 Change = tuple[str, str, str, str]
 """Entry point, key, value before, value after, the values as JSON."""
 

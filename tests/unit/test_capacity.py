@@ -253,6 +253,7 @@ def test_command_line(repository: Path) -> None:
     assert too_small.stderr.startswith("error: 1 x 1 h100_80gb: nothing fits.")
 
 
+@pytest.mark.slow
 def test_capacity_document_is_up_to_date(repository: Path) -> None:
     text = document_text()
     assert (repository / "docs/CAPACITY.md").read_text(encoding="utf-8") == text, (

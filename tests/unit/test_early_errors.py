@@ -16,6 +16,8 @@ from nemo_mm_align.core.repository import ROOT
 from tests.checkpoint_files import metadata_of, write_checkpoint
 from tests.odd_values import write_rater
 
+pytestmark = pytest.mark.slow
+
 MODEL = ROOT / "nemo_mm_align/miniature/base"
 TRAIN = ["recipe=sft", "model=mini", f"model.hf_path={MODEL}", "data.train=@data", "exp_manager.exp_dir=@here/results",
          "model.max_length=256", "model.global_batch_size=2"]  # fmt: skip

@@ -213,6 +213,7 @@ def test_a_new_line_takes_what_it_is_like_and_the_last_word_stands(tmp_path: Pat
     assert study.settings_of(mine)["recipe"]["recipe"]["name"] == "ipo"
 
 
+@pytest.mark.slow
 def test_every_shipped_variant_can_be_built_and_trained(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     assert len(study.cells) == sum(len(study.settings.seeds_of(name)) for name in study.settings.variants)
