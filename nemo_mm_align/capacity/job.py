@@ -74,6 +74,7 @@ class TrainingJob:
     never stores its scores (flash, memory-efficient and cuDNN kernels), `reads` what the recipe's objective reads, `outputs`
     how many numbers a head makes of a hidden state (0: there is none). With `micro_batch_tokens` a micro batch is one row of so
     many positions, in which samples lie one after the other, and `micro_batch_size` counts for nothing.
+    What estimates ask for hundreds of times is derived once.
     """
 
     config: LlavaConfig

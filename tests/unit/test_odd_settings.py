@@ -90,9 +90,9 @@ def values_for(name: str, number: int) -> list[tuple[str, Any]]:
     share its keys, other ones in the next call.
     """
     script = name.split()[0]
-    calls = [other for other in NAMES if other.split()[0] == script]
-    parts = PARTS.get(script, 1) * (2 if len(calls) > 1 else 1)
-    return list(ODD.items())[(number + calls.index(name)) % parts :: parts]
+    siblings = [other for other in NAMES if other.split()[0] == script]
+    parts = PARTS.get(script, 1) * (2 if len(siblings) > 1 else 1)
+    return list(ODD.items())[(number + siblings.index(name)) % parts :: parts]
 
 
 @pytest.mark.parametrize(
