@@ -37,7 +37,6 @@ SHELL = dict(os.environ)
 """The variables that the tests began with."""
 FORKED = {
     "e2e/test_attribute_model_use.py",
-    "e2e/test_benchmark.py",
     "e2e/test_chat.py",
     "e2e/test_convert.py",
     "e2e/test_evaluate_by_judge.py",
@@ -45,7 +44,6 @@ FORKED = {
     "e2e/test_evaluate_tasks.py",
     "e2e/test_experiments.py",
     "e2e/test_gpu_benchmark.py",
-    "e2e/test_label.py",
     "e2e/test_launch.py",
     "e2e/test_miniature.py",
     "e2e/test_miniature_sight.py",

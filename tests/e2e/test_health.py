@@ -21,7 +21,15 @@ STEPS, ATTEMPTS = 24, 5
 
 def start(out: Path, *more: str) -> subprocess.Popen[str]:
     words = small_run("run", GOLDEN / "model", GOLDEN / "data/preference.jsonl", out, STEPS)
-    words += ["recipe=dpo", "recipe.epochs=99", "model.lora.rank=4", "checkpoint.every_n_steps=4", "seed=3", *more]
+    words += [
+        "recipe=dpo",
+        "recipe.epochs=99",
+        "model.lora.rank=4",
+        "checkpoint.every_n_steps=4",
+        "seed=3",
+        "health.image_probe=32",
+        *more,
+    ]
     command = [sys.executable, str(REPOSITORY / "scripts/train.py"), *words]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -15,6 +15,7 @@ import pytest
 
 from nemo_mm_align.benchmarks.machine import descendants
 from tests.conftest import REPOSITORY
+from tests.forking import as_in_the_shell
 from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -49,6 +50,7 @@ def rows(report: Path) -> dict[str, list[str]]:
 
 def test_every_step_on_the_cpu(tmp_path, forking_python):
     """Two processes over gloo. A step that could not be tried reads skipped, with the reason."""
+    as_in_the_shell()
     report = tmp_path / "report.md"
     done = verify(report, "--dry-run", PYTHON=forking_python)
     assert done.returncode == 0, done.stdout + done.stderr + report.with_suffix(".log").read_text()[-3000:]
